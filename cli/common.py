@@ -1,0 +1,74 @@
+"""What the commands share: how they fail, and how they check option names before anything slow."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+
+from mfpyg.errors import MFPyGError, did_you_mean
+
+ERROR_STATUS = 2
+INTERRUPT_STATUS = 130
+
+
+class Parser(ArgumentParser):
+    """A parser whose every complaint is one line, with the option that may have been meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise MFPyGError(" ".join(message.split())) from ex
+
+    def check_names(self, arguments: Sequence[str]) -> None:
+        """Check the names of all options given.
+
+        Raises:
+            MFPyGError: for an unknown one.
+        """
+        known = [option for action in self._actions for option in action.option_strings]
+        for argument in arguments:
+            name = argument.split("=", 1)[0]
+            if name.startswith("--") and name not in known:
+                raise MFPyGError(f"unknown option {name}{did_you_mean(name, known)}; see {self.prog} --help")
+
+
+def given(arguments: Sequence[str], option: str) -> str | None:
+    """Value of an option on the command line, the last one, before any parser exists; ``None`` if absent.
+
+    Raises:
+        MFPyGError: if the option stands there without a value.
+    """
+    value = None
+    for number, argument in enumerate(arguments):
+        if argument == option:
+            if number + 1 == len(arguments) or arguments[number + 1].startswith("--"):
+                raise MFPyGError(f"option {option} needs a value")
+            value = arguments[number + 1]
+        elif argument.startswith(f"{option}="):
+            value = argument.split("=", 1)[1]
+    return value
+
+
+def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:
+    """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130."""
+    try:
+        command(list(sys.argv[1:] if arguments is None else arguments))
+    except MFPyGError as error:
+        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(ERROR_STATUS)
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        sys.exit(INTERRUPT_STATUS)
+
+
+def quiet_frameworks() -> None:
+    """Keep tips, hardware notes and deprecation warnings of Lightning and others off the terminal."""
+    import logging
+    import warnings
+
+    for logger in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", module=r"(lightning|torch_geometric|torch)(\..*)?")

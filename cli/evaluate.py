@@ -1,0 +1,131 @@
+"""``mfpyg-evaluate``: errors of a trained potential on any labelled data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.datasets.levels import DatasetSpec
+from mfpyg.errors import MFPyGError, unknown_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mfpyg.datasets import ReleaseDataset
+
+NAME = "mfpyg-evaluate"
+SPLITS = ("train", "val", "test", "ood", "all")
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Entry point."""
+    run(NAME, evaluate_command, arguments)
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    parser = Parser(
+        prog=NAME,
+        description="Errors of a trained potential against every label of its fidelities, those it was not "
+        "trained on too. Example: mfpyg-evaluate runs/example --plot",
+    )
+    parser.add_argument("run", metavar="RUN", help="run folder of mfpyg-train, or a checkpoint")
+    parser.add_argument("--dataset", metavar="SPEC", help="other data: minichno, or NAME:PATH (default: the run's own)")
+    parser.add_argument("--split", metavar="{" + ",".join(SPLITS) + "}", help="one split (default: every one there is)")
+    parser.add_argument("--json", metavar="OUT", help="where the errors go (default: evaluation.json in the run folder)")
+    parser.add_argument("--plot", action="store_true", help="draw parity plots, beside the JSON file")
+    return parser
+
+
+def evaluate_command(arguments: Sequence[str]) -> None:
+    """Parse, check, evaluate, print, write."""
+    parser = build_parser()
+    parser.check_names(arguments)
+    options = parser.parse_args(list(arguments))
+    if options.split is not None and options.split not in SPLITS:
+        raise unknown_name("split", options.split, SPLITS)
+    spec = None if options.dataset is None else DatasetSpec.parse(options.dataset)
+    path = Path(options.run)
+    folder = path if path.is_dir() else path.parent
+    out = Path(options.json) if options.json else folder / "evaluation.json"
+    if not out.parent.is_dir():
+        raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
+    quiet_frameworks()
+    _evaluate(path, spec, options.split, out, options.plot)
+
+
+def _evaluate(path: Path, spec: DatasetSpec | None, split: str | None, out: Path, plot: bool) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    from mfpyg.checkpoint import potential_of, read_checkpoint
+    from mfpyg.datasets.spec import available_fidelities, open_dataset
+    from mfpyg.evaluation.evaluate import evaluate
+    from mfpyg.evaluation.report import metrics_table
+    from mfpyg.fidelity import parse_fidelities
+    from mfpyg.files import write_text
+
+    console = Console()
+    checkpoint = read_checkpoint(path)
+    described = checkpoint["mfpyg"]
+    potential = potential_of(checkpoint, str(path))
+    spec = spec or DatasetSpec.parse(described["data"]["name"])
+    present = available_fidelities(spec)
+    common = [name for name in potential.fidelities if name in present]
+    if not common:
+        raise MFPyGError(
+            f"{spec} has none of the potential's fidelities {', '.join(potential.fidelities)} (it has {', '.join(present)})"
+        )
+    dataset = open_dataset(spec, common)
+    _note_methods(console, dataset, described["data"]["methods"])
+    rows = _rows(dataset, described, str(spec), split)
+
+    def progress(batches: Any, name: str) -> Any:
+        return track(batches, description=name, console=console, transient=True, disable=not console.is_terminal)
+
+    result = evaluate(potential, dataset, rows, parity=plot, track=progress)
+    trained = {f.name: f.labels for f in parse_fidelities(described["config"]["fidelities"])}
+    console.print(metrics_table(result.metrics, trained))
+    write_text(out, json.dumps(result.metrics, indent=2) + "\n")
+    console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    if plot:
+        from mfpyg.evaluation.plots import parity_plot
+
+        for name, pairs in result.parity.items():
+            picture = out.with_name(f"{out.stem}-{name}.png")
+            parity_plot(pairs, picture, f"{spec}, {name}")
+            console.print(f"written: {picture}", highlight=False, soft_wrap=True)
+
+
+def _note_methods(console: Any, dataset: ReleaseDataset, trained: dict[str, str]) -> None:
+    for level in dataset.label_counts():
+        name, method = level["name"], level["method"]
+        if trained.get(name, method) != method:
+            console.print(f"note: '{name}' is {method} here, but {trained[name]} in the training data", highlight=False)
+
+
+def _rows(dataset: ReleaseDataset, described: dict[str, Any], spec: str, split: str | None) -> dict[str, np.ndarray]:
+    """Conformations to evaluate on: the run's splits on its own data, all of any other unless it says."""
+    import numpy as np
+
+    from mfpyg.training.splits import file_splits
+
+    everything = {"all": np.arange(len(dataset))}
+    if split == "all":
+        return everything
+    if dataset.fingerprint == described["data"]["fingerprint"]:
+        splits = {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
+    elif split is None:
+        return everything
+    else:
+        given = file_splits(dataset)
+        splits = {} if given is None else {"test": np.flatnonzero(given == 1), "ood": np.flatnonzero(given == 2)}
+        splits = {name: rows for name, rows in splits.items() if len(rows)}
+    if split is None:
+        return splits
+    if split not in splits:
+        raise MFPyGError(f"{spec} has no split '{split}' for this run (it has {', '.join([*splits, 'all'])})")
+    return {split: splits[split]}

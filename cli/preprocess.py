@@ -1,0 +1,81 @@
+"""``mfpyg-preprocess``: turn a raw file into the processed data set that training opens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.datasets.levels import DatasetSpec, levels_named
+
+NAME = "mfpyg-preprocess"
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Entry point."""
+    run(NAME, preprocess_command, arguments)
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    parser = Parser(
+        prog=NAME,
+        description="Process a data set once, so that training opens it at once, and show what is in it. "
+        "Example: mfpyg-preprocess ani1x:ani1x-release.h5",
+    )
+    parser.add_argument("dataset", metavar="SPEC", help="minichno, ani1x or ani1ccx, or NAME:PATH of a raw file or root")
+    parser.add_argument(
+        "--fidelities", nargs="+", metavar="NAME", help="levels of theory (default: dz tz mp2 cc, as far as there)"
+    )
+    parser.add_argument("--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, as --edges stored")
+    parser.add_argument("--force", action="store_true", help="process again even if nothing has changed")
+    return parser
+
+
+def preprocess_command(arguments: Sequence[str]) -> None:
+    """Parse, process, print the table."""
+    parser = build_parser()
+    parser.check_names(arguments)
+    options = parser.parse_args(list(arguments))
+    spec = DatasetSpec.parse(options.dataset)
+    names = tuple(name.partition(":")[0] for name in options.fidelities or ())
+    levels_named(names, spec.levels, str(spec))
+    quiet_frameworks()
+    _process(spec, names, options.cutoff, options.force)
+
+
+def _process(spec: DatasetSpec, names: tuple[str, ...], cutoff: float | None, force: bool) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    from mfpyg.datasets.spec import open_dataset
+    from mfpyg.graph import RadiusGraph
+
+    console = Console()
+
+    def progress(groups: Sequence[str]) -> Iterable[str]:
+        return track(groups, description="processing", console=console, transient=True)
+
+    pre_transform = None if cutoff is None else RadiusGraph(cutoff)
+    dataset = open_dataset(spec, names, track=progress, pre_transform=pre_transform, force_reload=force)
+    console.print(counts_table(dataset))
+    console.print(f"written: {dataset.processed_paths[0]}", highlight=False, soft_wrap=True)
+
+
+def counts_table(dataset: Any) -> Any:
+    """Conformations, atoms and labels of each fidelity, as a rich table."""
+    from rich import box
+    from rich.table import Table
+
+    n_atoms = len(dataset._data.z)
+    title = f"{len(dataset):,} conformations of {len(dataset.molecules):,} molecules, {n_atoms:,} atoms"
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="")
+    table.add_column("fidelity")
+    table.add_column("level of theory")
+    for name in ("energies", "conformations with forces", "force components"):
+        table.add_column(name, justify="right")
+    for row in dataset.label_counts():
+        table.add_row(
+            row["name"], row["method"], f"{row['energies']:,}", f"{row['forces']:,}", f"{row['force_components']:,}"
+        )
+    return table

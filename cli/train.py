@@ -1,0 +1,176 @@
+"""``mfpyg-train``: train a multi-fidelity potential and show how far it is from the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mfpyg import settings as s
+from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, quiet_frameworks, run
+from mfpyg.errors import MFPyGError, unknown_name
+
+NAME = "mfpyg-train"
+DESCRIPTION = (
+    "Train one network on several levels of theory at once, and report the errors of energies and forces of each. "
+    "Example: mfpyg-train --fidelities dz:EF cc:E"
+)
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Entry point."""
+    run(NAME, train_command, arguments)
+
+
+def train_command(arguments: Sequence[str]) -> None:
+    """Parse, check what can be checked at once, train, evaluate."""
+    arguments = [re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), a) if a.startswith("--") else a for a in arguments]
+    settings, resumed = parse(arguments)
+    settings.check()
+    from mfpyg.datasets.levels import DatasetSpec
+    from mfpyg.fidelity import check_available, parse_fidelities
+
+    spec = DatasetSpec.parse(settings.dataset)
+    check_available(parse_fidelities(settings.fidelities), spec.levels, str(spec))
+    out = resumed or Path(settings.out or default_out(settings))
+    settings = dataclasses.replace(settings, out=str(out))
+    _train(settings, out, resumed is not None)
+
+
+def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
+    """Settings from the command line, the file of ``--config`` or the run of ``--resume``, and the presets.
+
+    Returns:
+        The settings, and the run folder to resume, if any.
+
+    Raises:
+        MFPyGError: for an unknown name or a value of the wrong kind.
+    """
+    resumed = given(arguments, "--resume")
+    config = given(arguments, "--config")
+    if resumed is not None and config is not None:
+        raise MFPyGError("--resume takes the settings of its run; leave --config out")
+    stored = _read_yaml(Path(resumed) / "config.yaml" if resumed else Path(config) if config else None, resumed)
+
+    def chosen(name: str, otherwise: str) -> str:
+        return given(arguments, f"--{name}") or str(stored.get(name) or otherwise)
+
+    preset = chosen("preset", s.default_preset(chosen("dataset", "minichno")))
+    values = s.defaults(preset, chosen("backbone", "hipnn"))
+    parser = build_parser(values["backbone"])
+    parser.check_names(arguments)
+    if stored:
+        s.from_dict(stored)  # names of the file's settings
+    parser.set_defaults(_flat(_merged(values, stored)))
+    parsed = parser.parse_args(_without(arguments, ("--config", "--resume"))).as_dict()
+    parsed.pop("config", None), parsed.pop("resume", None)
+    return s.from_dict(parsed), None if resumed is None else Path(resumed)
+
+
+def build_parser(backbone: str) -> Parser:
+    """The parser of all settings, with the options of one backbone."""
+    usage = f"{NAME} --fidelities NAME:LABELS [NAME:LABELS ...] [options]"
+    parser = Parser(prog=NAME, usage=usage, description=DESCRIPTION, print_config="--print-%s")
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
+    parser.add_argument("--resume", metavar="RUN", help="continue a stopped run in its folder")
+    _add(parser, s.TrainSettings(model=s.BACKBONES[backbone]()))
+    return parser
+
+
+def _add(parser: Any, settings: Any, prefix: str = "") -> None:
+    """An option for each field of a settings class, groups below it."""
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value, name = getattr(settings, field.name), prefix + field.name
+        if dataclasses.is_dataclass(value):
+            _add(parser.add_argument_group(f"{name}: {field.metadata['help']}"), value, f"{name}.")
+            continue
+        kind = hints[field.name]
+        options: dict[str, Any] = {"type": kind, "help": field.metadata["help"], "default": value}
+        if typing.get_origin(kind) is list:
+            options |= {"type": typing.get_args(kind)[0], "nargs": "+", "metavar": "ITEM"}
+        else:
+            options["metavar"] = _kind(kind, field.metadata["choices"])
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
+
+
+def _kind(kind: Any, choices: tuple[str, ...]) -> str:
+    if choices:
+        return "{" + ",".join(choices) + "}"
+    kinds = [k for k in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)) if k is not type(None)]
+    return {"int": "N", "float": "X"}.get(kinds[0].__name__, "TEXT")
+
+
+def _read_yaml(path: Path | None, resumed: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    import yaml
+
+    if not path.is_file():
+        what = f"{resumed} is no run folder, it has no config.yaml" if resumed else f"{path}: no such file"
+        raise MFPyGError(f"{what}; expected {'a folder that mfpyg-train wrote' if resumed else 'a YAML file of settings'}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MFPyGError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:100]})") from error
+    if not isinstance(values, dict):
+        raise MFPyGError(f"{path}: expected settings such as 'epochs: 100', found {type(values).__name__}")
+    for group in ("model", "optim", "split"):
+        if not isinstance(values.get(group, {}), dict):
+            raise MFPyGError(f"{path}: {group} is {values[group]!r}, expected settings such as '{group}: {{…}}'")
+    return values
+
+
+def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    return {k: _merged(v, over.get(k) or {}) if isinstance(v, dict) else over.get(k, v) for k, v in values.items()}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat
+
+
+def _without(arguments: Sequence[str], options: tuple[str, ...]) -> list[str]:
+    """The arguments less some options and their values, which have been read already."""
+    kept, skip = [], False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in options:
+            skip = True
+        elif not argument.startswith(tuple(f"{option}=" for option in options)):
+            kept.append(argument)
+    return kept
+
+
+def default_out(settings: s.TrainSettings) -> str:
+    """Name of the run folder: data set, fidelities and seed."""
+    name = "-".join([settings.dataset.split(":")[0], *settings.fidelities, f"seed{settings.seed}"])
+    return f"runs/{name.replace(':', '_')}"
+
+
+def _train(settings: s.TrainSettings, out: Path, resume: bool) -> None:
+    import sys
+
+    from rich.console import Console
+
+    from mfpyg.training.callbacks import is_main_process
+    from mfpyg.training.folder import RunFolder
+    from mfpyg.training.run import Interrupted, final_table, train
+
+    quiet_frameworks()  # after the imports, which set the levels of their loggers
+    console = Console(quiet=not is_main_process())
+    folder = RunFolder(out)
+    try:
+        train(settings, folder, console, resume)
+    except Interrupted as stop:
+        console.print(f"{NAME}: {stop}", highlight=False, soft_wrap=True)
+        sys.exit(INTERRUPT_STATUS)
+    if is_main_process():
+        final_table(folder, console)

@@ -1,0 +1,55 @@
+"""The data set bundled with the package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mfpyg.datasets.levels import MINICHNO_LEVELS
+from mfpyg.datasets.release import ReleaseDataset, cache_dir
+
+
+class MiniCHNO(ReleaseDataset):
+    """788 conformations of 21 small C, H, N, O molecules at several levels of theory.
+
+    ===== ==================== ================================= ==================
+    name  level of theory      energies                          forces
+    ===== ==================== ================================= ==================
+    dz    ωB97X/6-31G(d)       all                               all
+    tz    ωB97X/def2-TZVPP     a quarter of the pool             as the energies
+    mp2   MP2/cc-pVTZ          all                               none
+    cc    CCSD(T)/cc-pVDZ      all                               80, none in the pool
+    ===== ==================== ================================= ==================
+
+    and ``mp2_dz``, ``hf_dz``, ``hf_tz`` (energies). The file divides itself into a pool for training
+    and validation (671 conformations, up to two heavy atoms besides ring and CO2), an in-sample test (72)
+    and larger molecules out of sample (45). Its making is described in the ``minichno.md`` beside it. CC0.
+
+    Args:
+        root: where to process it; the user's cache if not given.
+        fidelities: as in :class:`ReleaseDataset`.
+        kwargs: as in :class:`ReleaseDataset`.
+
+    Example:
+        >>> MiniCHNO()                                               # doctest: +SKIP
+        MiniCHNO(788, fidelities=[dz, tz, mp2, cc])
+    """
+
+    levels = MINICHNO_LEVELS
+    raw_name = "minichno.h5"
+
+    def __init__(
+        self, root: str | os.PathLike[str] | None = None, fidelities: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        if root is None:
+            root = cache_dir() / "minichno"
+        kwargs.setdefault("file", bundled_file())
+        super().__init__(root, fidelities, **kwargs)
+
+
+def bundled_file() -> Path:
+    """Path of the raw file that ships with the package."""
+    return Path(str(files("mfpyg.datasets"))) / "data" / MiniCHNO.raw_name

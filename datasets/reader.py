@@ -1,0 +1,243 @@
+"""Reader of the ANI-1x release layout: one HDF5 group a molecular formula, NaN for what was not computed.
+
+Collated tensors are filled straight from the file, group by group, without an object a conformation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import LevelOfTheory
+from mfpyg.units import HARTREE_TO_KCAL_MOL
+
+Track = Callable[[Sequence[str]], Iterable[str]]
+"""Iterates over the names of the groups and shows the progress; ``iter`` shows nothing."""
+
+
+@dataclass
+class Columns:
+    """All conformations of a file, concatenated; units kcal/mol and Å.
+
+    Attributes:
+        n_atoms: atoms of each conformation, (n,) int64.
+        z: atomic numbers, (Σ n_atoms,) int64.
+        pos: positions, (Σ n_atoms, 3) float32.
+        energy, energy_mask: (n, T) float64 and bool; NaN where the mask is false.
+        forces, forces_mask: (Σ n_atoms, T, 3) float32 and (n, T) bool; NaN where the mask is false.
+        conformation: number of the conformation within its group, (n,) int64.
+        molecule: number of its molecule in ``molecules``, (n,) int64.
+        split: 0 pool, 1 test, 2 out of sample, as the file says; -1 where it does not, (n,) int64.
+        molecules: names; the formula where the file does not tell isomers apart.
+    """
+
+    n_atoms: np.ndarray
+    z: np.ndarray
+    pos: np.ndarray
+    energy: np.ndarray
+    energy_mask: np.ndarray
+    forces: np.ndarray
+    forces_mask: np.ndarray
+    conformation: np.ndarray
+    molecule: np.ndarray
+    split: np.ndarray
+    molecules: list[str]
+
+    def fingerprint(self) -> str:
+        """SHA-256 over geometries and labels, which tells one content from another."""
+        digest = hashlib.sha256()
+        for array in (self.n_atoms, self.z, self.pos, self.energy, self.forces, self.split):
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return digest.hexdigest()
+
+
+@contextmanager
+def open_release(path: Path) -> Iterator[h5py.File]:
+    """Open a file of the release layout, turning what HDF5 says of a bad file into one line.
+
+    Raises:
+        MFPyGError: if the file is missing, not HDF5, truncated, or damaged where it is read.
+    """
+    if not path.is_file():
+        raise MFPyGError(f"{path}: no such file; expected an HDF5 file in the ANI-1x release layout")
+    if not h5py.is_hdf5(path):
+        raise MFPyGError(f"{path}: not an HDF5 file; expected the ANI-1x release layout")
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise MFPyGError(f"{path}: truncated or damaged HDF5 file ({reason}); fetch it again") from error
+
+
+def levels_in(path: Path, levels: Sequence[LevelOfTheory]) -> tuple[LevelOfTheory, ...]:
+    """Those of ``levels`` whose energy keys the file's groups have.
+
+    Raises:
+        MFPyGError: if the file can't be read, or has no group.
+    """
+    with open_release(path) as file:
+        names = _group_names(file, path)
+        keys: set[str] = set()
+        for name in names:
+            keys.update(file[name].keys())
+        return tuple(level for level in levels if keys.issuperset(level.energy))
+
+
+def read_release(
+    path: Path, levels: Sequence[LevelOfTheory], required: Sequence[LevelOfTheory] = (), track: Track = iter
+) -> Columns:
+    """Read the conformations of a file.
+
+    Args:
+        path: HDF5 file in the release layout, energies in Hartree, forces (−dE/dx) in Hartree/Å.
+        levels: levels of theory to read.
+        required: keep only conformations with an energy of each of these levels.
+        track: shows the progress over the groups.
+
+    Raises:
+        MFPyGError: if the file lacks a key, if arrays of a group disagree in length, if there are NaN
+            coordinates or infinite labels, or if no conformation is left.
+    """
+    with open_release(path) as file:
+        names = _group_names(file, path)
+        kept = {name: _Group(file[name], path, levels).having(required) for name in names}
+        sizes = np.array([len(file[name]["atomic_numbers"]) for name in names])
+        counts = np.array([len(kept[name]) for name in names])
+        if counts.sum() == 0:
+            wanted = " and ".join(level.name for level in required) or "anything"
+            raise MFPyGError(f"{path}: no conformation with {wanted}")
+        columns = _empty(counts, sizes, len(levels))
+        row = atom = 0
+        for name in track(names):
+            n, size = len(kept[name]), len(file[name]["atomic_numbers"])
+            rows, atoms = slice(row, row + n), slice(atom, atom + n * size)
+            if n:
+                _Group(file[name], path, levels).fill(columns, kept[name], rows, atoms)
+            row, atom = rows.stop, atoms.stop
+    return columns
+
+
+def _group_names(file: h5py.File, path: Path) -> list[str]:
+    names = [name for name in file if isinstance(file[name], h5py.Group)]
+    if not names:
+        raise MFPyGError(f"{path}: no groups; expected one a molecular formula, as in the ANI-1x release")
+    return names
+
+
+def _empty(counts: np.ndarray, sizes: np.ndarray, n_levels: int) -> Columns:
+    n, n_atoms = int(counts.sum()), int((counts * sizes).sum())
+    return Columns(
+        n_atoms=np.repeat(sizes, counts).astype(np.int64),
+        z=np.empty(n_atoms, np.int64),
+        pos=np.empty((n_atoms, 3), np.float32),
+        energy=np.empty((n, n_levels), np.float64),
+        energy_mask=np.empty((n, n_levels), bool),
+        forces=np.full((n_atoms, n_levels, 3), np.nan, np.float32),
+        forces_mask=np.zeros((n, n_levels), bool),
+        conformation=np.empty(n, np.int64),
+        molecule=np.empty(n, np.int64),
+        split=np.full(n, -1, np.int64),
+        molecules=[],
+    )
+
+
+class _Group:
+    """One group of the file: its arrays, checked for shape as they are read."""
+
+    def __init__(self, group: h5py.Group, path: Path, levels: Sequence[LevelOfTheory]) -> None:
+        self.group, self.path, self.levels = group, path, levels
+        self.where = f"{path}: group {group.name.strip('/')}"
+        if self._array("atomic_numbers").ndim != 1:
+            raise MFPyGError(f"{self.where}: atomic_numbers has shape {self._array('atomic_numbers').shape}, expected (n_atoms,)")
+        self.size = len(self._array("atomic_numbers"))
+        coordinates = self._array("coordinates")
+        if coordinates.ndim != 3 or coordinates.shape[1:] != (self.size, 3):
+            raise MFPyGError(f"{self.where}: coordinates has shape {coordinates.shape}, expected (n, {self.size}, 3)")
+        self.count = len(coordinates)
+        for level in levels:
+            for key in level.energy:
+                self._expect(key, (self.count,))
+            if level.forces is not None:
+                self._expect(level.forces, (self.count, self.size, 3))
+
+    def _array(self, key: str) -> h5py.Dataset:
+        if not isinstance(self.group.get(key), h5py.Dataset):
+            raise MFPyGError(f"{self.where} lacks the key '{key}'")
+        return self.group[key]
+
+    def _expect(self, key: str, shape: tuple[int, ...]) -> None:
+        array = self._array(key)
+        if array.shape != shape:
+            raise MFPyGError(f"{self.where}: {key} has shape {array.shape}, expected {shape}")
+        if array.dtype.kind != "f":
+            raise MFPyGError(f"{self.where}: {key} has type {array.dtype}, expected floating-point numbers")
+
+    def _energy(self, level: LevelOfTheory) -> np.ndarray:
+        """(n,) float64 in Hartree."""
+        return np.sum([self._array(key)[:].astype(np.float64) for key in level.energy], axis=0)
+
+    def having(self, required: Sequence[LevelOfTheory]) -> np.ndarray:
+        """Numbers of the conformations with an energy of each required level, (n_kept,) int64."""
+        keep = np.ones(self.count, bool)
+        for level in required:
+            keep &= ~np.isnan(self._energy(level))
+        return np.flatnonzero(keep)
+
+    def fill(self, columns: Columns, kept: np.ndarray, rows: slice, atoms: slice) -> None:
+        """Write the kept conformations into their rows."""
+        z = self._array("atomic_numbers")[:].astype(np.int64)
+        if z.size and not 1 <= z.min() <= z.max() <= 118:
+            raise MFPyGError(f"{self.where}: atomic_numbers between {z.min()} and {z.max()}, expected 1 to 118")
+        pos = self._array("coordinates")[:][kept]
+        bad = np.flatnonzero(~np.isfinite(pos).all(axis=(1, 2)))
+        if bad.size:
+            raise MFPyGError(f"{self.where}: coordinates of conformation {kept[bad[0]]} are NaN or infinite")
+        columns.z[atoms] = np.tile(z, len(kept))
+        columns.pos[atoms] = pos.reshape(-1, 3)
+        columns.conformation[rows] = kept
+        for t, level in enumerate(self.levels):
+            energy = self._energy(level)[kept] * HARTREE_TO_KCAL_MOL
+            self._refuse_infinite(energy, level.energy[0], kept)
+            columns.energy[rows, t] = energy
+            columns.energy_mask[rows, t] = ~np.isnan(energy)
+            if level.forces is not None:
+                self._fill_forces(columns, t, level.forces, kept, rows, atoms)
+        self._fill_names(columns, kept, rows)
+
+    def _fill_forces(self, columns: Columns, t: int, key: str, kept: np.ndarray, rows: slice, atoms: slice) -> None:
+        forces = self._array(key)[:][kept].astype(np.float64) * HARTREE_TO_KCAL_MOL  # (n_kept, n_atoms, 3)
+        self._refuse_infinite(forces, key, kept)
+        present = ~np.isnan(forces).any(axis=(1, 2))  # a conformation with a component missing has no forces
+        forces[~present] = np.nan
+        columns.forces[atoms, t] = forces.reshape(-1, 3)
+        columns.forces_mask[rows, t] = present
+
+    def _refuse_infinite(self, values: np.ndarray, key: str, kept: np.ndarray) -> None:
+        bad = np.flatnonzero(np.isinf(values.reshape(len(values), -1)).any(axis=1))
+        if bad.size:
+            raise MFPyGError(f"{self.where}: {key} of conformation {kept[bad[0]]} is infinite; NaN means missing")
+
+    def _fill_names(self, columns: Columns, kept: np.ndarray, rows: slice) -> None:
+        if "split" in self.group:
+            split = self._array("split")
+            if split.shape != (self.count,) or split.dtype.kind not in "iu":
+                raise MFPyGError(f"{self.where}: split has shape {split.shape}, expected ({self.count},) integers")
+            columns.split[rows] = split[:][kept]
+        formula = self.group.name.strip("/")
+        names = np.full(len(kept), formula)
+        if "molecule" in self.group:
+            molecule = self._array("molecule")
+            if molecule.shape != (self.count,):
+                raise MFPyGError(f"{self.where}: molecule has shape {molecule.shape}, expected ({self.count},)")
+            names = molecule.asstr()[:][kept]
+        unique, number = np.unique(names, return_inverse=True)
+        columns.molecule[rows] = len(columns.molecules) + number
+        columns.molecules.extend(map(str, unique))

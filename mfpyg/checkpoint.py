@@ -1,0 +1,134 @@
+"""Checkpoints: what they carry besides weights, and how a potential comes back out of one."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pickle
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from mfpyg.errors import MFPyGError
+from mfpyg.models import MultiFidelityPotential
+from mfpyg.models.build import build_potential
+from mfpyg.settings import TrainSettings, from_dict, to_dict
+from mfpyg.units import ENERGY_UNIT, FORCE_UNIT, LENGTH_UNIT
+
+FORMAT = 1
+_KEYS = ("format", "config", "fidelities", "units", "species", "reference_energies", "data", "splits", "versions")
+_PREFIX = "potential."
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    names = ("mfpyg", "torch", "torch-geometric", "lightning", "e3nn", "numpy", "h5py", "ase")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def describe(
+    potential: MultiFidelityPotential, settings: TrainSettings, data: Mapping[str, str], splits: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Everything but the weights, as plain values that open with ``weights_only=True``.
+
+    Args:
+        potential: with its reference energies fitted.
+        settings: of the run.
+        data: name and fingerprint of the data set.
+        splits: conformations of each split.
+    """
+    symbols = [chemical_symbols[number] for number in potential.species]
+    references = {
+        name: dict(zip(symbols, potential.head(name).reference.tolist(), strict=True)) for name in potential.fidelities
+    }
+    return {
+        "format": FORMAT,
+        "config": to_dict(settings),
+        "fidelities": list(potential.fidelities),
+        "units": {"energy": ENERGY_UNIT, "forces": FORCE_UNIT, "length": LENGTH_UNIT},
+        "species": list(potential.species),
+        "reference_energies": references,
+        "data": dict(data),
+        "splits": {name: torch.from_numpy(rows.astype(np.int32)) for name, rows in splits.items()},
+        "versions": versions(),
+    }
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The contents of a checkpoint; code that a file might carry is never run.
+
+    Args:
+        path: a ``.ckpt`` file, or a run folder, whose ``best.ckpt`` is meant.
+
+    Raises:
+        MFPyGError: if there is none, or it is damaged, foreign, or of another format.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "best.ckpt"
+    if not path.is_file():
+        raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).split("\n")[0].strip()[:120] or type(error).__name__
+        raise MFPyGError(f"{path}: damaged, or not a checkpoint of mfpyg ({reason})") from error
+    described = checkpoint.get("mfpyg") if isinstance(checkpoint, dict) else None
+    if not isinstance(described, dict) or "state_dict" not in checkpoint:
+        raise MFPyGError(f"{path}: not a checkpoint of mfpyg; expected one written by mfpyg-train")
+    if described.get("format") != FORMAT:
+        raise MFPyGError(f"{path}: format {described.get('format')}, expected {FORMAT}; use the mfpyg that wrote it")
+    missing = [key for key in _KEYS if key not in described]
+    if missing:
+        raise MFPyGError(f"{path}: damaged, lacks {', '.join(missing)}")
+    return checkpoint
+
+
+def load(path: str | os.PathLike[str]) -> MultiFidelityPotential:
+    """The trained potential of a run folder (its best epoch) or of a checkpoint, ready to predict.
+
+    Args:
+        path: run folder, or ``.ckpt`` file.
+
+    Raises:
+        MFPyGError: if it can't be read, or its weights do not fit what it says of itself.
+
+    Example:
+        >>> potential = mfpyg.load("runs/example")                   # doctest: +SKIP
+        >>> potential(data, fidelity="cc").energy                    # doctest: +SKIP
+    """
+    return potential_of(read_checkpoint(path), str(path))
+
+
+def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPotential:
+    """The potential in the contents of a checkpoint, in evaluation mode.
+
+    Args:
+        checkpoint: from :func:`read_checkpoint`.
+        name: of the file, for the error.
+
+    Raises:
+        MFPyGError: if the weights do not fit the configuration, naming the first that does not.
+    """
+    described = checkpoint["mfpyg"]
+    settings = from_dict(described["config"])
+    weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
+    with torch.random.fork_rng(devices=[]):  # the initial weights drawn here are replaced at once
+        potential = build_potential(settings, described["species"], described["fidelities"])
+    if settings.precision == "64":
+        potential.double()
+    expected = {key: tuple(value.shape) for key, value in potential.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in weights.items()}
+    for key in sorted(expected.keys() | found.keys()):
+        if expected.get(key) != found.get(key):
+            raise MFPyGError(
+                f"{name}: weight '{key}' has shape {found.get(key, 'none')}, expected {expected.get(key, 'none')} "
+                f"for its backbone and fidelities {', '.join(described['fidelities'])}"
+            )
+    potential.load_state_dict(weights)
+    return potential.eval()

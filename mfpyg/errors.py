@@ -1,0 +1,26 @@
+"""The one kind of error that is the user's to mend, and how it is worded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MFPyGError(ValueError):
+    """A mistake in input or settings: what was found, what was expected, what to do, in one line.
+
+    The commands print the message alone and exit with status 2; nothing else in the package exits.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'hipnn'?"`` where a known name is close to ``name``, else an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> MFPyGError:
+    """The error for a name that is none of the known ones: lists them and offers the closest."""
+    names = list(known)
+    listed = ", ".join(names) if names else "none"
+    return MFPyGError(f"unknown {kind} '{name}' (known: {listed}){did_you_mean(name, names)}")

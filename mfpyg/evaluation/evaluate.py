@@ -1,0 +1,120 @@
+"""Errors of a trained potential on labelled data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch_geometric.data import Batch
+from torch_geometric.loader import DataLoader
+
+from mfpyg.datasets import ReleaseDataset
+from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.metrics import MetricTable
+from mfpyg.models import MultiFidelityPotential, Prediction
+
+BATCH_SIZE = 128
+
+
+@dataclass
+class Parity:
+    """Labels and predictions of one quantity, for plotting.
+
+    Attributes:
+        labels, predictions: kcal/mol an atom without the reference energies, or kcal/mol/Å.
+    """
+
+    labels: list[np.ndarray] = field(default_factory=list)
+    predictions: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass
+class Evaluation:
+    """What :func:`evaluate` finds.
+
+    Attributes:
+        metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}}}}`` as
+            :meth:`mfpyg.evaluation.metrics.MetricTable.result` gives them.
+        parity: ``{split: {(fidelity, "energy" | "forces"): Parity}}`` where asked for.
+    """
+
+    metrics: dict[str, dict[str, Any]]
+    parity: dict[str, dict[tuple[str, str], Parity]]
+
+
+def evaluate(
+    potential: MultiFidelityPotential,
+    dataset: ReleaseDataset,
+    splits: Mapping[str, np.ndarray],
+    *,
+    parity: bool = False,
+    track: Callable[[DataLoader, str], Iterable[Batch]] = lambda loader, split: loader,
+) -> Evaluation:
+    """Compare a potential with every label of its fidelities, those it was not trained on too.
+
+    Args:
+        potential: in evaluation mode.
+        dataset: with at least one of its fidelities.
+        splits: numbers of the conformations of each split.
+        parity: whether to keep labels and predictions.
+        track: shows the progress over the batches of a split.
+
+    Raises:
+        MFPyGError: if the data set has none of the potential's fidelities, or an element it does not know.
+    """
+    columns = {name: dataset.fidelities.index(name) for name in potential.fidelities if name in dataset.fidelities}
+    if not columns:
+        raise MFPyGError(
+            f"the data set has none of the potential's fidelities {', '.join(potential.fidelities)} "
+            f"(it has {', '.join(dataset.fidelities)})"
+        )
+    result = Evaluation({}, {})
+    device = next(potential.parameters()).device
+    for split, rows in splits.items():
+        table, pairs = MetricTable(columns), {}
+        for batch in track(DataLoader(dataset.index_select(rows), batch_size=BATCH_SIZE), split):
+            batch = batch.to(device)
+            predictions = potential.predict(batch, _labelled(batch, columns))
+            table.add(predictions, batch)
+            if parity:
+                _collect(pairs, potential, predictions, batch, columns)
+        result.metrics[split] = table.result()
+        result.parity[split] = pairs
+    return result
+
+
+def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, bool]:
+    """Fidelities with a label in the batch, and whether forces are among them."""
+    energy, forces = batch.energy_mask.any(dim=0), batch.forces_mask.any(dim=0)
+    return {name: bool(forces[t]) for name, t in columns.items() if energy[t] or forces[t]}
+
+
+def _collect(
+    pairs: dict[tuple[str, str], Parity],
+    potential: MultiFidelityPotential,
+    predictions: Mapping[str, Prediction],
+    batch: Batch,
+    columns: Mapping[str, int],
+) -> None:
+    n_atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)
+    for name, prediction in predictions.items():
+        column = columns[name]
+        mask = batch.energy_mask[:, column]
+        reference = potential.reference_energy(batch, name)[mask]
+        label = (batch.energy[mask, column] - reference) / n_atoms[mask]
+        predicted = (prediction.energy[mask] - reference) / n_atoms[mask]
+        _append(pairs, (name, "energy"), label, predicted)
+        if prediction.forces is not None:
+            atoms = batch.forces_mask[batch.batch, column]
+            _append(pairs, (name, "forces"), batch.forces[atoms, column].flatten(), prediction.forces[atoms].flatten())
+
+
+def _append(
+    pairs: dict[tuple[str, str], Parity], key: tuple[str, str], label: torch.Tensor, predicted: torch.Tensor
+) -> None:
+    entry = pairs.setdefault(key, Parity())
+    entry.labels.append(label.cpu().numpy())
+    entry.predictions.append(predicted.cpu().numpy())

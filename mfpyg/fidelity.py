@@ -1,0 +1,137 @@
+"""What a level of theory is, and which of its labels to train on.
+
+Plain data: nothing here imports torch, so that commands can check their options at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mfpyg.errors import MFPyGError, unknown_name
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class LevelOfTheory:
+    """A level of theory as a data file holds it.
+
+    Args:
+        name: short name of the fidelity, such as ``"dz"``.
+        energy: keys of the file whose values add up to the total energy; ``mp2`` for instance is
+            ``("hf_tz.energy", "mp2_tz.corr_energy")``.
+        forces: key of the true forces (−dE/dx), or ``None`` where the level has none.
+        method: what a chemist calls it, such as ``"ωB97X/6-31G(d)"``.
+    """
+
+    name: str
+    energy: tuple[str, ...]
+    forces: str | None
+    method: str
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """A fidelity to train on: a level's name and which of its labels to use.
+
+    >>> Fidelity.parse("dz:EF")
+    Fidelity(name='dz', energy=True, forces=True)
+    """
+
+    name: str
+    energy: bool = True
+    forces: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise MFPyGError(
+                f"malformed fidelity name '{self.name}': expected letters, digits, '_' or '-', as in dz:EF"
+            )
+        if not (self.energy or self.forces):
+            raise MFPyGError(f"fidelity '{self.name}' has neither energies (E) nor forces (F)")
+
+    @classmethod
+    def parse(cls, text: str) -> Fidelity:
+        """Read ``name:labels``, the labels being ``E``, ``F`` or ``EF``.
+
+        Raises:
+            MFPyGError: for anything else.
+        """
+        name, colon, labels = text.partition(":")
+        if not colon or labels not in ("E", "F", "EF", "FE"):
+            raise MFPyGError(
+                f"malformed fidelity '{text}': expected NAME:E, NAME:F or NAME:EF, as in dz:EF"
+            )
+        return cls(name, energy="E" in labels, forces="F" in labels)
+
+    @property
+    def labels(self) -> str:
+        """``"E"``, ``"F"`` or ``"EF"``."""
+        return "E" * self.energy + "F" * self.forces
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.labels}"
+
+
+def parse_fidelities(texts: Iterable[str]) -> tuple[Fidelity, ...]:
+    """Read a list such as ``["dz:EF", "cc:E"]``.
+
+    Raises:
+        MFPyGError: for an empty list, a malformed entry, or a fidelity that stands there twice.
+    """
+    fidelities = tuple(Fidelity.parse(text) for text in texts)
+    if not fidelities:
+        raise MFPyGError("no fidelity given: expected at least one, as in --fidelities dz:EF cc:E")
+    names = [f.name for f in fidelities]
+    for name in names:
+        if names.count(name) > 1:
+            raise MFPyGError(f"fidelity '{name}' is given {names.count(name)} times; give it once, as in {name}:EF")
+    return fidelities
+
+
+def check_available(fidelities: Sequence[Fidelity], levels: Sequence[LevelOfTheory], dataset: str) -> None:
+    """Check that a data set has every fidelity asked for, and forces where they are asked for.
+
+    Raises:
+        MFPyGError: naming the fidelity and what the data set has.
+    """
+    known = {level.name: level for level in levels}
+    for fidelity in fidelities:
+        if fidelity.name not in known:
+            raise unknown_name(f"fidelity of {dataset}", fidelity.name, known)
+        if fidelity.forces and known[fidelity.name].forces is None:
+            having = ", ".join(name for name, level in known.items() if level.forces) or "none"
+            raise MFPyGError(
+                f"{dataset} has no forces of '{fidelity.name}' (levels with forces: {having}); "
+                f"use {fidelity.name}:E"
+            )
+
+
+def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[tuple[str, str], float]:
+    """Read loss weights such as ``["dz:F=1", "cc:E=0.1"]``; what is not named weighs 1.
+
+    Returns:
+        ``{(fidelity, "energy" | "forces"): weight}`` for every label trained on.
+
+    Raises:
+        MFPyGError: for a malformed entry, a negative or infinite weight, or a label not trained on.
+    """
+    weights = {(f.name, p): 1.0 for f in fidelities for p in ("energy", "forces") if getattr(f, p)}
+    for text in texts:
+        label, equals, number = text.partition("=")
+        fidelity = Fidelity.parse(label)
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = float("nan")
+        if not equals or not 0 <= weight < float("inf"):
+            raise MFPyGError(f"malformed weight '{text}': expected NAME:LABELS=NUMBER, as in dz:F=0.5")
+        for prop in ("energy", "forces"):
+            if getattr(fidelity, prop):
+                if (fidelity.name, prop) not in weights:
+                    trained = " ".join(map(str, fidelities))
+                    raise MFPyGError(f"weight '{text}' is of a label that is not trained on (fidelities: {trained})")
+                weights[fidelity.name, prop] = weight
+    return weights

@@ -1,0 +1,67 @@
+"""Fidelity-specific output layers: from features to atomic energies of one level of theory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class LinearHead(nn.Module):
+    """Atomic energy terms of one fidelity, linear in the features of every level (eqs. 8-9 of the MFL paper).
+
+    Level 0 is a table of atomic reference energies, fitted and then fixed; it is kept in float64
+    whatever the model is cast to, as total energies of -10⁵ kcal/mol would lose 0.01 kcal/mol in float32.
+    Level l ≥ 1 is a linear layer with bias, whose initial weights are scaled by 1e-2, 1e-4, …, each the
+    square of the one before, so that the references dominate at the start.
+
+    Args:
+        feature_sizes: width of each level, that of level 0 being the number of species.
+    """
+
+    reference: Tensor
+
+    def __init__(self, feature_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.register_buffer("reference", torch.zeros(feature_sizes[0], dtype=torch.float64))
+        self.levels = nn.ModuleList(nn.Linear(width, 1) for width in feature_sizes[1:])
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        decay = 1e-2
+        for level in self.levels:
+            level.reset_parameters()  # type: ignore[operator]
+            with torch.no_grad():
+                for parameter in level.parameters():
+                    parameter.mul_(decay)
+            decay *= decay
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Features of every level -> atomic energy term of every level ≥ 1, (n_atoms,) each, in kcal/mol."""
+        return [level(x).squeeze(1) for level, x in zip(self.levels, features[1:], strict=True)]
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        reference = self.reference
+        super()._apply(fn, recurse)
+        # ``model.float()`` or ``.half()`` must not round the references; a device still applies.
+        self.reference = reference.to(device=self.reference.device)
+        return self
+
+
+def hierarchicality(terms: Sequence[Tensor]) -> Tensor:
+    """Σ_l E_l² / (E_l² + E_{l−1}²) of every atom, 0/0 counting as 0; small when each level corrects the last.
+
+    Args:
+        terms: atomic energies of level 0, 1, …, (n_atoms,) each.
+
+    Returns:
+        (n_atoms,).
+    """
+    total = torch.zeros_like(terms[-1])
+    for lower, upper in zip(terms[:-1], terms[1:], strict=True):
+        numerator = upper.square()
+        denominator = numerator + lower.square()
+        empty = denominator == 0
+        total = total + numerator / torch.where(empty, torch.ones_like(denominator), denominator)
+    return total

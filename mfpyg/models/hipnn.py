@@ -1,0 +1,106 @@
+"""The HIP-NN-TS backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mfpyg.graph import Graph
+from mfpyg.models.interaction import Interaction
+from mfpyg.models.sensitivity import Sensitivity
+
+
+class Residual(nn.Module):
+    """y = W₂·softplus(base(x)) + b₂ + A x, where A is the identity if the widths agree."""
+
+    def __init__(self, base: nn.Module, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.base = base
+        self.mix = nn.Linear(out_features, out_features)
+        self.adjust = nn.Linear(in_features, out_features, bias=False) if in_features != out_features else None
+
+    def reset_parameters(self) -> None:
+        self.base.reset_parameters()  # type: ignore[operator]
+        self.mix.reset_parameters()
+        if self.adjust is not None:
+            self.adjust.reset_parameters()
+
+    def forward(self, x: Tensor, *args: Graph) -> Tensor:
+        """x (n_atoms, in_features) -> (n_atoms, out_features)."""
+        change = self.mix(functional.softplus(self.base(x, *args)))
+        return change + (x if self.adjust is None else self.adjust(x))
+
+
+class AtomLayer(nn.Linear):
+    """A linear layer on the features of one atom, with Xavier-normal initial weights."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        nn.init.xavier_normal_(self.weight)
+
+
+class HIPNN(nn.Module):
+    """HIP-NN-TS: the hierarchically interacting particle neural network with tensor sensitivities.
+
+    Each block is one interaction between atoms and then layers on single atoms, all residual; the
+    features after each block are a level of the hierarchy, level 0 being the one-hot species.
+    (Lubbers et al., J. Chem. Phys. 148, 241715 (2018); Chigaev et al., J. Chem. Phys. 158, 184108 (2023).)
+
+    Args:
+        species: atomic numbers the network knows.
+        n_interactions: number of blocks.
+        n_atom_layers: layers on single atoms in each block.
+        n_features: width F.
+        n_sensitivities: radial functions n.
+        tensor_order: 0 (HIP-NN), 1 or 2.
+        cutoff: R_c in Å.
+        r_soft_min, r_soft_max: initial positions of the first and last sensitivity in Å.
+        cusp: c of :class:`~mfpyg.models.interaction.Interaction`.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        n_interactions: int = 2,
+        n_atom_layers: int = 4,
+        n_features: int = 120,
+        n_sensitivities: int = 20,
+        tensor_order: int = 2,
+        cutoff: float = 6.5,
+        r_soft_min: float = 0.75,
+        r_soft_max: float = 5.5,
+        cusp: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        if tensor_order not in (0, 1, 2):
+            raise ValueError(f"tensor_order is {tensor_order}, expected 0, 1 or 2")
+        self.cutoff = float(cutoff)
+        self.register_buffer("species", torch.tensor(sorted(set(species))), persistent=False)
+        self.feature_sizes = (len(self.species), *[n_features] * n_interactions)
+        self.blocks = nn.ModuleList()
+        for width in self.feature_sizes[:-1]:
+            sensitivity = Sensitivity(n_sensitivities, r_soft_min, r_soft_max, self.cutoff)
+            interaction = Interaction(width, n_features, sensitivity, tensor_order, cusp)
+            atom_layers = [AtomLayer(n_features, n_features) for _ in range(n_atom_layers)]
+            block = nn.ModuleList([Residual(interaction, width, n_features)])
+            block.extend(Residual(layer, n_features, n_features) for layer in atom_layers)
+            self.blocks.append(block)
+
+    def reset_parameters(self) -> None:
+        for block in self.blocks:
+            for layer in block:
+                layer.reset_parameters()
+
+    def forward(self, graph: Graph) -> list[Tensor]:
+        """Features of every level: (n_atoms, n_species), then (n_atoms, F) for each block."""
+        features = graph.z.unsqueeze(1) == self.species  # (n_atoms, n_species)
+        levels = [features.to(graph.edge_vec.dtype)]
+        for interaction, *atom_layers in self.blocks:
+            x = interaction(levels[-1], graph)
+            for layer in atom_layers:
+                x = layer(x)
+            levels.append(x)
+        return levels

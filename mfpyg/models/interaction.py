@@ -1,0 +1,104 @@
+"""The interaction layer of HIP-NN-TS: messages between atoms, with tensor sensitivities."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
+
+from mfpyg.graph import Graph
+from mfpyg.models.sensitivity import Sensitivity
+
+TENSOR_COMPONENTS = (1, 4, 9)
+"""Components of all Cartesian tensors up to order 0, 1 and 2."""
+
+
+def harmonics(unit: Tensor, order: int) -> Tensor:
+    """Irreducible Cartesian tensors of unit vectors up to an order: 1, e, and e eᵀ − I/3.
+
+    The five components of the traceless second-order tensor are scaled so that the sum of their
+    squares is its squared Frobenius norm.
+
+    Args:
+        unit: unit vectors, (n_edges, 3).
+        order: 0, 1 or 2.
+
+    Returns:
+        (n_edges, 1), (n_edges, 4) or (n_edges, 9).
+    """
+    x, y, z = unit.unbind(dim=1)
+    parts = [torch.ones_like(x)]
+    if order >= 1:
+        parts += [x, y, z]
+    if order >= 2:
+        parts += [math.sqrt(2) * x * y, math.sqrt(2) * y * z, math.sqrt(2) * x * z]
+        parts += [(x * x - y * y) / math.sqrt(2), (3 * z * z - 1) / math.sqrt(6)]
+    return torch.stack(parts, dim=1)
+
+
+class Interaction(MessagePassing):
+    r"""Messages from neighbours, contracted to invariants (eqs. 4-6 of the HIP-NN-TS paper).
+
+    With one weight V for all tensor orders, and :math:`m_{ij} = \sum_\nu s_\nu(r_{ij}) V_\nu z_j`,
+
+    .. math::
+        a_i = W z_i + b + \sum_j m_{ij}
+            + t_1 \sqrt{\Big|\sum_j m_{ij}\, e_{ij}\Big|^2 + c}
+            + t_2 \sqrt{\Big|\sum_j m_{ij}\, (e_{ij} e_{ij}^T - I/3)\Big|_F^2 + c}
+
+    The features are multiplied by V before they travel (:math:`Q_j = V z_j`, once an atom), so that no
+    tensor of n_edges × 9n is formed. This is the readable definition; anything faster is tested against it.
+
+    Args:
+        in_features, out_features: widths F_in and F_out.
+        sensitivity: the radial functions s, n of them.
+        order: highest tensor order, 0 (HIP-NN), 1 or 2.
+        cusp: c, which keeps the norm's gradient finite at zero.
+    """
+
+    def __init__(self, in_features: int, out_features: int, sensitivity: Sensitivity, order: int, cusp: float) -> None:
+        super().__init__(aggr="add", node_dim=0)
+        self.in_features, self.out_features = in_features, out_features
+        self.order, self.cusp = order, cusp
+        self.sensitivity = sensitivity
+        self.weight = nn.Parameter(torch.empty(len(sensitivity.mu), out_features, in_features))
+        self.self_interaction = nn.Linear(in_features, out_features)
+        self.tensor_scales = nn.ParameterList(nn.Parameter(torch.empty(out_features)) for _ in range(order))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.sensitivity.reset_parameters()
+        self.self_interaction.reset_parameters()
+        nn.init.xavier_normal_(self.weight)
+        nn.init.xavier_normal_(self.self_interaction.weight)
+        for scale in self.tensor_scales:
+            nn.init.normal_(scale)
+
+    def forward(self, z: Tensor, graph: Graph) -> Tensor:
+        """z (n_atoms, F_in) -> (n_atoms, F_out)."""
+        n = len(self.weight)
+        transformed = z @ self.weight.reshape(-1, self.in_features).T  # (n_atoms, n·F_out)
+        moments = self.propagate(
+            graph.edge_index,
+            transformed=transformed.view(-1, n, self.out_features),
+            sensitivity=self.sensitivity(graph.edge_dist),  # (n_edges, n)
+            harmonics=harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.order),
+            size=(graph.n_atoms, graph.n_atoms),
+        )  # (n_atoms, 1 + 3 + 5, F_out)
+        return self.invariants(moments) + self.self_interaction(z)
+
+    def message(self, transformed_j: Tensor, sensitivity: Tensor, harmonics: Tensor) -> Tensor:
+        """m_ij for every tensor component: (n_edges, n_components, F_out)."""
+        message = torch.bmm(sensitivity.unsqueeze(1), transformed_j)  # (n_edges, 1, F_out)
+        return harmonics.unsqueeze(2) * message
+
+    def invariants(self, moments: Tensor) -> Tensor:
+        """Rotational invariants of summed tensors. (n_atoms, n_components, F_out) -> (n_atoms, F_out)."""
+        result = moments[:, 0]
+        for order, scale in enumerate(self.tensor_scales, start=1):
+            tensor = moments[:, TENSOR_COMPONENTS[order - 1] : TENSOR_COMPONENTS[order]]
+            result = result + scale * (tensor.square().sum(dim=1) + self.cusp).sqrt()
+        return result

@@ -1,0 +1,210 @@
+"""All settings of a training run, as plain data: defaults, presets, and what values make sense.
+
+Nothing here imports torch. Each field's ``help`` is what ``mfpyg-train --help`` shows, and each
+field can be given on the command line or in a YAML file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from mfpyg.errors import MFPyGError, unknown_name
+
+
+def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
+    """A dataclass field with its help text, its allowed names, and the least value allowed."""
+    metadata = {"help": help, "choices": choices, "low": low}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check(settings: Any, prefix: str = "") -> None:
+    """Check every field of a settings dataclass against its allowed names and bounds.
+
+    Raises:
+        MFPyGError: naming the setting, what was found and what is allowed.
+    """
+    for f in dataclasses.fields(settings):
+        value, name = getattr(settings, f.name), prefix + f.name
+        if dataclasses.is_dataclass(value):
+            check(value, f"{name}.")
+            continue
+        choices, low = f.metadata["choices"], f.metadata["low"]
+        if choices and value not in choices:
+            raise unknown_name(name, str(value), choices)
+        if low is not None and value is not None and not low <= value < float("inf"):
+            raise MFPyGError(f"{name} is {value}, expected a number of at least {low:g}")
+
+
+@dataclass
+class HIPNNSettings:
+    """Options of the HIP-NN-TS backbone."""
+
+    n_interactions: int = setting(2, "interaction blocks", low=1)
+    n_atom_layers: int = setting(4, "layers on single atoms in each block", low=0)
+    n_features: int = setting(120, "width of the features", low=1)
+    n_sensitivities: int = setting(20, "radial sensitivity functions", low=2)
+    tensor_order: int = setting(2, "highest order of the tensor sensitivities: 0, 1 or 2", low=0)
+    cutoff: float = setting(6.5, "cutoff in Å", low=1.0)
+    r_soft_min: float = setting(0.75, "initial position of the innermost sensitivity in Å", low=1e-3)
+    r_soft_max: float = setting(5.5, "initial position of the outermost sensitivity in Å", low=1e-3)
+    cusp: float = setting(1e-6, "regularisation of the tensor norms at zero", low=0.0)
+
+    def check(self) -> None:
+        """Raise :class:`MFPyGError` where the options do not go together."""
+        if self.tensor_order > 2:
+            raise MFPyGError(f"model.tensor_order is {self.tensor_order}, expected 0, 1 or 2")
+        if not self.r_soft_min < self.r_soft_max <= self.cutoff:
+            raise MFPyGError(
+                f"model.r_soft_min {self.r_soft_min:g}, model.r_soft_max {self.r_soft_max:g} and model.cutoff "
+                f"{self.cutoff:g} must stand in ascending order"
+            )
+
+
+BACKBONES: dict[str, type] = {"hipnn": HIPNNSettings}
+"""Options of each backbone that ``--backbone`` can name."""
+
+
+@dataclass
+class SplitSettings:
+    """How conformations are divided among training, validation and test."""
+
+    method: str = setting(
+        "auto", "file: as the data file says; random; auto: file where it says, else random",
+        choices=("auto", "file", "random"),
+    )
+    val: float = setting(0.1, "fraction for validation", low=0.0)
+    test: float = setting(0.1, "fraction for the test, where the file does not give one", low=0.0)
+
+
+@dataclass
+class OptimSettings:
+    """Optimiser and learning-rate schedule."""
+
+    lr: float = setting(1e-3, "initial learning rate of Adam", low=0.0)
+    schedule: str = setting(
+        "plateau", "plateau: raise the batch size, then lower the rate; cosine: to zero over all epochs; constant",
+        choices=("plateau", "cosine", "constant"),
+    )
+    patience: int = setting(20, "epochs without improvement before the plateau schedule acts", low=0)
+    factor: float = setting(0.5, "what the plateau schedule multiplies the rate by", low=0.0)
+    max_batch_size: int | None = setting(
+        None, "batch size up to which the plateau schedule doubles before it lowers the rate; null: as given", low=1
+    )
+    stop_after: int | None = setting(40, "epochs without improvement before training stops; null: never", low=1)
+    clip: float | None = setting(None, "largest norm of the gradient; null: any", low=0.0)
+
+
+@dataclass
+class TrainSettings:
+    """Everything that defines a training run."""
+
+    fidelities: list[str] = setting([], "levels of theory and their labels to train on, as dz:EF cc:E")
+    dataset: str = setting("minichno", "minichno, ani1x or ani1ccx, or NAME:PATH of a raw file or data-set root")
+    backbone: str = setting("hipnn", "the network shared by all fidelities", choices=tuple(BACKBONES))
+    preset: str = setting("small", "defaults of everything below", choices=("small", "published"))
+    out: str | None = setting(None, "run folder; null: runs/ and a name made of the settings")
+    epochs: int = setting(2000, "most passes over the training data", low=1)
+    batch_size: int = setting(256, "conformations in a batch, over all devices", low=1)
+    seed: int = setting(0, "seed of the initial weights, the split and the order of batches", low=0)
+    devices: int = setting(1, "processes, each with a GPU where there is one", low=1)
+    accelerator: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
+    precision: str = setting("32", "floating-point bits of the network", choices=("32", "64"))
+    engine: str = setting("torch", "neighbour lists", choices=("torch", "torch-cluster"))
+    edges: str = setting(
+        "batch", "batch: built for each batch; stored: built once, with the processed data", choices=("batch", "stored")
+    )
+    weights: list[str] = setting([], "loss weights that are not 1, as dz:F=0.5 cc:E=2")
+    hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity", low=0.0)
+    monitor: str = setting("sum", "whose validation loss decides the best epoch: a fidelity, or sum for all")
+    model: Any = field(default_factory=HIPNNSettings, metadata={"help": "options of the backbone"})
+    optim: OptimSettings = field(default_factory=OptimSettings, metadata={"help": "optimiser and schedule"})
+    split: SplitSettings = field(default_factory=SplitSettings, metadata={"help": "training, validation, test"})
+
+    def check(self) -> None:
+        """Check everything that can be checked without the data.
+
+        Raises:
+            MFPyGError: in one line, for the first thing that is wrong.
+        """
+        check(self)
+        self.model.check()
+        if self.split.val + self.split.test >= 1:
+            raise MFPyGError(f"split.val {self.split.val:g} and split.test {self.split.test:g} leave nothing to train on")
+        if not 0 < self.split.val:
+            raise MFPyGError("split.val is 0; the best epoch is chosen by validation, so give it a share such as 0.1")
+        largest = self.optim.max_batch_size
+        if largest is not None and largest < self.batch_size:
+            raise MFPyGError(f"optim.max_batch_size {largest} is less than batch_size {self.batch_size}")
+        if not self.optim.factor < 1:
+            raise MFPyGError(f"optim.factor is {self.optim.factor:g}, expected less than 1")
+        if self.batch_size < self.devices:
+            raise MFPyGError(f"batch_size {self.batch_size} is less than devices {self.devices}; each needs a share")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # The defaults of the classes above are the published recipe.
+    "published": {},
+    "small": {
+        "epochs": 200,
+        "batch_size": 16,
+        "model": {"n_features": 64, "n_atom_layers": 3},
+        "optim": {"schedule": "cosine", "stop_after": None},
+    },
+}
+"""What each preset changes of the defaults."""
+
+
+def default_preset(dataset: str) -> str:
+    """``small`` for the bundled data and files like it, ``published`` for everything else."""
+    return "small" if dataset.split(":")[0] == "minichno" else "published"
+
+
+def defaults(preset: str, backbone: str) -> dict[str, Any]:
+    """Default value of every setting for a preset and a backbone, nested.
+
+    Raises:
+        MFPyGError: for an unknown preset or backbone.
+    """
+    if preset not in PRESETS:
+        raise unknown_name("preset", preset, PRESETS)
+    if backbone not in BACKBONES:
+        raise unknown_name("backbone", backbone, BACKBONES)
+    values = dataclasses.asdict(TrainSettings(model=BACKBONES[backbone]()))
+    values.update(preset=preset, backbone=backbone)
+    for name, value in PRESETS[preset].items():
+        if isinstance(value, dict):
+            values[name].update(value)
+        else:
+            values[name] = value
+    return values
+
+
+def from_dict(values: dict[str, Any]) -> TrainSettings:
+    """Settings from nested plain values, such as those of a run's ``config.yaml``.
+
+    Raises:
+        MFPyGError: for a name that is no setting.
+    """
+    backbone = values.get("backbone", "hipnn")
+    if backbone not in BACKBONES:
+        raise unknown_name("backbone", str(backbone), BACKBONES)
+    groups = {"model": BACKBONES[backbone], "optim": OptimSettings, "split": SplitSettings}
+    built = {name: _build(cls, values.get(name) or {}, f"{name}.") for name, cls in groups.items()}
+    return _build(TrainSettings, {**values, **built})
+
+
+def _build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in known:
+            raise unknown_name("setting", prefix + str(name), [prefix + k for k in known])
+    return cls(**values)
+
+
+def to_dict(settings: TrainSettings) -> dict[str, Any]:
+    """Nested plain values, the inverse of :func:`from_dict`."""
+    return dataclasses.asdict(settings)

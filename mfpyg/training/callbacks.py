@@ -1,0 +1,161 @@
+"""What happens at the end of each epoch: checkpoints, the CSV log, and the line on the terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mfpyg.fidelity import Fidelity
+from mfpyg.files import replace_file, write_text
+from mfpyg.training.data import ConformationData
+from mfpyg.training.schedule import get_lr
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints written in one step, and read without running any code that is in them."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        replace_file(Path(path), lambda name: torch.save(checkpoint, name))
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+class RunCheckpoint(Checkpoint):
+    """Saves ``last.ckpt`` after every epoch and ``best.ckpt`` after every one with a new lowest metric.
+
+    Args:
+        run: the run folder.
+        monitor: name of the metric.
+    """
+
+    def __init__(self, run: Path, monitor: str) -> None:
+        self.run, self.monitor = run, monitor
+        self.best, self.best_epoch = math.inf, -1
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        metric = float(trainer.callback_metrics[self.monitor])
+        better = metric < self.best
+        if better:
+            self.best, self.best_epoch = metric, trainer.current_epoch
+            trainer.save_checkpoint(self.run / "best.ckpt")
+        trainer.save_checkpoint(self.run / "last.ckpt")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+
+
+class EpochLog(Callback):
+    """One row an epoch in ``metrics.csv``; a resumed run goes on where its checkpoint was.
+
+    Args:
+        path: of the CSV file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._started = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero or not self.path.is_file():
+            return
+        with self.path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        kept = [row for row in rows if len(row) == len(header) and int(row[0]) < trainer.current_epoch]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *kept])
+        write_text(self.path, text.getvalue())
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        data: ConformationData = trainer.datamodule  # type: ignore[attr-defined]
+        row = {
+            "epoch": trainer.current_epoch,
+            "seconds": f"{time.perf_counter() - self._started:.3f}",
+            "lr": f"{get_lr(trainer):.6g}",
+            "batch_size": data.batch_size,
+            **{name: f"{float(value):.6g}" for name, value in sorted(trainer.callback_metrics.items())},
+        }
+        new = not self.path.is_file()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(row), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+class EpochProgress(Callback):
+    """A bar with the validation errors of the trained labels; without a terminal, twenty lines in all.
+
+    Args:
+        fidelities: which labels are trained on.
+        console: where to write.
+    """
+
+    def __init__(self, fidelities: tuple[Fidelity, ...], console: Console) -> None:
+        self.fidelities, self.console = fidelities, console
+        self._bar: Progress | None = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if not (trainer.is_global_zero and self.console.is_terminal):
+            return
+        columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, TextColumn("{task.description}"), console=self.console, transient=True)
+        self._bar.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch)
+        self._bar.start()
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        done, total = trainer.current_epoch + 1, trainer.max_epochs or 1
+        text = "  ".join(self._errors(trainer, fidelity) for fidelity in self.fidelities)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=done, description=text)
+        elif done % max(1, total // 20) == 0 or done == total:
+            self.console.print(f"epoch {done}/{total}  {text}", highlight=False, soft_wrap=True)
+
+    @staticmethod
+    def _errors(trainer: lightning.Trainer, fidelity: Fidelity) -> str:
+        found = [
+            f"{letter} {float(trainer.callback_metrics[key]):.2f}"
+            for letter, key in (("E", f"val/{fidelity.name}/energy_rmse"), ("F", f"val/{fidelity.name}/forces_rmse"))
+            if key in trainer.callback_metrics
+        ]
+        return f"{fidelity.name} val RMSE {' '.join(found)}"
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def is_main_process() -> bool:
+    """Whether this is the process a user started, not one that Lightning started for another device."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"

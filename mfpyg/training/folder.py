@@ -1,0 +1,133 @@
+"""The run folder: what it holds, and when it may be written to."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mfpyg.errors import MFPyGError
+from mfpyg.files import replace_file, write_text
+from mfpyg.settings import TrainSettings, from_dict, to_dict
+
+MAY_CHANGE = ("epochs", "devices", "accelerator")
+"""Settings that a resumed run may change."""
+
+
+class RunFolder:
+    """``config.yaml``, ``versions.json``, ``splits.npz``, ``metrics.csv``, ``best.ckpt``, ``last.ckpt``,
+    ``metrics.json``, ``metrics.txt``.
+
+    Args:
+        path: of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config, self.splits = path / "config.yaml", path / "splits.npz"
+        self.best, self.last = path / "best.ckpt", path / "last.ckpt"
+        self.log, self.versions = path / "metrics.csv", path / "versions.json"
+        self.metrics, self.table = path / "metrics.json", path / "metrics.txt"
+
+    def check_new(self) -> None:
+        """Check that nothing would be overwritten.
+
+        Raises:
+            MFPyGError: if the folder holds anything.
+        """
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise MFPyGError(
+                f"{self.path} exists; continue it with --resume {self.path}, or choose another folder with --out"
+            )
+
+    def create(self, settings: TrainSettings, splits: Mapping[str, np.ndarray], versions: Mapping[str, str]) -> None:
+        """Make the folder and write what is known before training.
+
+        Raises:
+            MFPyGError: if the folder can't be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MFPyGError(f"{self.path}: can't make the run folder ({error.strerror})") from error
+        self.write_config(settings)
+        write_text(self.versions, json.dumps(versions, indent=2) + "\n")
+        # A file of the handle, as numpy appends .npz to a name.
+        replace_file(self.splits, lambda name: _save_npz(name, splits))
+
+    def write_config(self, settings: TrainSettings) -> None:
+        """Write ``config.yaml``, which ``--config`` reads again."""
+        write_text(self.config, yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True))
+
+    def discard_if_empty(self) -> None:
+        """Remove the folder of a run that stopped before its first checkpoint."""
+        if not self.last.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def read_settings(self) -> TrainSettings:
+        """Settings of the run.
+
+        Raises:
+            MFPyGError: if the folder is no run, or its configuration is damaged.
+        """
+        if not self.config.is_file():
+            raise MFPyGError(f"{self.path}: not a run folder of mfpyg-train, it has no config.yaml")
+        try:
+            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise MFPyGError(f"{self.config}: not readable as YAML") from error
+        if not isinstance(values, dict):
+            raise MFPyGError(f"{self.config}: expected settings, found {type(values).__name__}")
+        return from_dict(values)
+
+    def read_splits(self) -> dict[str, np.ndarray]:
+        """Conformations of each split.
+
+        Raises:
+            MFPyGError: if the file is missing or damaged.
+        """
+        try:
+            with np.load(self.splits, allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except (OSError, ValueError) as error:
+            raise MFPyGError(f"{self.splits}: missing or damaged; expected the splits of a run") from error
+
+    def write_metrics(self, metrics: Mapping[str, Any], table: str) -> None:
+        """Write the final table as JSON and as text."""
+        write_text(self.metrics, json.dumps(metrics, indent=2) + "\n")
+        write_text(self.table, table)
+
+
+def _save_npz(name: str, splits: Mapping[str, np.ndarray]) -> None:
+    with open(name, "wb") as file:
+        np.savez(file, **splits)  # type: ignore[arg-type]
+
+
+def check_same(before: TrainSettings, now: TrainSettings) -> None:
+    """Check that a resumed run differs only in what may change.
+
+    Raises:
+        MFPyGError: naming every other difference.
+    """
+    old, new = _flat(to_dict(before)), _flat(to_dict(now))
+    changed = [
+        f"{name} was {old[name]}, now {new[name]}"
+        for name in old
+        if old[name] != new.get(name) and name not in (*MAY_CHANGE, "out")
+    ]
+    if changed:
+        raise MFPyGError(
+            f"a resumed run keeps its settings, but {'; '.join(changed)} (only {', '.join(MAY_CHANGE)} may change)"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return flat

@@ -1,0 +1,118 @@
+"""The multi-fidelity loss (eqs. 1-3 of the MFL paper), with masks, over any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch_geometric.data import Batch
+
+from mfpyg.evaluation.metrics import energy_errors, error_sums, force_errors
+from mfpyg.fidelity import Fidelity
+from mfpyg.models import Prediction
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Σ over processes, whose gradient makes DDP's mean of the gradients their sum.
+
+    Every process holds the same loss L(Σ_r S_r) of the summed S. The parameters' gradient is
+    Σ_r L'·dS_r/dθ; DDP divides the sum by the number of processes, so the gradient passed to each
+    process is multiplied by that number.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        total = local.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0] * dist.get_world_size()
+
+
+def sum_over_processes(local: Tensor) -> Tensor:
+    """Sum of a tensor over all processes of a distributed run; itself in a run of one."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return _SumOverProcesses.apply(local)
+    return local
+
+
+class MultiFidelityLoss(nn.Module):
+    r"""Errors of every fidelity and property, and the hierarchicality of every fidelity.
+
+    .. math:: L = \sum_f \Big[\sum_{p \in \{E, F\}} w_{fp} (\mathrm{RMSE}_{fp} + \mathrm{MAE}_{fp})
+              + w_R\, \bar R_f\Big]
+
+    over the labelled entries only, :math:`\bar R_f` being the mean hierarchicality of the molecules
+    that carry a label of f. Sums and counts are added over all processes before roots and ratios are
+    taken, so that several processes have the loss of one on the same batch. What has no label in a
+    batch contributes exactly zero, with a zero gradient.
+
+    Args:
+        fidelities: which labels to train on.
+        columns: ``{fidelity: its number among the T of the data set}``.
+        weights: ``{(fidelity, "energy" | "forces"): w}`` for every label trained on.
+        hierarchicality: w_R.
+    """
+
+    def __init__(
+        self,
+        fidelities: Sequence[Fidelity],
+        columns: Mapping[str, int],
+        weights: Mapping[tuple[str, str], float],
+        hierarchicality: float,
+    ) -> None:
+        super().__init__()
+        self.fidelities = tuple(fidelities)
+        self.columns = {f.name: columns[f.name] for f in fidelities}
+        self.weights = dict(weights)
+        self.hierarchicality = hierarchicality
+
+    @property
+    def wanted(self) -> dict[str, bool]:
+        """Fidelities to predict, and whether with forces."""
+        return {f.name: f.forces for f in self.fidelities}
+
+    def forward(self, predictions: Mapping[str, Prediction], batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss of a batch, and the error sums it was made of, both over all processes.
+
+        Returns:
+            The loss, and (n_labels, 3) float64 as :meth:`sums` gives them.
+        """
+        local = torch.cat([self.sums(predictions, batch), self._hierarchicality_sums(predictions, batch)])
+        total = sum_over_processes(local)
+        sums, hierarchicality = total.split([len(self.weights), len(self.fidelities)])
+        regulariser = hierarchicality[:, 1] / hierarchicality[:, 0].clamp(min=1)
+        return self.error(sums).sum() + self.hierarchicality * regulariser.sum(), sums.detach()
+
+    def sums(self, predictions: Mapping[str, Prediction], batch: Batch) -> Tensor:
+        """Count, Σ|e| and Σe² of each label, in the order of ``weights``: (n_labels, 3) float64."""
+        errors = {"energy": energy_errors, "forces": force_errors}
+        return torch.stack(
+            [error_sums(errors[prop](predictions[name], batch, self.columns[name])) for name, prop in self.weights]
+        )
+
+    def error(self, sums: Tensor) -> Tensor:
+        """w (RMSE + MAE) of each label from its sums; zero without labels. (n_labels, 3) -> (n_labels,)."""
+        n = sums[:, 0].clamp(min=1)
+        mean_square = sums[:, 2] / n
+        positive = mean_square > 0  # the root has no finite gradient at zero
+        rmse = torch.where(positive, mean_square, torch.ones_like(mean_square)).sqrt() * positive
+        weight = sums.new_tensor(list(self.weights.values()))
+        return weight * (rmse + sums[:, 1] / n)
+
+    def _hierarchicality_sums(self, predictions: Mapping[str, Prediction], batch: Batch) -> Tensor:
+        rows = []
+        for f in self.fidelities:
+            column = self.columns[f.name]
+            labelled = torch.zeros_like(batch.energy_mask[:, column])
+            if f.energy:
+                labelled = labelled | batch.energy_mask[:, column]
+            if f.forces:
+                labelled = labelled | batch.forces_mask[:, column]
+            rows.append(error_sums(predictions[f.name].hierarchicality[labelled].double()))
+        return torch.stack(rows)

@@ -1,0 +1,104 @@
+"""The training and validation step, as a LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.metrics import mae_and_rmse
+from mfpyg.models import MultiFidelityPotential, Prediction
+from mfpyg.training.loss import MultiFidelityLoss, sum_over_processes
+
+
+class MultiFidelityModule(lightning.LightningModule):
+    """Trains a potential on a multi-fidelity loss.
+
+    Logged at the end of every epoch, over all processes: ``train/…`` and ``val/…`` for each label
+    (``val/cc/energy_rmse``), for each fidelity (``val/cc/loss``) and their sum (``val/loss``).
+
+    Args:
+        potential: what is trained.
+        loss: what is minimised.
+        lr: learning rate of Adam.
+        metadata: plain values that go into every checkpoint under ``"mfpyg"``.
+        molecules: names, by which a conformation that breaks the training is reported.
+    """
+
+    def __init__(
+        self,
+        potential: MultiFidelityPotential,
+        loss: MultiFidelityLoss,
+        lr: float,
+        metadata: Mapping[str, Any],
+        molecules: list[str],
+    ) -> None:
+        super().__init__()
+        self.potential, self.loss, self.lr = potential, loss, lr
+        self.metadata, self.molecules = dict(metadata), molecules
+        self._sums: dict[str, Tensor] = {}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.potential.parameters(), lr=self.lr)
+
+    def training_step(self, batch: Batch, batch_number: int) -> Tensor:
+        predictions = self.potential.predict(batch, self.loss.wanted)
+        loss, sums = self.loss(predictions, batch)
+        if not torch.isfinite(loss):
+            raise MFPyGError(self._explain(predictions, batch))
+        self._sums["train"] = self._sums.get("train", torch.zeros_like(sums)) + sums
+        return loss
+
+    def validation_step(self, batch: Batch, batch_number: int) -> None:
+        sums = self.loss.sums(self.potential.predict(batch, self.loss.wanted), batch)
+        self._sums["val"] = self._sums.get("val", torch.zeros_like(sums)) + sums
+
+    def on_validation_epoch_end(self) -> None:
+        # Those of the training step are over all processes already.
+        self._sums["val"] = sum_over_processes(self._sums["val"])
+        for split in ("train", "val"):
+            self._log(split, self._sums.pop(split))
+
+    def _log(self, split: str, sums: Tensor) -> None:
+        errors = self.loss.error(sums)
+        total = errors.sum()
+        if not torch.isfinite(total):
+            raise MFPyGError(f"the {split} loss became NaN at the end of epoch {self.current_epoch}; try a lower optim.lr or optim.clip")
+        values = {f"{split}/loss": float(total)}
+        for (name, prop), row, error in zip(self.loss.weights, sums, errors, strict=True):
+            key = f"{split}/{name}/loss"
+            values[key] = values.get(key, 0.0) + float(error)
+            if row[0] > 0:
+                mae, rmse = mae_and_rmse(row)
+                values[f"{split}/{name}/{prop}_mae"], values[f"{split}/{name}/{prop}_rmse"] = mae, rmse
+        self.log_dict(values, batch_size=1)
+
+    def _explain(self, predictions: Mapping[str, Prediction], batch: Batch) -> str:
+        """Name the conformation where a NaN comes from."""
+        message = f"the loss became NaN in epoch {self.current_epoch}"
+        for name, prediction in predictions.items():
+            column = self.loss.columns[name]
+            bad = {"energy": ~torch.isfinite(prediction.energy)}
+            bad["energy label"] = batch.energy_mask[:, column] & ~torch.isfinite(batch.energy[:, column])
+            if prediction.forces is not None:
+                wrong = (~torch.isfinite(prediction.forces)).any(dim=1)
+                bad["forces"] = torch.bincount(batch.batch[wrong], minlength=batch.num_graphs) > 0
+            for what, where in bad.items():
+                if where.any():
+                    first = int(where.nonzero()[0])
+                    molecule = self.molecules[int(batch.molecule[first])]
+                    number = int(batch.conformation[first])
+                    return (
+                        f"{message}: {name} {what} of {molecule}, conformation {number}, is not finite "
+                        f"({int(where.sum())} of {batch.num_graphs} in the batch); look at its data, "
+                        f"or try a lower optim.lr or optim.clip"
+                    )
+        return f"{message}; try a lower optim.lr or optim.clip"
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["mfpyg"] = self.metadata

@@ -1,0 +1,96 @@
+"""Learning rate and batch size over the epochs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback
+
+from mfpyg.settings import OptimSettings
+from mfpyg.training.data import ConformationData
+
+
+class Plateau:
+    """When to act on a metric that no longer improves: raise the batch size first, then lower the rate.
+
+    (Smith et al., arXiv:1711.00489.) After ``patience`` epochs without an improvement by at least one
+    part in 10⁴, the batch size is doubled (divided by ``factor``) up to its maximum; from then on the
+    rate is multiplied by ``factor``.
+
+    Args:
+        patience: epochs without improvement that are borne.
+        factor: less than 1.
+        max_batch_size: where raising ends.
+    """
+
+    THRESHOLD = 1e-4
+
+    def __init__(self, patience: int, factor: float, max_batch_size: int) -> None:
+        self.patience, self.factor, self.max_batch_size = patience, factor, max_batch_size
+        self.best = math.inf
+        self.waited = 0
+
+    def step(self, metric: float, batch_size: int, lr: float) -> tuple[int, float]:
+        """Batch size and learning rate of the next epoch, given those of the last and its metric."""
+        if metric < self.best * (1 - self.THRESHOLD):
+            self.best, self.waited = metric, 0
+            return batch_size, lr
+        self.waited += 1
+        if self.waited <= self.patience:
+            return batch_size, lr
+        self.waited = 0
+        if batch_size < self.max_batch_size:
+            return min(int(batch_size / self.factor), self.max_batch_size), lr
+        return batch_size, lr * self.factor
+
+
+def cosine(progress: float) -> float:
+    """Fraction of the initial learning rate at a fraction of the training: from 1 down to 0.01."""
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Schedule(Callback):
+    """Applies the schedule that the settings name to the optimiser and the data.
+
+    Args:
+        settings: of the optimiser.
+        monitor: name of the metric that the plateau schedule follows.
+        batch_size: initial one; also the largest, unless the settings give one.
+    """
+
+    def __init__(self, settings: OptimSettings, monitor: str, batch_size: int) -> None:
+        self.settings, self.monitor = settings, monitor
+        self.plateau = Plateau(settings.patience, settings.factor, settings.max_batch_size or batch_size)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_number: int
+    ) -> None:
+        if self.settings.schedule == "cosine":
+            assert trainer.max_epochs is not None
+            done = trainer.current_epoch + batch_number / trainer.num_training_batches
+            _set_lr(trainer, self.settings.lr * cosine(min(done / trainer.max_epochs, 1.0)))
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        if self.settings.schedule == "plateau":
+            data: ConformationData = trainer.datamodule  # type: ignore[attr-defined]
+            metric = float(trainer.callback_metrics[self.monitor])
+            data.batch_size, lr = self.plateau.step(metric, data.batch_size, get_lr(trainer))
+            _set_lr(trainer, lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.plateau.best, "waited": self.plateau.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.plateau.best, self.plateau.waited = state_dict["best"], state_dict["waited"]
+
+
+def get_lr(trainer: lightning.Trainer) -> float:
+    """The learning rate now."""
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _set_lr(trainer: lightning.Trainer, lr: float) -> None:
+    for group in trainer.optimizers[0].param_groups:
+        group["lr"] = lr
