@@ -129,3 +129,7 @@ def _rows(dataset: ReleaseDataset, described: dict[str, Any], spec: str, split: 
     if split not in splits:
         raise MFPyGError(f"{spec} has no split '{split}' for this run (it has {', '.join([*splits, 'all'])})")
     return {split: splits[split]}
+
+
+if __name__ == "__main__":
+    main()

@@ -79,3 +79,7 @@ def counts_table(dataset: Any) -> Any:
             row["name"], row["method"], f"{row['energies']:,}", f"{row['forces']:,}", f"{row['force_components']:,}"
         )
     return table
+
+
+if __name__ == "__main__":
+    main()

@@ -174,3 +174,7 @@ def _train(settings: s.TrainSettings, out: Path, resume: bool) -> None:
         sys.exit(INTERRUPT_STATUS)
     if is_main_process():
         final_table(folder, console)
+
+
+if __name__ == "__main__":
+    main()

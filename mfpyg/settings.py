@@ -7,15 +7,18 @@ field can be given on the command line or in a YAML file.
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
 from mfpyg.errors import MFPyGError, unknown_name
 
 
-def setting(default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None) -> Any:
-    """A dataclass field with its help text, its allowed names, and the least value allowed."""
-    metadata = {"help": help, "choices": choices, "low": low}
+def setting(
+    default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None
+) -> Any:
+    """A dataclass field with its help text, its allowed names, and the least and largest value allowed."""
+    metadata = {"help": help, "choices": choices, "low": low, "high": high}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -35,8 +38,10 @@ def check(settings: Any, prefix: str = "") -> None:
         choices, low = f.metadata["choices"], f.metadata["low"]
         if choices and value not in choices:
             raise unknown_name(name, str(value), choices)
-        if low is not None and value is not None and not low <= value < float("inf"):
-            raise MFPyGError(f"{name} is {value}, expected a number of at least {low:g}")
+        high = f.metadata["high"]
+        if low is not None and value is not None and not low <= value <= (sys.float_info.max if high is None else high):
+            bounds = f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise MFPyGError(f"{name} is {value}, expected a number {bounds}")
 
 
 @dataclass
@@ -47,7 +52,7 @@ class HIPNNSettings:
     n_atom_layers: int = setting(4, "layers on single atoms in each block", low=0)
     n_features: int = setting(120, "width of the features", low=1)
     n_sensitivities: int = setting(20, "radial sensitivity functions", low=2)
-    tensor_order: int = setting(2, "highest order of the tensor sensitivities: 0, 1 or 2", low=0)
+    tensor_order: int = setting(2, "highest order of the tensor sensitivities: 0, 1 or 2", low=0, high=2)
     cutoff: float = setting(6.5, "cutoff in Å", low=1.0)
     r_soft_min: float = setting(0.75, "initial position of the innermost sensitivity in Å", low=1e-3)
     r_soft_max: float = setting(5.5, "initial position of the outermost sensitivity in Å", low=1e-3)
@@ -55,8 +60,6 @@ class HIPNNSettings:
 
     def check(self) -> None:
         """Raise :class:`MFPyGError` where the options do not go together."""
-        if self.tensor_order > 2:
-            raise MFPyGError(f"model.tensor_order is {self.tensor_order}, expected 0, 1 or 2")
         if not self.r_soft_min < self.r_soft_max <= self.cutoff:
             raise MFPyGError(
                 f"model.r_soft_min {self.r_soft_min:g}, model.r_soft_max {self.r_soft_max:g} and model.cutoff "
@@ -84,18 +87,18 @@ class SplitSettings:
 class OptimSettings:
     """Optimiser and learning-rate schedule."""
 
-    lr: float = setting(1e-3, "initial learning rate of Adam", low=0.0)
+    lr: float = setting(1e-3, "initial learning rate of Adam", low=1e-12, high=10.0)
     schedule: str = setting(
         "plateau", "plateau: raise the batch size, then lower the rate; cosine: to zero over all epochs; constant",
         choices=("plateau", "cosine", "constant"),
     )
     patience: int = setting(20, "epochs without improvement before the plateau schedule acts", low=0)
-    factor: float = setting(0.5, "what the plateau schedule multiplies the rate by", low=0.0)
+    factor: float = setting(0.5, "what the plateau schedule multiplies the rate by", low=0.01, high=0.99)
     max_batch_size: int | None = setting(
         None, "batch size up to which the plateau schedule doubles before it lowers the rate; null: as given", low=1
     )
     stop_after: int | None = setting(40, "epochs without improvement before training stops; null: never", low=1)
-    clip: float | None = setting(None, "largest norm of the gradient; null: any", low=0.0)
+    clip: float | None = setting(None, "largest norm of the gradient; null: any", low=1e-12)
 
 
 @dataclass
@@ -139,8 +142,6 @@ class TrainSettings:
         largest = self.optim.max_batch_size
         if largest is not None and largest < self.batch_size:
             raise MFPyGError(f"optim.max_batch_size {largest} is less than batch_size {self.batch_size}")
-        if not self.optim.factor < 1:
-            raise MFPyGError(f"optim.factor is {self.optim.factor:g}, expected less than 1")
         if self.batch_size < self.devices:
             raise MFPyGError(f"batch_size {self.batch_size} is less than devices {self.devices}; each needs a share")
 

@@ -1,0 +1,185 @@
+"""From training to evaluation and loading, with a tiny network and in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mfpyg
+from mfpyg.cli import evaluate, train
+from mfpyg.datasets import MiniCHNO
+from mfpyg.datasets.minichno import bundled_file
+from mfpyg.errors import MFPyGError
+from mfpyg.training.schedule import Schedule
+
+TINY = [
+    "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=128", "--epochs=2",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    train.main(["--fidelities", "dz:EF", "cc:E", "--out", str(out), *TINY])
+    return out
+
+
+def one_line_error(capsys: pytest.CaptureFixture[str], command: Any, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        command.main(list(arguments))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_run_folder_holds_everything(run: Path) -> None:
+    expected = {"config.yaml", "versions.json", "splits.npz", "metrics.csv", "best.ckpt", "last.ckpt", "metrics.json", "metrics.txt"}  # fmt: skip
+    assert expected <= {path.name for path in run.iterdir()}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert list(metrics) == ["train", "val", "test", "ood"]
+    assert set(metrics["test"]) == {"dz", "cc"}
+    assert set(metrics["test"]["cc"]["energy"]) == {"n", "mae", "rmse", "mae_per_atom", "rmse_per_atom"}
+    assert set(metrics["test"]["cc"]["forces"]) == {"n", "mae", "rmse"}
+    assert "forces" not in metrics["train"]["cc"]
+    assert json.loads((run / "versions.json").read_text())["torch"] == torch.__version__
+
+
+def test_evaluation_repeats_the_final_table_of_the_training(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "errors.json"
+    evaluate.main([str(run), "--json", str(out), "--plot"])
+    assert json.loads(out.read_text()) == json.loads((run / "metrics.json").read_text())
+    for split in ("train", "val", "test", "ood"):
+        assert (tmp_path / f"errors-{split}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluation_on_a_file_is_of_all_of_it(run: Path, tmp_path: Path) -> None:
+    copy, out = tmp_path / "copy.h5", tmp_path / "all.json"
+    shutil.copy(bundled_file(), copy)
+    evaluate.main([str(run), "--dataset", f"minichno:{copy}", "--split", "all", "--json", str(out)])
+    everything = json.loads(out.read_text())["all"]
+    parts = json.loads((run / "metrics.json").read_text())
+    assert everything["dz"]["energy"]["n"] == 788
+    total = sum(part["dz"]["forces"]["n"] * part["dz"]["forces"]["rmse"] ** 2 for part in parts.values())
+    rmse = everything["dz"]["forces"]["rmse"]
+    assert everything["dz"]["forces"]["n"] * rmse**2 == pytest.approx(total, rel=1e-6)
+
+
+def test_loaded_potential_gives_the_energies_of_the_table(run: Path) -> None:
+    potential = mfpyg.load(run)
+    dataset = MiniCHNO()
+    rows = (dataset._data.split == 1).nonzero().flatten().tolist()
+    column = dataset.fidelities.index("cc")
+    squares = [float(potential(dataset[i], fidelity="cc").energy - dataset[i].energy[:, column]) ** 2 for i in rows]
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert (sum(squares) / len(squares)) ** 0.5 == pytest.approx(metrics["test"]["cc"]["energy"]["rmse"], rel=1e-5)
+    with pytest.raises(MFPyGError, match="unknown fidelity 'ccc' .known: dz, cc.; did you mean 'cc'"):
+        potential(dataset[0], fidelity="ccc")
+    with pytest.raises(MFPyGError, match="several .dz, cc.; name one"):
+        potential(dataset[0])
+
+
+def test_best_checkpoint_carries_what_is_needed_and_opens_safely(run: Path) -> None:
+    described = torch.load(run / "best.ckpt", weights_only=True)["mfpyg"]
+    assert described["fidelities"] == ["dz", "cc"]
+    assert described["units"] == {"energy": "kcal/mol", "forces": "kcal/mol/Å", "length": "Å"}
+    assert described["reference_energies"]["cc"]["O"] == pytest.approx(-47000, abs=300)
+    assert described["config"]["fidelities"] == ["dz:EF", "cc:E"]
+    assert {name: len(rows) for name, rows in described["splits"].items()} == {"train": 604, "val": 67, "test": 72, "ood": 45}
+
+
+def test_checkpoint_whose_weights_do_not_fit_is_refused(run: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(run / "best.ckpt", weights_only=True)
+    checkpoint["mfpyg"]["fidelities"] = ["dz"]
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    with pytest.raises(MFPyGError, match="fidelities dz"):
+        mfpyg.load(tmp_path / "other.ckpt")
+
+
+def test_truncated_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
+    content = (run / "best.ckpt").read_bytes()
+    for length in (0, 10, len(content) // 2, len(content) - 10):
+        (tmp_path / "cut.ckpt").write_bytes(content[:length])
+        with pytest.raises(MFPyGError, match=r"cut\.ckpt: damaged"):
+            mfpyg.load(tmp_path / "cut.ckpt")
+
+
+def test_resume_refuses_other_settings_naming_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = one_line_error(capsys, train, "--resume", str(run), "--fidelities", "dz:EF", "--optim.lr", "0.5")
+    assert "fidelities was ['dz:EF', 'cc:E'], now ['dz:EF']" in error
+    assert "optim.lr was 0.001, now 0.5" in error
+
+
+def test_resume_refuses_other_data(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    checkpoint = torch.load(copy / "last.ckpt", weights_only=True)
+    checkpoint["mfpyg"]["data"]["fingerprint"] = "0" * 64
+    torch.save(checkpoint, copy / "last.ckpt")
+    assert "data are not those" in one_line_error(capsys, train, "--resume", str(copy), "--epochs", "3")
+
+
+def test_no_common_fidelity_is_an_error(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "tz"
+    train.main(["--fidelities", "mp2_dz:E", "--out", str(out), *TINY, "--epochs=1"])
+    capsys.readouterr()
+    error = one_line_error(capsys, evaluate, str(run), "--dataset", f"ani1x:{_only_tz(tmp_path)}")
+    assert "none of the potential's fidelities dz, cc (it has tz)" in error
+
+
+def _only_tz(folder: Path) -> Path:
+    import h5py
+
+    path = folder / "tz.h5"
+    with h5py.File(bundled_file()) as source, h5py.File(path, "w") as target:
+        group = target.create_group("H2O1")
+        for key in ("atomic_numbers", "coordinates", "wb97x_tz.energy", "wb97x_tz.forces"):
+            group[key] = source["H2O1"][key][()]
+    return path
+
+
+def _with_rates(*rates: float) -> Any:
+    """A schedule with these learning rates in epoch 0, 1, …"""
+
+    def hook(self: Schedule, trainer: Any, module: Any, batch: Any, number: int) -> None:
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = rates[trainer.current_epoch]
+
+    return hook
+
+
+def test_loss_that_becomes_nan_stops_the_run_and_names_the_molecule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    monkeypatch.setattr(Schedule, "on_train_batch_start", _with_rates(1e-3, 1e-3, 1e30))
+    error = one_line_error(capsys, train, "--fidelities", "dz:EF", "cc:E", "--out", str(out), *TINY, "--epochs=5")
+    assert "loss became NaN in epoch 2" in error
+    assert any(name in error for name in MiniCHNO().molecules)
+    for name in ("best.ckpt", "last.ckpt"):
+        checkpoint = torch.load(out / name, weights_only=True)
+        assert checkpoint["epoch"] <= 1
+        assert all(torch.isfinite(w).all() for w in checkpoint["state_dict"].values())
+
+
+def test_run_that_fails_before_its_first_epoch_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(Schedule, "on_train_batch_start", _with_rates(1e30))
+    error = one_line_error(capsys, train, "--fidelities", "dz:EF", "--out", str(out), *TINY)
+    assert "loss became NaN in epoch 0" in error
+    assert not out.exists()
+
+
+def test_stored_edges_train_to_the_same_errors(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stored"
+    train.main(["--fidelities", "dz:EF", "cc:E", "--out", str(out), *TINY, "--edges=stored"])
+    one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (run, out))
+    assert two["test"]["cc"]["forces"]["rmse"] == pytest.approx(one["test"]["cc"]["forces"]["rmse"], rel=1e-6)

@@ -1,0 +1,77 @@
+"""A stopped run continues to the weights of an uninterrupted one, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    path = run / "metrics.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stop_after(process: Any, run: Path, epochs: int, how: signal.Signals) -> str:
+    """Send a signal as soon as so many epochs are logged; the process's output."""
+    deadline = time.monotonic() + 120
+    while len(rows(run)) < epochs:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    return process.communicate(timeout=60)[0]
+
+
+@pytest.mark.slow
+def test_interrupted_and_killed_run_ends_with_the_same_weights(trainer: Any) -> None:
+    # A patience of zero raises the batch size and then halves the rate within a few epochs.
+    options = ["--epochs=14", "--optim.schedule=plateau", "--optim.patience=0", "--optim.max-batch-size=200",
+               "--optim.stop-after=50", "--optim.lr=0.05"]  # fmt: skip
+    trainer.run(*trainer.new("whole", *options))
+    whole, cut = trainer.folder / "whole", trainer.folder / "cut"
+
+    process = trainer.start(*trainer.new("cut", *options))
+    output = stop_after(process, cut, 3, signal.SIGINT)
+    assert process.returncode == 130
+    assert "mfpyg-train --resume cut" in output
+    assert "Traceback" not in output
+
+    process = trainer.start("--resume", "cut")
+    stop_after(process, cut, 8, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+
+    trainer.run("--resume", "cut")
+    for name in ("last.ckpt", "best.ckpt"):
+        one, two = (torch.load(run / name, weights_only=True) for run in (whole, cut))
+        assert one["epoch"] == two["epoch"]
+        for key, value in one["state_dict"].items():
+            assert torch.equal(value, two["state_dict"][key]), key
+        assert one["callbacks"] == two["callbacks"]
+        assert one["ConformationData"] == two["ConformationData"]
+    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(run)] for run in (whole, cut)]
+    assert without_time[0] == without_time[1]
+    assert [int(row["epoch"]) for row in rows(cut)] == list(range(14))
+    batch_sizes = [int(row["batch_size"]) for row in rows(cut)]
+    rates = [float(row["lr"]) for row in rows(cut)]
+    assert batch_sizes[-1] == 200, "the schedule never acted"
+    assert rates[-1] < rates[0], "the schedule never acted"
+    assert (whole / "metrics.json").read_text() == (cut / "metrics.json").read_text()
+
+
+@pytest.mark.slow
+def test_termination_by_the_system_keeps_the_run_and_says_how_to_go_on(trainer: Any) -> None:
+    run = trainer.folder / "run"
+    process = trainer.start(*trainer.new("run", "--epochs=500"))
+    output = stop_after(process, run, 2, signal.SIGTERM)
+    assert process.returncode == 130
+    assert "mfpyg-train --resume run" in output
+    assert "Traceback" not in output
