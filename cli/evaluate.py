@@ -35,7 +35,9 @@ def build_parser() -> Parser:
     parser.add_argument("run", metavar="RUN", help="run folder of mfpyg-train, or a checkpoint")
     parser.add_argument("--dataset", metavar="SPEC", help="other data: minichno, or NAME:PATH (default: the run's own)")
     parser.add_argument("--split", metavar="{" + ",".join(SPLITS) + "}", help="one split (default: every one there is)")
-    parser.add_argument("--json", metavar="OUT", help="where the errors go (default: evaluation.json in the run folder)")
+    parser.add_argument(
+        "--json", metavar="OUT", help="where the errors go (default: evaluation.json in the run folder)"
+    )
     parser.add_argument("--plot", action="store_true", help="draw parity plots, beside the JSON file")
     return parser
 
@@ -77,7 +79,8 @@ def _evaluate(path: Path, spec: DatasetSpec | None, split: str | None, out: Path
     common = [name for name in potential.fidelities if name in present]
     if not common:
         raise MFPyGError(
-            f"{spec} has none of the potential's fidelities {', '.join(potential.fidelities)} (it has {', '.join(present)})"
+            f"{spec} has none of the potential's fidelities {', '.join(potential.fidelities)} "
+            f"(it has {', '.join(present)})"
         )
     dataset = open_dataset(spec, common)
     _note_methods(console, dataset, described["data"]["methods"])

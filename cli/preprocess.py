@@ -23,11 +23,15 @@ def build_parser() -> Parser:
         description="Process a data set once, so that training opens it at once, and show what is in it. "
         "Example: mfpyg-preprocess ani1x:ani1x-release.h5",
     )
-    parser.add_argument("dataset", metavar="SPEC", help="minichno, ani1x or ani1ccx, or NAME:PATH of a raw file or root")
+    parser.add_argument(
+        "dataset", metavar="SPEC", help="minichno, ani1x or ani1ccx, or NAME:PATH of a raw file or root"
+    )
     parser.add_argument(
         "--fidelities", nargs="+", metavar="NAME", help="levels of theory (default: dz tz mp2 cc, as far as there)"
     )
-    parser.add_argument("--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, as --edges stored")
+    parser.add_argument(
+        "--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, as --edges stored"
+    )
     parser.add_argument("--force", action="store_true", help="process again even if nothing has changed")
     return parser
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from mfpyg import settings as s
 from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, quiet_frameworks, run
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError
 
 NAME = "mfpyg-train"
 DESCRIPTION = (
@@ -28,7 +28,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 def train_command(arguments: Sequence[str]) -> None:
     """Parse, check what can be checked at once, train, evaluate."""
-    arguments = [re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), a) if a.startswith("--") else a for a in arguments]
+    arguments = [
+        re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), a) if a.startswith("--") else a for a in arguments
+    ]
     settings, resumed = parse(arguments)
     settings.check()
     from mfpyg.datasets.levels import DatasetSpec
@@ -101,7 +103,9 @@ def _add(parser: Any, settings: Any, prefix: str = "") -> None:
 def _kind(kind: Any, choices: tuple[str, ...]) -> str:
     if choices:
         return "{" + ",".join(choices) + "}"
-    kinds = [k for k in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)) if k is not type(None)]
+    kinds = [
+        k for k in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)) if k is not type(None)
+    ]
     return {"int": "N", "float": "X"}.get(kinds[0].__name__, "TEXT")
 
 
@@ -112,7 +116,9 @@ def _read_yaml(path: Path | None, resumed: str | None) -> dict[str, Any]:
 
     if not path.is_file():
         what = f"{resumed} is no run folder, it has no config.yaml" if resumed else f"{path}: no such file"
-        raise MFPyGError(f"{what}; expected {'a folder that mfpyg-train wrote' if resumed else 'a YAML file of settings'}")
+        raise MFPyGError(
+            f"{what}; expected {'a folder that mfpyg-train wrote' if resumed else 'a YAML file of settings'}"
+        )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -156,7 +156,9 @@ class _Group:
         self.group, self.path, self.levels = group, path, levels
         self.where = f"{path}: group {group.name.strip('/')}"
         if self._array("atomic_numbers").ndim != 1:
-            raise MFPyGError(f"{self.where}: atomic_numbers has shape {self._array('atomic_numbers').shape}, expected (n_atoms,)")
+            raise MFPyGError(
+                f"{self.where}: atomic_numbers has shape {self._array('atomic_numbers').shape}, expected (n_atoms,)"
+            )
         self.size = len(self._array("atomic_numbers"))
         coordinates = self._array("coordinates")
         if coordinates.ndim != 3 or coordinates.shape[1:] != (self.size, 3):

@@ -32,14 +32,17 @@ def versions() -> dict[str, str]:
 
 
 def describe(
-    potential: MultiFidelityPotential, settings: TrainSettings, data: Mapping[str, str], splits: Mapping[str, np.ndarray]
+    potential: MultiFidelityPotential,
+    settings: TrainSettings,
+    data: Mapping[str, Any],
+    splits: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
     """Everything but the weights, as plain values that open with ``weights_only=True``.
 
     Args:
         potential: with its reference energies fitted.
         settings: of the run.
-        data: name and fingerprint of the data set.
+        data: name, fingerprint and methods of the data set.
         splits: conformations of each split.
     """
     symbols = [chemical_symbols[number] for number in potential.species]

@@ -61,9 +61,7 @@ class Fidelity:
         """
         name, colon, labels = text.partition(":")
         if not colon or labels not in ("E", "F", "EF", "FE"):
-            raise MFPyGError(
-                f"malformed fidelity '{text}': expected NAME:E, NAME:F or NAME:EF, as in dz:EF"
-            )
+            raise MFPyGError(f"malformed fidelity '{text}': expected NAME:E, NAME:F or NAME:EF, as in dz:EF")
         return cls(name, energy="E" in labels, forces="F" in labels)
 
     @property
@@ -104,8 +102,7 @@ def check_available(fidelities: Sequence[Fidelity], levels: Sequence[LevelOfTheo
         if fidelity.forces and known[fidelity.name].forces is None:
             having = ", ".join(name for name, level in known.items() if level.forces) or "none"
             raise MFPyGError(
-                f"{dataset} has no forces of '{fidelity.name}' (levels with forces: {having}); "
-                f"use {fidelity.name}:E"
+                f"{dataset} has no forces of '{fidelity.name}' (levels with forces: {having}); use {fidelity.name}:E"
             )
 
 

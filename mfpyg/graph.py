@@ -139,10 +139,7 @@ def build_graph(data: Data, cutoff: float, dtype: torch.dtype | None = None, eng
     if batch is None:
         batch = torch.zeros_like(z)
     n_graphs = int(getattr(data, "num_graphs", None) or 1)
-    if _has_edges_for(data, cutoff):
-        edge_index = data.edge_index
-    else:
-        edge_index = radius_graph(pos, batch, cutoff, engine)
+    edge_index = data.edge_index if _has_edges_for(data, cutoff) else radius_graph(pos, batch, cutoff, engine)
     source, target = edge_index
     edge_vec = pos[source] - pos[target]  # (n_edges, 3)
     edge_dist = edge_vec.square().sum(dim=1).sqrt()  # (n_edges,)

@@ -76,7 +76,8 @@ class SplitSettings:
     """How conformations are divided among training, validation and test."""
 
     method: str = setting(
-        "auto", "file: as the data file says; random; auto: file where it says, else random",
+        "auto",
+        "file: as the data file says; random; auto: file where it says, else random",
         choices=("auto", "file", "random"),
     )
     val: float = setting(0.1, "fraction for validation", low=0.0)
@@ -89,7 +90,8 @@ class OptimSettings:
 
     lr: float = setting(1e-3, "initial learning rate of Adam", low=1e-12, high=10.0)
     schedule: str = setting(
-        "plateau", "plateau: raise the batch size, then lower the rate; cosine: to zero over all epochs; constant",
+        "plateau",
+        "plateau: raise the batch size, then lower the rate; cosine: to zero over all epochs; constant",
         choices=("plateau", "cosine", "constant"),
     )
     patience: int = setting(20, "epochs without improvement before the plateau schedule acts", low=0)
@@ -136,8 +138,10 @@ class TrainSettings:
         check(self)
         self.model.check()
         if self.split.val + self.split.test >= 1:
-            raise MFPyGError(f"split.val {self.split.val:g} and split.test {self.split.test:g} leave nothing to train on")
-        if not 0 < self.split.val:
+            raise MFPyGError(
+                f"split.val {self.split.val:g} and split.test {self.split.test:g} leave nothing to train on"
+            )
+        if not self.split.val > 0:
             raise MFPyGError("split.val is 0; the best epoch is chosen by validation, so give it a share such as 0.1")
         largest = self.optim.max_batch_size
         if largest is not None and largest < self.batch_size:

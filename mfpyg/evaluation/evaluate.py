@@ -74,7 +74,8 @@ def evaluate(
     result = Evaluation({}, {})
     device = next(potential.parameters()).device
     for split, rows in splits.items():
-        table, pairs = MetricTable(columns), {}
+        table = MetricTable(columns)
+        pairs: dict[tuple[str, str], Parity] = {}
         for batch in track(DataLoader(dataset.index_select(rows), batch_size=BATCH_SIZE), split):
             batch = batch.to(device)
             predictions = potential.predict(batch, _labelled(batch, columns))

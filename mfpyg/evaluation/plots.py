@@ -8,13 +8,13 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
 
-from mfpyg.errors import MFPyGError  # noqa: E402
-from mfpyg.evaluation.evaluate import Parity  # noqa: E402
-from mfpyg.files import replace_file  # noqa: E402
-from mfpyg.units import ENERGY_UNIT, FORCE_UNIT  # noqa: E402
+from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.evaluate import Parity
+from mfpyg.files import replace_file
+from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
 
 _AXES = {
     "energy": (f"energy / {ENERGY_UNIT} an atom", "energy an atom, less references"),

@@ -16,7 +16,9 @@ _CLASSES: dict[str, type[nn.Module]] = {"hipnn": HIPNN}
 assert _CLASSES.keys() == BACKBONES.keys()
 
 
-def build_potential(settings: TrainSettings, species: Sequence[int], fidelities: Sequence[str]) -> MultiFidelityPotential:
+def build_potential(
+    settings: TrainSettings, species: Sequence[int], fidelities: Sequence[str]
+) -> MultiFidelityPotential:
     """A potential with fresh weights, drawn from torch's global generator.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -59,7 +60,7 @@ def hierarchicality(terms: Sequence[Tensor]) -> Tensor:
         (n_atoms,).
     """
     total = torch.zeros_like(terms[-1])
-    for lower, upper in zip(terms[:-1], terms[1:], strict=True):
+    for lower, upper in itertools.pairwise(terms):
         numerator = upper.square()
         denominator = numerator + lower.square()
         empty = denominator == 0

@@ -61,6 +61,8 @@ class HIPNN(nn.Module):
         cusp: c of :class:`~mfpyg.models.interaction.Interaction`.
     """
 
+    species: Tensor
+
     def __init__(
         self,
         species: Sequence[int],
@@ -91,14 +93,15 @@ class HIPNN(nn.Module):
 
     def reset_parameters(self) -> None:
         for block in self.blocks:
-            for layer in block:
-                layer.reset_parameters()
+            for layer in block.children():
+                layer.reset_parameters()  # type: ignore[operator]
 
     def forward(self, graph: Graph) -> list[Tensor]:
         """Features of every level: (n_atoms, n_species), then (n_atoms, F) for each block."""
-        features = graph.z.unsqueeze(1) == self.species  # (n_atoms, n_species)
-        levels = [features.to(graph.edge_vec.dtype)]
-        for interaction, *atom_layers in self.blocks:
+        one_hot = torch.eq(graph.z.unsqueeze(1), self.species)  # (n_atoms, n_species)
+        levels = [one_hot.to(graph.edge_vec.dtype)]
+        for block in self.blocks:
+            interaction, *atom_layers = block.children()
             x = interaction(levels[-1], graph)
             for layer in atom_layers:
                 x = layer(x)

@@ -32,7 +32,12 @@ class ShareSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self, rows: np.ndarray, batch_size: int, order: tuple[int, ...] | None = None, rank: int = 0, world_size: int = 1
+        self,
+        rows: np.ndarray,
+        batch_size: int,
+        order: tuple[int, ...] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.rows, self.batch_size, self.order = rows, batch_size, order
         self.rank, self.world_size = rank, world_size
@@ -71,7 +76,8 @@ class ConformationData(lightning.LightningDataModule):
         for name in ("train", "val"):
             if len(self.splits[name]) < self._world_size:
                 raise MFPyGError(
-                    f"split '{name}' has {len(self.splits[name])} conformations for {self._world_size} processes; use fewer devices"
+                    f"split '{name}' has {len(self.splits[name])} conformations for {self._world_size} processes; "
+                    f"use fewer devices"
                 )
 
     @property

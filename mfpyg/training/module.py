@@ -68,7 +68,10 @@ class MultiFidelityModule(lightning.LightningModule):
         errors = self.loss.error(sums)
         total = errors.sum()
         if not torch.isfinite(total):
-            raise MFPyGError(f"the {split} loss became NaN at the end of epoch {self.current_epoch}; try a lower optim.lr or optim.clip")
+            raise MFPyGError(
+                f"the {split} loss became NaN at the end of epoch {self.current_epoch}; "
+                f"try a lower optim.lr or optim.clip"
+            )
         values = {f"{split}/loss": float(total)}
         for (name, prop), row, error in zip(self.loss.weights, sums, errors, strict=True):
             key = f"{split}/{name}/loss"

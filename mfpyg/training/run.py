@@ -17,9 +17,9 @@ from mfpyg.datasets import ReleaseDataset
 from mfpyg.datasets.levels import DatasetSpec
 from mfpyg.datasets.spec import open_dataset
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_weights
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table
+from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_weights
 from mfpyg.graph import RadiusGraph, check_engine
 from mfpyg.models.build import build_potential
 from mfpyg.models.potential import MultiFidelityPotential
@@ -144,7 +144,9 @@ def new_potential(
         extra = set(elements(dataset, rows)) - set(species)
         if extra:
             numbers = ", ".join(map(str, sorted(extra)))
-            raise MFPyGError(f"atomic number {numbers} occurs in split '{name}' but not in training; use another seed or split")
+            raise MFPyGError(
+                f"atomic number {numbers} occurs in split '{name}' but not in training; use another seed or split"
+            )
     potential = build_potential(settings, species, [f.name for f in fidelities])
     for name, references in fit_references(dataset, splits["train"], species).items():
         if name in potential.fidelities:
@@ -236,4 +238,6 @@ def _fit(
             folder.discard_if_empty()
         if not epochs:
             raise Interrupted("stopped before the first epoch ended; nothing was kept") from stop
-        raise Interrupted(f"stopped; {epochs} epochs are kept, continue with: mfpyg-train --resume {folder.path}") from stop
+        raise Interrupted(
+            f"stopped; {epochs} epochs are kept, continue with: mfpyg-train --resume {folder.path}"
+        ) from stop

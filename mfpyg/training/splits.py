@@ -34,7 +34,9 @@ def make_splits(dataset: ReleaseDataset, settings: SplitSettings, seed: int) -> 
     """
     given = file_splits(dataset)
     if settings.method == "file" and given is None:
-        raise MFPyGError(f"{dataset.raw_file_names[0]} does not say which conformations are for the test; use split.method random")
+        raise MFPyGError(
+            f"{dataset.raw_file_names[0]} does not say which conformations are for the test; use split.method random"
+        )
     by_file = given is not None and settings.method != "random"
     pool = np.flatnonzero(given == 0) if by_file else np.arange(len(dataset))
     shuffled = np.random.default_rng(seed).permutation(pool)
@@ -45,5 +47,7 @@ def make_splits(dataset: ReleaseDataset, settings: SplitSettings, seed: int) -> 
         splits["test"], splits["ood"] = np.flatnonzero(given == 1), np.flatnonzero(given == 2)
     for name in ("train", "val"):
         if not len(splits[name]):
-            raise MFPyGError(f"split '{name}' of {len(pool)} conformations is empty; give split.{name if name == 'val' else 'test'} another share")
+            raise MFPyGError(
+                f"split '{name}' of {len(pool)} conformations is empty; give split.val and split.test other shares"
+            )
     return {name: np.sort(rows) for name, rows in splits.items() if len(rows)}

@@ -59,7 +59,9 @@ def _peer_options(options: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-def _parameter_pairs(net: Hipnn, energy: HEnergy, model: MultiFidelityPotential) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _parameter_pairs(
+    net: Hipnn, energy: HEnergy, model: MultiFidelityPotential
+) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, hippynn's parameter, ours) of everything that both have."""
 
     def linear(name: str, theirs: nn.Linear, ours: nn.Linear) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -205,9 +207,7 @@ def test_parameter_gradients_of_a_loss_on_energies_forces_and_hierarchicality(
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_the_peers_own_graph_on_padded_arrays(
-    make_batch: Callable[..., Batch], order: int, dtype: torch.dtype
-) -> None:
+def test_the_peers_own_graph_on_padded_arrays(make_batch: Callable[..., Batch], order: int, dtype: torch.dtype) -> None:
     """Everything of hippynn's own: encoder, padding, pair finder, energy and force nodes, predictor."""
     torch.manual_seed(order)
     species, positions = inputs.SpeciesNode(db_name="Z"), inputs.PositionsNode(db_name="R")
@@ -245,7 +245,11 @@ def _initialised_peer() -> tuple[HipnnQuad, HEnergy]:
     energy = HEnergy(net.feature_sizes)
     train = {"Z": torch.tensor([[1, 1], [6, 1], [7, 8], [8, 8], [6, 6]]), "T": torch.arange(5.0)[:, None]}
     pretraining.hierarchical_energy_initialization(
-        energy, SimpleNamespace(splits={"train": train}), encoder=OneHotSpecies(SPECIES), energy_name="T", species_name="Z"
+        energy,
+        SimpleNamespace(splits={"train": train}),
+        encoder=OneHotSpecies(SPECIES),
+        energy_name="T",
+        species_name="Z",
     )
     return net, energy
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -122,7 +123,7 @@ def test_energy_and_forces_are_continuous_at_the_cutoff(
         inside, outside = (potential(_line(*bystanders, CUTOFF + side * delta)) for side in (-1, 1))
         energy = (inside.energy - outside.energy).abs().item()
         jumps.append((energy, (inside.forces - outside.forces).abs().max().item()))
-    for (energy, force), (next_energy, next_force) in zip(jumps, jumps[1:], strict=False):
+    for (energy, force), (next_energy, next_force) in itertools.pairwise(jumps):
         assert 0 < next_force < force / 5
         assert next_energy < energy / 5
     assert jumps[-1][0] < 1e-4
@@ -241,9 +242,7 @@ def test_energies_of_fragments_far_from_each_other_add(
     [[_line()], [_line(CUTOFF + 1)], [_line(), _line(CUTOFF + 0.01, -40.0), _line()]],
     ids=["atom", "two atoms beyond the cutoff", "batch without an edge"],
 )
-def test_atoms_without_neighbours(
-    make_potential: Potential, order: int, loss_on: str, molecules: list[Data]
-) -> None:
+def test_atoms_without_neighbours(make_potential: Potential, order: int, loss_on: str, molecules: list[Data]) -> None:
     batch = Batch.from_data_list(molecules)
     potential = make_potential(order).train()
     assert radius_graph(batch.pos, batch.batch, CUTOFF).shape == (2, 0)
@@ -480,9 +479,7 @@ def test_hierarchicality_of_a_potential_without_energies(make_potential: Potenti
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_resetting_draws_new_weights_and_keeps_the_references(
-    make_potential: Potential, make_batch: Molecules
-) -> None:
+def test_resetting_draws_new_weights_and_keeps_the_references(make_potential: Potential, make_batch: Molecules) -> None:
     potential, batch = make_potential(), make_batch([4, 1])
     reference, before = potential.heads[0].reference.clone(), potential(batch).energy
     potential.reset_parameters()

@@ -95,7 +95,9 @@ def test_training_on_two_devices_follows_that_on_one(trainer: Any) -> None:
     logs = []
     for devices in ("1", "2"):
         out = f"devices{devices}"
-        output = trainer.run(*trainer.new(out, "--epochs=3", "--precision=64", f"--devices={devices}", "--accelerator=cpu"))
+        output = trainer.run(
+            *trainer.new(out, "--epochs=3", "--precision=64", f"--devices={devices}", "--accelerator=cpu")
+        )
         assert output.count("run folder:") == 1, output
         with (trainer.folder / out / "metrics.csv").open(newline="") as file:
             logs.append(list(csv.DictReader(file)))

@@ -51,11 +51,11 @@ def test_empty_validation_split_is_refused(dataset: MiniCHNO) -> None:
 def test_batches_cover_every_conformation_once_and_shares_make_up_the_batch() -> None:
     rows = np.arange(100, 150)
     whole = list(ShareSampler(rows, 16, order=(7, 0)))
-    assert sorted(sum(whole, [])) == rows.tolist()
+    assert sorted(row for batch in whole for row in batch) == rows.tolist()
     assert [len(batch) for batch in whole] == [13, 13, 12, 12]
     shares = [list(ShareSampler(rows, 16, (7, 0), rank, 3)) for rank in range(3)]
     for number, batch in enumerate(whole):
-        assert sorted(sum((share[number] for share in shares), [])) == sorted(batch)
+        assert sorted(row for share in shares for row in share[number]) == sorted(batch)
     assert list(ShareSampler(rows, 16, order=(7, 1))) != whole
 
 
