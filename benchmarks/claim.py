@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/claim"))
     parser.add_argument("--json", type=Path, help="where every number goes")
     options = parser.parse_args(own)
-    results = {
-        model: [trained(model, seed, options.out, extra) for seed in options.seeds] for model in MODELS
-    }
+    results = {model: [trained(model, seed, options.out, extra) for seed in options.seeds] for model in MODELS}
     print(table(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -62,9 +60,7 @@ def table(results: dict[str, list[dict[str, dict[str, float]]]]) -> str:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for model, runs in results.items():
-        cells = [
-            spread([r[split][kind] for r in runs]) for split in ("test", "ood") for kind in ("energy", "forces")
-        ]
+        cells = [spread([r[split][kind] for r in runs]) for split in ("test", "ood") for kind in ("energy", "forces")]
         ratio = statistics.mean(r["test"]["forces"] for r in runs) / baseline
         lines.append(f"| `{model}` | {cells[0]} | {cells[1]} | {ratio:.2f} | {cells[2]} | {cells[3]} |")
     return "\n".join(lines)

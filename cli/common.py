@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -17,8 +18,17 @@ INTERRUPT_STATUS = 130
 class Parser(ArgumentParser):
     """A parser whose every complaint is one line, with the option that may have been meant."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.words: dict[str, str] = {}
+        """What each typed option takes."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise MFPyGError(" ".join(message.split())) from ex
+        message = " ".join(message.split())
+        wrong = re.search(r'key "([^"]+)".*Got value: (.*)$', message)
+        if wrong and wrong[1] in self.words:
+            message = f"{wrong[1]} is {wrong[2]}, expected {self.words[wrong[1]]}"
+        raise MFPyGError(message) from ex
 
     def check_names(self, arguments: Sequence[str]) -> None:
         """Check the names of all options given.
@@ -42,11 +52,12 @@ def given(arguments: Sequence[str], option: str) -> str | None:
     value = None
     for number, argument in enumerate(arguments):
         if argument == option:
-            if number + 1 == len(arguments) or arguments[number + 1].startswith("--"):
-                raise MFPyGError(f"option {option} needs a value")
-            value = arguments[number + 1]
+            following = arguments[number + 1] if number + 1 < len(arguments) else ""
+            value = "" if following.startswith("--") else following
         elif argument.startswith(f"{option}="):
             value = argument.split("=", 1)[1]
+        if value == "":
+            raise MFPyGError(f"option {option} needs a value")
     return value
 
 

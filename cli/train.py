@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import re
 import types
@@ -56,7 +57,8 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     config = given(arguments, "--config")
     if resumed is not None and config is not None:
         raise MFPyGError("--resume takes the settings of its run; leave --config out")
-    stored = _read_yaml(Path(resumed) / "config.yaml" if resumed else Path(config) if config else None, resumed)
+    source = Path(resumed) / "config.yaml" if resumed else Path(config) if config else None
+    stored = _read_yaml(source, resumed)
 
     def chosen(name: str, otherwise: str) -> str:
         return given(arguments, f"--{name}") or str(stored.get(name) or otherwise)
@@ -65,8 +67,10 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     values = s.defaults(preset, chosen("backbone", "hipnn"))
     parser = build_parser(values["backbone"])
     parser.check_names(arguments)
-    if stored:
-        s.from_dict(stored)  # names of the file's settings
+    try:
+        s.from_dict({"backbone": values["backbone"], **stored})
+    except MFPyGError as error:
+        raise MFPyGError(f"{source}: {error}") from error
     parser.set_defaults(_flat(_merged(values, stored)))
     parsed = parser.parse_args(_without(arguments, ("--config", "--resume"))).as_dict()
     parsed.pop("config", None), parsed.pop("resume", None)
@@ -78,18 +82,20 @@ def build_parser(backbone: str) -> Parser:
     usage = f"{NAME} --fidelities NAME:LABELS [NAME:LABELS ...] [options]"
     parser = Parser(prog=NAME, usage=usage, description=DESCRIPTION, print_config="--print-%s")
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below")
-    parser.add_argument("--resume", metavar="RUN", help="continue a stopped run in its folder")
-    _add(parser, s.TrainSettings(model=s.BACKBONES[backbone]()))
+    parser.add_argument(
+        "--resume", metavar="RUN", default=argparse.SUPPRESS, help="continue a stopped run in its folder"
+    )
+    _add(parser, s.TrainSettings(model=s.BACKBONES[backbone]()), parser.words)
     return parser
 
 
-def _add(parser: Any, settings: Any, prefix: str = "") -> None:
+def _add(parser: Any, settings: Any, words: dict[str, str], prefix: str = "") -> None:
     """An option for each field of a settings class, groups below it."""
     hints = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
         value, name = getattr(settings, field.name), prefix + field.name
         if dataclasses.is_dataclass(value):
-            _add(parser.add_argument_group(f"{name}: {field.metadata['help']}"), value, f"{name}.")
+            _add(parser.add_argument_group(f"{name}: {field.metadata['help']}"), value, words, f"{name}.")
             continue
         kind = hints[field.name]
         options: dict[str, Any] = {"type": kind, "help": field.metadata["help"], "default": value}
@@ -98,11 +104,12 @@ def _add(parser: Any, settings: Any, prefix: str = "") -> None:
         else:
             options["metavar"] = _kind(kind, field.metadata["choices"])
         parser.add_argument(f"--{name.replace('_', '-')}", **options)
+        words[name] = s.in_words(kind)
 
 
 def _kind(kind: Any, choices: tuple[str, ...]) -> str:
     if choices:
-        return "{" + ",".join(choices) + "}"
+        return "{" + ",".join(map(str, choices)) + "}"
     kinds = [
         k for k in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)) if k is not type(None)
     ]
@@ -125,9 +132,6 @@ def _read_yaml(path: Path | None, resumed: str | None) -> dict[str, Any]:
         raise MFPyGError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:100]})") from error
     if not isinstance(values, dict):
         raise MFPyGError(f"{path}: expected settings such as 'epochs: 100', found {type(values).__name__}")
-    for group in ("model", "optim", "split"):
-        if not isinstance(values.get(group, {}), dict):
-            raise MFPyGError(f"{path}: {group} is {values[group]!r}, expected settings such as '{group}: {{…}}'")
     return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,4 +61,5 @@ class ANI1x(ReleaseDataset):
         Raises:
             MFPyGError: always.
         """
-        raise MFPyGError(f"{self._file}: no such file; download it (5.2 GB): curl -L -o {self._file} {URL}")
+        command = f"curl -L --create-dirs -o {shlex.quote(str(self._file))} {URL}"
+        raise MFPyGError(f"{self._file}: no such file; download it (5.2 GB): {command}")

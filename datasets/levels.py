@@ -96,10 +96,12 @@ def levels_named(names: tuple[str, ...], known: tuple[LevelOfTheory, ...], datas
     """The levels of these names, in this order.
 
     Raises:
-        MFPyGError: for a name that the data set does not have.
+        MFPyGError: for a name that the data set does not have, or that stands there twice.
     """
     by_name = {level.name: level for level in known}
     for name in names:
+        if names.count(name) > 1:
+            raise MFPyGError(f"fidelity '{name}' of {dataset} is given {names.count(name)} times; give it once")
         if name not in by_name:
             raise unknown_name(f"fidelity of {dataset}", name, by_name)
     return tuple(by_name[name] for name in names)

@@ -5,7 +5,6 @@ Collated tensors are filled straight from the file, group by group, without an o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,31 +49,32 @@ class Columns:
     split: np.ndarray
     molecules: list[str]
 
-    def fingerprint(self) -> str:
-        """SHA-256 over geometries and labels, which tells one content from another."""
-        digest = hashlib.sha256()
-        for array in (self.n_atoms, self.z, self.pos, self.energy, self.forces, self.split):
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-        return digest.hexdigest()
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what HDF5 says of a bad file, and only that, into one line."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise MFPyGError(f"{path}: truncated or damaged HDF5 file ({reason}); fetch it again") from error
 
 
 @contextmanager
 def open_release(path: Path) -> Iterator[h5py.File]:
-    """Open a file of the release layout, turning what HDF5 says of a bad file into one line.
+    """Open a file of the release layout.
 
     Raises:
-        MFPyGError: if the file is missing, not HDF5, truncated, or damaged where it is read.
+        MFPyGError: if the file is missing, not HDF5, or truncated.
     """
     if not path.is_file():
         raise MFPyGError(f"{path}: no such file; expected an HDF5 file in the ANI-1x release layout")
     if not h5py.is_hdf5(path):
         raise MFPyGError(f"{path}: not an HDF5 file; expected the ANI-1x release layout")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise MFPyGError(f"{path}: truncated or damaged HDF5 file ({reason}); fetch it again") from error
+    with _reading(path):
+        file = h5py.File(path, "r")
+    with file:
+        yield file
 
 
 def levels_in(path: Path, levels: Sequence[LevelOfTheory]) -> tuple[LevelOfTheory, ...]:
@@ -83,12 +83,18 @@ def levels_in(path: Path, levels: Sequence[LevelOfTheory]) -> tuple[LevelOfTheor
     Raises:
         MFPyGError: if the file can't be read, or has no group.
     """
-    with open_release(path) as file:
+    with open_release(path) as file, _reading(path):
         names = _group_names(file, path)
         keys: set[str] = set()
         for name in names:
             keys.update(file[name].keys())
         return tuple(level for level in levels if keys.issuperset(level.energy))
+
+
+def missing_keys(path: Path, level: LevelOfTheory) -> list[str]:
+    """Energy keys of a level that no group of the file has."""
+    with open_release(path) as file, _reading(path):
+        return [key for key in level.energy if not any(key in file[name] for name in _group_names(file, path))]
 
 
 def read_release(
@@ -107,9 +113,10 @@ def read_release(
             coordinates or infinite labels, or if no conformation is left.
     """
     with open_release(path) as file:
-        names = _group_names(file, path)
-        kept = {name: _Group(file[name], path, levels).having(required) for name in names}
-        sizes = np.array([len(file[name]["atomic_numbers"]) for name in names])
+        with _reading(path):
+            names = _group_names(file, path)
+            kept = {name: _Group(file[name], path, levels).having(required) for name in names}
+            sizes = np.array([len(file[name]["atomic_numbers"]) for name in names])
         counts = np.array([len(kept[name]) for name in names])
         if counts.sum() == 0:
             wanted = " and ".join(level.name for level in required) or "anything"
@@ -117,19 +124,22 @@ def read_release(
         columns = _empty(counts, sizes, len(levels))
         row = atom = 0
         for name in track(names):
-            n, size = len(kept[name]), len(file[name]["atomic_numbers"])
-            rows, atoms = slice(row, row + n), slice(atom, atom + n * size)
-            if n:
-                _Group(file[name], path, levels).fill(columns, kept[name], rows, atoms)
+            with _reading(path):
+                n, size = len(kept[name]), len(file[name]["atomic_numbers"])
+                rows, atoms = slice(row, row + n), slice(atom, atom + n * size)
+                if n:
+                    _Group(file[name], path, levels).fill(columns, kept[name], rows, atoms)
             row, atom = rows.stop, atoms.stop
     return columns
 
 
 def _group_names(file: h5py.File, path: Path) -> list[str]:
-    names = [name for name in file if isinstance(file[name], h5py.Group)]
-    if not names:
+    for name in file:
+        if not isinstance(file[name], h5py.Group):
+            raise MFPyGError(f"{path}: '{name}' is an array; expected groups only, one a molecular formula")
+    if not len(file):
         raise MFPyGError(f"{path}: no groups; expected one a molecular formula, as in the ANI-1x release")
-    return names
+    return list(file)
 
 
 def _empty(counts: np.ndarray, sizes: np.ndarray, n_levels: int) -> Columns:
@@ -155,14 +165,17 @@ class _Group:
     def __init__(self, group: h5py.Group, path: Path, levels: Sequence[LevelOfTheory]) -> None:
         self.group, self.path, self.levels = group, path, levels
         self.where = f"{path}: group {group.name.strip('/')}"
-        if self._array("atomic_numbers").ndim != 1:
-            raise MFPyGError(
-                f"{self.where}: atomic_numbers has shape {self._array('atomic_numbers').shape}, expected (n_atoms,)"
-            )
-        self.size = len(self._array("atomic_numbers"))
+        z = self._array("atomic_numbers")
+        if z.ndim != 1:
+            raise MFPyGError(f"{self.where}: atomic_numbers has shape {z.shape}, expected (n_atoms,)")
+        if z.dtype.kind not in "iu":
+            raise MFPyGError(f"{self.where}: atomic_numbers has type {z.dtype}, expected integers")
+        self.size = len(z)
         coordinates = self._array("coordinates")
         if coordinates.ndim != 3 or coordinates.shape[1:] != (self.size, 3):
             raise MFPyGError(f"{self.where}: coordinates has shape {coordinates.shape}, expected (n, {self.size}, 3)")
+        if coordinates.dtype.kind != "f":
+            raise MFPyGError(f"{self.where}: coordinates has type {coordinates.dtype}, expected floating-point numbers")
         self.count = len(coordinates)
         for level in levels:
             for key in level.energy:
@@ -206,8 +219,9 @@ class _Group:
         columns.pos[atoms] = pos.reshape(-1, 3)
         columns.conformation[rows] = kept
         for t, level in enumerate(self.levels):
+            for key in level.energy:
+                self._refuse_infinite(self._array(key)[:][kept], key, kept)
             energy = self._energy(level)[kept] * HARTREE_TO_KCAL_MOL
-            self._refuse_infinite(energy, level.energy[0], kept)
             columns.energy[rows, t] = energy
             columns.energy_mask[rows, t] = ~np.isnan(energy)
             if level.forces is not None:
@@ -232,13 +246,20 @@ class _Group:
             split = self._array("split")
             if split.shape != (self.count,) or split.dtype.kind not in "iu":
                 raise MFPyGError(f"{self.where}: split has shape {split.shape}, expected ({self.count},) integers")
-            columns.split[rows] = split[:][kept]
+            values = split[:][kept]
+            if not np.isin(values, (0, 1, 2)).all():
+                raise MFPyGError(
+                    f"{self.where}: split is {values.max()} somewhere, expected 0 (pool), 1 (test) or 2 (ood)"
+                )
+            columns.split[rows] = values
         formula = self.group.name.strip("/")
         names = np.full(len(kept), formula)
         if "molecule" in self.group:
             molecule = self._array("molecule")
             if molecule.shape != (self.count,):
                 raise MFPyGError(f"{self.where}: molecule has shape {molecule.shape}, expected ({self.count},)")
+            if h5py.check_string_dtype(molecule.dtype) is None:
+                raise MFPyGError(f"{self.where}: molecule has type {molecule.dtype}, expected names")
             names = molecule.asstr()[:][kept]
         unique, number = np.unique(names, return_inverse=True)
         columns.molecule[rows] = len(columns.molecules) + number

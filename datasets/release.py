@@ -15,7 +15,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.data.collate import collate
 
 from mfpyg.datasets.levels import DEFAULT_LEVELS, levels_named
-from mfpyg.datasets.reader import Columns, Track, levels_in, read_release
+from mfpyg.datasets.reader import Columns, Track, levels_in, missing_keys, read_release
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import replace_file
@@ -88,6 +88,7 @@ class ReleaseDataset(InMemoryDataset):
         if not self._file.is_file():
             self.download()
         self._levels = self._choose_levels(fidelities)
+        self._processed_name = self._name_of_processed(pre_transform, pre_filter)
         super().__init__(str(root), transform, pre_transform, pre_filter, log=False, force_reload=force_reload)
         stored = torch.load(self.processed_paths[0], weights_only=True, mmap=True)
         self.fidelities: tuple[str, ...] = tuple(stored["fidelities"])
@@ -101,8 +102,9 @@ class ReleaseDataset(InMemoryDataset):
             chosen = levels_named(tuple(fidelities), self.levels, self._file.name)
             for level in chosen:
                 if level not in present:
+                    missing = ", ".join(f"'{key}'" for key in missing_keys(self._file, level))
                     raise MFPyGError(
-                        f"{self._file}: no level '{level.name}', its key '{level.energy[-1]}' is missing "
+                        f"{self._file}: no level '{level.name}', its key {missing} is missing "
                         f"(levels in the file: {', '.join(p.name for p in present) or 'none'})"
                     )
             return chosen
@@ -130,17 +132,22 @@ class ReleaseDataset(InMemoryDataset):
 
     @property
     def processed_file_names(self) -> list[str]:
+        return [self._processed_name]
+
+    def _name_of_processed(
+        self, pre_transform: Callable[..., Any] | None, pre_filter: Callable[..., Any] | None
+    ) -> str:
         raw = self._file.stat()
         settings = {
             "format": FORMAT,
             "raw": [self._file.name, raw.st_size, raw.st_mtime_ns],
             "levels": [[level.name, level.energy, level.forces] for level in self._levels],
             "required": [level.name for level in self._required],
-            "pre_transform": _settings_of(self.pre_transform, "pre_transform"),
-            "pre_filter": _settings_of(self.pre_filter, "pre_filter"),
+            "pre_transform": _settings_of(pre_transform, "pre_transform"),
+            "pre_filter": _settings_of(pre_filter, "pre_filter"),
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        return [f"{self._file.stem}-{digest}.pt"]
+        return f"{self._file.stem}-{digest}.pt"
 
     def _process(self) -> None:
         # PyG's own compares the pre_transform with the last one used and warns; here the name of the
@@ -158,7 +165,7 @@ class ReleaseDataset(InMemoryDataset):
         stored = {
             "fidelities": [level.name for level in self._levels],
             "molecules": columns.molecules,
-            "fingerprint": columns.fingerprint(),
+            "fingerprint": _fingerprint(data, slices),
             "data": data.to_dict(),
             "slices": slices,
         }
@@ -206,6 +213,14 @@ def _settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
             f"so that a change of them can't use an old processed file"
         )
     return text
+
+
+def _fingerprint(data: Data, slices: dict[str, Tensor]) -> str:
+    """SHA-256 over geometries, labels and split, which tells one content from another; not over edges."""
+    digest = hashlib.sha256()
+    for tensor in (slices["z"], data.z, data.pos, data.energy, data.forces, data.split):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _collated(columns: Columns) -> tuple[Data, dict[str, Tensor]]:

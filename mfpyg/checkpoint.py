@@ -78,7 +78,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:
+        raise MFPyGError(f"{path}: damaged, or not a checkpoint of mfpyg (holds more than plain values)") from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         reason = str(error).split("\n")[0].strip()[:120] or type(error).__name__
         raise MFPyGError(f"{path}: damaged, or not a checkpoint of mfpyg ({reason})") from error
     described = checkpoint.get("mfpyg") if isinstance(checkpoint, dict) else None
@@ -123,7 +125,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPoten
     weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
     with torch.random.fork_rng(devices=[]):  # the initial weights drawn here are replaced at once
         potential = build_potential(settings, described["species"], described["fidelities"])
-    if settings.precision == "64":
+    if settings.precision == 64:
         potential.double()
     expected = {key: tuple(value.shape) for key, value in potential.state_dict().items()}
     found = {key: tuple(value.shape) for key, value in weights.items()}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
 from mfpyg.errors import MFPyGError, unknown_name
@@ -135,15 +135,22 @@ def build_graph(data: Data, cutoff: float, dtype: torch.dtype | None = None, eng
         engine: see :func:`radius_graph`.
     """
     z, pos = data.z, data.pos if dtype is None else data.pos.to(dtype)
-    batch = getattr(data, "batch", None)
-    if batch is None:
-        batch = torch.zeros_like(z)
-    n_graphs = int(getattr(data, "num_graphs", None) or 1)
+    batch, n_graphs = molecules_of(data)
     edge_index = data.edge_index if _has_edges_for(data, cutoff) else radius_graph(pos, batch, cutoff, engine)
     source, target = edge_index
     edge_vec = pos[source] - pos[target]  # (n_edges, 3)
     edge_dist = edge_vec.square().sum(dim=1).sqrt()  # (n_edges,)
     return Graph(z, edge_index, edge_vec, edge_dist, batch, n_graphs)
+
+
+def molecules_of(data: Data) -> tuple[Tensor, int]:
+    """Number of the molecule that each atom belongs to, (n_atoms,) int64, and how many there are."""
+    batch = getattr(data, "batch", None)
+    if batch is None:
+        return torch.zeros_like(data.z, dtype=torch.int64), 1
+    if isinstance(data, Batch):
+        return batch, data.num_graphs
+    return batch, int(batch.max()) + 1 if len(batch) else 0
 
 
 def _has_edges_for(data: Data, cutoff: float) -> bool:
@@ -156,7 +163,9 @@ def _has_edges_for(data: Data, cutoff: float) -> bool:
 class RadiusGraph(BaseTransform):
     """Store the edges within a cutoff, and the cutoff, in each ``Data``; for ``pre_transform``.
 
-    Adds ``edge_index`` (2, n_edges) int64 and ``edge_cutoff`` (1,) float64 in Å.
+    Adds ``edge_index`` (2, n_edges) int64 and ``edge_cutoff`` (1,) float64 in Å. The edges are those of the
+    positions at that moment: whatever moves atoms afterwards (noise, dynamics) has to remove
+    ``edge_cutoff``, so that they are built again.
 
     Args:
         cutoff: in Å.
@@ -165,11 +174,13 @@ class RadiusGraph(BaseTransform):
 
     def __init__(self, cutoff: float, engine: str = "torch") -> None:
         check_engine(engine)
+        if not 0 < cutoff < float("inf"):
+            raise MFPyGError(f"cutoff is {cutoff}, expected a positive distance in Å")
         self.cutoff = float(cutoff)
         self.engine = engine
 
     def forward(self, data: Data) -> Data:
-        batch = torch.zeros_like(data.z)
+        batch, _ = molecules_of(data)
         data.edge_index = radius_graph(data.pos, batch, self.cutoff, self.engine)
         data.edge_cutoff = torch.tensor([self.cutoff], dtype=torch.float64)
         return data

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import types
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +17,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 
 
 def setting(
-    default: Any, help: str, *, choices: tuple[str, ...] = (), low: float | None = None, high: float | None = None
+    default: Any, help: str, *, choices: tuple[Any, ...] = (), low: float | None = None, high: float | None = None
 ) -> Any:
     """A dataclass field with its help text, its allowed names, and the least and largest value allowed."""
     metadata = {"help": help, "choices": choices, "low": low, "high": high}
@@ -25,19 +27,22 @@ def setting(
 
 
 def check(settings: Any, prefix: str = "") -> None:
-    """Check every field of a settings dataclass against its allowed names and bounds.
+    """Check every field of a settings dataclass against its type, its allowed names and its bounds.
 
     Raises:
         MFPyGError: naming the setting, what was found and what is allowed.
     """
+    hints = typing.get_type_hints(type(settings))
     for f in dataclasses.fields(settings):
         value, name = getattr(settings, f.name), prefix + f.name
         if dataclasses.is_dataclass(value):
             check(value, f"{name}.")
             continue
+        if not _fits(value, hints[f.name]):
+            raise MFPyGError(f"{name} is {value!r}, expected {in_words(hints[f.name])}")
         choices, low = f.metadata["choices"], f.metadata["low"]
         if choices and value not in choices:
-            raise unknown_name(name, str(value), choices)
+            raise unknown_name(name, str(value), map(str, choices))
         high = f.metadata["high"]
         if low is not None and value is not None and not low <= value <= (sys.float_info.max if high is None else high):
             bounds = f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
@@ -114,10 +119,10 @@ class TrainSettings:
     out: str | None = setting(None, "run folder; null: runs/ and a name made of the settings")
     epochs: int = setting(2000, "most passes over the training data", low=1)
     batch_size: int = setting(256, "conformations in a batch, over all devices", low=1)
-    seed: int = setting(0, "seed of the initial weights, the split and the order of batches", low=0)
+    seed: int = setting(0, "seed of the initial weights, the split and the order of batches", low=0, high=2**63 - 1)
     devices: int = setting(1, "processes, each with a GPU where there is one", low=1)
     accelerator: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
-    precision: str = setting("32", "floating-point bits of the network", choices=("32", "64"))
+    precision: int = setting(32, "floating-point bits of the network", choices=(32, 64))
     engine: str = setting("torch", "neighbour lists", choices=("torch", "torch-cluster"))
     edges: str = setting(
         "batch", "batch: built for each batch; stored: built once, with the processed data", choices=("batch", "stored")
@@ -137,6 +142,8 @@ class TrainSettings:
         """
         check(self)
         self.model.check()
+        if self.out is not None and not self.out.strip():
+            raise MFPyGError("out is empty, expected the name of a run folder")
         if self.split.val + self.split.test >= 1:
             raise MFPyGError(
                 f"split.val {self.split.val:g} and split.test {self.split.test:g} leave nothing to train on"
@@ -192,12 +199,15 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     """Settings from nested plain values, such as those of a run's ``config.yaml``.
 
     Raises:
-        MFPyGError: for a name that is no setting.
+        MFPyGError: for a name that is no setting, or a value of the wrong kind.
     """
     backbone = values.get("backbone", "hipnn")
     if backbone not in BACKBONES:
         raise unknown_name("backbone", str(backbone), BACKBONES)
     groups = {"model": BACKBONES[backbone], "optim": OptimSettings, "split": SplitSettings}
+    for name in groups:
+        if not isinstance(values.get(name) or {}, dict):
+            raise MFPyGError(f"{name} is {values[name]!r}, expected settings such as '{name}: {{…}}'")
     built = {name: _build(cls, values.get(name) or {}, f"{name}.") for name, cls in groups.items()}
     return _build(TrainSettings, {**values, **built})
 
@@ -207,7 +217,41 @@ def _build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
     for name in values:
         if name not in known:
             raise unknown_name("setting", prefix + str(name), [prefix + k for k in known])
+    hints = typing.get_type_hints(cls)
+    values = {name: _number(value) if hints[name] in (float, float | None) else value for name, value in values.items()}
+    for name, value in values.items():
+        if not dataclasses.is_dataclass(value) and not _fits(value, hints[name]):
+            raise MFPyGError(f"{prefix}{name} is {value!r}, expected {in_words(hints[name])}")
     return cls(**values)
+
+
+def _number(value: Any) -> Any:
+    """A number that YAML takes for text, as it does 1e-3 without a point."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, k) for k in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def in_words(kind: Any) -> str:
+    """What a setting of this type takes, for errors: ``int | None`` is "a whole number, or null"."""
+    if isinstance(kind, types.UnionType):
+        return ", or ".join(in_words(k) for k in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return "a list such as [dz:EF, cc:E]"
+    return {int: "a whole number", float: "a number", str: "text", type(None): "null"}[kind]
 
 
 def to_dict(settings: TrainSettings) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_number_of_neighbours_is_not_capped(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", mfpyg.graph.ENGINES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("cutoff", [1.5, 6.5])
 def test_a_pair_exactly_at_the_cutoff_is_an_edge_and_one_beyond_is_not(
     engine: str, dtype: torch.dtype, cutoff: float
@@ -118,7 +118,7 @@ def test_edges_do_not_depend_on_how_many_pairs_are_compared_at_once(
     assert len(blocks) > 1 or pairs_at_once == 1000
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_torch_cluster_finds_the_same_edges(dtype: torch.dtype) -> None:
     pytest.importorskip("torch_cluster")
     generator = torch.Generator().manual_seed(4)

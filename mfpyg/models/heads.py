@@ -63,6 +63,6 @@ def hierarchicality(terms: Sequence[Tensor]) -> Tensor:
     for lower, upper in itertools.pairwise(terms):
         numerator = upper.square()
         denominator = numerator + lower.square()
-        empty = denominator == 0
+        empty = denominator < torch.finfo(denominator.dtype).tiny  # 0/0, and what underflows to it
         total = total + numerator / torch.where(empty, torch.ones_like(denominator), denominator)
     return total

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mfpyg.graph import Graph
-from mfpyg.models.interaction import Interaction
+from mfpyg.models.interaction import Interaction, harmonics
 from mfpyg.models.sensitivity import Sensitivity
 
 
@@ -28,7 +28,7 @@ class Residual(nn.Module):
         if self.adjust is not None:
             self.adjust.reset_parameters()
 
-    def forward(self, x: Tensor, *args: Graph) -> Tensor:
+    def forward(self, x: Tensor, *args: Graph | Tensor) -> Tensor:
         """x (n_atoms, in_features) -> (n_atoms, out_features)."""
         change = self.mix(functional.softplus(self.base(x, *args)))
         return change + (x if self.adjust is None else self.adjust(x))
@@ -79,7 +79,7 @@ class HIPNN(nn.Module):
         super().__init__()
         if tensor_order not in (0, 1, 2):
             raise ValueError(f"tensor_order is {tensor_order}, expected 0, 1 or 2")
-        self.cutoff = float(cutoff)
+        self.cutoff, self.tensor_order = float(cutoff), tensor_order
         self.register_buffer("species", torch.tensor(sorted(set(species))), persistent=False)
         self.feature_sizes = (len(self.species), *[n_features] * n_interactions)
         self.blocks = nn.ModuleList()
@@ -100,9 +100,10 @@ class HIPNN(nn.Module):
         """Features of every level: (n_atoms, n_species), then (n_atoms, F) for each block."""
         one_hot = torch.eq(graph.z.unsqueeze(1), self.species)  # (n_atoms, n_species)
         levels = [one_hot.to(graph.edge_vec.dtype)]
+        directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
         for block in self.blocks:
             interaction, *atom_layers = block.children()
-            x = interaction(levels[-1], graph)
+            x = interaction(levels[-1], graph, directions)
             for layer in atom_layers:
                 x = layer(x)
             levels.append(x)

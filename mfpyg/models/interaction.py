@@ -15,6 +15,15 @@ TENSOR_COMPONENTS = (1, 4, 9)
 """Components of all Cartesian tensors up to order 0, 1 and 2."""
 
 
+_TRACELESS = torch.zeros(3, 3, 5, dtype=torch.float64)
+"""Second-order components from e eᵀ: √2 xy, √2 yz, √2 xz, (x² − y²)/√2, (2z² − x² − y²)/√6."""
+for _number, (_i, _j) in enumerate(((0, 1), (1, 2), (0, 2))):
+    _TRACELESS[_i, _j, _number] = _TRACELESS[_j, _i, _number] = math.sqrt(0.5)
+_TRACELESS[0, 0, 3], _TRACELESS[1, 1, 3] = math.sqrt(0.5), -math.sqrt(0.5)
+_TRACELESS[0, 0, 4] = _TRACELESS[1, 1, 4] = -math.sqrt(1 / 6)
+_TRACELESS[2, 2, 4] = math.sqrt(2 / 3)
+
+
 def harmonics(unit: Tensor, order: int) -> Tensor:
     """Irreducible Cartesian tensors of unit vectors up to an order: 1, e, and e eᵀ − I/3.
 
@@ -28,14 +37,13 @@ def harmonics(unit: Tensor, order: int) -> Tensor:
     Returns:
         (n_edges, 1), (n_edges, 4) or (n_edges, 9).
     """
-    x, y, z = unit.unbind(dim=1)
-    parts = [torch.ones_like(x)]
+    parts = [torch.ones_like(unit[:, :1])]
     if order >= 1:
-        parts += [x, y, z]
+        parts.append(unit)
     if order >= 2:
-        parts += [math.sqrt(2) * x * y, math.sqrt(2) * y * z, math.sqrt(2) * x * z]
-        parts += [(x * x - y * y) / math.sqrt(2), (3 * z * z - 1) / math.sqrt(6)]
-    return torch.stack(parts, dim=1)
+        outer = unit.unsqueeze(2) * unit.unsqueeze(1)  # (n_edges, 3, 3)
+        parts.append(outer.flatten(1) @ _TRACELESS.to(unit).flatten(0, 1))  # (n_edges, 5)
+    return torch.cat(parts, dim=1)
 
 
 class Interaction(MessagePassing):
@@ -77,15 +85,15 @@ class Interaction(MessagePassing):
         for scale in self.tensor_scales:
             nn.init.normal_(scale)
 
-    def forward(self, z: Tensor, graph: Graph) -> Tensor:
-        """z (n_atoms, F_in) -> (n_atoms, F_out)."""
+    def forward(self, z: Tensor, graph: Graph, harmonics: Tensor) -> Tensor:
+        """z (n_atoms, F_in), harmonics (n_edges, n_components) of the edges -> (n_atoms, F_out)."""
         n = len(self.weight)
         transformed = z @ self.weight.reshape(-1, self.in_features).T  # (n_atoms, n·F_out)
         moments = self.propagate(
             graph.edge_index,
             transformed=transformed.view(-1, n, self.out_features),
             sensitivity=self.sensitivity(graph.edge_dist),  # (n_edges, n)
-            harmonics=harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.order),
+            harmonics=harmonics,
             size=(graph.n_atoms, graph.n_atoms),
         )  # (n_atoms, 1 + 3 + 5, F_out)
         return self.invariants(moments) + self.self_interaction(z)

@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.graph import Graph, build_graph
+from mfpyg.graph import Graph, build_graph, molecules_of
 from mfpyg.models.heads import LinearHead, hierarchicality
 
 
@@ -50,6 +50,10 @@ class MultiFidelityPotential(nn.Module):
 
     def __init__(self, backbone: nn.Module, fidelities: Sequence[str], engine: str = "torch") -> None:
         super().__init__()
+        if len(set(fidelities)) < len(fidelities) or not fidelities:
+            raise MFPyGError(
+                f"fidelities are {', '.join(fidelities) or 'none'}, expected different names, at least one"
+            )
         self.backbone = backbone
         self.fidelities = tuple(fidelities)
         self.engine = engine
@@ -115,9 +119,12 @@ class MultiFidelityPotential(nn.Module):
         evaluation it is detached.
 
         Raises:
-            MFPyGError: for an unknown fidelity, or an element that the potential does not know.
+            MFPyGError: for an unknown fidelity, an element that the potential does not know, or forces
+                in inference mode.
         """
         heads = {name: self.head(name) for name in wanted}
+        if torch.is_inference_mode_enabled() and any(wanted.values()):
+            raise MFPyGError("forces are gradients, which torch.inference_mode() forbids; use torch.no_grad() instead")
         differentiable = torch.is_grad_enabled() and (self.training or data.pos.requires_grad)
         species = self.species_number(data.z)
         with torch.set_grad_enabled(torch.is_grad_enabled() or any(wanted.values())):
@@ -158,8 +165,7 @@ class MultiFidelityPotential(nn.Module):
     def reference_energy(self, data: Data, fidelity: str) -> Tensor:
         """Sum of the atomic reference energies of each molecule in kcal/mol, (n_graphs,) float64."""
         reference = self.head(fidelity).reference[self.species_number(data.z)]  # (n_atoms,)
-        batch = data.batch if getattr(data, "batch", None) is not None else torch.zeros_like(data.z)
-        n_graphs = int(getattr(data, "num_graphs", None) or 1)
+        batch, n_graphs = molecules_of(data)
         return scatter(reference, batch, dim_size=n_graphs, reduce="sum")
 
 

@@ -40,10 +40,13 @@ class RunFolder:
         Raises:
             MFPyGError: if the folder holds anything.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.config.is_file():
             raise MFPyGError(
                 f"{self.path} exists; continue it with --resume {self.path}, or choose another folder with --out"
             )
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            what = "exists, is not empty and no run folder" if self.path.is_dir() else "exists and is a file"
+            raise MFPyGError(f"{self.path} {what}; choose another folder with --out")
 
     def create(self, settings: TrainSettings, splits: Mapping[str, np.ndarray], versions: Mapping[str, str]) -> None:
         """Make the folder and write what is known before training.

@@ -200,7 +200,7 @@ def _assemble(
         accelerator="gpu" if settings.accelerator == "cuda" else settings.accelerator,
         devices=settings.devices,
         strategy="ddp" if settings.devices > 1 else "auto",
-        precision="64-true" if settings.precision == "64" else "32-true",
+        precision="64-true" if settings.precision == 64 else "32-true",
         max_epochs=settings.epochs,
         gradient_clip_val=settings.optim.clip,
         callbacks=callbacks,

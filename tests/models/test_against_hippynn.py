@@ -15,6 +15,7 @@ import torch
 from hippynn import custom_kernels, pretraining
 from hippynn.graphs import GraphModule, Predictor, find_unique_relative, inputs, networks, physics, targets
 from hippynn.graphs.nodes.tags import PairIndexer
+from hippynn.layers.hiplayers import InverseSensitivityModule
 from hippynn.layers.indexers import OneHotSpecies
 from hippynn.layers.targets import HEnergy
 from hippynn.networks.hipnn import Hipnn, HipnnQuad, HipnnVec
@@ -26,6 +27,7 @@ from torch_geometric.utils import to_dense_batch
 from mfpyg.graph import build_graph, radius_graph
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.models.heads import LinearHead
+from mfpyg.models.sensitivity import Sensitivity
 
 PEERS = (Hipnn, HipnnVec, HipnnQuad)
 PEER_NODES = (networks.Hipnn, networks.HipnnVec, networks.HipnnQuad)
@@ -173,6 +175,17 @@ def test_energies_forces_and_hierarchicality(
     _assert_close(ours.energy, energies.detach(), TOLERANCE[dtype])
     _assert_close(ours.forces, forces.detach(), TOLERANCE[dtype])
     _assert_close(ours.hierarchicality, hierarchicality.detach(), TOLERANCE[dtype])
+
+
+def test_sensitivities_within_at_and_beyond_the_cutoff() -> None:
+    ours, theirs = (
+        Sensitivity(10, RADII["r_soft_min"], RADII["r_soft_max"], RADII["cutoff"]).double(),
+        InverseSensitivityModule(10, RADII["r_soft_min"], RADII["r_soft_max"], RADII["cutoff"]).double(),
+    )
+    dist = torch.linspace(0.5, 12.5, 241, dtype=torch.float64)
+    assert RADII["cutoff"] in dist.tolist()
+    _assert_close(ours(dist), theirs(dist), 1e-10)
+    assert not ours(dist[dist > RADII["cutoff"]]).any()
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

@@ -278,10 +278,14 @@ def test_an_atom_without_neighbours_beside_a_molecule_leaves_gradients_finite(
 REFERENCES = torch.tensor([-313.0 - 1 / 3, -23900.0 - 1 / 7, -34400.0 - 1 / 9, -47100.0 - 1 / 11], dtype=torch.float64)
 
 
-def test_total_energies_keep_their_digits_in_float32(make_molecule: Molecule) -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("scale", [1, 1e3], ids=["fresh head", "interaction of hundreds of kcal/mol"])
+def test_total_energies_keep_their_digits_in_float32(make_molecule: Molecule, scale: float, seed: int) -> None:
+    torch.manual_seed(seed)
     single = MultiFidelityPotential(HIPNN([1, 6, 7, 8]), ["dz"]).eval()
     single.heads[0].reference.copy_(REFERENCES)
+    for level in single.heads[0].levels:
+        level.weight.data.mul_(scale)
     double = copy.deepcopy(single).double()
     molecule = make_molecule(63)
     molecule.pos = molecule.pos.float()
@@ -289,7 +293,7 @@ def test_total_energies_keep_their_digits_in_float32(make_molecule: Molecule) ->
     assert energy.dtype == torch.float64
     assert expected.abs().item() > 5e5
     interacting = expected - double.reference_energy(molecule, "dz")
-    assert 1e-2 < interacting.abs().item() < 1e4
+    assert 0.01 * scale < interacting.abs().item() < 1e4
     assert (energy - expected).abs().item() < 1e-4
 
 
@@ -485,3 +489,31 @@ def test_resetting_draws_new_weights_and_keeps_the_references(make_potential: Po
     potential.reset_parameters()
     assert torch.equal(potential.heads[0].reference, reference)
     assert not torch.equal(potential(batch).energy, before)
+
+
+def test_plain_data_with_a_batch_vector_is_several_molecules(make_potential: Potential) -> None:
+    model = make_potential()
+    z, pos = torch.tensor([6, 1, 8]), torch.tensor([[0.0, 0, 0], [1.1, 0, 0], [0, 1.3, 0]], dtype=torch.float64)
+    energy = model(Data(z=z, pos=pos, batch=torch.tensor([0, 1, 1])), fidelity=model.fidelities[0]).energy
+    parts = [model(Data(z=z[p], pos=pos[p]), fidelity=model.fidelities[0]).energy for p in ([0], [1, 2])]
+    torch.testing.assert_close(energy, torch.cat(parts), rtol=1e-12, atol=1e-10)
+
+
+def test_forces_in_inference_mode_are_refused_with_the_way_out(make_potential: Potential) -> None:
+    model = make_potential()
+    data = Data(z=torch.tensor([6, 8]), pos=torch.tensor([[0.0, 0, 0], [1.1, 0, 0]], dtype=torch.float64))
+    with torch.inference_mode(), pytest.raises(MFPyGError, match=r"torch\.no_grad"):
+        model(data, fidelity=model.fidelities[0])
+    with torch.inference_mode():
+        assert torch.isfinite(model(data, fidelity=model.fidelities[0], forces=False).energy).all()
+
+
+def test_the_same_fidelity_twice_is_refused() -> None:
+    with pytest.raises(MFPyGError, match="different names"):
+        MultiFidelityPotential(HIPNN([1], 1, 0, 4, 4), ["dz", "dz"])
+
+
+def test_hierarchicality_of_underflowing_terms_has_a_finite_gradient() -> None:
+    terms = [torch.full((1,), value, requires_grad=True) for value in (0.0, 1e-22, 1e-22)]
+    gradients = torch.autograd.grad(hierarchicality(terms).sum(), terms)
+    assert all(torch.isfinite(g).all() for g in gradients)

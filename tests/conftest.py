@@ -1,0 +1,55 @@
+"""Fixtures for all tests: a cache of their own, and a tiny file in the ANI-1x release layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Processed data go to a temporary folder, in subprocesses too, never to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MFPYG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Folder of the data that are not shipped: ``$MFPYG_TEST_DATA``, else ``../shared/data`` of the repository."""
+    return Path(os.environ.get("MFPYG_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+
+
+@pytest.fixture
+def release_file(tmp_path: Path) -> Path:
+    """Three groups (water 4, methane 3, ammonia 2 conformations) with some labels missing.
+
+    ``dz`` has everything; ``tz`` (energies and forces) and ``cc`` lack the last conformation of a group,
+    the mp2 correlation energy the first.
+    """
+    path = tmp_path / "tiny.h5"
+    random = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for formula, z, n in (("H2O1", [8, 1, 1], 4), ("C1H4", [6, 1, 1, 1, 1], 3), ("H3N1", [7, 1, 1, 1], 2)):
+            group = file.create_group(formula)
+            corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [-0.6, -0.6, -0.6]])
+            group["atomic_numbers"] = np.array(z, np.uint8)
+            shaken = corners[: len(z)] + 0.05 * random.normal(size=(n, len(z), 3))
+            group["coordinates"] = shaken.astype(np.float32)
+            for level in ("wb97x_dz", "wb97x_tz"):
+                group[f"{level}.energy"] = -40.0 + 0.01 * random.normal(size=n)
+                group[f"{level}.forces"] = (0.05 * random.normal(size=(n, len(z), 3))).astype(np.float32)
+            group["hf_tz.energy"] = -39.8 + 0.01 * random.normal(size=n)
+            group["mp2_tz.corr_energy"] = -0.2 + 0.01 * random.normal(size=n)
+            group["ccsd(t)_cbs.energy"] = -40.1 + 0.01 * random.normal(size=n)
+            for key in ("wb97x_tz.energy", "wb97x_tz.forces", "ccsd(t)_cbs.energy"):
+                group[key][-1] = np.nan
+            group["mp2_tz.corr_energy"][0] = np.nan
+    return path
