@@ -15,7 +15,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.files import replace_file, write_text
 from mfpyg.settings import TrainSettings, from_dict, to_dict
 
-MAY_CHANGE = ("epochs", "devices", "accelerator")
+MAY_CHANGE = ("epochs", "devices", "accelerator", "threads")
 """Settings that a resumed run may change."""
 
 

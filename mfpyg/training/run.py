@@ -70,6 +70,8 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     """
     fidelities = check_settings(settings)
     check_engine(settings.engine)
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
     if resume:
         check_same(folder.read_settings(), settings)
     elif is_main_process():
@@ -87,7 +89,24 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
             folder.write_config(settings)
         else:
             folder.create(settings, splits, versions())
+    console.print(_summary(settings, potential, splits, trainer), highlight=False, soft_wrap=True)
     _fit(trainer, module, data, folder, resume)
+
+
+def _summary(
+    settings: TrainSettings,
+    potential: MultiFidelityPotential,
+    splits: dict[str, np.ndarray],
+    trainer: lightning.Trainer,
+) -> str:
+    sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
+    n_parameters = sum(p.numel() for p in potential.parameters())
+    device = trainer.strategy.root_device
+    return (
+        f"{settings.dataset}: {sizes} conformations\n"
+        f"{settings.backbone}, {n_parameters:,} parameters, {' '.join(settings.fidelities)}, "
+        f"preset {settings.preset}, at most {settings.epochs:,} epochs, on {settings.devices} x {device.type}"
+    )
 
 
 def open_training_data(settings: TrainSettings, fidelities: tuple[Fidelity, ...]) -> ReleaseDataset:
