@@ -14,6 +14,7 @@ from typing import Any
 from mfpyg import settings as s
 from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, quiet_frameworks, run
 from mfpyg.errors import MFPyGError
+from mfpyg.training.check import check_settings
 
 NAME = "mfpyg-train"
 DESCRIPTION = (
@@ -33,12 +34,7 @@ def train_command(arguments: Sequence[str]) -> None:
         re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), a) if a.startswith("--") else a for a in arguments
     ]
     settings, resumed = parse(arguments)
-    settings.check()
-    from mfpyg.datasets.levels import DatasetSpec
-    from mfpyg.fidelity import check_available, parse_fidelities
-
-    spec = DatasetSpec.parse(settings.dataset)
-    check_available(parse_fidelities(settings.fidelities), spec.levels, str(spec))
+    check_settings(settings)
     out = resumed or Path(settings.out or default_out(settings))
     settings = dataclasses.replace(settings, out=str(out))
     _train(settings, out, resumed is not None)

@@ -39,8 +39,9 @@ def test_small_preset_is_smaller_and_leaves_the_rest() -> None:
     small, large = s.from_dict(s.defaults("small", "hipnn")), published()
     assert small.model.n_features < large.model.n_features
     assert small.epochs < large.epochs
-    assert small.model.cutoff == large.model.cutoff
-    assert small.optim.lr == large.optim.lr
+    assert small.model.cutoff < large.model.cutoff
+    assert small.split == large.split
+    assert small.model.tensor_order == large.model.tensor_order
 
 
 @pytest.mark.parametrize(

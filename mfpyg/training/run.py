@@ -14,45 +14,26 @@ from rich.console import Console
 
 from mfpyg.checkpoint import describe, potential_of, read_checkpoint, versions
 from mfpyg.datasets import ReleaseDataset
-from mfpyg.datasets.levels import DatasetSpec
-from mfpyg.datasets.spec import open_dataset
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table
-from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_weights
-from mfpyg.graph import RadiusGraph, check_engine
-from mfpyg.models.build import build_potential
-from mfpyg.models.potential import MultiFidelityPotential
+from mfpyg.fidelity import Fidelity, parse_fidelities, parse_weights
+from mfpyg.graph import check_engine
+from mfpyg.models import MultiFidelityPotential
 from mfpyg.settings import TrainSettings, from_dict
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO, is_main_process
+from mfpyg.training.check import check_settings
 from mfpyg.training.data import ConformationData
 from mfpyg.training.folder import RunFolder, check_same
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
-from mfpyg.training.references import elements, fit_references
+from mfpyg.training.prepare import check_labels, check_resumable, new_potential, open_training_data
 from mfpyg.training.schedule import Schedule
 from mfpyg.training.splits import make_splits
 
 
 class Interrupted(Exception):
     """Training was stopped by the user or the system; the message says how to go on."""
-
-
-def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
-    """Everything about the settings that can be checked without opening the data; the fidelities parsed.
-
-    Raises:
-        MFPyGError: in one line, for the first thing that is wrong.
-    """
-    settings.check()
-    fidelities = parse_fidelities(settings.fidelities)
-    spec = DatasetSpec.parse(settings.dataset)
-    check_available(fidelities, spec.levels, str(spec))
-    parse_weights(settings.weights, fidelities)
-    names = [f.name for f in fidelities]
-    if settings.monitor not in ("sum", *names):
-        raise unknown_name("monitor", settings.monitor, ["sum", *names])
-    return fidelities
 
 
 def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: bool = False) -> None:
@@ -82,7 +63,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     torch.manual_seed(settings.seed)
     potential = new_potential(settings, fidelities, dataset, splits, console)
     if resume:
-        _check_resumable(folder, dataset, splits)
+        check_resumable(folder, dataset, splits)
     module, data, trainer = _assemble(settings, fidelities, potential, dataset, splits, folder, console)
     if is_main_process():
         if resume:
@@ -109,13 +90,6 @@ def _summary(
     )
 
 
-def open_training_data(settings: TrainSettings, fidelities: tuple[Fidelity, ...]) -> ReleaseDataset:
-    """The data set of the settings, with edges where they ask for stored ones."""
-    pre_transform = RadiusGraph(settings.model.cutoff, settings.engine) if settings.edges == "stored" else None
-    names = [f.name for f in fidelities]
-    return open_dataset(DatasetSpec.parse(settings.dataset), names, pre_transform=pre_transform)
-
-
 def final_table(folder: RunFolder, console: Console) -> None:
     """Evaluate the best epoch on every split, print the table, and keep it in the run folder."""
     checkpoint = read_checkpoint(folder.best)
@@ -127,66 +101,6 @@ def final_table(folder: RunFolder, console: Console) -> None:
     folder.write_metrics(result.metrics, as_text(table))
     console.print(table)
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
-
-
-def check_labels(dataset: ReleaseDataset, rows: np.ndarray, fidelities: tuple[Fidelity, ...]) -> None:
-    """Check that every kind of label to train on occurs in the training split.
-
-    Raises:
-        MFPyGError: naming the first that does not.
-    """
-    for fidelity in fidelities:
-        column = dataset.fidelities.index(fidelity.name)
-        for prop, name in (("energy", "energies"), ("forces", "forces")):
-            mask = dataset._data[f"{prop}_mask"][rows, column]
-            if getattr(fidelity, prop) and not mask.any():
-                raise MFPyGError(
-                    f"fidelity '{fidelity}': none of the {len(rows)} conformations of the training split has {name} "
-                    f"of '{fidelity.name}'; leave them out, or give other data"
-                )
-
-
-def new_potential(
-    settings: TrainSettings,
-    fidelities: tuple[Fidelity, ...],
-    dataset: ReleaseDataset,
-    splits: dict[str, np.ndarray],
-    console: Console,
-) -> MultiFidelityPotential:
-    """A potential with fresh weights, and reference energies fitted to the training split.
-
-    Raises:
-        MFPyGError: if another split has an element that the training split has not.
-    """
-    species = elements(dataset, splits["train"])
-    for name, rows in splits.items():
-        extra = set(elements(dataset, rows)) - set(species)
-        if extra:
-            numbers = ", ".join(map(str, sorted(extra)))
-            raise MFPyGError(
-                f"atomic number {numbers} occurs in split '{name}' but not in training; use another seed or split"
-            )
-    potential = build_potential(settings, species, [f.name for f in fidelities])
-    for name, references in fit_references(dataset, splits["train"], species).items():
-        if name in potential.fidelities:
-            potential.head(name).reference.copy_(torch.from_numpy(references.energies))
-            if references.undetermined:
-                console.print(
-                    f"note: the {name} labels do not determine the reference energies of "
-                    f"{', '.join(references.undetermined)} one by one; their least-norm values are used"
-                )
-    return potential
-
-
-def _check_resumable(folder: RunFolder, dataset: ReleaseDataset, splits: dict[str, np.ndarray]) -> None:
-    if not folder.last.is_file():
-        raise MFPyGError(f"{folder.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
-    described = read_checkpoint(folder.last)["mfpyg"]
-    if described["data"]["fingerprint"] != dataset.fingerprint:
-        raise MFPyGError(f"{folder.path}: the data are not those the run was started on; resume needs the same file")
-    stored = {name: rows.tolist() for name, rows in described["splits"].items()}
-    if stored != {name: rows.tolist() for name, rows in splits.items()}:
-        raise MFPyGError(f"{folder.path}: the splits are not those the run was started on")
 
 
 def _assemble(

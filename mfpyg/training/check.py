@@ -1,0 +1,25 @@
+"""What can be said of the settings before any data is opened, or torch imported."""
+
+from __future__ import annotations
+
+from mfpyg.datasets.levels import DatasetSpec
+from mfpyg.errors import unknown_name
+from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_weights
+from mfpyg.settings import TrainSettings
+
+
+def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
+    """Everything about the settings that can be checked without opening the data; the fidelities parsed.
+
+    Raises:
+        MFPyGError: in one line, for the first thing that is wrong.
+    """
+    settings.check()
+    fidelities = parse_fidelities(settings.fidelities)
+    spec = DatasetSpec.parse(settings.dataset)
+    check_available(fidelities, spec.levels, str(spec))
+    parse_weights(settings.weights, fidelities)
+    names = [f.name for f in fidelities]
+    if settings.monitor not in ("sum", *names):
+        raise unknown_name("monitor", settings.monitor, ["sum", *names])
+    return fidelities
