@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME = "mfpyg-evaluate"
 SPLITS = ("train", "val", "test", "ood", "all")
+ACCELERATORS = ("auto", "cpu", "cuda")
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -36,8 +38,9 @@ def build_parser() -> Parser:
     parser.add_argument("--dataset", metavar="SPEC", help="other data: minichno, or NAME:PATH (default: the run's own)")
     parser.add_argument("--split", metavar="{" + ",".join(SPLITS) + "}", help="one split (default: every one there is)")
     parser.add_argument(
-        "--json", metavar="OUT", help="where the errors go (default: evaluation.json in the run folder)"
+        "--json", metavar="OUT", help="where the errors go (default: evaluation….json in the run folder)"
     )
+    parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="where to compute")
     parser.add_argument("--plot", action="store_true", help="draw parity plots, beside the JSON file")
     return parser
 
@@ -49,22 +52,38 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     options = parser.parse_args(list(arguments))
     if options.split is not None and options.split not in SPLITS:
         raise unknown_name("split", options.split, SPLITS)
+    if options.accelerator not in ACCELERATORS:
+        raise unknown_name("accelerator", options.accelerator, ACCELERATORS)
     spec = None if options.dataset is None else DatasetSpec.parse(options.dataset)
     path = Path(options.run)
-    folder = path if path.is_dir() else path.parent
-    out = Path(options.json) if options.json else folder / "evaluation.json"
+    if not path.exists():
+        raise MFPyGError(f"{path}: no such run folder or checkpoint")
+    out = Path(options.json) if options.json else _default_out(path, spec, options.split)
     if not out.parent.is_dir():
         raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
+    if not os.access(out.parent, os.W_OK):
+        raise MFPyGError(f"{out.parent}: can't write {out.name} there; name another place with --json")
     quiet_frameworks()
-    _evaluate(path, spec, options.split, out, options.plot)
+    _evaluate(path, spec, options.split, out, options.plot, options.accelerator)
 
 
-def _evaluate(path: Path, spec: DatasetSpec | None, split: str | None, out: Path, plot: bool) -> None:
+def _default_out(path: Path, spec: DatasetSpec | None, split: str | None) -> Path:
+    """In the run folder, by the names of data and split, so that no evaluation overwrites another one."""
+    parts = ["evaluation"]
+    if spec is not None:
+        parts.append(spec.name if spec.path is None else spec.path.stem)
+    if split is not None:
+        parts.append(split)
+    return (path if path.is_dir() else path.parent) / f"{'-'.join(parts)}.json"
+
+
+def _evaluate(path: Path, spec: DatasetSpec | None, split: str | None, out: Path, plot: bool, accelerator: str) -> None:
     from rich.console import Console
     from rich.progress import track
 
     from mfpyg.checkpoint import potential_of, read_checkpoint
     from mfpyg.datasets.spec import available_fidelities, open_dataset
+    from mfpyg.device import choose_device
     from mfpyg.evaluation.evaluate import evaluate
     from mfpyg.evaluation.report import metrics_table
     from mfpyg.fidelity import parse_fidelities
@@ -73,7 +92,7 @@ def _evaluate(path: Path, spec: DatasetSpec | None, split: str | None, out: Path
     console = Console()
     checkpoint = read_checkpoint(path)
     described = checkpoint["mfpyg"]
-    potential = potential_of(checkpoint, str(path))
+    potential = potential_of(checkpoint, str(path)).to(choose_device(accelerator))
     spec = spec or DatasetSpec.parse(described["data"]["name"])
     present = available_fidelities(spec)
     common = [name for name in potential.fidelities if name in present]
@@ -114,8 +133,6 @@ def _rows(dataset: ReleaseDataset, described: dict[str, Any], spec: str, split: 
     """Conformations to evaluate on: the run's splits on its own data, all of any other unless it says."""
     import numpy as np
 
-    from mfpyg.training.splits import file_splits
-
     everything = {"all": np.arange(len(dataset))}
     if split == "all":
         return everything
@@ -124,7 +141,7 @@ def _rows(dataset: ReleaseDataset, described: dict[str, Any], spec: str, split: 
     elif split is None:
         return everything
     else:
-        given = file_splits(dataset)
+        given = dataset.given_split()
         splits = {} if given is None else {"test": np.flatnonzero(given == 1), "ood": np.flatnonzero(given == 2)}
         splits = {name: rows for name, rows in splits.items() if len(rows)}
     if split is None:

@@ -27,7 +27,10 @@ def build_parser() -> Parser:
         "dataset", metavar="SPEC", help="minichno, ani1x or ani1ccx, or NAME:PATH of a raw file or root"
     )
     parser.add_argument(
-        "--fidelities", nargs="+", metavar="NAME", help="levels of theory (default: dz tz mp2 cc, as far as there)"
+        "--fidelities",
+        nargs="+",
+        metavar="NAME",
+        help="levels to train on beyond the usual dz tz mp2 cc, which are processed together",
     )
     parser.add_argument(
         "--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, as --edges stored"
@@ -42,7 +45,7 @@ def preprocess_command(arguments: Sequence[str]) -> None:
     parser.check_names(arguments)
     options = parser.parse_args(list(arguments))
     spec = DatasetSpec.parse(options.dataset)
-    names = tuple(name.partition(":")[0] for name in options.fidelities or ())
+    names = tuple(options.fidelities or ())
     levels_named(names, spec.levels, str(spec))
     quiet_frameworks()
     _process(spec, names, options.cutoff, options.force)

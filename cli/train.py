@@ -14,7 +14,8 @@ from typing import Any
 from mfpyg import settings as s
 from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, quiet_frameworks, run
 from mfpyg.errors import MFPyGError
-from mfpyg.training.check import check_settings
+from mfpyg.training.check import check_settings, is_main_process
+from mfpyg.training.folder import RunFolder, check_same
 
 NAME = "mfpyg-train"
 DESCRIPTION = (
@@ -35,9 +36,14 @@ def train_command(arguments: Sequence[str]) -> None:
     ]
     settings, resumed = parse(arguments)
     check_settings(settings)
-    out = resumed or Path(settings.out or default_out(settings))
-    settings = dataclasses.replace(settings, out=str(out))
-    _train(settings, out, resumed is not None)
+    folder = RunFolder(resumed or Path(settings.out or default_out(settings)))
+    settings = dataclasses.replace(settings, out=str(folder.path))
+    if resumed is not None:
+        check_same(folder.read_settings(), settings)
+        folder.check_resumable()
+    elif is_main_process():
+        folder.check_new()
+    _train(settings, folder, resumed is not None)
 
 
 def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
@@ -53,12 +59,20 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     config = given(arguments, "--config")
     if resumed is not None and config is not None:
         raise MFPyGError("--resume takes the settings of its run; leave --config out")
+    if resumed is not None and given(arguments, "--out") is not None:
+        raise MFPyGError("--resume goes on in the folder of its run; leave --out out")
     source = Path(resumed) / "config.yaml" if resumed else Path(config) if config else None
     stored = _read_yaml(source, resumed)
 
     def chosen(name: str, otherwise: str) -> str:
         return given(arguments, f"--{name}") or str(stored.get(name) or otherwise)
 
+    for name in ("preset", "backbone"):
+        wanted, written = given(arguments, f"--{name}"), stored.get(name)
+        if wanted is not None and written is not None and wanted != written:
+            raise MFPyGError(
+                f"--{name} is {wanted}, but the settings in {source} were made for {written}; give one of them"
+            )
     preset = chosen("preset", s.default_preset(chosen("dataset", "minichno")))
     values = s.defaults(preset, chosen("backbone", "hipnn"))
     parser = build_parser(values["backbone"])
@@ -67,7 +81,7 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
         s.from_dict({"backbone": values["backbone"], **stored})
     except MFPyGError as error:
         raise MFPyGError(f"{source}: {error}") from error
-    parser.set_defaults(_flat(_merged(values, stored)))
+    parser.set_defaults(s.flat(_merged(values, stored)))
     parsed = parser.parse_args(_without(arguments, ("--config", "--resume"))).as_dict()
     parsed.pop("config", None), parsed.pop("resume", None)
     return s.from_dict(parsed), None if resumed is None else Path(resumed)
@@ -135,13 +149,6 @@ def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return {k: _merged(v, over.get(k) or {}) if isinstance(v, dict) else over.get(k, v) for k, v in values.items()}
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
-    return flat
-
-
 def _without(arguments: Sequence[str], options: tuple[str, ...]) -> list[str]:
     """The arguments less some options and their values, which have been read already."""
     kept, skip = [], False
@@ -161,18 +168,15 @@ def default_out(settings: s.TrainSettings) -> str:
     return f"runs/{name.replace(':', '_')}"
 
 
-def _train(settings: s.TrainSettings, out: Path, resume: bool) -> None:
+def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool) -> None:
     import sys
 
     from rich.console import Console
 
-    from mfpyg.training.callbacks import is_main_process
-    from mfpyg.training.folder import RunFolder
     from mfpyg.training.run import Interrupted, final_table, train
 
     quiet_frameworks()  # after the imports, which set the levels of their loggers
     console = Console(quiet=not is_main_process())
-    folder = RunFolder(out)
     try:
         train(settings, folder, console, resume)
     except Interrupted as stop:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -78,7 +78,7 @@ def open_release(path: Path) -> Iterator[h5py.File]:
 
 
 def levels_in(path: Path, levels: Sequence[LevelOfTheory]) -> tuple[LevelOfTheory, ...]:
-    """Those of ``levels`` whose energy keys the file's groups have.
+    """Those of ``levels`` whose energy keys the file's groups have; without forces where no group has any.
 
     Raises:
         MFPyGError: if the file can't be read, or has no group.
@@ -88,7 +88,8 @@ def levels_in(path: Path, levels: Sequence[LevelOfTheory]) -> tuple[LevelOfTheor
         keys: set[str] = set()
         for name in names:
             keys.update(file[name].keys())
-        return tuple(level for level in levels if keys.issuperset(level.energy))
+        present = (level for level in levels if keys.issuperset(level.energy))
+        return tuple(level if level.forces in keys else replace(level, forces=None) for level in present)
 
 
 def missing_keys(path: Path, level: LevelOfTheory) -> list[str]:
@@ -130,6 +131,8 @@ def read_release(
                 if n:
                     _Group(file[name], path, levels).fill(columns, kept[name], rows, atoms)
             row, atom = rows.stop, atoms.stop
+    if (columns.split >= 0).any() and (columns.split < 0).any():
+        raise MFPyGError(f"{path}: some groups have the key 'split' and some lack it; expected all or none")
     return columns
 
 

@@ -9,19 +9,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.data.collate import collate
+from torch_geometric.data.separate import separate
 
 from mfpyg.datasets.levels import DEFAULT_LEVELS, levels_named
 from mfpyg.datasets.reader import Columns, Track, levels_in, missing_keys, read_release
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
-from mfpyg.files import replace_file
+from mfpyg.files import make_folder, replace_file
 
 FORMAT = 1
 """Version of the processed files; a change makes old ones be processed anew."""
+
+KEEP_ITEMS_UP_TO = 100_000
+"""Conformations of a data set whose items are kept as objects once they have been made."""
 
 
 def cache_dir() -> Path:
@@ -99,15 +104,16 @@ class ReleaseDataset(InMemoryDataset):
     def _choose_levels(self, fidelities: Sequence[str] | None) -> tuple[LevelOfTheory, ...]:
         present = levels_in(self._file, self.levels)
         if fidelities is not None:
+            by_name = {level.name: level for level in present}
             chosen = levels_named(tuple(fidelities), self.levels, self._file.name)
             for level in chosen:
-                if level not in present:
+                if level.name not in by_name:
                     missing = ", ".join(f"'{key}'" for key in missing_keys(self._file, level))
                     raise MFPyGError(
                         f"{self._file}: no level '{level.name}', its key {missing} is missing "
                         f"(levels in the file: {', '.join(p.name for p in present) or 'none'})"
                     )
-            return chosen
+            return tuple(by_name[level.name] for level in chosen)
         usual = tuple(level for level in present if level.name in DEFAULT_LEVELS)
         if not usual:
             keys = ", ".join(level.energy[0] for level in self.levels[:4])
@@ -153,7 +159,7 @@ class ReleaseDataset(InMemoryDataset):
         # PyG's own compares the pre_transform with the last one used and warns; here the name of the
         # processed file carries it, so that several can stand side by side.
         if self.force_reload or not Path(self.processed_paths[0]).is_file():
-            Path(self.processed_dir).mkdir(parents=True, exist_ok=True)
+            make_folder(Path(self.processed_dir))
             self.process()
 
     def process(self) -> None:
@@ -182,6 +188,17 @@ class ReleaseDataset(InMemoryDataset):
             items = [self.pre_transform(item) for item in items]
         data, slices, _ = collate(Data, items, increment=False, add_batch=False)
         return data, slices
+
+    def given_split(self) -> np.ndarray | None:
+        """The file's own division, (n,) int64: 0 pool, 1 test, 2 out of sample; ``None`` where it has none."""
+        split = self._data.split.numpy()
+        return split if (split >= 0).all() else None
+
+    def get(self, idx: int) -> Data:
+        """One conformation; kept for the next time only where there are few, as each takes some kilobytes."""
+        if len(self.slices["energy"]) <= KEEP_ITEMS_UP_TO:
+            return super().get(idx)
+        return separate(Data, batch=self._data, idx=idx, slice_dict=self.slices, decrement=False)
 
     def label_counts(self) -> list[dict[str, Any]]:
         """Name, method, and number of labelled conformations (and force components) of each fidelity."""

@@ -23,6 +23,7 @@ from mfpyg.units import ENERGY_UNIT, FORCE_UNIT, LENGTH_UNIT
 FORMAT = 1
 _KEYS = ("format", "config", "fidelities", "units", "species", "reference_energies", "data", "splits", "versions")
 _PREFIX = "potential."
+UNITS = {"energy": ENERGY_UNIT, "forces": FORCE_UNIT, "length": LENGTH_UNIT}
 
 
 def versions() -> dict[str, str]:
@@ -53,7 +54,7 @@ def describe(
         "format": FORMAT,
         "config": to_dict(settings),
         "fidelities": list(potential.fidelities),
-        "units": {"energy": ENERGY_UNIT, "forces": FORCE_UNIT, "length": LENGTH_UNIT},
+        "units": UNITS,
         "species": list(potential.species),
         "reference_energies": references,
         "data": dict(data),
@@ -121,6 +122,8 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPoten
         MFPyGError: if the weights do not fit the configuration, naming the first that does not.
     """
     described = checkpoint["mfpyg"]
+    if described["units"] != UNITS:
+        raise MFPyGError(f"{name}: units {described['units']}, expected {UNITS}")
     settings = from_dict(described["config"])
     weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
     with torch.random.fork_rng(devices=[]):  # the initial weights drawn here are replaced at once
@@ -136,4 +139,13 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPoten
                 f"for its backbone and fidelities {', '.join(described['fidelities'])}"
             )
     potential.load_state_dict(weights)
+    _check_references(potential, described["reference_energies"], name)
     return potential.eval()
+
+
+def _check_references(potential: MultiFidelityPotential, described: Mapping[str, Any], name: str) -> None:
+    """Check that the heads belong to the fidelities they are said to: each has references of its own."""
+    for fidelity in potential.fidelities:
+        stored = potential.head(fidelity).reference.tolist()
+        if list(described.get(fidelity, {}).values()) != stored:
+            raise MFPyGError(f"{name}: the weights are not those of fidelity '{fidelity}' that it describes")

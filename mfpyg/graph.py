@@ -122,7 +122,7 @@ def _radius_graph_torch_cluster(pos: Tensor, batch: Tensor, cutoff: float) -> Te
     return torch.stack([source[order], target[order]])
 
 
-def build_graph(data: Data, cutoff: float, dtype: torch.dtype | None = None, engine: str = "torch") -> Graph:
+def build_graph(data: Data, cutoff: float, engine: str = "torch") -> Graph:
     """The graph of a ``Data`` or ``Batch``, with edges stored in it where they were made for this cutoff.
 
     Edges count as stored only if :class:`RadiusGraph` put them there with the very same cutoff;
@@ -131,10 +131,9 @@ def build_graph(data: Data, cutoff: float, dtype: torch.dtype | None = None, eng
     Args:
         data: with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; ``batch`` where it holds several molecules.
         cutoff: in Å.
-        dtype: of the edge vectors; that of ``pos`` if not given.
         engine: see :func:`radius_graph`.
     """
-    z, pos = data.z, data.pos if dtype is None else data.pos.to(dtype)
+    z, pos = data.z, data.pos
     batch, n_graphs = molecules_of(data)
     edge_index = data.edge_index if _has_edges_for(data, cutoff) else radius_graph(pos, batch, cutoff, engine)
     source, target = edge_index

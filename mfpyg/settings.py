@@ -96,13 +96,13 @@ class OptimSettings:
     lr: float = setting(1e-3, "initial learning rate of Adam", low=1e-12, high=10.0)
     schedule: str = setting(
         "plateau",
-        "plateau: raise the batch size, then lower the rate; cosine: to zero over all epochs; constant",
+        "plateau: raise the batch size, then lower the rate; cosine: to a hundredth over all epochs; constant",
         choices=("plateau", "cosine", "constant"),
     )
     patience: int = setting(20, "epochs without improvement before the plateau schedule acts", low=0)
     factor: float = setting(0.5, "what the plateau schedule multiplies the rate by", low=0.01, high=0.99)
     max_batch_size: int | None = setting(
-        None, "batch size up to which the plateau schedule doubles before it lowers the rate; null: as given", low=1
+        None, "batch size to which the plateau schedule goes before it lowers the rate; null: as given", low=1
     )
     stop_after: int | None = setting(40, "epochs without improvement before training stops; null: never", low=1)
     clip: float | None = setting(None, "largest norm of the gradient; null: any", low=1e-12)
@@ -257,6 +257,14 @@ def in_words(kind: Any) -> str:
     if typing.get_origin(kind) is list:
         return "a list such as [dz:EF, cc:E]"
     return {int: "a whole number", float: "a number", str: "text", type(None): "null"}[kind]
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names: ``{"optim": {"lr": 1}}`` becomes ``{"optim.lr": 1}``."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        result.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return result
 
 
 def to_dict(settings: TrainSettings) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mfpyg.evaluation.metrics import MetricTable
 from mfpyg.models import MultiFidelityPotential, Prediction
 
 BATCH_SIZE = 128
+"""Conformations evaluated at once; no second derivatives are kept."""
 
 
 @dataclass

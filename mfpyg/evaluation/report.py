@@ -23,10 +23,10 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
     """
     title = f"energies in {ENERGY_UNIT}, forces in {FORCE_UNIT}; * never trained on"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="", padding=(0, 1, 0, 0))
-    table.add_column("split")
-    table.add_column("fidelity")
+    table.add_column("split", no_wrap=True)
+    table.add_column("fidelity", no_wrap=True)
     energy_columns = ("energy\nlabels", "MAE", "RMSE", "MAE\n/atom", "RMSE\n/atom")
-    for name in (*energy_columns, "force\ncomponents", "MAE", "RMSE"):
+    for name in (*energy_columns, "force\ncomp.", "MAE", "RMSE"):
         table.add_column(name, justify="right", no_wrap=True)
     for split, rows in metrics.items():
         for name, row in rows.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -24,6 +25,11 @@ _TRACELESS[0, 0, 4] = _TRACELESS[1, 1, 4] = -math.sqrt(1 / 6)
 _TRACELESS[2, 2, 4] = math.sqrt(2 / 3)
 
 
+@functools.lru_cache
+def _traceless(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return _TRACELESS.flatten(0, 1).to(device, dtype)  # (9, 5)
+
+
 def harmonics(unit: Tensor, order: int) -> Tensor:
     """Irreducible Cartesian tensors of unit vectors up to an order: 1, e, and e eᵀ − I/3.
 
@@ -42,7 +48,7 @@ def harmonics(unit: Tensor, order: int) -> Tensor:
         parts.append(unit)
     if order >= 2:
         outer = unit.unsqueeze(2) * unit.unsqueeze(1)  # (n_edges, 3, 3)
-        parts.append(outer.flatten(1) @ _TRACELESS.to(unit).flatten(0, 1))  # (n_edges, 5)
+        parts.append(outer.flatten(1) @ _traceless(unit.dtype, unit.device))  # (n_edges, 5)
     return torch.cat(parts, dim=1)
 
 

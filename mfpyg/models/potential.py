@@ -119,14 +119,16 @@ class MultiFidelityPotential(nn.Module):
         evaluation it is detached.
 
         Raises:
-            MFPyGError: for an unknown fidelity, an element that the potential does not know, or forces
-                in inference mode.
+            MFPyGError: for an unknown fidelity, an element that the potential does not know, positions that
+                are not finite, or forces in inference mode.
         """
         heads = {name: self.head(name) for name in wanted}
         if torch.is_inference_mode_enabled() and any(wanted.values()):
             raise MFPyGError("forces are gradients, which torch.inference_mode() forbids; use torch.no_grad() instead")
         differentiable = torch.is_grad_enabled() and (self.training or data.pos.requires_grad)
         species = self.species_number(data.z)
+        if not torch.isfinite(data.pos).all():
+            raise MFPyGError("positions are NaN or infinite; expected finite ones in Å")
         with torch.set_grad_enabled(torch.is_grad_enabled() or any(wanted.values())):
             pos = data.pos.to(self.dtype)
             if any(wanted.values()) and not pos.requires_grad:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -154,8 +153,3 @@ class EpochProgress(Callback):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-def is_main_process() -> bool:
-    """Whether this is the process a user started, not one that Lightning started for another device."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"

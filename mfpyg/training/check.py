@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from mfpyg.datasets.levels import DatasetSpec
 from mfpyg.errors import unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_weights
@@ -23,3 +25,11 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     if settings.monitor not in ("sum", *names):
         raise unknown_name("monitor", settings.monitor, ["sum", *names])
     return fidelities
+
+
+def is_main_process() -> bool:
+    """Whether this is the process a user started, or the first of those that a launcher did.
+
+    Of Lightning's own launcher, torchrun and SLURM's srun, as far as they say so in the environment.
+    """
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))

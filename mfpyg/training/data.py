@@ -13,9 +13,7 @@ from torch_geometric.loader import DataLoader
 
 from mfpyg.datasets import ReleaseDataset
 from mfpyg.errors import MFPyGError
-
-EVALUATION_BATCH_SIZE = 128
-"""Least batch size of validation and evaluation, where no second derivatives are kept."""
+from mfpyg.evaluation.evaluate import BATCH_SIZE
 
 
 class ShareSampler(Sampler[list[int]]):
@@ -64,7 +62,7 @@ class ConformationData(lightning.LightningDataModule):
         seed: of the order of training batches.
 
     Raises:
-        MFPyGError: if a split has fewer conformations than there are processes.
+        MFPyGError: if a batch has fewer conformations than there are processes.
     """
 
     def __init__(self, dataset: ReleaseDataset, splits: Mapping[str, np.ndarray], batch_size: int, seed: int) -> None:
@@ -73,11 +71,12 @@ class ConformationData(lightning.LightningDataModule):
         self.batch_size, self.seed = batch_size, seed
 
     def setup(self, stage: str) -> None:
-        for name in ("train", "val"):
-            if len(self.splits[name]) < self._world_size:
+        for name, batch_size in (("train", self.batch_size), ("val", BATCH_SIZE)):
+            n_batches = math.ceil(len(self.splits[name]) / batch_size)
+            if len(self.splits[name]) // n_batches < self._world_size:
                 raise MFPyGError(
-                    f"split '{name}' has {len(self.splits[name])} conformations for {self._world_size} processes; "
-                    f"use fewer devices"
+                    f"split '{name}' has {len(self.splits[name])} conformations in {n_batches} batches, too few "
+                    f"for {self._world_size} processes to have some of each; use fewer devices or a larger batch_size"
                 )
 
     @property
@@ -94,7 +93,7 @@ class ConformationData(lightning.LightningDataModule):
         return self._loader("train", self.batch_size, (self.seed, epoch))
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("val", max(self.batch_size, EVALUATION_BATCH_SIZE), None)
+        return self._loader("val", max(self.batch_size, BATCH_SIZE), None)
 
     def state_dict(self) -> dict[str, Any]:
         return {"batch_size": self.batch_size}

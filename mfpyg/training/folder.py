@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ import numpy as np
 import yaml
 
 from mfpyg.errors import MFPyGError
-from mfpyg.files import replace_file, write_text
-from mfpyg.settings import TrainSettings, from_dict, to_dict
+from mfpyg.files import make_folder, replace_file, write_text
+from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
 
 MAY_CHANGE = ("epochs", "devices", "accelerator", "threads")
 """Settings that a resumed run may change."""
@@ -33,13 +34,16 @@ class RunFolder:
         self.best, self.last = path / "best.ckpt", path / "last.ckpt"
         self.log, self.versions = path / "metrics.csv", path / "versions.json"
         self.metrics, self.table = path / "metrics.json", path / "metrics.txt"
+        self._made = False
 
     def check_new(self) -> None:
-        """Check that nothing would be overwritten.
+        """Check that nothing would be overwritten but a run that never reached a checkpoint.
 
         Raises:
             MFPyGError: if the folder holds anything.
         """
+        if self._unstarted():
+            return
         if self.config.is_file():
             raise MFPyGError(
                 f"{self.path} exists; continue it with --resume {self.path}, or choose another folder with --out"
@@ -48,16 +52,33 @@ class RunFolder:
             what = "exists, is not empty and no run folder" if self.path.is_dir() else "exists and is a file"
             raise MFPyGError(f"{self.path} {what}; choose another folder with --out")
 
+    def check_resumable(self) -> None:
+        """Check that there is a run with a checkpoint to go on from.
+
+        Raises:
+            MFPyGError: if the folder is no run, or stopped before its first epoch ended.
+        """
+        if not self.config.is_file():
+            raise MFPyGError(f"{self.path} is no run folder, it has no config.yaml; expected one mfpyg-train wrote")
+        if not self.last.is_file():
+            raise MFPyGError(f"{self.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
+
+    def _unstarted(self) -> bool:
+        """Whether the folder holds a run that was killed before its first checkpoint, and nothing else."""
+        return self.config.is_file() and {path.name for path in self.path.iterdir()} <= self._first_files()
+
+    def _first_files(self) -> set[str]:
+        return {path.name for path in (self.config, self.splits, self.versions, self.log)} | {"tensorboard"}
+
     def create(self, settings: TrainSettings, splits: Mapping[str, np.ndarray], versions: Mapping[str, str]) -> None:
         """Make the folder and write what is known before training.
 
         Raises:
             MFPyGError: if the folder can't be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MFPyGError(f"{self.path}: can't make the run folder ({error.strerror})") from error
+        self._made = not self.path.exists()
+        make_folder(self.path)
+        self.log.unlink(missing_ok=True)
         self.write_config(settings)
         write_text(self.versions, json.dumps(versions, indent=2) + "\n")
         # A file of the handle, as numpy appends .npz to a name.
@@ -67,10 +88,15 @@ class RunFolder:
         """Write ``config.yaml``, which ``--config`` reads again."""
         write_text(self.config, yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True))
 
-    def discard_if_empty(self) -> None:
-        """Remove the folder of a run that stopped before its first checkpoint."""
-        if not self.last.exists():
-            shutil.rmtree(self.path, ignore_errors=True)
+    def discard_unstarted(self) -> None:
+        """Remove what a run that stopped before its first checkpoint has written."""
+        if not self.path.is_dir() or not self._unstarted():
+            return
+        for name in self._first_files() - {"tensorboard"}:
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        if self._made:
+            self.path.rmdir()
 
     def read_settings(self) -> TrainSettings:
         """Settings of the run.
@@ -78,8 +104,6 @@ class RunFolder:
         Raises:
             MFPyGError: if the folder is no run, or its configuration is damaged.
         """
-        if not self.config.is_file():
-            raise MFPyGError(f"{self.path}: not a run folder of mfpyg-train, it has no config.yaml")
         try:
             values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -97,7 +121,7 @@ class RunFolder:
         try:
             with np.load(self.splits, allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise MFPyGError(f"{self.splits}: missing or damaged; expected the splits of a run") from error
 
     def write_metrics(self, metrics: Mapping[str, Any], table: str) -> None:
@@ -117,20 +141,14 @@ def check_same(before: TrainSettings, now: TrainSettings) -> None:
     Raises:
         MFPyGError: naming every other difference.
     """
-    old, new = _flat(to_dict(before)), _flat(to_dict(now))
+    old, new = flat(to_dict(before)), flat(to_dict(now))
+    del old["out"], new["out"]  # where it lies now
     changed = [
         f"{name} was {old[name]}, now {new[name]}"
         for name in old
-        if old[name] != new.get(name) and name not in (*MAY_CHANGE, "out")
+        if old[name] != new.get(name) and name not in MAY_CHANGE
     ]
     if changed:
         raise MFPyGError(
             f"a resumed run keeps its settings, but {'; '.join(changed)} (only {', '.join(MAY_CHANGE)} may change)"
         )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
-    return flat

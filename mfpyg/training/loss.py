@@ -59,6 +59,8 @@ class MultiFidelityLoss(nn.Module):
         hierarchicality: w_R.
     """
 
+    _w: Tensor
+
     def __init__(
         self,
         fidelities: Sequence[Fidelity],
@@ -70,6 +72,7 @@ class MultiFidelityLoss(nn.Module):
         self.fidelities = tuple(fidelities)
         self.columns = {f.name: columns[f.name] for f in fidelities}
         self.weights = dict(weights)
+        self.register_buffer("_w", torch.tensor(list(self.weights.values()), dtype=torch.float64), persistent=False)
         self.hierarchicality = hierarchicality
 
     @property
@@ -102,8 +105,7 @@ class MultiFidelityLoss(nn.Module):
         mean_square = sums[:, 2] / n
         positive = mean_square > 0  # the root has no finite gradient at zero
         rmse = torch.where(positive, mean_square, torch.ones_like(mean_square)).sqrt() * positive
-        weight = sums.new_tensor(list(self.weights.values()))
-        return weight * (rmse + sums[:, 1] / n)
+        return self._w * (rmse + sums[:, 1] / n)
 
     def _hierarchicality_sums(self, predictions: Mapping[str, Prediction], batch: Batch) -> Tensor:
         rows = []

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from rich.console import Console
 
-from mfpyg.checkpoint import read_checkpoint
+from mfpyg.checkpoint import potential_of, read_checkpoint
 from mfpyg.datasets import ReleaseDataset
 from mfpyg.datasets.levels import DatasetSpec
 from mfpyg.datasets.spec import open_dataset
@@ -18,8 +17,8 @@ from mfpyg.fidelity import Fidelity
 from mfpyg.graph import RadiusGraph
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
-from mfpyg.settings import TrainSettings
-from mfpyg.training.folder import RunFolder
+from mfpyg.settings import TrainSettings, from_dict
+from mfpyg.training.folder import RunFolder, check_same
 from mfpyg.training.references import elements, fit_references
 
 
@@ -30,21 +29,36 @@ def open_training_data(settings: TrainSettings, fidelities: tuple[Fidelity, ...]
     return open_dataset(DatasetSpec.parse(settings.dataset), names, pre_transform=pre_transform)
 
 
-def check_labels(dataset: ReleaseDataset, rows: np.ndarray, fidelities: tuple[Fidelity, ...]) -> None:
+def check_labels(
+    dataset: ReleaseDataset, splits: Mapping[str, np.ndarray], fidelities: tuple[Fidelity, ...], monitor: str
+) -> list[str]:
     """Check that every kind of label to train on occurs in the training split.
 
+    Returns:
+        A line for each kind that the validation split lacks, which the choice of the best epoch can't see.
+
     Raises:
-        MFPyGError: naming the first that does not.
+        MFPyGError: naming the first that does not, or if nothing is left to choose the best epoch by.
     """
+    rows, notes, seen = splits["train"], [], []
     for fidelity in fidelities:
         column = dataset.fidelities.index(fidelity.name)
         for prop, name in (("energy", "energies"), ("forces", "forces")):
-            mask = dataset._data[f"{prop}_mask"][rows, column]
-            if getattr(fidelity, prop) and not mask.any():
+            mask = dataset._data[f"{prop}_mask"][:, column]
+            if not getattr(fidelity, prop):
+                continue
+            if not mask[rows].any():
                 raise MFPyGError(
                     f"fidelity '{fidelity}': none of the {len(rows)} conformations of the training split has {name} "
                     f"of '{fidelity.name}'; leave them out, or give other data"
                 )
+            if mask[splits["val"]].any():
+                seen.append(fidelity.name)
+            else:
+                notes.append(f"note: no {fidelity.name} {name} in validation; the best epoch is chosen without them")
+    if not seen or (monitor != "sum" and monitor not in seen):
+        raise MFPyGError(f"monitor {monitor} has no labels in the validation split; give split.val a larger share")
+    return notes
 
 
 def new_potential(
@@ -52,9 +66,11 @@ def new_potential(
     fidelities: tuple[Fidelity, ...],
     dataset: ReleaseDataset,
     splits: Mapping[str, np.ndarray],
-    console: Console,
-) -> MultiFidelityPotential:
+) -> tuple[MultiFidelityPotential, list[str]]:
     """A potential with fresh weights, and reference energies fitted to the training split.
+
+    Returns:
+        The potential, and a line for each fidelity whose references the labels do not determine.
 
     Raises:
         MFPyGError: if another split has an element that the training split has not.
@@ -68,28 +84,41 @@ def new_potential(
                 f"element {symbols} occurs in split '{name}' but not in training; use another seed or split"
             )
     potential = build_potential(settings, species, [f.name for f in fidelities])
+    notes = []
     for name, references in fit_references(dataset, splits["train"], species).items():
         if name in potential.fidelities:
             potential.head(name).reference.copy_(torch.from_numpy(references.energies))
             if references.undetermined:
-                console.print(
+                notes.append(
                     f"note: the {name} labels do not determine the reference energies of "
                     f"{', '.join(references.undetermined)} one by one; their least-norm values are used"
                 )
-    return potential
+    return potential, notes
 
 
-def check_resumable(folder: RunFolder, dataset: ReleaseDataset, splits: Mapping[str, np.ndarray]) -> None:
-    """Check that a run has a checkpoint, and was started on these data and splits.
+def check_resumable(
+    folder: RunFolder, settings: TrainSettings, dataset: ReleaseDataset, splits: Mapping[str, np.ndarray]
+) -> bool:
+    """Check that the last checkpoint is of this run, and of these data and splits.
+
+    Returns:
+        Whether there is anything left to train; not if it had stopped early.
 
     Raises:
         MFPyGError: naming what is missing or different.
     """
-    if not folder.last.is_file():
-        raise MFPyGError(f"{folder.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
-    described = read_checkpoint(folder.last)["mfpyg"]
+    folder.check_resumable()
+    checkpoint = read_checkpoint(folder.last)
+    potential_of(checkpoint, str(folder.last))
+    described = checkpoint["mfpyg"]
+    check_same(from_dict(described["config"]), settings)
     if described["data"]["fingerprint"] != dataset.fingerprint:
         raise MFPyGError(f"{folder.path}: the data are not those the run was started on; resume needs the same file")
     stored = {name: rows.tolist() for name, rows in described["splits"].items()}
     if stored != {name: rows.tolist() for name, rows in splits.items()}:
         raise MFPyGError(f"{folder.path}: the splits are not those the run was started on")
+    done = checkpoint["epoch"] + 1
+    if settings.epochs < done:
+        raise MFPyGError(f"{folder.path} has {done} epochs already; --epochs {settings.epochs} is less")
+    states = checkpoint["callbacks"].values()
+    return not any("wait_count" in state and state["wait_count"] >= state["patience"] for state in states)

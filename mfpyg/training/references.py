@@ -66,6 +66,6 @@ def fit_references(dataset: ReleaseDataset, rows: np.ndarray, species: tuple[int
 
 def _undetermined(counts: np.ndarray) -> list[int]:
     """Columns that take part in a combination the rows say nothing of."""
-    _, values, directions = np.linalg.svd(counts, full_matrices=True)
-    rank = int((values > 1e-10 * max(values.max(initial=0.0), 1.0)).sum())
-    return np.flatnonzero(np.abs(directions[rank:]).max(axis=0, initial=0.0) > 1e-8).tolist()
+    values, directions = np.linalg.eigh(counts.T @ counts)  # few by few, however many rows
+    silent = directions[:, values <= 1e-10 * max(values.max(initial=0.0), 1.0)]
+    return np.flatnonzero(np.abs(silent).max(axis=1, initial=0.0) > 1e-8).tolist()

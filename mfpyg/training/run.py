@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning
@@ -14,15 +16,15 @@ from rich.console import Console
 
 from mfpyg.checkpoint import describe, potential_of, read_checkpoint, versions
 from mfpyg.datasets import ReleaseDataset
-from mfpyg.errors import MFPyGError
+from mfpyg.device import choose_device
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table
 from mfpyg.fidelity import Fidelity, parse_fidelities, parse_weights
 from mfpyg.graph import check_engine
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.settings import TrainSettings, from_dict
-from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO, is_main_process
-from mfpyg.training.check import check_settings
+from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
+from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.data import ConformationData
 from mfpyg.training.folder import RunFolder, check_same
 from mfpyg.training.loss import MultiFidelityLoss
@@ -51,6 +53,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     """
     fidelities = check_settings(settings)
     check_engine(settings.engine)
+    device = choose_device(settings.accelerator, settings.devices)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     if resume:
@@ -59,35 +62,53 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
         folder.check_new()
     dataset = open_training_data(settings, fidelities)
     splits = make_splits(dataset, settings.split, settings.seed)
-    check_labels(dataset, splits["train"], fidelities)
+    notes = check_labels(dataset, splits, fidelities, settings.monitor)
     torch.manual_seed(settings.seed)
-    potential = new_potential(settings, fidelities, dataset, splits, console)
-    if resume:
-        check_resumable(folder, dataset, splits)
-    module, data, trainer = _assemble(settings, fidelities, potential, dataset, splits, folder, console)
-    if is_main_process():
-        if resume:
-            folder.write_config(settings)
-        else:
-            folder.create(settings, splits, versions())
-    console.print(_summary(settings, potential, splits, trainer), highlight=False, soft_wrap=True)
-    _fit(trainer, module, data, folder, resume)
+    potential, more_notes = new_potential(settings, fidelities, dataset, splits)
+    unfinished = not resume or check_resumable(folder, settings, dataset, splits)
+    for line in [*_summary(settings, potential, splits, device), *notes, *more_notes]:
+        console.print(line, highlight=False, soft_wrap=True)
+    if not unfinished:
+        console.print("the run had stopped early; there is nothing left to train", highlight=False)
+        return
+    with _interruptible(folder):
+        if is_main_process():
+            if resume:
+                folder.write_config(settings)
+            else:
+                folder.create(settings, splits, versions())
+        module, data, trainer = _assemble(settings, fidelities, potential, dataset, splits, folder, console, device)
+        trainer.fit(module, data, ckpt_path=str(folder.last) if resume else None)
+
+
+@contextmanager
+def _interruptible(folder: RunFolder) -> Iterator[None]:
+    """Say how to go on after Ctrl-C or SIGTERM; leave nothing of a run that reached no checkpoint."""
+    try:
+        yield
+    except BaseException as stop:
+        if is_main_process():
+            folder.discard_unstarted()
+        if not isinstance(stop, KeyboardInterrupt | SystemExit):  # Lightning turns Ctrl-C into SystemExit
+            raise
+        if not folder.last.is_file():
+            raise Interrupted("stopped before the first epoch ended; nothing was kept") from stop
+        epochs = read_checkpoint(folder.last)["epoch"] + 1
+        raise Interrupted(
+            f"stopped; {epochs} epochs are kept, continue with: mfpyg-train --resume {folder.path}"
+        ) from stop
 
 
 def _summary(
-    settings: TrainSettings,
-    potential: MultiFidelityPotential,
-    splits: dict[str, np.ndarray],
-    trainer: lightning.Trainer,
-) -> str:
+    settings: TrainSettings, potential: MultiFidelityPotential, splits: Mapping[str, np.ndarray], device: torch.device
+) -> list[str]:
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
     n_parameters = sum(p.numel() for p in potential.parameters())
-    device = trainer.strategy.root_device
-    return (
-        f"{settings.dataset}: {sizes} conformations\n"
+    return [
+        f"{settings.dataset}: {sizes} conformations",
         f"{settings.backbone}, {n_parameters:,} parameters, {' '.join(settings.fidelities)}, "
-        f"preset {settings.preset}, at most {settings.epochs:,} epochs, on {settings.devices} x {device.type}"
-    )
+        f"preset {settings.preset}, at most {settings.epochs:,} epochs, on {settings.devices} x {device.type}",
+    ]
 
 
 def final_table(folder: RunFolder, console: Console) -> None:
@@ -96,7 +117,8 @@ def final_table(folder: RunFolder, console: Console) -> None:
     settings = from_dict(checkpoint["mfpyg"]["config"])
     fidelities = parse_fidelities(settings.fidelities)
     dataset = open_training_data(settings, fidelities)
-    result = evaluate(potential_of(checkpoint, str(folder.best)), dataset, folder.read_splits())
+    potential = potential_of(checkpoint, str(folder.best)).to(choose_device(settings.accelerator))
+    result = evaluate(potential, dataset, folder.read_splits())
     table = metrics_table(result.metrics, {f.name: f.labels for f in fidelities})
     folder.write_metrics(result.metrics, as_text(table))
     console.print(table)
@@ -111,6 +133,7 @@ def _assemble(
     splits: dict[str, np.ndarray],
     folder: RunFolder,
     console: Console,
+    device: torch.device,
 ) -> tuple[MultiFidelityModule, ConformationData, lightning.Trainer]:
     columns = {name: dataset.fidelities.index(name) for name in potential.fidelities}
     loss = MultiFidelityLoss(fidelities, columns, parse_weights(settings.weights, fidelities), settings.hierarchicality)
@@ -130,7 +153,7 @@ def _assemble(
     if settings.optim.stop_after is not None:
         callbacks.append(EarlyStopping(monitor, patience=settings.optim.stop_after, check_on_train_epoch_end=True))
     trainer = lightning.Trainer(
-        accelerator="gpu" if settings.accelerator == "cuda" else settings.accelerator,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=settings.devices,
         strategy="ddp" if settings.devices > 1 else "auto",
         precision="64-true" if settings.precision == 64 else "32-true",
@@ -154,23 +177,3 @@ def _tensorboard(path: Path) -> TensorBoardLogger | bool:
     if importlib.util.find_spec("tensorboard") is None:
         return False
     return TensorBoardLogger(path, name="", version="tensorboard")
-
-
-def _fit(
-    trainer: lightning.Trainer, module: MultiFidelityModule, data: ConformationData, folder: RunFolder, resume: bool
-) -> None:
-    try:
-        trainer.fit(module, data, ckpt_path=str(folder.last) if resume else None)
-    except MFPyGError:
-        if is_main_process():
-            folder.discard_if_empty()
-        raise
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns Ctrl-C into SystemExit
-        epochs = read_checkpoint(folder.last)["epoch"] + 1 if folder.last.is_file() else 0
-        if is_main_process():
-            folder.discard_if_empty()
-        if not epochs:
-            raise Interrupted("stopped before the first epoch ended; nothing was kept") from stop
-        raise Interrupted(
-            f"stopped; {epochs} epochs are kept, continue with: mfpyg-train --resume {folder.path}"
-        ) from stop

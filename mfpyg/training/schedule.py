@@ -16,7 +16,7 @@ class Plateau:
     """When to act on a metric that no longer improves: raise the batch size first, then lower the rate.
 
     (Smith et al., arXiv:1711.00489.) After ``patience`` epochs without an improvement by at least one
-    part in 10⁴, the batch size is doubled (divided by ``factor``) up to its maximum; from then on the
+    part in 10⁴, the batch size is divided by ``factor``, up to its maximum; from then on the
     rate is multiplied by ``factor``.
 
     Args:
@@ -42,7 +42,7 @@ class Plateau:
             return batch_size, lr
         self.waited = 0
         if batch_size < self.max_batch_size:
-            return min(int(batch_size / self.factor), self.max_batch_size), lr
+            return min(max(int(batch_size / self.factor), batch_size + 1), self.max_batch_size), lr
         return batch_size, lr * self.factor
 
 

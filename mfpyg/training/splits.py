@@ -8,18 +8,9 @@ from mfpyg.datasets import ReleaseDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.settings import SplitSettings
 
-SPLITS = ("train", "val", "test", "ood")
-"""Names of the splits; ``ood`` (out of distribution) are molecules unlike those of the training."""
-
-
-def file_splits(dataset: ReleaseDataset) -> np.ndarray | None:
-    """The file's own division (n,) int64: 0 pool, 1 test, 2 out of sample; ``None`` where it has none."""
-    split = dataset._data.split.numpy()
-    return split if (split >= 0).all() else None
-
 
 def make_splits(dataset: ReleaseDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
-    """Sorted numbers of the conformations of each split.
+    """Sorted numbers of the conformations of ``train``, ``val``, ``test`` and ``ood`` (out of distribution).
 
     By ``file``, the file's test and out-of-sample conformations stay what they are, and the rest is
     divided into training and validation; by ``random``, all are divided into three.
@@ -32,7 +23,7 @@ def make_splits(dataset: ReleaseDataset, settings: SplitSettings, seed: int) -> 
     Raises:
         MFPyGError: if the file gives no split but is asked to, or a split would be empty.
     """
-    given = file_splits(dataset)
+    given = dataset.given_split()
     if settings.method == "file" and given is None:
         raise MFPyGError(
             f"{dataset.raw_file_names[0]} does not say which conformations are for the test; use split.method random"

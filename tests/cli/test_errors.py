@@ -29,7 +29,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("training was started")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mfpyg.training.run._fit", fit)
+    monkeypatch.setattr("lightning.Trainer.fit", fit)
 
 
 class Refused:

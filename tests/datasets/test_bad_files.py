@@ -276,3 +276,23 @@ def test_group_without_conformations_does_no_harm(release_file: Path) -> None:
                 del file["C1H4"][key]
                 file["C1H4"][key] = empty
     assert len(ANI1x(release_file.parent / "root", file=release_file)) == 6
+
+
+def test_split_in_some_groups_only_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "part.h5"
+    shutil.copy(bundled_file(), file)
+    with h5py.File(file, "a") as opened:
+        del opened["H2O1"]["split"]
+    assert "some lack it" in refusal(file, MiniCHNO)
+
+
+def test_level_whose_forces_no_group_has_is_one_without_forces(tmp_path: Path) -> None:
+    file = tmp_path / "energies.h5"
+    with h5py.File(bundled_file()) as source, h5py.File(file, "w") as target:
+        for name in ("H2O1", "C1H4"):
+            for key in ("atomic_numbers", "coordinates", "wb97x_dz.energy"):
+                target.require_group(name)[key] = source[name][key][()]
+    dataset = MiniCHNO(tmp_path / "root", file=file)
+    assert dataset.fidelities == ("dz",)
+    assert dataset._data.energy_mask.all()
+    assert not dataset._data.forces_mask.any()

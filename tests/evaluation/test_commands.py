@@ -189,3 +189,104 @@ def test_stored_edges_train_to_the_same_errors(run: Path, tmp_path: Path) -> Non
     train.main(["--fidelities", "dz:EF", "cc:E", "--out", str(out), *TINY, "--edges=stored"])
     one, two = (json.loads((folder / "metrics.json").read_text()) for folder in (run, out))
     assert two["test"]["cc"]["forces"]["rmse"] == pytest.approx(one["test"]["cc"]["forces"]["rmse"], rel=1e-6)
+
+
+def test_resume_refuses_a_checkpoint_of_other_fidelities(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, mixed = tmp_path / "other", tmp_path / "mixed"
+    train.main(["--fidelities", "dz:EF", "tz:E", "--out", str(other), *TINY])
+    shutil.copytree(run, mixed)
+    shutil.copy(other / "last.ckpt", mixed / "last.ckpt")
+    capsys.readouterr()
+    error = one_line_error(capsys, train, "--resume", str(mixed), "--epochs", "3")
+    assert "fidelities was ['dz:EF', 'tz:E'], now ['dz:EF', 'cc:E']" in error
+
+
+def test_weights_of_another_fidelity_are_refused(run: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(run / "best.ckpt", weights_only=True)
+    checkpoint["mfpyg"]["fidelities"] = ["cc", "dz"]
+    torch.save(checkpoint, tmp_path / "swapped.ckpt")
+    with pytest.raises(MFPyGError, match="not those of fidelity 'cc'"):
+        mfpyg.load(tmp_path / "swapped.ckpt")
+
+
+def test_checkpoint_in_other_units_is_refused(run: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(run / "best.ckpt", weights_only=True)
+    checkpoint["mfpyg"]["units"]["energy"] = "eV"
+    torch.save(checkpoint, tmp_path / "ev.ckpt")
+    with pytest.raises(MFPyGError, match="'energy': 'eV'"):
+        mfpyg.load(tmp_path / "ev.ckpt")
+
+
+def test_resume_of_a_run_that_stopped_early_trains_no_further(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as context:
+        context.setattr(Schedule, "on_train_batch_start", _with_rates(1e-3, 0.5, 0.5, 0.5, 0.5, 0.5))
+        train.main(["--fidelities", "dz:E", "--out", str(out), *TINY, "--epochs=6", "--optim.stop-after=1"])
+    log, table = (out / "metrics.csv").read_text(), (out / "metrics.json").read_text()
+    assert log.count("\n") < 7, "the run never stopped early"
+    weights = (out / "last.ckpt").read_bytes()
+    train.main(["--resume", str(out)])
+    assert "stopped early" in capsys.readouterr().out
+    assert (out / "metrics.csv").read_text() == log
+    assert (out / "metrics.json").read_text() == table
+    assert (out / "last.ckpt").read_bytes() == weights
+
+
+def test_resume_for_fewer_epochs_than_there_are_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "has 2 epochs already" in one_line_error(capsys, train, "--resume", str(run), "--epochs", "1")
+
+
+def test_run_killed_before_its_first_checkpoint_can_be_started_anew(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("config.yaml", "versions.json", "splits.npz", "metrics.csv"):
+        shutil.copy(run / name, killed / name)
+    assert "start it anew" in one_line_error(capsys, train, "--resume", str(killed))
+    train.main(["--fidelities", "dz:E", "--out", str(killed), *TINY, "--epochs=1"])
+    assert (killed / "metrics.csv").read_text().count("\n") == 2
+
+
+def test_failing_run_leaves_a_folder_that_was_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    monkeypatch.setattr(Schedule, "on_train_batch_start", _with_rates(1e30))
+    one_line_error(capsys, train, "--fidelities", "dz:EF", "--out", str(out), *TINY)
+    assert list(out.iterdir()) == []
+
+
+def test_monitor_without_validation_labels_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--fidelities", "dz:E", "tz:E", "--split.val=0.01", "--seed=2", "--out", str(tmp_path / "run"), *TINY]
+    assert "monitor tz has no labels" in one_line_error(capsys, train, *options, "--monitor=tz")
+    train.main([*options, "--epochs=1"])
+    assert "no tz energies in validation" in capsys.readouterr().out
+
+
+def test_gpu_that_is_not_there_is_an_error(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    out = tmp_path / "run"
+    error = one_line_error(capsys, train, "--fidelities", "dz:E", "--out", str(out), *TINY, "--accelerator=cuda")
+    assert "1 CUDA devices wanted, 0 found" in error
+    assert not out.exists()
+    assert "0 found" in one_line_error(capsys, evaluate, str(run), "--accelerator", "cuda")
+
+
+def test_evaluations_of_different_data_do_not_overwrite_each_other(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    shutil.copy(bundled_file(), tmp_path / "copy.h5")
+    evaluate.main([str(folder)])
+    evaluate.main([str(folder), "--split", "test"])
+    evaluate.main([str(folder / "best.ckpt"), "--dataset", f"minichno:{tmp_path / 'copy.h5'}", "--split", "all"])
+    written = {path.name for path in folder.glob("evaluation*.json")}
+    assert written == {"evaluation.json", "evaluation-test.json", "evaluation-copy-all.json"}
+    assert list(json.loads((folder / "evaluation-test.json").read_text())) == ["test"]

@@ -517,3 +517,9 @@ def test_hierarchicality_of_underflowing_terms_has_a_finite_gradient() -> None:
     terms = [torch.full((1,), value, requires_grad=True) for value in (0.0, 1e-22, 1e-22)]
     gradients = torch.autograd.grad(hierarchicality(terms).sum(), terms)
     assert all(torch.isfinite(g).all() for g in gradients)
+
+
+def test_positions_that_are_not_finite_are_refused(make_potential: Potential) -> None:
+    pos = torch.tensor([[0.0, 0, 0], [torch.nan, 0, 0]], dtype=torch.float64)
+    with pytest.raises(MFPyGError, match="NaN or infinite"):
+        make_potential()(Data(z=torch.tensor([1, 1]), pos=pos), fidelity="dz")

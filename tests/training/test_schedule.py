@@ -36,3 +36,8 @@ def test_cosine_runs_from_one_to_a_hundredth() -> None:
     assert cosine(0.0) == pytest.approx(1.0)
     assert cosine(0.5) == pytest.approx(0.505)
     assert cosine(1.0) == pytest.approx(0.01)
+
+
+def test_a_factor_near_one_still_raises_the_batch_size() -> None:
+    history = run(Plateau(patience=0, factor=0.95, max_batch_size=18), [1.0] * 5, 16, 1.0)
+    assert history == [(16, 1.0), (17, 1.0), (18, 1.0), (18, 0.95), (18, 0.95 * 0.95)]

@@ -9,7 +9,7 @@ import torch
 from mfpyg.datasets import MiniCHNO
 from mfpyg.errors import MFPyGError
 from mfpyg.settings import SplitSettings
-from mfpyg.training.data import ShareSampler
+from mfpyg.training.data import ConformationData, ShareSampler
 from mfpyg.training.references import compositions, fit_references
 from mfpyg.training.splits import make_splits
 
@@ -82,3 +82,13 @@ def test_undetermined_references_are_named(dataset: MiniCHNO) -> None:
     assert 4 * fitted.energies[0] + fitted.energies[1] == pytest.approx(
         float(dataset._data.energy[methane, 0].mean()), abs=1e-6
     )
+
+
+def test_batches_too_small_to_share_are_refused(dataset: MiniCHNO) -> None:
+    from types import SimpleNamespace
+
+    rows = {"train": np.arange(603), "val": np.arange(603, 670)}
+    data = ConformationData(dataset, rows, batch_size=2, seed=0)
+    data.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
+    with pytest.raises(MFPyGError, match="split 'train' has 603 conformations in 302 batches"):
+        data.setup("fit")
