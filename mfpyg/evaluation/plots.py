@@ -17,8 +17,8 @@ from mfpyg.files import replace_file
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
 
 _AXES = {
-    "energy": (f"energy / {ENERGY_UNIT} an atom", "energy an atom, less references"),
-    "forces": (f"force / {FORCE_UNIT}", "force components"),
+    "energy": (f"{ENERGY_UNIT} per atom", "energies less references"),
+    "forces": (FORCE_UNIT, "force components"),
 }
 
 
@@ -60,6 +60,6 @@ def _panel(axis: plt.Axes, name: str, prop: str, parity: Parity | None) -> None:
     unit, quantity = _AXES[prop]
     axis.plot(limits, limits, color="0.6", linewidth=1, zorder=0)
     axis.plot(label, predicted, ".", markersize=3, alpha=0.5, markeredgewidth=0, rasterized=True)
-    axis.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"label: {unit}", ylabel="prediction")
+    axis.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"label ({unit})", ylabel=f"prediction ({unit})")
     rmse = float(np.sqrt(np.mean((predicted - label) ** 2)))
-    axis.set_title(f"{name}: {quantity}\nRMSE {rmse:.2f}", fontsize=9)
+    axis.set_title(f"{name}: {quantity}\nRMSE {rmse:.2f} {unit}", fontsize=9)
