@@ -164,12 +164,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     # For some hundred small molecules and a laptop: narrow, no longer-ranged than what they can teach, and one
     # thread, as two are no faster on matrices this small and much slower on a busy machine.
     "small": {
-        "epochs": 240,
-        "batch_size": 16,
+        "epochs": 160,
+        "batch_size": 8,
         "threads": 1,
         "hierarchicality": 0.1,
         "model": {"n_features": 64, "n_atom_layers": 3, "n_sensitivities": 12, "cutoff": 4.5, "r_soft_max": 3.8},
-        "optim": {"lr": 2e-3, "schedule": "cosine", "stop_after": None},
+        "optim": {"schedule": "cosine", "stop_after": None},
     },
 }
 """What each preset changes of the defaults."""

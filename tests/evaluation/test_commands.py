@@ -118,7 +118,7 @@ def test_truncated_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:
 def test_resume_refuses_other_settings_naming_them(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = one_line_error(capsys, train, "--resume", str(run), "--fidelities", "dz:EF", "--optim.lr", "0.5")
     assert "fidelities was ['dz:EF', 'cc:E'], now ['dz:EF']" in error
-    assert "optim.lr was 0.002, now 0.5" in error
+    assert "optim.lr was 0.001, now 0.5" in error
 
 
 def test_resume_refuses_other_data(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
