@@ -40,7 +40,6 @@ def train_command(arguments: Sequence[str]) -> None:
     settings = dataclasses.replace(settings, out=str(folder.path))
     if resumed is not None:
         check_same(folder.read_settings(), settings)
-        folder.check_resumable()
     elif is_main_process():
         folder.check_new()
     _train(settings, folder, resumed is not None)
@@ -61,8 +60,10 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
         raise MFPyGError("--resume takes the settings of its run; leave --config out")
     if resumed is not None and given(arguments, "--out") is not None:
         raise MFPyGError("--resume goes on in the folder of its run; leave --out out")
-    source = Path(resumed) / "config.yaml" if resumed else Path(config) if config else None
-    stored = _read_yaml(source, resumed)
+    if resumed is not None:
+        RunFolder(Path(resumed)).check_resumable()
+        config = str(RunFolder(Path(resumed)).config)
+    stored = {} if config is None else s.read_yaml(Path(config))
 
     def chosen(name: str, otherwise: str) -> str:
         return given(arguments, f"--{name}") or str(stored.get(name) or otherwise)
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
         wanted, written = given(arguments, f"--{name}"), stored.get(name)
         if wanted is not None and written is not None and wanted != written:
             raise MFPyGError(
-                f"--{name} is {wanted}, but the settings in {source} were made for {written}; give one of them"
+                f"--{name} is {wanted}, but the settings in {config} were made for {written}; give one of them"
             )
     preset = chosen("preset", s.default_preset(chosen("dataset", "minichno")))
     values = s.defaults(preset, chosen("backbone", "hipnn"))
@@ -80,7 +81,7 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     try:
         s.from_dict({"backbone": values["backbone"], **stored})
     except MFPyGError as error:
-        raise MFPyGError(f"{source}: {error}") from error
+        raise MFPyGError(f"{config}: {error}") from error
     parser.set_defaults(s.flat(_merged(values, stored)))
     parsed = parser.parse_args(_without(arguments, ("--config", "--resume"))).as_dict()
     parsed.pop("config", None), parsed.pop("resume", None)
@@ -124,25 +125,6 @@ def _kind(kind: Any, choices: tuple[str, ...]) -> str:
         k for k in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)) if k is not type(None)
     ]
     return {"int": "N", "float": "X"}.get(kinds[0].__name__, "TEXT")
-
-
-def _read_yaml(path: Path | None, resumed: str | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    import yaml
-
-    if not path.is_file():
-        what = f"{resumed} is no run folder, it has no config.yaml" if resumed else f"{path}: no such file"
-        raise MFPyGError(
-            f"{what}; expected {'a folder that mfpyg-train wrote' if resumed else 'a YAML file of settings'}"
-        )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MFPyGError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:100]})") from error
-    if not isinstance(values, dict):
-        raise MFPyGError(f"{path}: expected settings such as 'epochs: 100', found {type(values).__name__}")
-    return values
 
 
 def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

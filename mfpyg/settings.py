@@ -11,7 +11,10 @@ import sys
 import types
 import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from mfpyg.errors import MFPyGError, unknown_name
 
@@ -257,6 +260,23 @@ def in_words(kind: Any) -> str:
     if typing.get_origin(kind) is list:
         return "a list such as [dz:EF, cc:E]"
     return {int: "a whole number", float: "a number", str: "text", type(None): "null"}[kind]
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Nested plain values of a YAML file; tags that would make objects are refused.
+
+    Raises:
+        MFPyGError: if the file is missing, not YAML, or anything but settings.
+    """
+    if not path.is_file():
+        raise MFPyGError(f"{path}: no such file; expected a YAML file of settings")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise MFPyGError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:100]})") from error
+    if not isinstance(values, dict):
+        raise MFPyGError(f"{path}: expected settings such as 'epochs: 100', found {type(values).__name__}")
+    return values
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,7 +14,7 @@ import yaml
 
 from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, replace_file, write_text
-from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
+from mfpyg.settings import TrainSettings, flat, from_dict, read_yaml, to_dict
 
 MAY_CHANGE = ("epochs", "devices", "accelerator", "threads")
 """Settings that a resumed run may change."""
@@ -104,13 +104,7 @@ class RunFolder:
         Raises:
             MFPyGError: if the folder is no run, or its configuration is damaged.
         """
-        try:
-            values = yaml.safe_load(self.config.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise MFPyGError(f"{self.config}: not readable as YAML") from error
-        if not isinstance(values, dict):
-            raise MFPyGError(f"{self.config}: expected settings, found {type(values).__name__}")
-        return from_dict(values)
+        return from_dict(read_yaml(self.config))
 
     def read_splits(self) -> dict[str, np.ndarray]:
         """Conformations of each split.

@@ -26,7 +26,7 @@ from mfpyg.settings import TrainSettings, from_dict
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.data import ConformationData
-from mfpyg.training.folder import RunFolder, check_same
+from mfpyg.training.folder import RunFolder
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.prepare import check_labels, check_resumable, new_potential, open_training_data
@@ -56,9 +56,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     device = choose_device(settings.accelerator, settings.devices)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    if resume:
-        check_same(folder.read_settings(), settings)
-    elif is_main_process():
+    if not resume and is_main_process():
         folder.check_new()
     dataset = open_training_data(settings, fidelities)
     splits = make_splits(dataset, settings.split, settings.seed)
