@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,17 +43,17 @@ class ReleaseDataset(InMemoryDataset):
 
     Each item is a ``Data`` with, T being the number of ``fidelities``:
 
-    ============= ================== =======================================================
-    ``z``         (n,) int64         atomic numbers
-    ``pos``       (n, 3) float32     positions in Å
-    ``energy``    (1, T) float64     total energies in kcal/mol, NaN where missing
-    ``energy_mask`` (1, T) bool      where there is one
-    ``forces``    (n, T, 3) float32  true forces −dE/dx in kcal/mol/Å, NaN where missing
-    ``forces_mask`` (1, T) bool      where there are some
-    ``molecule``  (1,) int64         number in ``dataset.molecules``
-    ``conformation`` (1,) int64      number within the group of the file
-    ``split``     (1,) int64         0 pool, 1 test, 2 out of sample, -1 where the file does not say
-    ============= ================== =======================================================
+    ================ ================= ===============================================================
+    ``z``            (n,) int64        atomic numbers
+    ``pos``          (n, 3) float32    positions in Å
+    ``energy``       (1, T) float64    total energies in kcal/mol, NaN where missing
+    ``energy_mask``  (1, T) bool       where there is one
+    ``forces``       (n, T, 3) float32 true forces −dE/dx in kcal/mol/Å, NaN where missing
+    ``forces_mask``  (1, T) bool       where there are some
+    ``molecule``     (1,) int64        number in ``dataset.molecules``
+    ``conformation`` (1,) int64        number within the group of the file
+    ``split``        (1,) int64        0 pool, 1 test, 2 out of sample, -1 where the file does not say
+    ================ ================= ===============================================================
 
     The name of a processed file carries a hash of the raw file's size and date, the fidelities, the
     subset and the ``pre_transform``, so that no change of any of them ever uses an old one. It is
@@ -95,7 +96,7 @@ class ReleaseDataset(InMemoryDataset):
         self._levels = self._choose_levels(fidelities)
         self._processed_name = self._name_of_processed(pre_transform, pre_filter)
         super().__init__(str(root), transform, pre_transform, pre_filter, log=False, force_reload=force_reload)
-        stored = torch.load(self.processed_paths[0], weights_only=True, mmap=True)
+        stored = _read_processed(self.processed_paths[0])
         self.fidelities: tuple[str, ...] = tuple(stored["fidelities"])
         self.molecules: list[str] = stored["molecules"]
         self.fingerprint: str = stored["fingerprint"]
@@ -159,7 +160,10 @@ class ReleaseDataset(InMemoryDataset):
         # PyG's own compares the pre_transform with the last one used and warns; here the name of the
         # processed file carries it, so that several can stand side by side.
         if self.force_reload or not Path(self.processed_paths[0]).is_file():
-            make_folder(Path(self.processed_dir))
+            try:
+                make_folder(Path(self.processed_dir))
+            except MFPyGError as error:
+                raise MFPyGError(f"{error}; give the data set another root, or set MFPYG_CACHE") from error
             self.process()
 
     def process(self) -> None:
@@ -218,6 +222,13 @@ class ReleaseDataset(InMemoryDataset):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)}, fidelities=[{', '.join(self.fidelities)}])"
+
+
+def _read_processed(path: str) -> dict[str, Any]:
+    try:
+        return torch.load(path, weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
+        raise MFPyGError(f"{path}: damaged; remove it, and it is made again from the raw file") from error
 
 
 def _settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:

@@ -606,3 +606,22 @@ def test_fidelity_that_the_file_lacks_is_refused(release_file: Path) -> None:
     assert open_dataset(spec).fidelities == ("dz", "tz", "mp2")
     with pytest.raises(MFPyGError, match=r"no level 'cc', its key 'ccsd\(t\)_cbs.energy' is missing"):
         open_dataset(spec, ["dz", "cc"])
+
+
+def test_damaged_processed_file_is_named(tmp_path: Path) -> None:
+    processed = Path(MiniCHNO(tmp_path).processed_paths[0])
+    processed.write_bytes(processed.read_bytes()[:5000])
+    with pytest.raises(MFPyGError, match=r"minichno-\w+\.pt: damaged; remove it"):
+        MiniCHNO(tmp_path)
+    assert len(MiniCHNO(tmp_path, force_reload=True)) == 788
+
+
+def test_items_of_a_large_data_set_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = MiniCHNO()
+    monkeypatch.setattr("mfpyg.datasets.release.KEEP_ITEMS_UP_TO", 100)
+    dataset = MiniCHNO()
+    for i in (0, 787):
+        for key, value in kept[i].to_dict().items():
+            assert torch.equal(torch.nan_to_num(dataset[i][key]), torch.nan_to_num(value)), key
+    assert kept._data_list is not None
+    assert dataset._data_list is None
