@@ -618,10 +618,11 @@ def test_damaged_processed_file_is_named(tmp_path: Path) -> None:
 
 def test_items_of_a_large_data_set_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = MiniCHNO()
+    items = {i: kept[i] for i in (0, 787)}
     monkeypatch.setattr("mfpyg.datasets.release.KEEP_ITEMS_UP_TO", 100)
     dataset = MiniCHNO()
-    for i in (0, 787):
-        for key, value in kept[i].to_dict().items():
+    for i, item in items.items():
+        for key, value in item.to_dict().items():
             assert torch.equal(torch.nan_to_num(dataset[i][key]), torch.nan_to_num(value)), key
     assert kept._data_list is not None
     assert dataset._data_list is None
