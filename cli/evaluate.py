@@ -59,6 +59,8 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     if not path.exists():
         raise MFPyGError(f"{path}: no such run folder or checkpoint")
     out = Path(options.json) if options.json else _default_out(path, spec, options.split)
+    if out.is_dir():
+        raise MFPyGError(f"{out} is a folder; expected the name of a JSON file")
     if not out.parent.is_dir():
         raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
     if not os.access(out.parent, os.W_OK):
@@ -68,10 +70,12 @@ def evaluate_command(arguments: Sequence[str]) -> None:
 
 
 def _default_out(path: Path, spec: DatasetSpec | None, split: str | None) -> Path:
-    """In the run folder, by the names of data and split, so that no evaluation overwrites another one."""
+    """In the run folder, by the names of checkpoint, data and split, so that different ones stand side by side."""
     parts = ["evaluation"]
+    if path.is_file() and path.stem != "best":
+        parts.append(path.stem)
     if spec is not None:
-        parts.append(spec.name if spec.path is None else spec.path.stem)
+        parts.append(spec.name if spec.path is None else f"{spec.name}-{spec.path.stem}")
     if split is not None:
         parts.append(split)
     return (path if path.is_dir() else path.parent) / f"{'-'.join(parts)}.json"
@@ -85,7 +89,7 @@ def _evaluate(path: Path, spec: DatasetSpec | None, split: str | None, out: Path
     from mfpyg.datasets.spec import available_fidelities, open_dataset
     from mfpyg.device import choose_device
     from mfpyg.evaluation.evaluate import evaluate
-    from mfpyg.evaluation.report import metrics_table
+    from mfpyg.evaluation.report import metrics_table, print_table
     from mfpyg.fidelity import parse_fidelities
     from mfpyg.files import write_text
 
@@ -103,14 +107,14 @@ def _evaluate(path: Path, spec: DatasetSpec | None, split: str | None, out: Path
         )
     dataset = open_dataset(spec, common)
     _note_methods(console, dataset, described["data"]["methods"])
-    rows = _rows(dataset, described, str(spec), split)
+    rows = _rows(console, dataset, described, str(spec), split)
 
     def progress(batches: Any, name: str) -> Any:
         return track(batches, description=name, console=console, transient=True, disable=not console.is_terminal)
 
     result = evaluate(potential, dataset, rows, parity=plot, track=progress)
     trained = {f.name: f.labels for f in parse_fidelities(described["config"]["fidelities"])}
-    console.print(metrics_table(result.metrics, trained))
+    print_table(console, metrics_table(result.metrics, trained))
     write_text(out, json.dumps(result.metrics, indent=2) + "\n")
     console.print(f"written: {out}", highlight=False, soft_wrap=True)
     if plot:
@@ -129,7 +133,9 @@ def _note_methods(console: Any, dataset: ReleaseDataset, trained: dict[str, str]
             console.print(f"note: '{name}' is {method} here, but {trained[name]} in the training data", highlight=False)
 
 
-def _rows(dataset: ReleaseDataset, described: dict[str, Any], spec: str, split: str | None) -> dict[str, np.ndarray]:
+def _rows(
+    console: Any, dataset: ReleaseDataset, described: dict[str, Any], spec: str, split: str | None
+) -> dict[str, np.ndarray]:
     """Conformations to evaluate on: the run's splits on its own data, all of any other unless it says."""
     import numpy as np
 
@@ -139,6 +145,7 @@ def _rows(dataset: ReleaseDataset, described: dict[str, Any], spec: str, split: 
     if dataset.fingerprint == described["data"]["fingerprint"]:
         splits = {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
     elif split is None:
+        console.print(f"note: all of {spec}; what may be among the training data is not told apart", highlight=False)
         return everything
     else:
         given = dataset.given_split()

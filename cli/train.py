@@ -165,7 +165,7 @@ def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool) -> None:
         console.print(f"{NAME}: {stop}", highlight=False, soft_wrap=True)
         sys.exit(INTERRUPT_STATUS)
     if is_main_process():
-        final_table(folder, console)
+        final_table(settings, folder, console)
 
 
 if __name__ == "__main__":

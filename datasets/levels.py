@@ -72,7 +72,7 @@ class DatasetSpec:
         if name not in LEVELS:
             raise unknown_name("data set", name, LEVELS)
         if not colon:
-            return cls(name, None if name == "minichno" else Path("data") / name)
+            return cls(name, None if name == "minichno" else Path("data/ani1x"))
         if not path:
             raise MFPyGError(f"data set '{text}' has no path after the colon: expected {name}:PATH")
         if not Path(path).exists():

@@ -77,17 +77,23 @@ def open_release(path: Path) -> Iterator[h5py.File]:
         yield file
 
 
-def levels_in(path: Path, levels: Sequence[LevelOfTheory]) -> tuple[LevelOfTheory, ...]:
+def levels_in(path: Path, levels: Sequence[LevelOfTheory], in_every_group: bool = False) -> tuple[LevelOfTheory, ...]:
     """Those of ``levels`` whose energy keys the file's groups have; without forces where no group has any.
+
+    Args:
+        path: file in the release layout.
+        levels: to look for.
+        in_every_group: whether all groups must have the keys, those of forces too; else one is enough.
 
     Raises:
         MFPyGError: if the file can't be read, or has no group.
     """
     with open_release(path) as file, _reading(path):
-        names = _group_names(file, path)
-        keys: set[str] = set()
-        for name in names:
-            keys.update(file[name].keys())
+        each = [set(file[name].keys()) for name in _group_names(file, path)]
+        keys = set.union(*each)
+        if in_every_group:
+            common = set.intersection(*each)
+            levels = [v for v in levels if common.issuperset(v.energy) and (v.forces in common or v.forces not in keys)]
         present = (level for level in levels if keys.issuperset(level.energy))
         return tuple(level if level.forces in keys else replace(level, forces=None) for level in present)
 

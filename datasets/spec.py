@@ -31,12 +31,13 @@ def open_dataset(spec: DatasetSpec, fidelities: Sequence[str] = (), **kwargs: An
     root, file = _places(spec)
     if file is not None:
         kwargs["file"] = file
-    chosen = None if set(fidelities) <= set(DEFAULT_LEVELS) else tuple(fidelities)
-    dataset = _construct(spec, root, chosen, kwargs)
-    if not set(fidelities) <= set(dataset.fidelities):
-        # Raises, and says what the file has.
-        dataset = _construct(spec, root, tuple(fidelities), kwargs)
-    return dataset
+    raw = _raw_file(spec)
+    if not raw.is_file():
+        return _construct(spec, root, None, kwargs)  # raises, and says where to get it
+    whole = {level.name for level in levels_in(raw, spec.levels, in_every_group=True)}
+    usual = tuple(name for name in DEFAULT_LEVELS if name in whole or name in fidelities)
+    chosen = usual if set(fidelities) <= set(usual) else tuple(fidelities)
+    return _construct(spec, root, chosen or None, kwargs)
 
 
 def available_fidelities(spec: DatasetSpec) -> tuple[str, ...]:
@@ -45,10 +46,16 @@ def available_fidelities(spec: DatasetSpec) -> tuple[str, ...]:
     Raises:
         MFPyGError: if the file is missing or wrong.
     """
+    if not _raw_file(spec).is_file():
+        open_dataset(spec)  # raises, and says where to get it
+    return tuple(level.name for level in levels_in(_raw_file(spec), spec.levels))
+
+
+def _raw_file(spec: DatasetSpec) -> Path:
     root, file = _places(spec)
-    if file is None:
-        file = bundled_file() if root is None else root / "raw" / ANI1x.raw_name
-    return tuple(level.name for level in levels_in(file, spec.levels))
+    if file is not None:
+        return file
+    return bundled_file() if root is None else root / "raw" / ANI1x.raw_name
 
 
 def _construct(

@@ -12,6 +12,8 @@ from rich.table import Table
 
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
 
+WIDEST = 250
+
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table:
     """Errors of every split and fidelity.
@@ -46,8 +48,13 @@ def _cells(values: Mapping[str, float] | None, trained: bool, names: tuple[str, 
 
 
 def as_text(table: Table) -> str:
-    """A table without colours, 110 columns wide."""
-    console = Console(file=io.StringIO(), width=110)
+    """A table without colours, as wide as it has to be."""
+    console = Console(file=io.StringIO(), width=WIDEST)
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines()) + "\n"
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; a narrow terminal wraps its lines, but no digit is cut off."""
+    console.print(as_text(table), soft_wrap=True, highlight=False, markup=False)

@@ -74,8 +74,13 @@ class EpochLog(Callback):
         if not trainer.is_global_zero or not self.path.is_file():
             return
         with self.path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        kept = [row for row in rows if len(row) == len(header) and int(row[0]) < trainer.current_epoch]
+            rows = list(csv.reader(file))
+        if not rows:
+            self.path.unlink()
+            return
+        header = rows.pop(0)
+        whole = [row for row in rows if len(row) == len(header) and row[0].isdigit()]
+        kept = [row for row in whole if int(row[0]) < trainer.current_epoch]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *kept])
         write_text(self.path, text.getvalue())

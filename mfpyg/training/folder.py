@@ -65,10 +65,14 @@ class RunFolder:
 
     def _unstarted(self) -> bool:
         """Whether the folder holds a run that was killed before its first checkpoint, and nothing else."""
-        return self.config.is_file() and {path.name for path in self.path.iterdir()} <= self._first_files()
+        # The versions tell it from a folder in which somebody keeps a config.yaml.
+        if not self.versions.is_file() or self.last.is_file():
+            return False
+        return all(path in self._own_files() or path.name == "tensorboard" for path in self.path.iterdir())
 
-    def _first_files(self) -> set[str]:
-        return {path.name for path in (self.config, self.splits, self.versions, self.log)} | {"tensorboard"}
+    def _own_files(self) -> set[Path]:
+        """What a run writes before its first ``last.ckpt``, half-written files included."""
+        return {self.versions, self.config, self.splits, self.log, self.best, *self.path.glob(".*.tmp")}
 
     def create(self, settings: TrainSettings, splits: Mapping[str, np.ndarray], versions: Mapping[str, str]) -> None:
         """Make the folder and write what is known before training.
@@ -78,9 +82,10 @@ class RunFolder:
         """
         self._made = not self.path.exists()
         make_folder(self.path)
-        self.log.unlink(missing_ok=True)
-        self.write_config(settings)
+        if self._unstarted():
+            self._remove_own_files()
         write_text(self.versions, json.dumps(versions, indent=2) + "\n")
+        self.write_config(settings)
         # A file of the handle, as numpy appends .npz to a name.
         replace_file(self.splits, lambda name: _save_npz(name, splits))
 
@@ -92,11 +97,14 @@ class RunFolder:
         """Remove what a run that stopped before its first checkpoint has written."""
         if not self.path.is_dir() or not self._unstarted():
             return
-        for name in self._first_files() - {"tensorboard"}:
-            (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        self._remove_own_files()
         if self._made:
             self.path.rmdir()
+
+    def _remove_own_files(self) -> None:
+        for path in self._own_files():
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
 
     def read_settings(self) -> TrainSettings:
         """Settings of the run.

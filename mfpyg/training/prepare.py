@@ -110,6 +110,9 @@ def check_resumable(
     folder.check_resumable()
     checkpoint = read_checkpoint(folder.last)
     potential_of(checkpoint, str(folder.last))
+    # Needed in the end; better missed now.
+    read_checkpoint(folder.best)
+    folder.read_splits()
     described = checkpoint["mfpyg"]
     check_same(from_dict(described["config"]), settings)
     if described["data"]["fingerprint"] != dataset.fingerprint:

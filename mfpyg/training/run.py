@@ -18,11 +18,11 @@ from mfpyg.checkpoint import describe, potential_of, read_checkpoint, versions
 from mfpyg.datasets import ReleaseDataset
 from mfpyg.device import choose_device
 from mfpyg.evaluation.evaluate import evaluate
-from mfpyg.evaluation.report import as_text, metrics_table
+from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import Fidelity, parse_fidelities, parse_weights
 from mfpyg.graph import check_engine
 from mfpyg.models import MultiFidelityPotential
-from mfpyg.settings import TrainSettings, from_dict
+from mfpyg.settings import TrainSettings
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.data import ConformationData
@@ -109,17 +109,16 @@ def _summary(
     ]
 
 
-def final_table(folder: RunFolder, console: Console) -> None:
+def final_table(settings: TrainSettings, folder: RunFolder, console: Console) -> None:
     """Evaluate the best epoch on every split, print the table, and keep it in the run folder."""
     checkpoint = read_checkpoint(folder.best)
-    settings = from_dict(checkpoint["mfpyg"]["config"])
     fidelities = parse_fidelities(settings.fidelities)
     dataset = open_training_data(settings, fidelities)
     potential = potential_of(checkpoint, str(folder.best)).to(choose_device(settings.accelerator))
     result = evaluate(potential, dataset, folder.read_splits())
     table = metrics_table(result.metrics, {f.name: f.labels for f in fidelities})
     folder.write_metrics(result.metrics, as_text(table))
-    console.print(table)
+    print_table(console, table)
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
 
 

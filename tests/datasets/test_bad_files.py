@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from mfpyg.datasets import ANI1x, MiniCHNO
+from mfpyg.datasets.levels import DatasetSpec
 from mfpyg.datasets.minichno import bundled_file
+from mfpyg.datasets.spec import open_dataset
 from mfpyg.errors import MFPyGError
 
 
@@ -296,3 +298,15 @@ def test_level_whose_forces_no_group_has_is_one_without_forces(tmp_path: Path) -
     assert dataset.fidelities == ("dz",)
     assert dataset._data.energy_mask.all()
     assert not dataset._data.forces_mask.any()
+
+
+def test_level_that_nobody_asked_for_may_be_missing_in_a_group(tmp_path: Path) -> None:
+    file = tmp_path / "part.h5"
+    shutil.copy(bundled_file(), file)
+    with h5py.File(file, "a") as opened:
+        del opened["H2O1"]["wb97x_tz.energy"]
+        del opened["H2O1"]["wb97x_tz.forces"]
+    spec = DatasetSpec("minichno", file)
+    assert open_dataset(spec, ["dz", "cc"]).fidelities == ("dz", "mp2", "cc")
+    with pytest.raises(MFPyGError, match=r"group H2O1 lacks the key 'wb97x_tz\.energy'"):
+        open_dataset(spec, ["tz"])

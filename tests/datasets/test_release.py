@@ -518,7 +518,7 @@ def test_package_data_are_found_as_resources() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "path"), [("minichno", None), ("ani1x", Path("data/ani1x")), ("ani1ccx", Path("data/ani1ccx"))]
+    ("text", "path"), [("minichno", None), ("ani1x", Path("data/ani1x")), ("ani1ccx", Path("data/ani1x"))]
 )
 def test_name_alone_has_a_usual_place(text: str, path: Path | None) -> None:
     assert DatasetSpec.parse(text) == DatasetSpec(text, path)

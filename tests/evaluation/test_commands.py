@@ -288,5 +288,51 @@ def test_evaluations_of_different_data_do_not_overwrite_each_other(run: Path, tm
     evaluate.main([str(folder), "--split", "test"])
     evaluate.main([str(folder / "best.ckpt"), "--dataset", f"minichno:{tmp_path / 'copy.h5'}", "--split", "all"])
     written = {path.name for path in folder.glob("evaluation*.json")}
-    assert written == {"evaluation.json", "evaluation-test.json", "evaluation-copy-all.json"}
+    assert written == {"evaluation.json", "evaluation-test.json", "evaluation-minichno-copy-all.json"}
     assert list(json.loads((folder / "evaluation-test.json").read_text())) == ["test"]
+
+
+def test_settings_file_of_the_user_survives_a_failing_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "config.yaml"
+    mine.write_text("# precious\nfidelities: [dz:EF]\n")
+    monkeypatch.setattr(Schedule, "on_train_batch_start", _with_rates(1e30))
+    error = one_line_error(capsys, train, "--config", str(mine), "--out", str(tmp_path), *TINY)
+    assert "choose another folder" in error
+    assert mine.read_text().startswith("# precious")
+
+
+def test_run_killed_while_it_wrote_its_first_checkpoints_can_be_started_anew(run: Path, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("config.yaml", "versions.json", "splits.npz", "metrics.csv", "best.ckpt"):
+        shutil.copy(run / name, killed / name)
+    (killed / ".last.ckpt.ab12.tmp").write_bytes(b"half")
+    train.main(["--fidelities", "dz:E", "--out", str(killed), *TINY, "--epochs=1"])
+    assert not list(killed.glob(".*.tmp"))
+    assert torch.load(killed / "best.ckpt", weights_only=True)["mfpyg"]["fidelities"] == ["dz"]
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "splits.npz"])
+def test_resume_misses_a_file_before_it_trains(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / name).unlink()
+    assert name in one_line_error(capsys, train, "--resume", str(copy), "--epochs", "3")
+    assert (copy / "metrics.csv").read_text() == (run / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("log", ["", "epoch,sec", "epoch,seconds\nx,1\n"])
+def test_resume_survives_a_damaged_log(run: Path, tmp_path: Path, log: str) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "metrics.csv").write_text(log)
+    train.main(["--resume", str(copy), "--epochs", "3"])
+    assert (copy / "metrics.csv").read_text().splitlines()[-1].startswith("2,")
+
+
+def test_json_that_is_a_folder_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is a folder" in one_line_error(capsys, evaluate, str(run), "--json", str(tmp_path))

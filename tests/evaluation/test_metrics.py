@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from mfpyg.datasets import MiniCHNO
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.metrics import MetricTable
-from mfpyg.evaluation.report import as_text, metrics_table
+from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.models import HIPNN, MultiFidelityPotential, Prediction
 
 
@@ -83,3 +86,14 @@ def test_table_marks_what_was_never_trained_on() -> None:
     row = next(line for line in text.splitlines() if "cc:E" in line)
     assert row.split() == ["test", "cc:E", "12", "1.000", "2.000", "0.100", "0.200", "12*", "1.000", "2.000"]
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_no_digit_is_cut_off_on_a_narrow_terminal() -> None:
+    energy = {"n": 123456789, "mae": 1234567.891, "rmse": 1234567.892, "mae_per_atom": 1.5, "rmse_per_atom": 2.5}
+    table = metrics_table({"test": {"npno_dz": {"energy": energy, "forces": energy}}}, {})
+    console = Console(file=io.StringIO(), width=40)
+    print_table(console, table)
+    for text in (console.file.getvalue(), as_text(table)):  # type: ignore[attr-defined]
+        for part in ("npno_dz", "123456789*", "1234567.891", "1234567.892"):
+            assert part in text
+        assert "…" not in text
