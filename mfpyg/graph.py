@@ -8,7 +8,6 @@ whichever engine found them.
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +15,9 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.transforms import BaseTransform
 
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.engine import check_engine
+from mfpyg.errors import MFPyGError
 
-ENGINES = ("torch", "torch-cluster")
 _PAIRS_AT_ONCE = 1 << 24
 
 
@@ -62,23 +61,9 @@ def radius_graph(pos: Tensor, batch: Tensor, cutoff: float, engine: str = "torch
     Raises:
         MFPyGError: for an unknown engine, or one that is not installed.
     """
-    if engine == "torch":
-        return _radius_graph_torch(pos.detach(), batch, cutoff)
-    if engine == "torch-cluster":
-        return _radius_graph_torch_cluster(pos.detach(), batch, cutoff)
-    raise unknown_name("neighbour-list engine", engine, ENGINES)
-
-
-def check_engine(engine: str) -> None:
-    """Check that a neighbour-list engine exists and is installed.
-
-    Raises:
-        MFPyGError: if not, saying how to install it.
-    """
-    if engine not in ENGINES:
-        raise unknown_name("neighbour-list engine", engine, ENGINES)
-    if engine == "torch-cluster" and importlib.util.find_spec("torch_cluster") is None:
-        raise MFPyGError("engine 'torch-cluster' is not installed: pip install 'mfpyg[cluster]', or use engine 'torch'")
+    check_engine(engine)
+    find = _radius_graph_torch if engine == "torch" else _radius_graph_torch_cluster
+    return find(pos.detach(), batch, cutoff)
 
 
 def _radius_graph_torch(pos: Tensor, batch: Tensor, cutoff: float) -> Tensor:
@@ -108,7 +93,6 @@ def _pairs_within(pos: Tensor, targets: Tensor, partners: Tensor, first: Tensor,
 
 
 def _radius_graph_torch_cluster(pos: Tensor, batch: Tensor, cutoff: float) -> Tensor:
-    check_engine("torch-cluster")
     import torch_cluster
 
     if pos.shape[0] == 0:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, unknown_name
 
 
@@ -127,7 +128,7 @@ class TrainSettings:
     accelerator: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     threads: int | None = setting(None, "CPU threads of each process; null: as torch decides", low=1)
     precision: int = setting(32, "floating-point bits of the network", choices=(32, 64))
-    engine: str = setting("torch", "neighbour lists", choices=("torch", "torch-cluster"))
+    engine: str = setting("torch", "neighbour lists", choices=ENGINES)
     edges: str = setting(
         "batch", "batch: built for each batch; stored: built once, with the processed data", choices=("batch", "stored")
     )

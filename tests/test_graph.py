@@ -12,8 +12,9 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 import mfpyg.graph
+from mfpyg.engine import ENGINES, check_engine
 from mfpyg.errors import MFPyGError
-from mfpyg.graph import RadiusGraph, build_graph, check_engine, radius_graph
+from mfpyg.graph import RadiusGraph, build_graph, radius_graph
 from mfpyg.models import HIPNN, MultiFidelityPotential
 
 CUTOFF = 3.0
@@ -73,7 +74,7 @@ def test_no_edges(n_atoms: int) -> None:
     assert edge_index.dtype == torch.int64
 
 
-@pytest.mark.parametrize("engine", mfpyg.graph.ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_number_of_neighbours_is_not_capped(engine: str) -> None:
     if engine == "torch-cluster":
         pytest.importorskip("torch_cluster")
@@ -82,7 +83,7 @@ def test_number_of_neighbours_is_not_capped(engine: str) -> None:
     assert torch.bincount(target).tolist() == [69] * 70 + [49] * 50
 
 
-@pytest.mark.parametrize("engine", mfpyg.graph.ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("cutoff", [1.5, 6.5])
 def test_a_pair_exactly_at_the_cutoff_is_an_edge_and_one_beyond_is_not(
@@ -141,15 +142,19 @@ def test_torch_cluster_with_no_edges(n_atoms: int) -> None:
     assert edge_index.dtype == torch.int64
 
 
-def test_unknown_engine_is_refused_with_the_closest_name() -> None:
+def _refused(engine: str, message: str) -> None:
+    """By every way to ask for an engine."""
     pos, batch = _random_batch([3], seed=0)
-    message = r"unknown neighbour-list engine 'torch-clutser' .*did you mean 'torch-cluster'\?"
     with pytest.raises(MFPyGError, match=message):
-        radius_graph(pos, batch, CUTOFF, "torch-clutser")
+        radius_graph(pos, batch, CUTOFF, engine)
     with pytest.raises(MFPyGError, match=message):
-        check_engine("torch-clutser")
+        check_engine(engine)
     with pytest.raises(MFPyGError, match=message):
-        RadiusGraph(CUTOFF, "torch-clutser")
+        RadiusGraph(CUTOFF, engine)
+
+
+def test_unknown_engine_is_refused_with_the_closest_name() -> None:
+    _refused("torch-clutser", r"unknown neighbour-list engine 'torch-clutser' .*did you mean 'torch-cluster'\?")
 
 
 def test_missing_engine_is_refused_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,14 +162,8 @@ def test_missing_engine_is_refused_with_the_way_to_install_it(monkeypatch: pytes
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *args: None if name == "torch_cluster" else find_spec(name, *args)
     )
+    _refused("torch-cluster", r"'torch-cluster' is not installed: pip install 'mfpyg\[cluster\]'")
     pos, batch = _random_batch([3], seed=0)
-    message = r"'torch-cluster' is not installed: pip install 'mfpyg\[cluster\]'"
-    with pytest.raises(MFPyGError, match=message):
-        radius_graph(pos, batch, CUTOFF, "torch-cluster")
-    with pytest.raises(MFPyGError, match=message):
-        check_engine("torch-cluster")
-    with pytest.raises(MFPyGError, match=message):
-        RadiusGraph(CUTOFF, "torch-cluster")
     check_engine("torch")
     assert radius_graph(pos, batch, CUTOFF, "torch").shape[0] == 2
 
@@ -203,7 +202,7 @@ def _refuse(*args: Any, **kwargs: Any) -> Tensor:
     raise AssertionError("edges were built though stored ones fit")
 
 
-@pytest.mark.parametrize("engine", mfpyg.graph.ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_stored_edges_give_the_same_energies_and_forces(
     potential: MultiFidelityPotential, molecules: list[Data], engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

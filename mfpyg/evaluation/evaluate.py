@@ -117,6 +117,8 @@ def _collect(
 def _append(
     pairs: dict[tuple[str, str], Parity], key: tuple[str, str], label: torch.Tensor, predicted: torch.Tensor
 ) -> None:
+    if not len(label):
+        return
     entry = pairs.setdefault(key, Parity())
     entry.labels.append(label.cpu().numpy())
     entry.predictions.append(predicted.cpu().numpy())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from mfpyg.datasets.levels import DatasetSpec
-from mfpyg.errors import unknown_name
+from mfpyg.engine import check_engine
+from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_weights
 from mfpyg.settings import TrainSettings
 
@@ -20,10 +21,13 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     fidelities = parse_fidelities(settings.fidelities)
     spec = DatasetSpec.parse(settings.dataset)
     check_available(fidelities, spec.levels, str(spec))
-    parse_weights(settings.weights, fidelities)
+    check_engine(settings.engine)
+    weights = parse_weights(settings.weights, fidelities)
     names = [f.name for f in fidelities]
     if settings.monitor not in ("sum", *names):
         raise unknown_name("monitor", settings.monitor, ["sum", *names])
+    if not any(weight for (name, _), weight in weights.items() if settings.monitor in ("sum", name)):
+        raise MFPyGError(f"monitor {settings.monitor} weighs 0 in the loss, so that no epoch is best; give it a weight")
     return fidelities
 
 

@@ -20,7 +20,6 @@ from mfpyg.device import choose_device
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import Fidelity, parse_fidelities, parse_weights
-from mfpyg.graph import check_engine
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.settings import TrainSettings
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
@@ -52,7 +51,6 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
         Interrupted: if the run was stopped; it can be resumed.
     """
     fidelities = check_settings(settings)
-    check_engine(settings.engine)
     device = choose_device(settings.accelerator, settings.devices)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -485,3 +487,26 @@ def test_underscores_and_dashes_name_the_same_option(monkeypatch: pytest.MonkeyP
     settings = seen[0]
     assert (settings.batch_size, settings.model.n_features, settings.optim.max_batch_size) == (8, 7, 64)
     assert (settings.fidelities, settings.out) == (["mp2_dz:E"], "my_run")
+
+
+def test_monitor_that_weighs_nothing_is_refused(refused: Refused) -> None:
+    options = ["--fidelities", "dz:EF", "cc:E", "--weights", "cc:E=0"]
+    assert "monitor cc weighs 0" in refused(train, *options, "--monitor", "cc")
+    assert "monitor sum weighs 0" in refused(train, *options, "dz:EF=0")
+
+
+def test_engine_that_is_not_installed_is_refused_before_torch_is_imported() -> None:
+    script = (
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *a: None if name == 'torch_cluster' else find(name, *a)\n"
+        "from mfpyg.cli import train\n"
+        "try:\n"
+        "    train.main(['--fidelities', 'dz:E', '--engine', 'torch-cluster'])\n"
+        "finally:\n"
+        "    print('torch' in sys.modules)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stdout.strip() == "False"
+    assert "pip install 'mfpyg[cluster]'" in run.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from torch_geometric.loader import DataLoader
 from mfpyg.datasets import MiniCHNO
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.metrics import MetricTable
+from mfpyg.evaluation.plots import parity_plot
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.models import HIPNN, MultiFidelityPotential, Prediction
 
@@ -97,3 +100,17 @@ def test_no_digit_is_cut_off_on_a_narrow_terminal() -> None:
         for part in ("npno_dz", "123456789*", "1234567.891", "1234567.892"):
             assert part in text
         assert "…" not in text
+
+
+def test_parity_of_forces_without_energies_can_be_drawn(dataset: MiniCHNO, tmp_path: Path) -> None:
+    forces_only = copy.copy(dataset)
+    forces_only._data = dataset._data.clone()
+    forces_only._data.energy_mask[:] = False
+    forces_only._data_list = None
+    torch.manual_seed(0)
+    potential = MultiFidelityPotential(HIPNN([1, 6, 7, 8], 1, 0, 4, 4), ["dz"]).eval()
+    result = evaluate(potential, forces_only, {"some": np.arange(20)}, parity=True)
+    assert set(result.metrics["some"]["dz"]) == {"forces"}
+    assert set(result.parity["some"]) == {("dz", "forces")}
+    parity_plot(result.parity["some"], tmp_path / "parity.png", "forces")
+    assert (tmp_path / "parity.png").stat().st_size > 1000
