@@ -15,7 +15,7 @@ import torch
 
 WORKER = '''
 """Loss and gradients of this process's share of a batch, under DDP; written by the first."""
-import sys
+import os, sys
 import torch, torch.distributed as dist
 from torch_geometric.data import Batch
 from mfpyg.datasets import MiniCHNO
@@ -54,7 +54,12 @@ value = step(batch)
 value.backward()
 if rank == 0:
     torch.save({"loss": value.detach(), "gradients": {n: p.grad for n, p in model.named_parameters()}}, out)
+dist.barrier()
+del step
 dist.destroy_process_group()
+# The result is written. torch's own threads can abort, rarely, while the interpreter takes itself apart.
+sys.stdout.flush()
+os._exit(0)
 '''
 
 
