@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mfpyg.datasets.levels import ANI1X_LEVELS
@@ -32,9 +33,10 @@ class ANI1x(ReleaseDataset):
 
     Args:
         root: folder that holds the official file as ``raw/ani1x-release.h5``.
-        fidelities: as in :class:`ReleaseDataset`.
+        fidelities: as in :class:`mfpyg.datasets.ConformationDataset`.
         subset: ``"ani1ccx"`` keeps the conformations with a ``cc`` energy; all if not given.
-        kwargs: as in :class:`ReleaseDataset`.
+        file: raw file, where it is not the one in ``root``.
+        kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
 
     Raises:
         MFPyGError: if the file is missing, saying where to download it.
@@ -49,11 +51,13 @@ class ANI1x(ReleaseDataset):
         fidelities: Sequence[str] | None = None,
         *,
         subset: str | None = None,
+        file: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
         if subset not in (None, "ani1ccx"):
             raise unknown_name("subset of ANI-1x", str(subset), ["ani1ccx"])
-        super().__init__(root, fidelities, required=("cc",) if subset else (), **kwargs)
+        raw = Path(file) if file is not None else Path(root) / "raw" / self.raw_name
+        super().__init__(root, fidelities, files=[raw], required=("cc",) if subset else (), **kwargs)
 
     def download(self) -> None:
         """Says where to get the file; five gigabytes are not downloaded unasked.
@@ -61,5 +65,21 @@ class ANI1x(ReleaseDataset):
         Raises:
             MFPyGError: always.
         """
-        command = f"curl -L --create-dirs -o {shlex.quote(str(self._file))} {URL}"
-        raise MFPyGError(f"{self._file}: no such file; download it (5.2 GB): {command}")
+        command = f"curl -L --create-dirs -o {shlex.quote(str(self.files[0]))} {URL}"
+        raise MFPyGError(f"{self.files[0]}: no such file; download it (5.2 GB): {command}")
+
+
+class ANI1ccx(ANI1x):
+    """ANI-1ccx: the about 500,000 conformations of ANI-1x that have a ``cc`` energy; same file, same levels.
+
+    Args:
+        root, fidelities, kwargs: as in :class:`ANI1x`.
+
+    Raises:
+        MFPyGError: if the file is missing, saying where to download it.
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], fidelities: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(root, fidelities, subset="ani1ccx", **kwargs)

@@ -1,12 +1,9 @@
-"""The data sets by name, and the levels of theory each one holds.
+"""The levels of theory that each data set holds.
 
 Plain data, importable without torch, so that a command can check its options at once.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
 
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import LevelOfTheory
@@ -49,47 +46,11 @@ DEFAULT_LEVELS = ("dz", "tz", "mp2", "cc")
 """Levels that are processed unless others are asked for."""
 
 
-@dataclass(frozen=True)
-class DatasetSpec:
-    """What ``--dataset`` names: a data set, and where its raw file or its root is.
+COMP6_LEVELS = (LevelOfTheory("dz", ("energies",), "forces", "ωB97X/6-31G(d)", gradient=True),)
+"""The level of the COMP6 files (Smith et al., J. Chem. Phys. 148, 241733 (2018)); their ``forces`` are gradients."""
 
-    Attributes:
-        name: ``minichno``, ``ani1x`` or ``ani1ccx``.
-        path: raw file or root folder; ``None`` for the bundled one.
-    """
-
-    name: str
-    path: Path | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> DatasetSpec:
-        """Read ``NAME`` or ``NAME:PATH``.
-
-        Raises:
-            MFPyGError: for an unknown name, or a path that does not exist.
-        """
-        name, colon, path = text.partition(":")
-        if name not in LEVELS:
-            raise unknown_name("data set", name, LEVELS)
-        if not colon:
-            return cls(name, None if name == "minichno" else Path("data/ani1x"))
-        if not path:
-            raise MFPyGError(f"data set '{text}' has no path after the colon: expected {name}:PATH")
-        if not Path(path).exists():
-            raise MFPyGError(f"{path}: no such file or folder; expected a raw HDF5 file or a data-set root")
-        return cls(name, Path(path))
-
-    @property
-    def levels(self) -> tuple[LevelOfTheory, ...]:
-        """Levels of theory that the data set can have."""
-        return LEVELS[self.name]
-
-    def __str__(self) -> str:
-        return self.name if self.path is None else f"{self.name}:{self.path}"
-
-
-LEVELS = {"minichno": MINICHNO_LEVELS, "ani1x": ANI1X_LEVELS, "ani1ccx": ANI1X_LEVELS}
-"""Levels of each data set that ``--dataset`` can name."""
+LEVELS = {"minichno": MINICHNO_LEVELS, "ani1x": ANI1X_LEVELS, "ani1ccx": ANI1X_LEVELS, "comp6": COMP6_LEVELS}
+"""Levels of each data set whose levels are known."""
 
 
 def levels_named(names: tuple[str, ...], known: tuple[LevelOfTheory, ...], dataset: str) -> tuple[LevelOfTheory, ...]:

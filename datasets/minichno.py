@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mfpyg.datasets.levels import MINICHNO_LEVELS
-from mfpyg.datasets.release import ReleaseDataset, cache_dir
+from mfpyg.datasets.conformations import cache_dir
+from mfpyg.datasets.release import ReleaseDataset
 
 
 class MiniCHNO(ReleaseDataset):
@@ -30,8 +31,9 @@ class MiniCHNO(ReleaseDataset):
 
     Args:
         root: where to process it; the user's cache if not given.
-        fidelities: as in :class:`ReleaseDataset`.
-        kwargs: as in :class:`ReleaseDataset`.
+        fidelities: as in :class:`mfpyg.datasets.ConformationDataset`.
+        file: another raw file with the same levels.
+        kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
 
     Example:
         >>> MiniCHNO()                                               # doctest: +SKIP
@@ -42,12 +44,16 @@ class MiniCHNO(ReleaseDataset):
     raw_name = "minichno.h5"
 
     def __init__(
-        self, root: str | os.PathLike[str] | None = None, fidelities: Sequence[str] | None = None, **kwargs: Any
+        self,
+        root: str | os.PathLike[str] | None = None,
+        fidelities: Sequence[str] | None = None,
+        *,
+        file: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
     ) -> None:
         if root is None:
             root = cache_dir() / "minichno"
-        kwargs.setdefault("file", bundled_file())
-        super().__init__(root, fidelities, **kwargs)
+        super().__init__(root, fidelities, files=[bundled_file() if file is None else Path(file)], **kwargs)
 
 
 def bundled_file() -> Path:

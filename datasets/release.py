@@ -1,265 +1,152 @@
-"""What all data sets in the ANI-1x release layout share: files, processing, storage, and their counts."""
+"""Data sets in the ANI-1x release layout: one HDF5 group a molecular formula, NaN for what was not computed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import h5py
 import numpy as np
-import torch
-from torch import Tensor
-from torch_geometric.data import Data, InMemoryDataset
-from torch_geometric.data.collate import collate
-from torch_geometric.data.separate import separate
 
-from mfpyg.datasets.levels import DEFAULT_LEVELS, levels_named
-from mfpyg.datasets.reader import Columns, Track, levels_in, missing_keys, read_release
+from mfpyg.datasets.blocks import Block
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
+from mfpyg.datasets.levels import DEFAULT_LEVELS
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
-from mfpyg.files import make_folder, replace_file
 
-FORMAT = 1
-"""Version of the processed files; a change makes old ones be processed anew."""
-
-KEEP_ITEMS_UP_TO = 100_000
-"""Conformations of a data set whose items are kept as objects once they have been made."""
+LAYOUT = "the ANI-1x release layout"
 
 
-def cache_dir() -> Path:
-    """Where data sets without a root of their own are processed: ``$MFPYG_CACHE``, else the user's cache."""
-    given = os.environ.get("MFPYG_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mfpyg"
+class ReleaseDataset(ConformationDataset):
+    """A file in the ANI-1x release layout, see :class:`mfpyg.datasets.ConformationDataset`.
 
-
-class ReleaseDataset(InMemoryDataset):
-    """Conformations with labels of several levels of theory, from a file in the ANI-1x release layout.
-
-    Each item is a ``Data`` with, T being the number of ``fidelities``:
-
-    ================ ================= ===============================================================
-    ``z``            (n,) int64        atomic numbers
-    ``pos``          (n, 3) float32    positions in Å
-    ``energy``       (1, T) float64    total energies in kcal/mol, NaN where missing
-    ``energy_mask``  (1, T) bool       where there is one
-    ``forces``       (n, T, 3) float32 true forces −dE/dx in kcal/mol/Å, NaN where missing
-    ``forces_mask``  (1, T) bool       where there are some
-    ``molecule``     (1,) int64        number in ``dataset.molecules``
-    ``conformation`` (1,) int64        number within the group of the file
-    ``split``        (1,) int64        0 pool, 1 test, 2 out of sample, -1 where the file does not say
-    ================ ================= ===============================================================
-
-    The name of a processed file carries a hash of the raw file's size and date, the fidelities, the
-    subset and the ``pre_transform``, so that no change of any of them ever uses an old one. It is
-    written under a temporary name and moved into place.
-
-    Args:
-        root: folder with ``raw/`` and ``processed/``.
-        fidelities: names of levels in ``levels``; the usual four (dz, tz, mp2, cc), as far as the file
-            has them, if not given.
-        file: raw file, where it is not ``root/raw/`` and the official name.
-        required: keep only conformations with an energy of each of these fidelities.
-        transform, pre_transform, pre_filter, force_reload: as in PyTorch Geometric.
-        track: wraps the list of the file's groups to show the progress of processing.
-
-    Raises:
-        MFPyGError: if the raw file is missing or wrong, or lacks a fidelity asked for.
+    One group a formula with ``atomic_numbers`` (n_atoms,), ``coordinates`` (n, n_atoms, 3) in Å, the keys
+    of the ``levels``, and where the file has them ``split`` (n,) and ``molecule`` (n,).
     """
 
-    levels: ClassVar[tuple[LevelOfTheory, ...]]
-    raw_name: ClassVar[str]
+    usual: ClassVar[tuple[str, ...] | None] = DEFAULT_LEVELS
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        fidelities: Sequence[str] | None = None,
-        *,
-        file: str | os.PathLike[str] | None = None,
-        required: Sequence[str] = (),
-        transform: Callable[..., Any] | None = None,
-        pre_transform: Callable[..., Any] | None = None,
-        pre_filter: Callable[..., Any] | None = None,
-        force_reload: bool = False,
-        track: Track = iter,
-    ) -> None:
-        self._file = Path(file) if file is not None else Path(root) / "raw" / self.raw_name
-        self._track = track
-        self._required = levels_named(tuple(required), self.levels, self._file.name)
-        if not self._file.is_file():
-            self.download()
-        self._levels = self._choose_levels(fidelities)
-        self._processed_name = self._name_of_processed(pre_transform, pre_filter)
-        super().__init__(str(root), transform, pre_transform, pre_filter, log=False, force_reload=force_reload)
-        stored = _read_processed(self.processed_paths[0])
-        self.fidelities: tuple[str, ...] = tuple(stored["fidelities"])
-        self.molecules: list[str] = stored["molecules"]
-        self.fingerprint: str = stored["fingerprint"]
-        self._data, self.slices = Data.from_dict(stored["data"]), stored["slices"]
+    def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
+        path = self.files[0]
+        present = levels_in(path, self.levels)
+        if asked is None:
+            whole = {level.name for level in levels_in(path, self.levels, in_every_group=True)}
+            usual = tuple(level for level in present if level.name in DEFAULT_LEVELS and level.name in whole)
+            if not usual:
+                keys = ", ".join(level.energy[0] for level in self.levels[:4])
+                raise MFPyGError(f"{path}: none of the keys {keys} of the usual levels of theory in every group")
+            return usual
+        by_name = {level.name: level for level in present}
+        for level in asked:
+            if level.name not in by_name:
+                missing = ", ".join(f"'{key}'" for key in missing_keys(path, level))
+                raise MFPyGError(
+                    f"{path}: no level '{level.name}', its key {missing} is missing "
+                    f"(levels in the file: {', '.join(p.name for p in present) or 'none'})"
+                )
+        return tuple(by_name[level.name] for level in asked)
 
-    def _choose_levels(self, fidelities: Sequence[str] | None) -> tuple[LevelOfTheory, ...]:
-        present = levels_in(self._file, self.levels)
-        if fidelities is not None:
-            by_name = {level.name: level for level in present}
-            chosen = levels_named(tuple(fidelities), self.levels, self._file.name)
-            for level in chosen:
-                if level.name not in by_name:
-                    missing = ", ".join(f"'{key}'" for key in missing_keys(self._file, level))
-                    raise MFPyGError(
-                        f"{self._file}: no level '{level.name}', its key {missing} is missing "
-                        f"(levels in the file: {', '.join(p.name for p in present) or 'none'})"
-                    )
-            return tuple(by_name[level.name] for level in chosen)
-        usual = tuple(level for level in present if level.name in DEFAULT_LEVELS)
-        if not usual:
-            keys = ", ".join(level.energy[0] for level in self.levels[:4])
-            raise MFPyGError(f"{self._file}: none of the keys {keys} of the usual levels of theory")
-        return usual
+    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+        path = self.files[0]
+        with open_hdf5(path, LAYOUT) as file:
+            for name in self._track(_group_names(file, path)):
+                with reading(path):
+                    group = Group(file[name], path, _atomic_numbers(file[name], path))
+                    division, molecules = _split(group), _molecules(group)
+                    for rows, block in group.blocks(levels):
+                        if division is not None:
+                            block.split = division[rows]
+                        if molecules is not None:
+                            block.names, block.molecule = _numbered(molecules[rows])
+                        yield block
 
     def download(self) -> None:
-        """Nothing is downloaded unasked; says where the raw file is to be had.
+        """Nothing is downloaded unasked; says which raw file is missing.
 
         Raises:
             MFPyGError: always.
         """
-        raise MFPyGError(f"{self._file}: no such file; expected an HDF5 file in the ANI-1x release layout")
-
-    @property
-    def raw_paths(self) -> list[str]:
-        return [str(self._file)]
-
-    @property
-    def raw_file_names(self) -> list[str]:
-        return [self._file.name]
-
-    @property
-    def processed_file_names(self) -> list[str]:
-        return [self._processed_name]
-
-    def _name_of_processed(
-        self, pre_transform: Callable[..., Any] | None, pre_filter: Callable[..., Any] | None
-    ) -> str:
-        raw = self._file.stat()
-        settings = {
-            "format": FORMAT,
-            "raw": [self._file.name, raw.st_size, raw.st_mtime_ns],
-            "levels": [[level.name, level.energy, level.forces] for level in self._levels],
-            "required": [level.name for level in self._required],
-            "pre_transform": _settings_of(pre_transform, "pre_transform"),
-            "pre_filter": _settings_of(pre_filter, "pre_filter"),
-        }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        return f"{self._file.stem}-{digest}.pt"
-
-    def _process(self) -> None:
-        # PyG's own compares the pre_transform with the last one used and warns; here the name of the
-        # processed file carries it, so that several can stand side by side.
-        if self.force_reload or not Path(self.processed_paths[0]).is_file():
-            try:
-                make_folder(Path(self.processed_dir))
-            except MFPyGError as error:
-                raise MFPyGError(f"{error}; give the data set another root, or set MFPYG_CACHE") from error
-            self.process()
-
-    def process(self) -> None:
-        """Read the raw file and write the processed one."""
-        columns = read_release(self._file, self._levels, self._required, self._track)
-        data, slices = _collated(columns)
-        if self.pre_filter is not None or self.pre_transform is not None:
-            data, slices = self._transformed(data, slices)
-        stored = {
-            "fidelities": [level.name for level in self._levels],
-            "molecules": columns.molecules,
-            "fingerprint": _fingerprint(data, slices),
-            "data": data.to_dict(),
-            "slices": slices,
-        }
-        replace_file(Path(self.processed_paths[0]), lambda name: torch.save(stored, name))
-
-    def _transformed(self, data: Data, slices: dict[str, Tensor]) -> tuple[Data, dict[str, Tensor]]:
-        self._data, self.slices, self._data_list = data, slices, None
-        items = [self.get(i) for i in range(len(slices["energy"]) - 1)]
-        if self.pre_filter is not None:
-            items = [item for item in items if self.pre_filter(item)]
-            if not items:
-                raise MFPyGError(f"{self._file}: pre_filter left no conformation")
-        if self.pre_transform is not None:
-            items = [self.pre_transform(item) for item in items]
-        data, slices, _ = collate(Data, items, increment=False, add_batch=False)
-        return data, slices
-
-    def given_split(self) -> np.ndarray | None:
-        """The file's own division, (n,) int64: 0 pool, 1 test, 2 out of sample; ``None`` where it has none."""
-        split = self._data.split.numpy()
-        return split if (split >= 0).all() else None
-
-    def get(self, idx: int) -> Data:
-        """One conformation; kept for the next time only where there are few, as each takes some kilobytes."""
-        if len(self.slices["energy"]) <= KEEP_ITEMS_UP_TO:
-            return super().get(idx)
-        return separate(Data, batch=self._data, idx=idx, slice_dict=self.slices, decrement=False)
-
-    def label_counts(self) -> list[dict[str, Any]]:
-        """Name, method, and number of labelled conformations (and force components) of each fidelity."""
-        energy = self._data.energy_mask.sum(dim=0).tolist()
-        forces = self._data.forces_mask.sum(dim=0).tolist()
-        components = 3 * (self.slices["z"].diff().unsqueeze(1) * self._data.forces_mask).sum(dim=0)
-        return [
-            {
-                "name": level.name,
-                "method": level.method,
-                "energies": energy[t],
-                "forces": forces[t],
-                "force_components": int(components[t]),
-            }
-            for t, level in enumerate(self._levels)
-        ]
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self)}, fidelities=[{', '.join(self.fidelities)}])"
+        raise MFPyGError(f"{self.files[0]}: no such file; expected an HDF5 file in {LAYOUT}")
 
 
-def _read_processed(path: str) -> dict[str, Any]:
-    try:
-        return torch.load(path, weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError) as error:
-        raise MFPyGError(f"{path}: damaged; remove it, and it is made again from the raw file") from error
+def levels_in(path: Path, levels: Sequence[LevelOfTheory], in_every_group: bool = False) -> tuple[LevelOfTheory, ...]:
+    """Those of ``levels`` whose energy keys the file's groups have; without forces where no group has any.
+
+    Args:
+        path: file in the release layout.
+        levels: to look for.
+        in_every_group: whether all groups must have the keys, those of forces too; else one is enough.
+
+    Raises:
+        MFPyGError: if the file can't be read, or has no group.
+    """
+    with open_hdf5(path, LAYOUT) as file, reading(path):
+        each = [set(file[name].keys()) for name in _group_names(file, path)]
+        keys = set.union(*each)
+        if in_every_group:
+            common = set.intersection(*each)
+            levels = [v for v in levels if common.issuperset(v.energy) and (v.forces in common or v.forces not in keys)]
+        present = (level for level in levels if keys.issuperset(level.energy))
+        return tuple(level if level.forces in keys else replace(level, forces=None) for level in present)
 
 
-def _settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
-    if transform is None:
-        return None
-    text = repr(transform)
-    if " at 0x" in text:
+def missing_keys(path: Path, level: LevelOfTheory) -> list[str]:
+    """Energy keys of a level that no group of the file has."""
+    with open_hdf5(path, LAYOUT) as file, reading(path):
+        return [key for key in level.energy if not any(key in file[name] for name in _group_names(file, path))]
+
+
+def _group_names(file: h5py.File, path: Path) -> list[str]:
+    with reading(path):
+        names = list(file)
+        for name in names:
+            if not isinstance(file.get(name), h5py.Group):
+                raise MFPyGError(f"{path}: '{name}' is an array; expected groups only, one a molecular formula")
+    if not names:
+        raise MFPyGError(f"{path}: no groups; expected one a molecular formula, as in the ANI-1x release")
+    return names
+
+
+def _atomic_numbers(group: h5py.Group, path: Path) -> np.ndarray:
+    z = array(group, path, "atomic_numbers")
+    if z.ndim != 1:
+        raise MFPyGError(f"{where(group, path)}: atomic_numbers has shape {z.shape}, expected (n_atoms,)")
+    if z.dtype.kind not in "iu":
+        raise MFPyGError(f"{where(group, path)}: atomic_numbers has type {z.dtype}, expected integers")
+    numbers = z[:].astype(np.int64)
+    if numbers.size and not 1 <= numbers.min() <= numbers.max() <= 118:
         raise MFPyGError(
-            f"{role} {text} does not say its settings; give it a __repr__ that names them, "
-            f"so that a change of them can't use an old processed file"
+            f"{where(group, path)}: atomic_numbers between {numbers.min()} and {numbers.max()}, expected 1 to 118"
         )
-    return text
+    return numbers
 
 
-def _fingerprint(data: Data, slices: dict[str, Tensor]) -> str:
-    """SHA-256 over geometries, labels and split, which tells one content from another; not over edges."""
-    digest = hashlib.sha256()
-    for tensor in (slices["z"], data.z, data.pos, data.energy, data.forces, data.split):
-        digest.update(tensor.contiguous().numpy().data)
-    return digest.hexdigest()
+def _split(group: Group) -> np.ndarray | None:
+    if "split" not in group.group:
+        return None
+    split = group.array("split")
+    if split.shape != (group.count,) or split.dtype.kind not in "iu":
+        raise MFPyGError(f"{group.where}: split has shape {split.shape}, expected ({group.count},) integers")
+    values = split[:].astype(np.int64)
+    if not np.isin(values, (0, 1, 2)).all():
+        raise MFPyGError(f"{group.where}: split is {values.max()} somewhere, expected 0 (pool), 1 (test) or 2 (ood)")
+    return values
 
 
-def _collated(columns: Columns) -> tuple[Data, dict[str, Tensor]]:
-    """PyG's collated form: one ``Data`` of everything, and where each conformation starts and ends."""
-    n = len(columns.n_atoms)
-    by_row = torch.arange(n + 1)
-    by_atom = torch.zeros(n + 1, dtype=torch.int64)
-    by_atom[1:] = torch.from_numpy(columns.n_atoms).cumsum(0)
-    atomic = ("z", "pos", "forces")
-    data = Data()
-    for name in ("z", "pos", "energy", "energy_mask", "forces", "forces_mask", "molecule", "conformation", "split"):
-        data[name] = torch.from_numpy(getattr(columns, name))
-    slices = {name: by_atom if name in atomic else by_row for name in data.keys()}  # noqa: SIM118
-    return data, slices
+def _molecules(group: Group) -> np.ndarray | None:
+    if "molecule" not in group.group:
+        return None
+    molecule = group.array("molecule")
+    if molecule.shape != (group.count,):
+        raise MFPyGError(f"{group.where}: molecule has shape {molecule.shape}, expected ({group.count},)")
+    if h5py.check_string_dtype(molecule.dtype) is None:
+        raise MFPyGError(f"{group.where}: molecule has type {molecule.dtype}, expected names")
+    return molecule.asstr()[:]
+
+
+def _numbered(names: np.ndarray) -> tuple[list[str], np.ndarray]:
+    unique, number = np.unique(names.astype(str), return_inverse=True)
+    return [str(name) for name in unique], number.astype(np.int64)

@@ -1,79 +1,197 @@
-"""From what ``--dataset`` says to the data set."""
+"""What ``--dataset`` says: a data set by name, or a file and what its keys mean.
+
+Plain data, importable without torch, so that a command can check its options at once.
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from mfpyg.datasets.ani1x import ANI1x
-from mfpyg.datasets.levels import DEFAULT_LEVELS, DatasetSpec
-from mfpyg.datasets.minichno import MiniCHNO, bundled_file
-from mfpyg.datasets.reader import levels_in
-from mfpyg.datasets.release import ReleaseDataset, cache_dir
+from mfpyg.datasets.levels import LEVELS
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.fidelity import Fidelity, LevelOfTheory
+
+XYZ_SUFFIXES = (".xyz", ".extxyz", ".db")
+"""Names of files whose levels of theory the user defines, without saying ``xyz:`` before."""
+
+_PLACES = {"minichno": None, "ani1x": Path("data/ani1x"), "ani1ccx": Path("data/ani1x"), "comp6": Path("data/comp6")}
+_DEFINED = ("xyz", "pyanitools")
+_LEVEL = re.compile(r"(?P<name>[^=@]+)=(?P<energy>[^,@]+)(,(?P<forces>[^,@]+))?@(?P<unit>[^,@]+)(,(?P<per>[^,@]+))?")
+GRAMMAR = "NAME=ENERGY[,FORCES]@UNIT, as cc=cc_energy@Hartree or dz=dft_energy,dft_forces@eV"
 
 
-def open_dataset(spec: DatasetSpec, fidelities: Sequence[str] = (), **kwargs: Any) -> ReleaseDataset:
-    """The data set that a specification names, with at least these fidelities.
+@dataclass(frozen=True)
+class DatasetSpec:
+    """A data set, where its raw file or its root is, and what its keys mean.
 
-    The usual four levels (dz, tz, mp2, cc), as far as the file has them, where they are enough; so that
-    trainings on different ones share one processed file.
+    Attributes:
+        name: ``minichno``, ``ani1x``, ``ani1ccx``, ``comp6``, ``xyz`` or ``pyanitools``.
+        path: raw file or root folder; ``None`` for the bundled one.
+        defined: levels of theory of an ``xyz`` or ``pyanitools`` file, which only the user can know.
+    """
 
-    Args:
-        spec: name, and path of a raw file or of a root folder.
-        fidelities: names of levels that must be there.
-        kwargs: as in :class:`ReleaseDataset`.
+    name: str
+    path: Path | None = None
+    defined: tuple[LevelOfTheory, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> DatasetSpec:
+        """Read ``NAME``, ``NAME:PATH``, ``FILE.xyz:LEVEL[:LEVEL…]`` or ``pyanitools:FILE:LEVEL[:LEVEL…]``.
+
+        A LEVEL is ``NAME=ENERGY[,FORCES]@UNIT[,FORCE_UNIT]``: the name of the fidelity, the key of its total
+        energy (several whose values add up, joined by ``+``), the key of its forces (with ``-`` before
+        it where it holds the gradient), and the units (see :mod:`mfpyg.units`; forces are per Å
+        unless said otherwise). A key that a frame may lack is followed by ``?``.
+
+        Raises:
+            MFPyGError: for an unknown name, a path that does not exist, or a malformed level.
+        """
+        name, colon, rest = text.partition(":")
+        if name not in (*LEVELS, *_DEFINED) and Path(name).suffix.lower() in XYZ_SUFFIXES:
+            name, rest = "xyz", text
+        if name not in (*LEVELS, *_DEFINED):
+            wrong = unknown_name("data set", name, (*LEVELS, *_DEFINED))
+            raise MFPyGError(f"{wrong}; a file is named as ani1x:FILE.h5, or FILE.xyz:{GRAMMAR}")
+        if name in LEVELS and not colon:
+            return cls(name, _PLACES[name])
+        path, *levels = rest.split(":") if name in _DEFINED else [rest]
+        if not path:
+            raise MFPyGError(f"data set '{text}' has no path after the colon: expected {name}:PATH")
+        if not Path(path).exists():
+            raise MFPyGError(f"{path}: no such file or folder; expected a raw file or a data-set root")
+        if name in _DEFINED:
+            if not Path(path).is_file():
+                raise MFPyGError(f"{path} is a folder; expected a file")
+            if not levels:
+                raise MFPyGError(f"{path}: its keys are not known; say what they mean, {path}:{GRAMMAR}")
+            return cls(name, Path(path), parse_levels(levels))
+        return cls(name, Path(path))
+
+    @property
+    def levels(self) -> tuple[LevelOfTheory, ...]:
+        """Levels of theory that the data set can have."""
+        return self.defined or LEVELS[self.name]
+
+    @property
+    def label(self) -> str:
+        """A short name, for files and tables."""
+        return self.path.stem if self.defined and self.path is not None else self.name
+
+    def __str__(self) -> str:
+        if self.path is None:
+            return self.name
+        start = str(self.path) if _is_xyz_name(self) else f"{self.name}:{self.path}"
+        return ":".join([start, *(level_as_text(level) for level in self.defined)])
+
+
+def _is_xyz_name(spec: DatasetSpec) -> bool:
+    return spec.name == "xyz" and spec.path is not None and spec.path.suffix.lower() in XYZ_SUFFIXES
+
+
+def parse_specs(texts: Iterable[str]) -> tuple[DatasetSpec, ...]:
+    """Read several data sets that are to be one.
 
     Raises:
-        MFPyGError: if the file is missing or wrong, or has not all of these fidelities.
+        MFPyGError: for an empty list, anything malformed, one that stands there twice, or a fidelity
+            that is not the same level of theory in all of them.
     """
-    root, file = _places(spec)
-    if file is not None:
-        kwargs["file"] = file
-    raw = _raw_file(spec)
-    if not raw.is_file():
-        return _construct(spec, root, None, kwargs)  # raises, and says where to get it
-    whole = {level.name for level in levels_in(raw, spec.levels, in_every_group=True)}
-    usual = tuple(name for name in DEFAULT_LEVELS if name in whole or name in fidelities)
-    chosen = usual if set(fidelities) <= set(usual) else tuple(fidelities)
-    return _construct(spec, root, chosen or None, kwargs)
+    specs = tuple(DatasetSpec.parse(text) for text in texts)
+    if not specs:
+        raise MFPyGError("no data set given: expected at least one, as in --dataset minichno")
+    for spec in specs:
+        if specs.count(spec) > 1:
+            raise MFPyGError(f"data set {spec} is given {specs.count(spec)} times; give it once")
+    combined_levels(specs)
+    return specs
 
 
-def available_fidelities(spec: DatasetSpec) -> tuple[str, ...]:
-    """Names of the levels whose keys the raw file has.
+def combined_levels(specs: Sequence[DatasetSpec]) -> tuple[LevelOfTheory, ...]:
+    """Levels that at least one of the data sets can have; with forces where one of them has.
 
     Raises:
-        MFPyGError: if the file is missing or wrong.
+        MFPyGError: where two data sets call different levels of theory by one name.
     """
-    if not _raw_file(spec).is_file():
-        open_dataset(spec)  # raises, and says where to get it
-    return tuple(level.name for level in levels_in(_raw_file(spec), spec.levels))
+    found: dict[str, tuple[LevelOfTheory, DatasetSpec]] = {}
+    for spec in specs:
+        for level in spec.levels:
+            if level.name not in found:
+                found[level.name] = level, spec
+                continue
+            known, where = found[level.name]
+            check_same_method(level, str(spec), known, str(where))
+            if known.forces is None and level.forces is not None:
+                found[level.name] = replace(known, forces=level.forces), where
+    return tuple(level for level, _ in found.values())
 
 
-def _raw_file(spec: DatasetSpec) -> Path:
-    root, file = _places(spec)
-    if file is not None:
-        return file
-    return bundled_file() if root is None else root / "raw" / ANI1x.raw_name
+def check_same_method(level: LevelOfTheory, where: str, known: LevelOfTheory, there: str) -> None:
+    """Check that two levels of one name are one level of theory, as far as both say what they are.
+
+    Raises:
+        MFPyGError: if they are not.
+    """
+    if level.method and known.method and level.method != known.method:
+        raise MFPyGError(
+            f"fidelity '{level.name}' is {known.method} in {there}, but {level.method} in {where}; "
+            f"different levels of theory need different names"
+        )
 
 
-def _construct(
-    spec: DatasetSpec, root: Path | None, fidelities: tuple[str, ...] | None, kwargs: dict[str, Any]
-) -> ReleaseDataset:
-    if spec.name == "minichno":
-        return MiniCHNO(root, fidelities, **kwargs)
-    assert root is not None
-    return ANI1x(root, fidelities, subset="ani1ccx" if spec.name == "ani1ccx" else None, **kwargs)
+def parse_levels(texts: Iterable[str]) -> tuple[LevelOfTheory, ...]:
+    """Read levels such as ``dz=dft_energy,dft_forces@eV``.
+
+    Raises:
+        MFPyGError: for a malformed one, an unknown unit, or a name that stands there twice.
+    """
+    levels = tuple(_parse_level(text) for text in texts)
+    names = [level.name for level in levels]
+    for name in names:
+        if names.count(name) > 1:
+            raise MFPyGError(f"fidelity '{name}' is defined {names.count(name)} times; define it once")
+    return levels
 
 
-def _places(spec: DatasetSpec) -> tuple[Path | None, Path | None]:
-    """Root folder and raw file; ``None`` for the data set's own."""
-    if spec.path is None:
-        return None, None
-    if spec.path.is_file():
-        digest = hashlib.sha256(str(spec.path.resolve()).encode()).hexdigest()[:12]
-        return cache_dir() / "files" / digest, spec.path
-    if spec.name == "minichno":
-        return spec.path, spec.path / "raw" / MiniCHNO.raw_name
-    return spec.path, None
+def _parse_level(text: str) -> LevelOfTheory:
+    match = _LEVEL.fullmatch(text)
+    if match is None:
+        raise MFPyGError(f"malformed level '{text}': expected {GRAMMAR}")
+    name, unit, forces = match["name"], match["unit"], match["forces"]
+    Fidelity(name)  # checks the name
+    keys = match["energy"].split("+")
+    gradient = forces is not None and forces.startswith("-")
+    if gradient:
+        forces = forces[1:]
+    every = keys if forces is None else [*keys, forces]
+    if not all(key.removesuffix("?") for key in every):
+        raise MFPyGError(f"malformed level '{text}': a key is empty; expected {GRAMMAR}")
+    if forces is None and match["per"] is not None:
+        raise MFPyGError(f"malformed level '{text}': it has a unit of forces, but no key of forces")
+    level = LevelOfTheory(
+        name,
+        tuple(key.removesuffix("?") for key in keys),
+        None if forces is None else forces.removesuffix("?"),
+        method="",
+        energy_unit=unit,
+        forces_unit=match["per"] or f"{unit}/Å",
+        gradient=gradient,
+        optional=tuple(key.removesuffix("?") for key in every if key.endswith("?")),
+    )
+    _ = level.energy_factor, level.forces_factor  # raises for unknown units
+    return level
+
+
+def level_as_text(level: LevelOfTheory) -> str:
+    """The inverse of :func:`parse_levels` for one level."""
+
+    def written(key: str) -> str:
+        return f"{key}?" if key in level.optional else key
+
+    text = f"{level.name}={'+'.join(written(key) for key in level.energy)}"
+    if level.forces is not None:
+        text += f",{'-' if level.gradient else ''}{written(level.forces)}"
+    text += f"@{level.energy_unit}"
+    default = f"{level.energy_unit}/Å"
+    return text if level.forces_unit == default else f"{text},{level.forces_unit}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.units import energy_factor, force_factor
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -22,14 +23,36 @@ class LevelOfTheory:
         name: short name of the fidelity, such as ``"dz"``.
         energy: keys of the file whose values add up to the total energy; ``mp2`` for instance is
             ``("hf_tz.energy", "mp2_tz.corr_energy")``.
-        forces: key of the true forces (−dE/dx), or ``None`` where the level has none.
-        method: what a chemist calls it, such as ``"ωB97X/6-31G(d)"``.
+        forces: key of the forces, or ``None`` where the level has none.
+        method: what a chemist calls it, such as ``"ωB97X/6-31G(d)"``; empty where nobody said.
+        energy_unit, forces_unit: of the file, see :mod:`mfpyg.units`.
+        gradient: whether the key of the forces holds the gradient +dE/dx instead of −dE/dx.
+        optional: keys that a conformation may lack, which then has no such label.
     """
 
     name: str
     energy: tuple[str, ...]
     forces: str | None
     method: str
+    energy_unit: str = "Hartree"
+    forces_unit: str = "Hartree/Å"
+    gradient: bool = False
+    optional: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every key of the file that the level is read from."""
+        return self.energy if self.forces is None else (*self.energy, self.forces)
+
+    @property
+    def energy_factor(self) -> float:
+        """What energies of the file are multiplied by to become kcal/mol."""
+        return energy_factor(self.energy_unit)
+
+    @property
+    def forces_factor(self) -> float:
+        """What the file's forces, or gradients, are multiplied by to become true forces in kcal/mol/Å."""
+        return force_factor(self.forces_unit) * (-1 if self.gradient else 1)
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,25 @@ def build_graph(data: Data, cutoff: float, engine: str = "torch") -> Graph:
     return Graph(z, edge_index, edge_vec, edge_dist, batch, n_graphs)
 
 
+def edges_of_each(
+    pos: Tensor, batch: Tensor, n_graphs: int, cutoff: float, engine: str = "torch"
+) -> tuple[Tensor, Tensor]:
+    """Edges of many molecules at once, each molecule's atoms counted from zero.
+
+    Args:
+        pos, batch, cutoff, engine: as in :func:`radius_graph`.
+        n_graphs: number of molecules.
+
+    Returns:
+        edge_index (2, n_edges) int64, molecule by molecule, and the edges of each, (n_graphs,) int64.
+    """
+    edge_index = radius_graph(pos, batch, cutoff, engine)
+    owner = batch[edge_index[1]]  # (n_edges,)
+    counts = torch.bincount(batch, minlength=n_graphs)
+    first = torch.cumsum(counts, 0) - counts  # (n_graphs,)
+    return edge_index - first[owner], torch.bincount(owner, minlength=n_graphs)
+
+
 def molecules_of(data: Data) -> tuple[Tensor, int]:
     """Number of the molecule that each atom belongs to, (n_atoms,) int64, and how many there are."""
     batch = getattr(data, "batch", None)

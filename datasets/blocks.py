@@ -1,0 +1,126 @@
+"""Blocks of conformations on their way from a file to the processed data set.
+
+Every source of data is a generator of blocks: a few thousand conformations at a time, concatenated,
+in the package's units, so that memory stays bounded whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from mfpyg.errors import MFPyGError
+
+Track = Callable[[Sequence[str]], Iterable[str]]
+"""Iterates over the names of a file's groups and shows the progress; ``iter`` shows nothing."""
+
+ATOMS_IN_BLOCK = 1 << 18
+"""About how many atoms a source puts into one block."""
+
+
+@dataclass
+class Block:
+    """Some conformations, concatenated; units kcal/mol and Å. T is the number of levels read.
+
+    Attributes:
+        n_atoms: atoms of each conformation, (n,) int64.
+        z: atomic numbers, (Σ n_atoms,) int64.
+        pos: positions, (Σ n_atoms, 3) float32.
+        energy: (n, T) float64, NaN where there is none.
+        forces: −dE/dx, (Σ n_atoms, T, 3) float32, NaN in all components where there are none.
+        molecule: number of each conformation's molecule in ``names``, (n,) int64.
+        names: of the molecules; the formula where the file does not tell isomers apart.
+        conformation: number within the group or the file, (n,) int64.
+        split: 0 pool, 1 test, 2 out of sample; -1 where the file does not say, (n,) int64.
+        source: number of the source in a union of several, (n,) int64.
+        incomplete: conformations of which some force components were missing, and all were
+            therefore taken as missing, (T,) int64.
+    """
+
+    n_atoms: np.ndarray
+    z: np.ndarray
+    pos: np.ndarray
+    energy: np.ndarray
+    forces: np.ndarray
+    molecule: np.ndarray
+    names: list[str]
+    conformation: np.ndarray
+    split: np.ndarray = field(default=None)  # type: ignore[assignment]
+    source: np.ndarray = field(default=None)  # type: ignore[assignment]
+    incomplete: np.ndarray = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.split is None:
+            self.split = np.full(len(self), -1, np.int64)
+        if self.source is None:
+            self.source = np.zeros(len(self), np.int64)
+        if self.incomplete is None:
+            self.incomplete = np.zeros(self.energy.shape[1], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.n_atoms)
+
+    @property
+    def owner(self) -> np.ndarray:
+        """Number within the block of the conformation that each atom belongs to, (Σ n_atoms,) int64."""
+        return np.repeat(np.arange(len(self)), self.n_atoms)
+
+    def check(self, where: Callable[[int], str]) -> None:
+        """Check the numbers, and make forces that lack a component missing as a whole, counting them.
+
+        Args:
+            where: names a conformation of the block, for the error.
+
+        Raises:
+            MFPyGError: for an atomic number of no element, a position that is not finite, or an
+                infinite label.
+        """
+        owner = self.owner
+
+        def refuse(bad: np.ndarray, what: str) -> None:
+            rows = np.flatnonzero(bad)
+            if rows.size:
+                raise MFPyGError(f"{where(int(rows[0]))}: {what}")
+
+        no_element = (self.z < 1) | (self.z >= len(chemical_symbols))
+        if no_element.any():
+            number = int(self.z[no_element][0])
+            refuse(_any_by(owner, no_element, len(self)), f"atomic number {number} is of no element")
+        refuse(self.n_atoms < 1, "no atoms")
+        refuse(_any_by(owner, ~np.isfinite(self.pos).all(axis=1), len(self)), "coordinates are NaN or infinite")
+        refuse(np.isinf(self.energy).any(axis=1), "an energy is infinite; NaN means missing")
+        infinite = np.isinf(self.forces).any(axis=(1, 2))
+        refuse(_any_by(owner, infinite, len(self)), "a force is infinite; NaN means missing")
+        missing = np.isnan(self.forces)  # (Σ n_atoms, T, 3)
+        for t in range(self.energy.shape[1]):
+            some = _any_by(owner, missing[:, t].any(axis=1), len(self))
+            partly = some & _any_by(owner, ~missing[:, t].all(axis=1), len(self))
+            self.incomplete[t] += partly.sum()
+            if partly.any():
+                self.forces[partly[owner], t] = np.nan
+
+    def select(self, keep: np.ndarray, levels: Sequence[int]) -> Block:
+        """The conformations where ``keep`` (n,) bool is true, with these of the T levels, in this order."""
+        atoms = np.repeat(keep, self.n_atoms)
+        columns = list(levels)
+        return Block(
+            n_atoms=self.n_atoms[keep],
+            z=self.z[atoms],
+            pos=self.pos[atoms],
+            energy=self.energy[keep][:, columns],
+            forces=self.forces[atoms][:, columns],
+            molecule=self.molecule[keep],
+            names=self.names,
+            conformation=self.conformation[keep],
+            split=self.split[keep],
+            source=self.source[keep],
+            incomplete=self.incomplete[columns],
+        )
+
+
+def _any_by(owner: np.ndarray, atoms: np.ndarray, n: int) -> np.ndarray:
+    """Whether any atom of each of n conformations is true: (Σ n_atoms,) bool -> (n,) bool."""
+    return np.bincount(owner[atoms], minlength=n) > 0

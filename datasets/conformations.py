@@ -1,0 +1,369 @@
+"""What all data sets share: files, processing, storage, and their counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data, InMemoryDataset
+from torch_geometric.data.collate import collate
+from torch_geometric.data.separate import separate
+
+from mfpyg.datasets.batches import gather
+from mfpyg.datasets.blocks import Block, Track
+from mfpyg.datasets.levels import levels_named
+from mfpyg.datasets.storage import (
+    ATOMIC,
+    FORMAT,
+    ColumnFiles,
+    fingerprint,
+    read_processed,
+    starts,
+    write_processed,
+)
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import LevelOfTheory
+from mfpyg.files import make_folder
+from mfpyg.graph import RadiusGraph, edges_of_each
+
+KEEP_ITEMS_UP_TO = 100_000
+"""Conformations of a data set whose items are kept as objects once they have been made."""
+
+
+def cache_dir() -> Path:
+    """Where data sets without a root of their own are processed: ``$MFPYG_CACHE``, else the user's cache."""
+    given = os.environ.get("MFPYG_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mfpyg"
+
+
+class ConformationDataset(InMemoryDataset):
+    """Conformations with labels of several levels of theory.
+
+    Each item is a ``Data`` with, T being the number of ``fidelities``:
+
+    ================ ================= ===============================================================
+    ``z``            (n,) int64        atomic numbers
+    ``pos``          (n, 3) float32    positions in Å
+    ``energy``       (1, T) float64    total energies in kcal/mol, NaN where missing
+    ``energy_mask``  (1, T) bool       where there is one
+    ``forces``       (n, T, 3) float32 true forces −dE/dx in kcal/mol/Å, NaN where missing
+    ``forces_mask``  (1, T) bool       where there are some
+    ``molecule``     (1,) int64        number in ``dataset.molecules``
+    ``conformation`` (1,) int64        number within the group of the file, or within the file
+    ``split``        (1,) int64        0 pool, 1 test, 2 out of sample, -1 where the file does not say
+    ``source``       (1,) int64        number of the source in a union, else 0
+    ================ ================= ===============================================================
+
+    Processing streams blocks of conformations from the raw files to columns on disk, in bounded
+    memory; the processed file is written under a temporary name and moved into place, and mapped
+    into memory when it is opened. Its name carries a hash of the raw files' sizes and dates, the
+    levels asked for, the subset and the ``pre_transform``, so that no change of any of them ever uses an old one.
+
+    A subclass says what ``levels`` there can be, and reads blocks of them.
+
+    Args:
+        root: folder for ``processed/``.
+        fidelities: names of levels in ``levels``; the usual ones, as far as the raw files have them,
+            if not given.
+        files: raw files.
+        required: keep only conformations with an energy of each of these fidelities.
+        transform, pre_transform, pre_filter, force_reload: as in PyTorch Geometric. A ``pre_transform``
+            other than :class:`mfpyg.graph.RadiusGraph` and a ``pre_filter`` make an object a
+            conformation.
+        track: wraps the list of the files' groups to show the progress of processing.
+
+    Raises:
+        MFPyGError: if a raw file is missing or wrong, or lacks a fidelity asked for.
+    """
+
+    levels: tuple[LevelOfTheory, ...]
+    usual: ClassVar[tuple[str, ...] | None] = None
+    """Names of the levels that are processed unless others are asked for; all if ``None``."""
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        fidelities: Sequence[str] | None = None,
+        *,
+        files: Sequence[Path],
+        required: Sequence[str] = (),
+        transform: Callable[..., Any] | None = None,
+        pre_transform: Callable[..., Any] | None = None,
+        pre_filter: Callable[..., Any] | None = None,
+        force_reload: bool = False,
+        track: Track = iter,
+    ) -> None:
+        self.files = [Path(file) for file in files]
+        self._track = track
+        self._required = levels_named(tuple(required), self.levels, self.what)
+        self._asked = None if fidelities is None else levels_named(tuple(fidelities), self.levels, self.what)
+        if not all(file.is_file() for file in self.files):
+            self.download()
+        self._processed_name = self._name_of_processed(pre_transform, pre_filter)
+        super().__init__(str(root), transform, pre_transform, pre_filter, log=False, force_reload=force_reload)
+        stored = read_processed(Path(self.processed_paths[0]))
+        self._present = tuple(_level_from(values) for values in stored["levels"])
+        self.molecules: list[str] = stored["molecules"]
+        self.sources: list[str] = stored["sources"]
+        self.fingerprint: str = stored["fingerprint"]
+        self.incomplete_forces: dict[str, int] = stored["incomplete_forces"]
+        self._data, self.slices = Data.from_dict(stored["data"]), stored["slices"]
+
+    @property
+    def what(self) -> str:
+        """The data set's name in errors."""
+        return self.files[0].name if len(self.files) == 1 else type(self).__name__
+
+    @property
+    def fidelities(self) -> tuple[str, ...]:
+        """Names of the T levels, in the order of the labels."""
+        return tuple(level.name for level in self._present)
+
+    @property
+    def present_levels(self) -> tuple[LevelOfTheory, ...]:
+        """The T levels; without forces where no group of the raw files has any."""
+        return self._present
+
+    def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
+        """Those levels that the raw files have: all that are asked for, or the usual ones.
+
+        Raises:
+            MFPyGError: if one that is asked for is not there, or none is.
+        """
+        raise NotImplementedError
+
+    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+        """All conformations of the raw files with the labels of these levels, in their order.
+
+        Raises:
+            MFPyGError: for anything wrong in the files.
+        """
+        raise NotImplementedError
+
+    def source_names(self) -> list[str]:
+        """What the numbers in ``source`` stand for."""
+        return [self.what]
+
+    def download(self) -> None:
+        """Nothing is downloaded unasked; says which raw file is missing.
+
+        Raises:
+            MFPyGError: always.
+        """
+        missing = next(file for file in self.files if not file.is_file())
+        raise MFPyGError(f"{missing}: no such file; expected a raw file of {type(self).__name__}")
+
+    @property
+    def raw_paths(self) -> list[str]:
+        return [str(file) for file in self.files]
+
+    @property
+    def raw_file_names(self) -> list[str]:
+        return [file.name for file in self.files]
+
+    @property
+    def processed_file_names(self) -> list[str]:
+        return [self._processed_name]
+
+    def _name_of_processed(
+        self, pre_transform: Callable[..., Any] | None, pre_filter: Callable[..., Any] | None
+    ) -> str:
+        usual = [level for level in self.levels if self.usual is None or level.name in self.usual]
+        settings = {
+            "format": FORMAT,
+            "class": type(self).__name__,
+            "raw": self.raw_identity(),
+            "asked": None if self._asked is None else [level.name for level in self._asked],
+            "levels": [dataclasses.asdict(level) for level in self._asked or usual],
+            "required": [dataclasses.asdict(level) for level in self._required],
+            "pre_transform": _settings_of(pre_transform, "pre_transform"),
+            "pre_filter": _settings_of(pre_filter, "pre_filter"),
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+        return f"{self.files[0].stem}-{digest}.pt"
+
+    def raw_identity(self) -> list[Any]:
+        """What changes when a raw file does: name, size and date of each."""
+        return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
+
+    def _process(self) -> None:
+        # PyG's own compares the pre_transform with the last one used and warns; here the name of the
+        # processed file carries it, so that several can stand side by side.
+        if self.force_reload or not Path(self.processed_paths[0]).is_file():
+            try:
+                make_folder(Path(self.processed_dir))
+            except MFPyGError as error:
+                raise MFPyGError(f"{error}; give the data set another root, or set MFPYG_CACHE") from error
+            self.process()
+
+    def process(self) -> None:
+        """Read the raw files and write the processed one."""
+        levels = self.find_levels(self._asked)
+        needed = self.find_levels(self._required) if self._required else ()
+        read = [*levels, *(level for level in needed if level not in levels)]
+        columns = list(range(len(levels)))
+        required = [read.index(level) for level in needed]
+        edges = self.pre_transform if isinstance(self.pre_transform, RadiusGraph) and not self.pre_filter else None
+        names: dict[str, int] = {}
+        incomplete = np.zeros(len(levels), np.int64)
+        with ColumnFiles(Path(self.processed_dir)) as files:
+            for block in self.blocks(read):
+                keep = ~np.isnan(block.energy[:, required]).any(axis=1)
+                if not keep.all() or len(read) > len(levels):
+                    block = block.select(keep, columns)
+                if len(block):
+                    incomplete += block.incomplete
+                    _append(files, block, names, edges)
+            if not names:
+                wanted = " and ".join(level.name for level in self._required) or "anything"
+                raise MFPyGError(f"{self.files[0]}: no conformation with {wanted}")
+            data, slices = _collated(files, edges is not None)
+            self._check_given_split(data)
+            content = files.fingerprint()
+            if edges is None and (self.pre_filter is not None or self.pre_transform is not None):
+                data, slices = self._transformed(data, slices)
+                content = fingerprint(data, slices)
+            about = {
+                "levels": [dataclasses.asdict(level) for level in levels],
+                "molecules": list(names),
+                "sources": self.source_names(),
+                "fingerprint": content,
+                "incomplete_forces": dict(zip([v.name for v in levels], incomplete.tolist(), strict=True)),
+            }
+            write_processed(Path(self.processed_paths[0]), data, slices, about)
+
+    def _check_given_split(self, data: Data) -> None:
+        given = data.split >= 0
+        for number, name in enumerate(self.source_names()):
+            of_source = given[data.source == number]
+            if of_source.any() and not of_source.all():
+                raise MFPyGError(f"{name}: some groups have the key 'split' and some lack it; expected all or none")
+
+    def _transformed(self, data: Data, slices: dict[str, Tensor]) -> tuple[Data, dict[str, Tensor]]:
+        items = [_item(data, slices, i) for i in range(len(slices["energy"]) - 1)]
+        if self.pre_filter is not None:
+            items = [item for item in items if self.pre_filter(item)]
+            if not items:
+                raise MFPyGError(f"{self.files[0]}: pre_filter left no conformation")
+        if self.pre_transform is not None:
+            items = [self.pre_transform(item) for item in items]
+        data, slices, _ = collate(Data, items, increment=False, add_batch=False)
+        return data, slices
+
+    def given_split(self) -> np.ndarray:
+        """The files' own division, (n,) int64: 0 pool, 1 test, 2 out of sample; -1 where they do not say."""
+        return self._data.split.numpy()
+
+    def get(self, idx: int) -> Data:
+        """One conformation; kept for the next time only where there are few, as each takes some kilobytes."""
+        if len(self.slices["energy"]) <= KEEP_ITEMS_UP_TO:
+            return super().get(idx)
+        return _item(self._data, self.slices, idx)
+
+    def copy(self, idx: Any = None) -> ConformationDataset:
+        """A copy that shares nothing with this one; as PyG's, but without an object a conformation.
+
+        Args:
+            idx: only these conformations: a slice, list, tuple, tensor or array.
+        """
+        chosen = self if idx is None else self.index_select(idx)
+        rows = torch.as_tensor(list(chosen.indices()), dtype=torch.int64)
+        copied = self.__class__.__new__(self.__class__)
+        copied.__dict__.update(self.__dict__)
+        copied._indices = copied._data_list = None
+        copied._data, copied.slices = gather(self._data, self.slices, rows)
+        return copied
+
+    def label_counts(self) -> list[dict[str, Any]]:
+        """Name, method, and number of labelled conformations (and force components) of each fidelity."""
+        energy = self._data.energy_mask.sum(dim=0).tolist()
+        forces = self._data.forces_mask.sum(dim=0).tolist()
+        components = 3 * (self.slices["z"].diff().unsqueeze(1) * self._data.forces_mask).sum(dim=0)
+        return [
+            {
+                "name": level.name,
+                "method": level.method,
+                "energies": energy[t],
+                "forces": forces[t],
+                "force_components": int(components[t]),
+            }
+            for t, level in enumerate(self._present)
+        ]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)}, fidelities=[{', '.join(self.fidelities)}])"
+
+
+def _item(data: Data, slices: dict[str, Tensor], idx: int) -> Data:
+    return separate(Data, batch=data, idx=idx, slice_dict=slices, decrement=False)
+
+
+def _level_from(values: dict[str, Any]) -> LevelOfTheory:
+    return LevelOfTheory(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def _settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
+    if transform is None:
+        return None
+    text = repr(transform)
+    if " at 0x" in text:
+        raise MFPyGError(
+            f"{role} {text} does not say its settings; give it a __repr__ that names them, "
+            f"so that a change of them can't use an old processed file"
+        )
+    return text
+
+
+def _append(files: ColumnFiles, block: Block, names: dict[str, int], edges: RadiusGraph | None) -> None:
+    """Add a block to the columns, numbering its molecules among all and finding its edges."""
+    numbers = np.full(len(block.names), -1, np.int64)
+    for used in np.unique(block.molecule):
+        numbers[used] = names.setdefault(block.names[used], len(names))
+    energy_mask = ~np.isnan(block.energy)
+    first = np.cumsum(block.n_atoms) - block.n_atoms
+    forces_mask = ~np.isnan(block.forces[first, :, 0])  # all components of a conformation, or none
+    for name, rows in (
+        ("n_atoms", block.n_atoms),
+        ("z", block.z),
+        ("pos", block.pos),
+        ("energy", block.energy),
+        ("energy_mask", energy_mask),
+        ("forces", block.forces),
+        ("forces_mask", forces_mask),
+        ("molecule", numbers[block.molecule]),
+        ("conformation", block.conformation),
+        ("split", block.split),
+        ("source", block.source),
+    ):
+        files.append(name, rows)
+    if edges is not None:
+        pos, owner = torch.from_numpy(block.pos), torch.from_numpy(block.owner)
+        edge_index, counts = edges_of_each(pos, owner, len(block), edges.cutoff, edges.engine)
+        files.append("edge_index", edge_index.t().numpy())
+        files.append("n_edges", counts.numpy())
+        files.append("edge_cutoff", np.full(len(block), edges.cutoff))
+
+
+def _collated(files: ColumnFiles, with_edges: bool) -> tuple[Data, dict[str, Tensor]]:
+    """PyG's collated form: one ``Data`` of everything, and where each conformation starts and ends."""
+    by_atom = starts(files.column("n_atoms"))
+    by_row = torch.arange(len(by_atom))
+    data, slices = Data(), {}
+    for name in ("z", "pos", "energy", "energy_mask", "forces", "forces_mask", "molecule", "conformation", "split"):
+        data[name] = files.column(name)
+        slices[name] = by_atom if name in ATOMIC else by_row
+    data["source"], slices["source"] = files.column("source"), by_row
+    if with_edges:
+        data["edge_cutoff"], slices["edge_cutoff"] = files.column("edge_cutoff"), by_row
+        data["edge_index"], slices["edge_index"] = files.column("edge_index").t(), starts(files.column("n_edges"))
+    return data, slices

@@ -1,0 +1,175 @@
+"""Reading HDF5 files whose groups hold conformations of one composition: checked arrays, blocks of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import LevelOfTheory
+
+_MOST_COMPRESSED = 2000
+"""An array can't be larger than its file by more than this factor, whatever the compression."""
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what HDF5 says of a bad file, and only that, into one line."""
+    try:
+        yield
+    except MFPyGError:  # a ValueError, and worded already
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise MFPyGError(f"{path}: truncated or damaged HDF5 file ({reason}); fetch it again") from error
+
+
+@contextmanager
+def open_hdf5(path: Path, layout: str) -> Iterator[h5py.File]:
+    """Open a file for reading.
+
+    Args:
+        path: of the file.
+        layout: what is expected in it, for the error.
+
+    Raises:
+        MFPyGError: if the file is missing, not HDF5, or truncated.
+    """
+    if not path.is_file():
+        raise MFPyGError(f"{path}: no such file; expected an HDF5 file in {layout}")
+    if not h5py.is_hdf5(path):
+        raise MFPyGError(f"{path}: not an HDF5 file; expected {layout}")
+    with reading(path):
+        file = h5py.File(path, "r")
+    with file:
+        yield file
+
+
+class Group:
+    """One group of a file: ``count`` conformations of one composition, its arrays checked as they are read.
+
+    Args:
+        group: of the open file.
+        path: of the file, for errors.
+        z: atomic numbers, (size,) int64.
+
+    Raises:
+        MFPyGError: if the coordinates are missing or of another shape or type.
+    """
+
+    def __init__(self, group: h5py.Group, path: Path, z: np.ndarray) -> None:
+        self.group, self.path, self.z = group, path, z
+        self.size = len(z)
+        coordinates = self.array("coordinates")
+        if coordinates.ndim != 3 or coordinates.shape[1:] != (self.size, 3):
+            raise MFPyGError(f"{self.where}: coordinates has shape {coordinates.shape}, expected (n, {self.size}, 3)")
+        self.count = len(coordinates)
+        self._expect("coordinates", (self.count, self.size, 3))
+
+    @property
+    def where(self) -> str:
+        """File and group, for errors."""
+        return where(self.group, self.path)
+
+    def array(self, key: str) -> h5py.Dataset:
+        """An array of the group.
+
+        Raises:
+            MFPyGError: if there is none of this name.
+        """
+        return array(self.group, self.path, key)
+
+    def _expect(self, key: str, shape: tuple[int, ...]) -> None:
+        found = self.array(key)
+        if found.shape != shape:
+            raise MFPyGError(f"{self.where}: {key} has shape {found.shape}, expected {shape}")
+        if found.dtype.kind != "f":
+            raise MFPyGError(f"{self.where}: {key} has type {found.dtype}, expected floating-point numbers")
+
+    def expect(self, levels: Sequence[LevelOfTheory]) -> None:
+        """Check that the labels of these levels are there, with the right shapes and types.
+
+        Raises:
+            MFPyGError: naming the first that is not.
+        """
+        for level in levels:
+            for key in level.energy:
+                self._expect(key, (self.count,))
+            if level.forces is not None:
+                self._expect(level.forces, (self.count, self.size, 3))
+
+    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[tuple[slice, Block]]:
+        """The conformations with the labels of these levels, a part at a time.
+
+        Yields:
+            The rows of the group, and a block of them whose molecule is the group's name.
+
+        Raises:
+            MFPyGError: if an array is missing or wrong in shape or type, or a number is impossible.
+        """
+        self.expect(levels)
+        step = max(1, ATOMS_IN_BLOCK // max(1, self.size))
+        for start in range(0, self.count, step):
+            rows = slice(start, min(start + step, self.count))
+            yield rows, self._block(levels, rows)
+
+    def _block(self, levels: Sequence[LevelOfTheory], rows: slice) -> Block:
+        n = rows.stop - rows.start
+        forces = np.full((n * self.size, len(levels), 3), np.nan, np.float32)
+        energy = np.empty((n, len(levels)))
+        for t, level in enumerate(levels):
+            summands = [self._numbers(key, rows).astype(np.float64) for key in level.energy]  # (n,) each
+            energy[:, t] = np.sum(summands, axis=0) * level.energy_factor
+            if level.forces is not None:
+                values = self._numbers(level.forces, rows).astype(np.float64) * level.forces_factor
+                with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                    forces[:, t] = values.reshape(-1, 3)
+        with np.errstate(over="ignore"):
+            pos = self.array("coordinates")[rows].astype(np.float32)
+        block = Block(
+            n_atoms=np.full(n, self.size, np.int64),
+            z=np.tile(self.z, n),
+            pos=pos.reshape(-1, 3),
+            energy=energy,
+            forces=forces,
+            molecule=np.zeros(n, np.int64),
+            names=[self.group.name.strip("/")],
+            conformation=np.arange(rows.start, rows.stop),
+        )
+        block.check(lambda row: f"{self.where}: conformation {rows.start + row}")
+        return block
+
+    def _numbers(self, key: str, rows: slice) -> np.ndarray:
+        values = self.array(key)[rows]
+        bad = np.flatnonzero(np.isinf(values.reshape(len(values), -1)).any(axis=1))
+        if bad.size:
+            conformation = rows.start + bad[0]
+            raise MFPyGError(f"{self.where}: {key} of conformation {conformation} is infinite; NaN means missing")
+        return values
+
+
+def where(group: h5py.Group, path: Path) -> str:
+    """File and group, for errors."""
+    return f"{path}: group {str(group.name).strip('/')}"
+
+
+def array(group: h5py.Group, path: Path, key: str) -> h5py.Dataset:
+    """An array of a group.
+
+    Raises:
+        MFPyGError: if there is none of this name, or its size can't be true.
+    """
+    found: Any = group.get(key)
+    if not isinstance(found, h5py.Dataset):
+        raise MFPyGError(f"{where(group, path)} lacks the key '{key}'")
+    if found.shape is None or found.nbytes > _MOST_COMPRESSED * max(path.stat().st_size, 1):
+        raise MFPyGError(
+            f"{where(group, path)}: {key} has shape {found.shape}, too large for its file; it is damaged, fetch it again"
+        )
+    return found

@@ -1,0 +1,142 @@
+"""Processed storage: columns written block by block to disk, and opened again without reading them."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from mfpyg.errors import MFPyGError
+from mfpyg.files import replace_file
+
+FORMAT = 2
+"""Version of the processed files; a change makes old ones be processed anew."""
+
+ATOMIC = ("z", "pos", "forces")
+"""Columns with a row an atom."""
+
+CONTENT = ("n_atoms", "z", "pos", "energy", "forces", "split")
+"""Columns that tell one content from another; edges do not."""
+
+
+class ColumnFiles:
+    """Columns that grow row by row, each in a file without a name: nothing of it survives the process.
+
+    Args:
+        folder: on the file system where the space is.
+
+    Raises:
+        MFPyGError: from :meth:`append`, if the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        self._digests: dict[str, Any] = {}
+        self._rows: dict[str, int] = {}
+        self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+
+    def __enter__(self) -> ColumnFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def append(self, name: str, rows: np.ndarray) -> None:
+        """Add rows (n, …) to a column; their type and width are those of the first ones."""
+        rows = np.ascontiguousarray(rows)
+        kind = (rows.dtype, rows.shape[1:])
+        if self._kinds.setdefault(name, kind) != kind:
+            raise TypeError(f"column {name} is {self._kinds[name]}, rows are {kind}")
+        try:
+            if name not in self._files:
+                self._files[name] = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
+                self._digests[name] = hashlib.sha256()
+                self._rows[name] = 0
+            rows.tofile(self._files[name])
+        except OSError as error:
+            raise MFPyGError(f"{self.folder}: can't write there ({error.strerror or error})") from error
+        self._digests[name].update(rows.data)
+        self._rows[name] += len(rows)
+
+    def column(self, name: str) -> Tensor:
+        """A column as it stands, backed by its file."""
+        dtype, shape = self._kinds[name]
+        shape = (self._rows[name], *shape)
+        if 0 in shape:
+            return torch.from_numpy(np.empty(shape, dtype))
+        self._files[name].flush()
+        return torch.from_numpy(np.memmap(self._files[name], dtype, mode="c", shape=shape))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over geometries, labels and split."""
+        return _combined([self._digests[name] for name in CONTENT])
+
+
+def fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
+    """The fingerprint that :class:`ColumnFiles` gives of the same content."""
+    columns = {**{name: data[name] for name in CONTENT[1:]}, "n_atoms": slices["z"].diff()}
+    return _combined([hashlib.sha256(columns[name].contiguous().numpy().data) for name in CONTENT])
+
+
+def _combined(digests: list[Any]) -> str:
+    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+
+
+def starts(counts: Tensor) -> Tensor:
+    """Where each conformation's rows start, and where the last one's end: (n,) -> (n + 1,) int64."""
+    result = torch.zeros(len(counts) + 1, dtype=torch.int64)
+    torch.cumsum(counts, 0, out=result[1:])
+    return result
+
+
+def write_processed(path: Path, data: Data, slices: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write a data set in one step.
+
+    Args:
+        path: of the processed file.
+        data, slices: PyG's collated form.
+        about: everything else, as plain values.
+
+    Raises:
+        MFPyGError: if the place can't be written to, or the disk is full.
+    """
+    stored = {**about, "format": FORMAT, "data": data.to_dict(), "slices": dict(slices)}
+    replace_file(path, lambda name: torch.save(stored, name))
+
+
+def read_processed(path: Path) -> dict[str, Any]:
+    """What :func:`write_processed` has written; tensors are mapped from the file, not read.
+
+    Raises:
+        MFPyGError: if the file is damaged.
+    """
+    try:
+        stored = torch.load(path, weights_only=True, mmap=True)
+        if stored["format"] != FORMAT:
+            raise KeyError("format")
+        _check(stored["data"], stored["slices"])
+    except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        raise MFPyGError(f"{path}: damaged; remove it, and it is made again from the raw file") from error
+    return stored
+
+
+def _check(data: Mapping[str, Any], slices: Mapping[str, Tensor]) -> None:
+    """Check that the slices fit the columns: a wrong one would mix up molecules."""
+    for name, value in data.items():
+        if isinstance(value, Tensor):
+            rows = value.shape[1] if name == "edge_index" else value.shape[0]
+            if int(slices[name][-1]) != rows or len(slices[name]) != len(slices["energy"]):
+                raise ValueError(name)

@@ -1,0 +1,99 @@
+"""Several data sets as one, with missing labels masked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.spec import check_same_method
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import LevelOfTheory
+
+
+class UnionDataset(ConformationDataset):
+    """The conformations of several data sets one after the other, with the fidelities of all.
+
+    A label that a data set does not have is masked. ``source`` tells where a conformation comes from.
+
+    Args:
+        root: folder for ``processed/``.
+        members: the data sets, whole.
+        kwargs: as in :class:`ConformationDataset`; a ``transform`` of a member is not applied.
+
+    Raises:
+        MFPyGError: if one name is of two different levels of theory.
+
+    Example:
+        >>> UnionDataset("data/both", [MiniCHNO(), ANI1x("data/ani1x")])         # doctest: +SKIP
+    """
+
+    def __init__(self, root: str | os.PathLike[str], members: Sequence[ConformationDataset], **kwargs: Any) -> None:
+        if not members:
+            raise MFPyGError("a union of no data sets; expected at least one")
+        for member in members:
+            if member._indices is not None:
+                raise MFPyGError(f"{member} is a part of a data set; a union is made of whole ones")
+        self.members = list(members)
+        self.levels = _merged(members)
+        super().__init__(root, files=[file for member in members for file in member.files], **kwargs)
+
+    def source_names(self) -> list[str]:
+        return [f"{type(member).__name__} {member.what}" for member in self.members]
+
+    def raw_identity(self) -> list[Any]:
+        return [[type(member).__name__, *member.processed_file_names, member.fingerprint] for member in self.members]
+
+    def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
+        return self.levels if asked is None else tuple(asked)
+
+    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+        names = self.source_names()
+        for name in self._track(names):
+            number = names.index(name)
+            yield from _blocks_of(self.members[number], [level.name for level in levels], number)
+
+
+def _merged(members: Sequence[ConformationDataset]) -> tuple[LevelOfTheory, ...]:
+    found: dict[str, tuple[LevelOfTheory, str]] = {}
+    for member in members:
+        for level in member.present_levels:
+            known, where = found.setdefault(level.name, (level, member.what))
+            check_same_method(level, member.what, known, where)
+            if known.forces is None and level.forces is not None or not known.method:
+                method, forces = known.method or level.method, known.forces or level.forces
+                found[level.name] = replace(known, method=method, forces=forces), where
+    return tuple(level for level, _ in found.values())
+
+
+def _blocks_of(member: ConformationDataset, fidelities: list[str], number: int) -> Iterator[Block]:
+    """A member's conformations with their labels in the columns of the union."""
+    data, first_atoms = member._data, member.slices["z"].numpy()
+    columns = [(t, member.fidelities.index(name)) for t, name in enumerate(fidelities) if name in member.fidelities]
+    n = len(first_atoms) - 1
+    per_block = max(1, ATOMS_IN_BLOCK * n // max(1, int(first_atoms[-1])))
+    for start in range(0, n, per_block):
+        rows = slice(start, min(start + per_block, n))
+        atoms = slice(first_atoms[rows.start], first_atoms[rows.stop])
+        energy = np.full((rows.stop - rows.start, len(fidelities)), np.nan)
+        forces = np.full((atoms.stop - atoms.start, len(fidelities), 3), np.nan, np.float32)
+        for t, column in columns:
+            energy[:, t] = data.energy[rows, column].numpy()
+            forces[:, t] = data.forces[atoms, column].numpy()
+        yield Block(
+            n_atoms=np.diff(first_atoms[rows.start : rows.stop + 1]),
+            z=data.z[atoms].numpy(),
+            pos=data.pos[atoms].numpy(),
+            energy=energy,
+            forces=forces,
+            molecule=data.molecule[rows].numpy(),
+            names=member.molecules,
+            conformation=data.conformation[rows].numpy(),
+            split=data.split[rows].numpy(),
+            source=np.full(rows.stop - rows.start, number, np.int64),
+        )
