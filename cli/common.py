@@ -61,6 +61,24 @@ def given(arguments: Sequence[str], option: str) -> str | None:
     return value
 
 
+def joined(arguments: Sequence[str], option: str) -> list[str]:
+    """The arguments with an option that is given several times given once, with all its values."""
+    rest: list[str] = []
+    values: list[str] = []
+    found = collecting = False
+    for argument in arguments:
+        if argument == option or argument.startswith(f"{option}="):
+            found, collecting = True, argument == option
+            if not collecting:
+                values.append(argument.removeprefix(f"{option}="))
+        elif collecting and not argument.startswith("--"):
+            values.append(argument)
+        else:
+            collecting = False
+            rest.append(argument)
+    return [*rest, option, *values] if found else rest
+
+
 def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:
     """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130."""
     try:

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfpyg.cli.common import Parser, quiet_frameworks, run
-from mfpyg.datasets.levels import DatasetSpec
+from mfpyg.cli.common import Parser, joined, quiet_frameworks, run
+from mfpyg.datasets.spec import DatasetSpec, parse_specs
 from mfpyg.errors import MFPyGError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mfpyg.datasets import ReleaseDataset
+    from mfpyg.datasets.conformations import ConformationDataset
 
 NAME = "mfpyg-evaluate"
 SPLITS = ("train", "val", "test", "ood", "all")
@@ -35,7 +35,9 @@ def build_parser() -> Parser:
         "trained on too. Example: mfpyg-evaluate runs/example --plot",
     )
     parser.add_argument("run", metavar="RUN", help="run folder of mfpyg-train, or a checkpoint")
-    parser.add_argument("--dataset", metavar="SPEC", help="other data: minichno, or NAME:PATH (default: the run's own)")
+    parser.add_argument(
+        "--dataset", metavar="SPEC", nargs="+", help="other data, named as for mfpyg-train (default: the run's own)"
+    )
     parser.add_argument("--split", metavar="{" + ",".join(SPLITS) + "}", help="one split (default: every one there is)")
     parser.add_argument(
         "--json", metavar="OUT", help="where the errors go (default: evaluation….json in the run folder)"
@@ -49,16 +51,16 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     """Parse, check, evaluate, print, write."""
     parser = build_parser()
     parser.check_names(arguments)
-    options = parser.parse_args(list(arguments))
+    options = parser.parse_args(joined(arguments, "--dataset"))
     if options.split is not None and options.split not in SPLITS:
         raise unknown_name("split", options.split, SPLITS)
     if options.accelerator not in ACCELERATORS:
         raise unknown_name("accelerator", options.accelerator, ACCELERATORS)
-    spec = None if options.dataset is None else DatasetSpec.parse(options.dataset)
+    specs = None if options.dataset is None else parse_specs(options.dataset)
     path = Path(options.run)
     if not path.exists():
         raise MFPyGError(f"{path}: no such run folder or checkpoint")
-    out = Path(options.json) if options.json else _default_out(path, spec, options.split)
+    out = Path(options.json) if options.json else _default_out(path, specs, options.split)
     if out.is_dir():
         raise MFPyGError(f"{out} is a folder; expected the name of a JSON file")
     if not out.parent.is_dir():
@@ -66,48 +68,52 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     if not os.access(out.parent, os.W_OK):
         raise MFPyGError(f"{out.parent}: can't write {out.name} there; name another place with --json")
     quiet_frameworks()
-    _evaluate(path, spec, options.split, out, options.plot, options.accelerator)
+    _evaluate(path, specs, options.split, out, options.plot, options.accelerator)
 
 
-def _default_out(path: Path, spec: DatasetSpec | None, split: str | None) -> Path:
+def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | None) -> Path:
     """In the run folder, by the names of checkpoint, data and split, so that different ones stand side by side."""
     parts = ["evaluation"]
     if path.is_file() and path.stem != "best":
         parts.append(path.stem)
-    if spec is not None:
-        parts.append(spec.name if spec.path is None else f"{spec.name}-{spec.path.stem}")
+    parts += [spec.name if spec.path is None else f"{spec.name}-{spec.path.stem}" for spec in specs or ()]
     if split is not None:
         parts.append(split)
     return (path if path.is_dir() else path.parent) / f"{'-'.join(parts)}.json"
 
 
-def _evaluate(path: Path, spec: DatasetSpec | None, split: str | None, out: Path, plot: bool, accelerator: str) -> None:
+def _evaluate(
+    path: Path, specs: Sequence[DatasetSpec] | None, split: str | None, out: Path, plot: bool, accelerator: str
+) -> None:
     from rich.console import Console
     from rich.progress import track
 
     from mfpyg.checkpoint import potential_of, read_checkpoint
-    from mfpyg.datasets.spec import available_fidelities, open_dataset
+    from mfpyg.datasets.opening import available_fidelities, open_dataset
     from mfpyg.device import choose_device
     from mfpyg.evaluation.evaluate import evaluate
     from mfpyg.evaluation.report import metrics_table, print_table
     from mfpyg.fidelity import parse_fidelities
     from mfpyg.files import write_text
+    from mfpyg.progress import shown_on
 
     console = Console()
     checkpoint = read_checkpoint(path)
     described = checkpoint["mfpyg"]
     potential = potential_of(checkpoint, str(path)).to(choose_device(accelerator))
-    spec = spec or DatasetSpec.parse(described["data"]["name"])
-    present = available_fidelities(spec)
+    named = described["data"]["name"]
+    specs = specs or parse_specs([named] if isinstance(named, str) else named)
+    spec = " + ".join(map(str, specs))
+    present = tuple(dict.fromkeys(name for one in specs for name in available_fidelities(one)))
     common = [name for name in potential.fidelities if name in present]
     if not common:
         raise MFPyGError(
             f"{spec} has none of the potential's fidelities {', '.join(potential.fidelities)} "
             f"(it has {', '.join(present)})"
         )
-    dataset = open_dataset(spec, common)
+    dataset = open_dataset(specs, common, track=shown_on(console))
     _note_methods(console, dataset, described["data"]["methods"])
-    rows = _rows(console, dataset, described, str(spec), split)
+    rows = _rows(console, dataset, described, spec, split)
 
     def progress(batches: Any, name: str) -> Any:
         return track(batches, description=name, console=console, transient=True, disable=not console.is_terminal)
@@ -126,7 +132,7 @@ def _evaluate(path: Path, spec: DatasetSpec | None, split: str | None, out: Path
             console.print(f"written: {picture}", highlight=False, soft_wrap=True)
 
 
-def _note_methods(console: Any, dataset: ReleaseDataset, trained: dict[str, str]) -> None:
+def _note_methods(console: Any, dataset: ConformationDataset, trained: dict[str, str]) -> None:
     for level in dataset.label_counts():
         name, method = level["name"], level["method"]
         if trained.get(name, method) != method:
@@ -134,7 +140,7 @@ def _note_methods(console: Any, dataset: ReleaseDataset, trained: dict[str, str]
 
 
 def _rows(
-    console: Any, dataset: ReleaseDataset, described: dict[str, Any], spec: str, split: str | None
+    console: Any, dataset: ConformationDataset, described: dict[str, Any], spec: str, split: str | None
 ) -> dict[str, np.ndarray]:
     """Conformations to evaluate on: the run's splits on its own data, all of any other unless it says."""
     import numpy as np
@@ -149,7 +155,7 @@ def _rows(
         return everything
     else:
         given = dataset.given_split()
-        splits = {} if given is None else {"test": np.flatnonzero(given == 1), "ood": np.flatnonzero(given == 2)}
+        splits = {"test": np.flatnonzero(given == 1), "ood": np.flatnonzero(given == 2)}
         splits = {name: rows for name, rows in splits.items() if len(rows)}
     if split is None:
         return splits

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mfpyg.cli.common import Parser, quiet_frameworks, run
-from mfpyg.datasets.levels import DatasetSpec, levels_named
+from mfpyg.datasets.levels import levels_named
+from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 
 NAME = "mfpyg-preprocess"
 
@@ -24,7 +25,11 @@ def build_parser() -> Parser:
         "Example: mfpyg-preprocess ani1x:ani1x-release.h5",
     )
     parser.add_argument(
-        "dataset", metavar="SPEC", help="minichno, ani1x or ani1ccx, or NAME:PATH of a raw file or root"
+        "dataset",
+        metavar="SPEC",
+        nargs="+",
+        help="minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, or "
+        "FILE.xyz:NAME=ENERGY[,FORCES]@UNIT; several are put together to one data set",
     )
     parser.add_argument(
         "--fidelities",
@@ -44,27 +49,23 @@ def preprocess_command(arguments: Sequence[str]) -> None:
     parser = build_parser()
     parser.check_names(arguments)
     options = parser.parse_args(list(arguments))
-    spec = DatasetSpec.parse(options.dataset)
+    specs = parse_specs(options.dataset)
     names = tuple(options.fidelities or ())
-    levels_named(names, spec.levels, str(spec))
+    levels_named(names, combined_levels(specs), " and ".join(map(str, specs)))
     quiet_frameworks()
-    _process(spec, names, options.cutoff, options.force)
+    _process(specs, names, options.cutoff, options.force)
 
 
-def _process(spec: DatasetSpec, names: tuple[str, ...], cutoff: float | None, force: bool) -> None:
+def _process(specs: Sequence[DatasetSpec], names: tuple[str, ...], cutoff: float | None, force: bool) -> None:
     from rich.console import Console
-    from rich.progress import track
 
-    from mfpyg.datasets.spec import open_dataset
+    from mfpyg.datasets.opening import open_dataset
     from mfpyg.graph import RadiusGraph
+    from mfpyg.progress import shown_on
 
     console = Console()
-
-    def progress(groups: Sequence[str]) -> Iterable[str]:
-        return track(groups, description="processing", console=console, transient=True)
-
     pre_transform = None if cutoff is None else RadiusGraph(cutoff)
-    dataset = open_dataset(spec, names, track=progress, pre_transform=pre_transform, force_reload=force)
+    dataset = open_dataset(specs, names, track=shown_on(console), pre_transform=pre_transform, force_reload=force)
     console.print(counts_table(dataset))
     console.print(f"written: {dataset.processed_paths[0]}", highlight=False, soft_wrap=True)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mfpyg import settings as s
-from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, quiet_frameworks, run
+from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, joined, quiet_frameworks, run
+from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.folder import RunFolder, check_same
@@ -34,7 +35,7 @@ def train_command(arguments: Sequence[str]) -> None:
     arguments = [
         re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), a) if a.startswith("--") else a for a in arguments
     ]
-    settings, resumed = parse(arguments)
+    settings, resumed = parse(joined(arguments, "--dataset"))
     check_settings(settings)
     folder = RunFolder(resumed or Path(settings.out or default_out(settings)))
     settings = dataclasses.replace(settings, out=str(folder.path))
@@ -63,7 +64,7 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     if resumed is not None:
         RunFolder(Path(resumed)).check_resumable()
         config = str(RunFolder(Path(resumed)).config)
-    stored = {} if config is None else s.read_yaml(Path(config))
+    stored = {} if config is None else s.with_dataset_list(s.read_yaml(Path(config)))
 
     def chosen(name: str, otherwise: str) -> str:
         return given(arguments, f"--{name}") or str(stored.get(name) or otherwise)
@@ -74,7 +75,8 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
             raise MFPyGError(
                 f"--{name} is {wanted}, but the settings in {config} were made for {written}; give one of them"
             )
-    preset = chosen("preset", s.default_preset(chosen("dataset", "minichno")))
+    dataset = _values(arguments, "--dataset") or stored.get("dataset") or ["minichno"]
+    preset = chosen("preset", s.default_preset(dataset if isinstance(dataset, list) else []))
     values = s.defaults(preset, chosen("backbone", "hipnn"))
     parser = build_parser(values["backbone"])
     parser.check_names(arguments)
@@ -127,6 +129,11 @@ def _kind(kind: Any, choices: tuple[str, ...]) -> str:
     return {"int": "N", "float": "X"}.get(kinds[0].__name__, "TEXT")
 
 
+def _values(arguments: Sequence[str], option: str) -> list[str]:
+    """What follows an option that :func:`joined` has put last."""
+    return list(arguments[arguments.index(option) + 1 :]) if option in arguments else []
+
+
 def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return {k: _merged(v, over.get(k) or {}) if isinstance(v, dict) else over.get(k, v) for k, v in values.items()}
 
@@ -146,7 +153,8 @@ def _without(arguments: Sequence[str], options: tuple[str, ...]) -> list[str]:
 
 def default_out(settings: s.TrainSettings) -> str:
     """Name of the run folder: data set, fidelities and seed."""
-    name = "-".join([settings.dataset.split(":")[0], *settings.fidelities, f"seed{settings.seed}"])
+    labels = "+".join(spec.label for spec in parse_specs(settings.dataset))
+    name = "-".join([labels, *settings.fidelities, f"seed{settings.seed}"])
     return f"runs/{name.replace(':', '_')}"
 
 

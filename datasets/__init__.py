@@ -6,13 +6,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mfpyg.datasets.ani1x import ANI1x
+    from mfpyg.datasets.ani1x import ANI1ccx, ANI1x
+    from mfpyg.datasets.batches import BatchLoader
+    from mfpyg.datasets.comp6 import COMP6
+    from mfpyg.datasets.conformations import ConformationDataset
+    from mfpyg.datasets.extxyz import ExtXYZ
     from mfpyg.datasets.minichno import MiniCHNO
+    from mfpyg.datasets.pyanitools import Pyanitools
     from mfpyg.datasets.release import ReleaseDataset
+    from mfpyg.datasets.union import UnionDataset
 
-__all__ = ["ANI1x", "MiniCHNO", "ReleaseDataset"]
+__all__ = [
+    "COMP6",
+    "ANI1ccx",
+    "ANI1x",
+    "BatchLoader",
+    "ConformationDataset",
+    "ExtXYZ",
+    "MiniCHNO",
+    "Pyanitools",
+    "ReleaseDataset",
+    "UnionDataset",
+]
 
-_MODULES = {"ANI1x": "ani1x", "MiniCHNO": "minichno", "ReleaseDataset": "release"}
+_MODULES = {
+    "ANI1ccx": "ani1x",
+    "ANI1x": "ani1x",
+    "BatchLoader": "batches",
+    "COMP6": "comp6",
+    "ConformationDataset": "conformations",
+    "ExtXYZ": "extxyz",
+    "MiniCHNO": "minichno",
+    "Pyanitools": "pyanitools",
+    "ReleaseDataset": "release",
+    "UnionDataset": "union",
+}
 
 
 def __getattr__(name: str) -> Any:

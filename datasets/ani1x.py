@@ -79,7 +79,5 @@ class ANI1ccx(ANI1x):
         MFPyGError: if the file is missing, saying where to download it.
     """
 
-    def __init__(
-        self, root: str | os.PathLike[str], fidelities: Sequence[str] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, root: str | os.PathLike[str], fidelities: Sequence[str] | None = None, **kwargs: Any) -> None:
         super().__init__(root, fidelities, subset="ani1ccx", **kwargs)

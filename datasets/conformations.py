@@ -185,6 +185,7 @@ class ConformationDataset(InMemoryDataset):
             "raw": self.raw_identity(),
             "asked": None if self._asked is None else [level.name for level in self._asked],
             "levels": [dataclasses.asdict(level) for level in self._asked or usual],
+            "options": self.reading_options(),
             "required": [dataclasses.asdict(level) for level in self._required],
             "pre_transform": _settings_of(pre_transform, "pre_transform"),
             "pre_filter": _settings_of(pre_filter, "pre_filter"),
@@ -195,6 +196,10 @@ class ConformationDataset(InMemoryDataset):
     def raw_identity(self) -> list[Any]:
         """What changes when a raw file does: name, size and date of each."""
         return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
+
+    def reading_options(self) -> dict[str, Any]:
+        """Options of a subclass that change what is read, as plain values."""
+        return {}
 
     def _process(self) -> None:
         # PyG's own compares the pre_transform with the last one used and warns; here the name of the
@@ -247,7 +252,8 @@ class ConformationDataset(InMemoryDataset):
         for number, name in enumerate(self.source_names()):
             of_source = given[data.source == number]
             if of_source.any() and not of_source.all():
-                raise MFPyGError(f"{name}: some groups have the key 'split' and some lack it; expected all or none")
+                where = self.files[0] if len(self.files) == 1 else name
+                raise MFPyGError(f"{where}: some groups have the key 'split' and some lack it; expected all or none")
 
     def _transformed(self, data: Data, slices: dict[str, Tensor]) -> tuple[Data, dict[str, Tensor]]:
         items = [_item(data, slices, i) for i in range(len(slices["energy"]) - 1)]

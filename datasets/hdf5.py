@@ -132,6 +132,9 @@ class Group:
                     forces[:, t] = values.reshape(-1, 3)
         with np.errstate(over="ignore"):
             pos = self.array("coordinates")[rows].astype(np.float32)
+        bad = np.flatnonzero(~np.isfinite(pos).all(axis=(1, 2)))
+        if bad.size:
+            raise MFPyGError(f"{self.where}: coordinates of conformation {rows.start + bad[0]} are NaN or infinite")
         block = Block(
             n_atoms=np.full(n, self.size, np.int64),
             z=np.tile(self.z, n),
@@ -170,6 +173,6 @@ def array(group: h5py.Group, path: Path, key: str) -> h5py.Dataset:
         raise MFPyGError(f"{where(group, path)} lacks the key '{key}'")
     if found.shape is None or found.nbytes > _MOST_COMPRESSED * max(path.stat().st_size, 1):
         raise MFPyGError(
-            f"{where(group, path)}: {key} has shape {found.shape}, too large for its file; it is damaged, fetch it again"
+            f"{where(group, path)}: {key} has shape {found.shape}, too large for its file; fetch it again"
         )
     return found

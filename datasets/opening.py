@@ -78,7 +78,7 @@ def _open(spec: DatasetSpec, fidelities: Sequence[str], kwargs: dict[str, Any]) 
     if spec.name not in RELEASES:
         return _construct(spec, None, kwargs)
     if set(fidelities) <= set(DEFAULT_LEVELS):
-        usual = _construct(spec, None, kwargs)
+        usual = _construct(spec, None, {**kwargs, "whole_only": True})
         if set(fidelities) <= set(usual.fidelities):
             return usual
     return _construct(spec, tuple(fidelities), kwargs)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
@@ -25,19 +26,40 @@ class ReleaseDataset(ConformationDataset):
 
     One group a formula with ``atomic_numbers`` (n_atoms,), ``coordinates`` (n, n_atoms, 3) in Å, the keys
     of the ``levels``, and where the file has them ``split`` (n,) and ``molecule`` (n,).
+
+    Args:
+        root, fidelities: as in :class:`mfpyg.datasets.ConformationDataset`.
+        whole_only: leave out a usual level whose keys some group lacks, instead of refusing the file.
+        kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
     """
 
+    raw_name: ClassVar[str]
     usual: ClassVar[tuple[str, ...] | None] = DEFAULT_LEVELS
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        fidelities: Sequence[str] | None = None,
+        *,
+        whole_only: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.whole_only = whole_only
+        super().__init__(root, fidelities, **kwargs)
+
+    def reading_options(self) -> dict[str, Any]:
+        return {"whole_only": self.whole_only}
 
     def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
         path = self.files[0]
         present = levels_in(path, self.levels)
         if asked is None:
-            whole = {level.name for level in levels_in(path, self.levels, in_every_group=True)}
-            usual = tuple(level for level in present if level.name in DEFAULT_LEVELS and level.name in whole)
+            if self.whole_only:
+                present = levels_in(path, self.levels, in_every_group=True)
+            usual = tuple(level for level in present if level.name in DEFAULT_LEVELS)
             if not usual:
                 keys = ", ".join(level.energy[0] for level in self.levels[:4])
-                raise MFPyGError(f"{path}: none of the keys {keys} of the usual levels of theory in every group")
+                raise MFPyGError(f"{path}: none of the keys {keys} of the usual levels of theory")
             return usual
         by_name = {level.name: level for level in present}
         for level in asked:

@@ -65,7 +65,7 @@ def _merged(members: Sequence[ConformationDataset]) -> tuple[LevelOfTheory, ...]
         for level in member.present_levels:
             known, where = found.setdefault(level.name, (level, member.what))
             check_same_method(level, member.what, known, where)
-            if known.forces is None and level.forces is not None or not known.method:
+            if (known.forces is None and level.forces is not None) or not known.method:
                 method, forces = known.method or level.method, known.forces or level.forces
                 found[level.name] = replace(known, method=method, forces=forces), where
     return tuple(level for level, _ in found.values())

@@ -95,6 +95,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return checkpoint
 
 
+def epochs_done(checkpoint: Mapping[str, Any]) -> int:
+    """Whole epochs that a checkpoint has behind it."""
+    progress = checkpoint.get("progress")
+    return int(checkpoint["epoch"]) + 1 if progress is None else int(progress["epochs"])
+
+
 def load(path: str | os.PathLike[str]) -> MultiFidelityPotential:
     """The trained potential of a run folder (its best epoch) or of a checkpoint, ready to predict.
 

@@ -86,11 +86,27 @@ class SplitSettings:
 
     method: str = setting(
         "auto",
-        "file: as the data file says; random; auto: file where it says, else random",
-        choices=("auto", "file", "random"),
+        "file: as the data file says; random; molecule: all conformations of a molecule together; index: as split.file "
+        "says; auto: file where the file says, else random",
+        choices=("auto", "file", "random", "molecule", "index"),
     )
+    file: str | None = setting(None, "npz file with the numbers of train, val, test, such as a run's splits.npz")
     val: float = setting(0.1, "fraction for validation", low=0.0)
     test: float = setting(0.1, "fraction for the test, where the file does not give one", low=0.0)
+
+
+@dataclass
+class SamplingSettings:
+    """Which conformations a training epoch is made of, where fidelities have unequal amounts of labels."""
+
+    strategy: str = setting(
+        "proportional",
+        "proportional: each conformation once an epoch; balanced: as many of each fidelity's; temperature: between",
+        choices=("proportional", "balanced", "temperature"),
+    )
+    temperature: float = setting(2.0, "1 is proportional, large is balanced", low=1.0)
+    minimum: str | None = setting(None, "fewest graphs a batch with a label of a fidelity, as cc=4")
+    window: int = setting(0, "batches among which graphs of like size are brought together; 0: none", low=0)
 
 
 @dataclass
@@ -117,13 +133,18 @@ class TrainSettings:
     """Everything that defines a training run."""
 
     fidelities: list[str] = setting([], "levels of theory and their labels to train on, as dz:EF cc:E")
-    dataset: str = setting("minichno", "minichno, ani1x or ani1ccx, or NAME:PATH of a raw file or data-set root")
+    dataset: list[str] = setting(
+        ["minichno"],
+        "minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, or FILE.xyz:NAME=ENERGY[,FORCES]@UNIT; "
+        "several become one data set",
+    )
     backbone: str = setting("hipnn", "the network shared by all fidelities", choices=tuple(BACKBONES))
     preset: str = setting("small", "defaults of everything below", choices=("small", "published"))
     out: str | None = setting(None, "run folder; null: runs/ and a name made of the settings")
     epochs: int = setting(2000, "most passes over the training data", low=1)
     batch_size: int = setting(256, "conformations in a batch, over all devices", low=1)
     seed: int = setting(0, "seed of the initial weights, the split and the order of batches", low=0, high=2**63 - 1)
+    checkpoint_minutes: float = setting(10.0, "minutes between checkpoints within an epoch", low=0.0)
     devices: int = setting(1, "processes, each with a GPU where there is one", low=1)
     accelerator: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     threads: int | None = setting(None, "CPU threads of each process; null: as torch decides", low=1)
@@ -138,6 +159,9 @@ class TrainSettings:
     model: Any = field(default_factory=HIPNNSettings, metadata={"help": "options of the backbone"})
     optim: OptimSettings = field(default_factory=OptimSettings, metadata={"help": "optimiser and schedule"})
     split: SplitSettings = field(default_factory=SplitSettings, metadata={"help": "training, validation, test"})
+    sampling: SamplingSettings = field(
+        default_factory=SamplingSettings, metadata={"help": "what a training epoch is made of"}
+    )
 
     def check(self) -> None:
         """Check everything that can be checked without the data.
@@ -153,6 +177,10 @@ class TrainSettings:
             raise MFPyGError(
                 f"split.val {self.split.val:g} and split.test {self.split.test:g} leave nothing to train on"
             )
+        if self.split.method == "index" and self.split.file is None:
+            raise MFPyGError("split.method index takes its numbers from a file; name it with split.file")
+        if self.split.method != "index" and self.split.file is not None:
+            raise MFPyGError(f"split.file is given, but split.method is {self.split.method}; it has to be index")
         if not self.split.val > 0:
             raise MFPyGError("split.val is 0; the best epoch is chosen by validation, so give it a share such as 0.1")
         largest = self.optim.max_batch_size
@@ -179,9 +207,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 """What each preset changes of the defaults."""
 
 
-def default_preset(dataset: str) -> str:
+def default_preset(dataset: list[str]) -> str:
     """``small`` for the bundled data and files like it, ``published`` for everything else."""
-    return "small" if dataset.split(":")[0] == "minichno" else "published"
+    return "small" if all(str(spec).split(":")[0] == "minichno" for spec in dataset) else "published"
 
 
 def defaults(preset: str, backbone: str) -> dict[str, Any]:
@@ -213,12 +241,24 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     backbone = values.get("backbone", "hipnn")
     if backbone not in BACKBONES:
         raise unknown_name("backbone", str(backbone), BACKBONES)
-    groups = {"model": BACKBONES[backbone], "optim": OptimSettings, "split": SplitSettings}
+    values = with_dataset_list(values)
+    groups = {
+        "model": BACKBONES[backbone],
+        "optim": OptimSettings,
+        "split": SplitSettings,
+        "sampling": SamplingSettings,
+    }
     for name in groups:
         if not isinstance(values.get(name) or {}, dict):
             raise MFPyGError(f"{name} is {values[name]!r}, expected settings such as '{name}: {{…}}'")
     built = {name: _build(cls, values.get(name) or {}, f"{name}.") for name, cls in groups.items()}
     return _build(TrainSettings, {**values, **built})
+
+
+def with_dataset_list(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values, a data set alone having become a list of one; files of mfpyg 0.1.0 have it alone."""
+    alone = isinstance(values.get("dataset"), str)
+    return {**values, "dataset": [values["dataset"]]} if alone else values
 
 
 def _build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:

@@ -49,7 +49,7 @@ def test_small_preset_is_smaller_and_leaves_the_rest() -> None:
     [("minichno", "small"), ("minichno:x.h5", "small"), ("ani1x", "published"), ("ani1ccx:y", "published")],
 )
 def test_preset_goes_with_the_data_set(dataset: str, preset: str) -> None:
-    assert s.default_preset(dataset) == preset
+    assert s.default_preset([dataset]) == preset
 
 
 def test_defaults_are_fresh_each_time() -> None:

@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch_geometric.data import Batch
-from torch_geometric.loader import DataLoader
 
-from mfpyg.datasets import ReleaseDataset
+from mfpyg.datasets.batches import BatchLoader, by_size
+from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.metrics import MetricTable
 from mfpyg.models import MultiFidelityPotential, Prediction
 
 BATCH_SIZE = 128
-"""Conformations evaluated at once; no second derivatives are kept."""
+"""Most conformations evaluated at once; no second derivatives are kept."""
+
+ATOMS = 4096
+"""Most atoms evaluated at once, but for one conformation alone."""
 
 
 @dataclass
@@ -48,11 +51,11 @@ class Evaluation:
 
 def evaluate(
     potential: MultiFidelityPotential,
-    dataset: ReleaseDataset,
+    dataset: ConformationDataset,
     splits: Mapping[str, np.ndarray],
     *,
     parity: bool = False,
-    track: Callable[[DataLoader, str], Iterable[Batch]] = lambda loader, split: loader,
+    track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
 ) -> Evaluation:
     """Compare a potential with every label of its fidelities, those it was not trained on too.
 
@@ -74,10 +77,12 @@ def evaluate(
         )
     result = Evaluation({}, {})
     device = next(potential.parameters()).device
+    n_atoms = dataset.slices["z"].diff().numpy()
     for split, rows in splits.items():
         table = MetricTable(columns)
         pairs: dict[tuple[str, str], Parity] = {}
-        for batch in track(DataLoader(dataset.index_select(rows), batch_size=BATCH_SIZE), split):
+        loader = BatchLoader(dataset, plan=by_size(rows, n_atoms, BATCH_SIZE, ATOMS))
+        for batch in track(loader, split):
             batch = batch.to(device)
             predictions = potential.predict(batch, _labelled(batch, columns))
             table.add(predictions, batch)

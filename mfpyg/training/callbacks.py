@@ -21,6 +21,9 @@ from mfpyg.files import replace_file, write_text
 from mfpyg.training.data import ConformationData
 from mfpyg.training.schedule import get_lr
 
+_ASK_EVERY = 100
+"""Batches between two questions of several processes whether to save."""
+
 
 class SafeCheckpointIO(TorchCheckpointIO):
     """Checkpoints written in one step, and read without running any code that is in them."""
@@ -33,16 +36,37 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves ``last.ckpt`` after every epoch and ``best.ckpt`` after every one with a new lowest metric.
+    """Saves ``last.ckpt`` after every epoch and every so often within one, and ``best.ckpt`` after every epoch with a
+    new lowest metric.
 
     Args:
         run: the run folder.
         monitor: name of the metric.
+        minutes: between checkpoints within an epoch.
     """
 
-    def __init__(self, run: Path, monitor: str) -> None:
-        self.run, self.monitor = run, monitor
+    def __init__(self, run: Path, monitor: str, minutes: float) -> None:
+        self.run, self.monitor, self.minutes = run, monitor, minutes
         self.best, self.best_epoch = math.inf, -1
+        self._saved = time.monotonic()
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx + 1 == trainer.num_training_batches:
+            return
+        due = time.monotonic() - self._saved >= 60 * self.minutes
+        if trainer.world_size > 1:  # all save, or none; asked seldom, as asking takes a message
+            due = batch_idx % _ASK_EVERY == 0 and trainer.strategy.broadcast(due)
+        if due:
+            self._save_last(trainer)
+
+    def _save_last(self, trainer: lightning.Trainer) -> None:
+        trainer.save_checkpoint(self.run / "last.ckpt")
+        self._saved = time.monotonic()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         metric = float(trainer.callback_metrics[self.monitor])
@@ -50,7 +74,7 @@ class RunCheckpoint(Checkpoint):
         if better:
             self.best, self.best_epoch = metric, trainer.current_epoch
             trainer.save_checkpoint(self.run / "best.ckpt")
-        trainer.save_checkpoint(self.run / "last.ckpt")
+        self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch}

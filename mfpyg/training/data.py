@@ -3,79 +3,93 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
 import numpy as np
-from torch.utils.data import Sampler
-from torch_geometric.loader import DataLoader
 
-from mfpyg.datasets import ReleaseDataset
+from mfpyg.datasets.batches import BatchLoader, Plan
+from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import BATCH_SIZE
+from mfpyg.fidelity import Fidelity
+from mfpyg.settings import SamplingSettings
+from mfpyg.training.sampling import Sampling
 
 
-class ShareSampler(Sampler[list[int]]):
-    """This process's share of every batch: whole batches are the same whatever the number of processes.
+def labelled_rows(dataset: ConformationDataset, rows: np.ndarray, fidelities: Sequence[Fidelity]) -> np.ndarray:
+    """Which of the rows carry a label of each fidelity that is trained on, (n, T) bool."""
+    columns = []
+    for fidelity in fidelities:
+        column = dataset.fidelities.index(fidelity.name)
+        having = np.zeros(len(rows), bool)
+        for prop in ("energy", "forces"):
+            if getattr(fidelity, prop):
+                having |= dataset._data[f"{prop}_mask"][:, column].numpy()[rows]
+        columns.append(having)
+    return np.stack(columns, axis=1)
 
-    Batches have nearly equal sizes, none more than ``batch_size``, so that no small last one gets the
-    weight of a large one.
 
-    Args:
-        rows: numbers of the conformations, (n,).
-        batch_size: most conformations in a batch, over all processes.
-        order: seed of the order, or ``None`` to keep it.
-        rank, world_size: number of this process, and of all.
-    """
-
-    def __init__(
-        self,
-        rows: np.ndarray,
-        batch_size: int,
-        order: tuple[int, ...] | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.rows, self.batch_size, self.order = rows, batch_size, order
-        self.rank, self.world_size = rank, world_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        rows = self.rows if self.order is None else np.random.default_rng(self.order).permutation(self.rows)
-        for batch in np.array_split(rows, len(self)):
-            yield batch[self.rank :: self.world_size].tolist()
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.rows) / self.batch_size)
+def temperature_of(settings: SamplingSettings) -> float:
+    """The temperature of :mod:`mfpyg.training.sampling` that a strategy means."""
+    return {"proportional": 1.0, "balanced": math.inf, "temperature": settings.temperature}[settings.strategy]
 
 
 class ConformationData(lightning.LightningDataModule):
-    """Loaders of the training and validation splits.
+    """Loaders of the training and validation splits, without the conformations that carry no label trained on.
 
     Training batches are drawn anew each epoch from the seed and the epoch's number alone, so that a
-    resumed run sees what an uninterrupted one would have seen.
+    resumed run sees what an uninterrupted one would have seen. Whole batches are the same whatever the
+    number of processes, to which their conformations are dealt out by size, so that all have equal work.
 
     Args:
         dataset: the data set, all of it.
         splits: ``{"train": rows, "val": rows, …}``.
+        fidelities: which labels are trained on.
+        sampling: what an epoch is made of.
+        minimum: fidelity, and fewest graphs with a label of it in each batch.
         batch_size: over all processes; the plateau schedule raises it.
         seed: of the order of training batches.
 
     Raises:
-        MFPyGError: if a batch has fewer conformations than there are processes.
+        MFPyGError: if a batch has fewer conformations than there are processes, or there are fewer labels than asked
+            for in each batch.
     """
 
-    def __init__(self, dataset: ReleaseDataset, splits: Mapping[str, np.ndarray], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: ConformationDataset,
+        splits: Mapping[str, np.ndarray],
+        fidelities: Sequence[Fidelity],
+        sampling: SamplingSettings,
+        minimum: tuple[str, int] | None,
+        batch_size: int,
+        seed: int,
+    ) -> None:
         super().__init__()
-        self.dataset, self.splits = dataset, splits
-        self.batch_size, self.seed = batch_size, seed
+        self.dataset, self.batch_size = dataset, batch_size
+        self.n_atoms = dataset.slices["z"].diff().numpy()
+        names = [f.name for f in fidelities]
+        train = labelled_rows(dataset, splits["train"], fidelities)
+        kept = train.any(axis=1)
+        self.train = Sampling(
+            splits["train"][kept],
+            train[kept],
+            seed,
+            temperature_of(sampling),
+            None if minimum is None else (names.index(minimum[0]), minimum[1]),
+            self.n_atoms[splits["train"][kept]],
+            sampling.window,
+        )
+        self.val = splits["val"][labelled_rows(dataset, splits["val"], fidelities).any(axis=1)]
 
     def setup(self, stage: str) -> None:
-        for name, batch_size in (("train", self.batch_size), ("val", BATCH_SIZE)):
-            n_batches = math.ceil(len(self.splits[name]) / batch_size)
-            if len(self.splits[name]) // n_batches < self._world_size:
+        for name, rows, batch_size in (("train", self.train.rows, self.batch_size), ("val", self.val, BATCH_SIZE)):
+            n_batches = math.ceil(len(rows) / batch_size)
+            if len(rows) // n_batches < self._world_size:
                 raise MFPyGError(
-                    f"split '{name}' has {len(self.splits[name])} conformations in {n_batches} batches, too few "
+                    f"split '{name}' has {len(rows)} labelled conformations in {n_batches} batches, too few "
                     f"for {self._world_size} processes to have some of each; use fewer devices or a larger batch_size"
                 )
 
@@ -83,17 +97,27 @@ class ConformationData(lightning.LightningDataModule):
     def _world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
-    def _loader(self, split: str, batch_size: int, order: tuple[int, ...] | None) -> DataLoader:
+    def _loader(self, plan: Plan, epoch: int) -> BatchLoader:
         rank = 0 if self.trainer is None else self.trainer.global_rank
-        sampler = ShareSampler(self.splits[split], batch_size, order, rank, self._world_size)
-        return DataLoader(self.dataset, batch_sampler=sampler)  # type: ignore[arg-type]
+        world_size = self._world_size
 
-    def train_dataloader(self) -> DataLoader:
+        def shares(epoch: int) -> list[np.ndarray]:
+            return [self._share(batch, rank, world_size) for batch in plan(epoch)]
+
+        return BatchLoader(self.dataset, plan=shares, epoch=epoch)
+
+    def _share(self, batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+        if world_size == 1:
+            return batch
+        return batch[np.argsort(self.n_atoms[batch], kind="stable")][rank::world_size]
+
+    def train_dataloader(self) -> BatchLoader:
         epoch = 0 if self.trainer is None else self.trainer.current_epoch
-        return self._loader("train", self.batch_size, (self.seed, epoch))
+        return self._loader(lambda epoch: self.train.batches(epoch, self.batch_size), epoch)
 
-    def val_dataloader(self) -> DataLoader:
-        return self._loader("val", max(self.batch_size, BATCH_SIZE), None)
+    def val_dataloader(self) -> BatchLoader:
+        n_batches = math.ceil(len(self.val) / max(self.batch_size, BATCH_SIZE))
+        return self._loader(lambda epoch: np.array_split(self.val, n_batches), 0)
 
     def state_dict(self) -> dict[str, Any]:
         return {"batch_size": self.batch_size}

@@ -16,7 +16,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, replace_file, write_text
 from mfpyg.settings import TrainSettings, flat, from_dict, read_yaml, to_dict
 
-MAY_CHANGE = ("epochs", "devices", "accelerator", "threads")
+MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "accelerator", "threads")
 """Settings that a resumed run may change."""
 
 

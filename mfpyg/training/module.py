@@ -20,7 +20,8 @@ class MultiFidelityModule(lightning.LightningModule):
     """Trains a potential on a multi-fidelity loss.
 
     Logged at the end of every epoch, over all processes: ``train/…`` and ``val/…`` for each label
-    (``val/cc/energy_rmse``), for each fidelity (``val/cc/loss``) and their sum (``val/loss``).
+    (``val/cc/energy_rmse``), for each fidelity (``val/cc/loss``) and their sum (``val/loss``); and how
+    many energies and force components of each were trained on (``train/cc/energy_labels``).
 
     Args:
         potential: what is trained.
@@ -77,6 +78,8 @@ class MultiFidelityModule(lightning.LightningModule):
         for (name, prop), row, error in zip(self.loss.weights, sums, errors, strict=True):
             key = f"{split}/{name}/loss"
             values[key] = values.get(key, 0.0) + float(error)
+            if split == "train":
+                values[f"{split}/{name}/{prop}_labels"] = float(row[0])
             if row[0] > 0:
                 mae, rmse = mae_and_rmse(row)
                 values[f"{split}/{name}/{prop}_mae"], values[f"{split}/{name}/{prop}_rmse"] = mae, rmse
@@ -106,3 +109,9 @@ class MultiFidelityModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["mfpyg"] = self.metadata
+        unfinished = "train" in self._sums
+        checkpoint["progress"] = {"epochs": self.current_epoch + (not unfinished), "sums": dict(self._sums)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        sums = checkpoint.get("progress", {}).get("sums", {})
+        self._sums = {split: values.to(self.device) for split, values in sums.items()}

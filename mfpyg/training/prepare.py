@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from mfpyg.checkpoint import potential_of, read_checkpoint
-from mfpyg.datasets import ReleaseDataset
-from mfpyg.datasets.levels import DatasetSpec
-from mfpyg.datasets.spec import open_dataset
+from mfpyg.checkpoint import epochs_done, potential_of, read_checkpoint
+from mfpyg.datasets.blocks import Track
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.opening import open_dataset
+from mfpyg.datasets.references import elements, fit_references
+from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.graph import RadiusGraph
@@ -19,18 +21,19 @@ from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
 from mfpyg.settings import TrainSettings, from_dict
 from mfpyg.training.folder import RunFolder, check_same
-from mfpyg.training.references import elements, fit_references
 
 
-def open_training_data(settings: TrainSettings, fidelities: tuple[Fidelity, ...]) -> ReleaseDataset:
+def open_training_data(
+    settings: TrainSettings, fidelities: tuple[Fidelity, ...], track: Track = iter
+) -> ConformationDataset:
     """The data set of the settings, with edges where they ask for stored ones."""
     pre_transform = RadiusGraph(settings.model.cutoff, settings.engine) if settings.edges == "stored" else None
     names = [f.name for f in fidelities]
-    return open_dataset(DatasetSpec.parse(settings.dataset), names, pre_transform=pre_transform)
+    return open_dataset(parse_specs(settings.dataset), names, pre_transform=pre_transform, track=track)
 
 
 def check_labels(
-    dataset: ReleaseDataset, splits: Mapping[str, np.ndarray], fidelities: tuple[Fidelity, ...], monitor: str
+    dataset: ConformationDataset, splits: Mapping[str, np.ndarray], fidelities: tuple[Fidelity, ...], monitor: str
 ) -> list[str]:
     """Check that every kind of label to train on occurs in the training split.
 
@@ -64,7 +67,7 @@ def check_labels(
 def new_potential(
     settings: TrainSettings,
     fidelities: tuple[Fidelity, ...],
-    dataset: ReleaseDataset,
+    dataset: ConformationDataset,
     splits: Mapping[str, np.ndarray],
 ) -> tuple[MultiFidelityPotential, list[str]]:
     """A potential with fresh weights, and reference energies fitted to the training split.
@@ -97,7 +100,7 @@ def new_potential(
 
 
 def check_resumable(
-    folder: RunFolder, settings: TrainSettings, dataset: ReleaseDataset, splits: Mapping[str, np.ndarray]
+    folder: RunFolder, settings: TrainSettings, dataset: ConformationDataset, splits: Mapping[str, np.ndarray]
 ) -> bool:
     """Check that the last checkpoint is of this run, and of these data and splits.
 
@@ -110,8 +113,9 @@ def check_resumable(
     folder.check_resumable()
     checkpoint = read_checkpoint(folder.last)
     potential_of(checkpoint, str(folder.last))
-    # Needed in the end; better missed now.
-    read_checkpoint(folder.best)
+    done = epochs_done(checkpoint)
+    if done:  # needed in the end; better missed now
+        read_checkpoint(folder.best)
     folder.read_splits()
     described = checkpoint["mfpyg"]
     check_same(from_dict(described["config"]), settings)
@@ -120,7 +124,6 @@ def check_resumable(
     stored = {name: rows.tolist() for name, rows in described["splits"].items()}
     if stored != {name: rows.tolist() for name, rows in splits.items()}:
         raise MFPyGError(f"{folder.path}: the splits are not those the run was started on")
-    done = checkpoint["epoch"] + 1
     if settings.epochs < done:
         raise MFPyGError(f"{folder.path} has {done} epochs already; --epochs {settings.epochs} is less")
     states = checkpoint["callbacks"].values()

@@ -14,23 +14,24 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from mfpyg.checkpoint import describe, potential_of, read_checkpoint, versions
-from mfpyg.datasets import ReleaseDataset
+from mfpyg.checkpoint import describe, epochs_done, potential_of, read_checkpoint, versions
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.splits import make_splits
 from mfpyg.device import choose_device
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import Fidelity, parse_fidelities, parse_weights
 from mfpyg.models import MultiFidelityPotential
+from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
-from mfpyg.training.check import check_settings, is_main_process
+from mfpyg.training.check import check_minimum, check_settings, is_main_process
 from mfpyg.training.data import ConformationData
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.prepare import check_labels, check_resumable, new_potential, open_training_data
 from mfpyg.training.schedule import Schedule
-from mfpyg.training.splits import make_splits
 
 
 class Interrupted(Exception):
@@ -56,7 +57,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
         torch.set_num_threads(settings.threads)
     if not resume and is_main_process():
         folder.check_new()
-    dataset = open_training_data(settings, fidelities)
+    dataset = open_training_data(settings, fidelities, shown_on(console))
     splits = make_splits(dataset, settings.split, settings.seed)
     notes = check_labels(dataset, splits, fidelities, settings.monitor)
     torch.manual_seed(settings.seed)
@@ -89,7 +90,7 @@ def _interruptible(folder: RunFolder) -> Iterator[None]:
             raise
         if not folder.last.is_file():
             raise Interrupted("stopped before the first epoch ended; nothing was kept") from stop
-        epochs = read_checkpoint(folder.last)["epoch"] + 1
+        epochs = epochs_done(read_checkpoint(folder.last))
         raise Interrupted(
             f"stopped; {epochs} epochs are kept, continue with: mfpyg-train --resume {folder.path}"
         ) from stop
@@ -101,7 +102,7 @@ def _summary(
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
     n_parameters = sum(p.numel() for p in potential.parameters())
     return [
-        f"{settings.dataset}: {sizes} conformations",
+        f"{' + '.join(settings.dataset)}: {sizes} conformations",
         f"{settings.backbone}, {n_parameters:,} parameters, {' '.join(settings.fidelities)}, "
         f"preset {settings.preset}, at most {settings.epochs:,} epochs, on {settings.devices} x {device.type}",
     ]
@@ -124,7 +125,7 @@ def _assemble(
     settings: TrainSettings,
     fidelities: tuple[Fidelity, ...],
     potential: MultiFidelityPotential,
-    dataset: ReleaseDataset,
+    dataset: ConformationDataset,
     splits: dict[str, np.ndarray],
     folder: RunFolder,
     console: Console,
@@ -133,17 +134,18 @@ def _assemble(
     columns = {name: dataset.fidelities.index(name) for name in potential.fidelities}
     loss = MultiFidelityLoss(fidelities, columns, parse_weights(settings.weights, fidelities), settings.hierarchicality)
     methods = {row["name"]: row["method"] for row in dataset.label_counts() if row["name"] in columns}
-    source = {"name": settings.dataset, "fingerprint": dataset.fingerprint, "methods": methods}
+    source = {"name": list(settings.dataset), "fingerprint": dataset.fingerprint, "methods": methods}
     module = MultiFidelityModule(
         potential, loss, settings.optim.lr, describe(potential, settings, source, splits), dataset.molecules
     )
-    data = ConformationData(dataset, splits, settings.batch_size, settings.seed)
+    minimum = check_minimum(settings, [f.name for f in fidelities])
+    data = ConformationData(dataset, splits, fidelities, settings.sampling, minimum, settings.batch_size, settings.seed)
     monitor = "val/loss" if settings.monitor == "sum" else f"val/{settings.monitor}/loss"
     callbacks: list[Callback] = [
         Schedule(settings.optim, monitor, settings.batch_size),
         EpochLog(folder.log),
         EpochProgress(fidelities, console),
-        RunCheckpoint(folder.path, monitor),
+        RunCheckpoint(folder.path, monitor, settings.checkpoint_minutes),
     ]
     if settings.optim.stop_after is not None:
         callbacks.append(EarlyStopping(monitor, patience=settings.optim.stop_after, check_on_train_epoch_end=True))

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from mfpyg.datasets import ANI1x, MiniCHNO
-from mfpyg.datasets.levels import DatasetSpec
 from mfpyg.datasets.minichno import bundled_file
-from mfpyg.datasets.spec import open_dataset
+from mfpyg.datasets.opening import open_dataset
+from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import MFPyGError
 
 

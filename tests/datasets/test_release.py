@@ -18,10 +18,11 @@ from torch_geometric.loader import DataLoader
 
 from mfpyg.datasets import ANI1x, MiniCHNO, ReleaseDataset
 from mfpyg.datasets.ani1x import URL
-from mfpyg.datasets.levels import ANI1X_LEVELS, DatasetSpec
+from mfpyg.datasets.conformations import cache_dir
+from mfpyg.datasets.levels import ANI1X_LEVELS
 from mfpyg.datasets.minichno import bundled_file
-from mfpyg.datasets.release import cache_dir
-from mfpyg.datasets.spec import available_fidelities, open_dataset
+from mfpyg.datasets.opening import available_fidelities, open_dataset
+from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph
 
@@ -90,6 +91,7 @@ def test_item_has_the_documented_shapes_and_types(minichno: ReleaseDataset, inde
         "molecule": ((1,), torch.int64),
         "conformation": ((1,), torch.int64),
         "split": ((1,), torch.int64),
+        "source": ((1,), torch.int64),
     }
 
 
@@ -619,7 +621,7 @@ def test_damaged_processed_file_is_named(tmp_path: Path) -> None:
 def test_items_of_a_large_data_set_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = MiniCHNO()
     items = {i: kept[i] for i in (0, 787)}
-    monkeypatch.setattr("mfpyg.datasets.release.KEEP_ITEMS_UP_TO", 100)
+    monkeypatch.setattr("mfpyg.datasets.conformations.KEEP_ITEMS_UP_TO", 100)
     dataset = MiniCHNO()
     for i, item in items.items():
         for key, value in item.to_dict().items():

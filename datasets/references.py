@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from mfpyg.datasets import ReleaseDataset
+from mfpyg.datasets.conformations import ConformationDataset
 
 
 @dataclass
@@ -24,7 +24,7 @@ class References:
     undetermined: list[str]
 
 
-def compositions(dataset: ReleaseDataset, species: tuple[int, ...]) -> np.ndarray:
+def compositions(dataset: ConformationDataset, species: tuple[int, ...]) -> np.ndarray:
     """How many atoms of each element every conformation has: (n_conformations, n_species) float64."""
     z = dataset._data.z.numpy()
     starts = dataset.slices["z"].numpy()
@@ -35,14 +35,14 @@ def compositions(dataset: ReleaseDataset, species: tuple[int, ...]) -> np.ndarra
     return counts
 
 
-def elements(dataset: ReleaseDataset, rows: np.ndarray) -> tuple[int, ...]:
+def elements(dataset: ConformationDataset, rows: np.ndarray) -> tuple[int, ...]:
     """Atomic numbers that occur in these conformations, ascending."""
     every = tuple(torch.unique(dataset._data.z).tolist())
     present = compositions(dataset, every)[rows].any(axis=0)
     return tuple(number for number, there in zip(every, present, strict=True) if there)
 
 
-def fit_references(dataset: ReleaseDataset, rows: np.ndarray, species: tuple[int, ...]) -> dict[str, References]:
+def fit_references(dataset: ConformationDataset, rows: np.ndarray, species: tuple[int, ...]) -> dict[str, References]:
     """Fit E ≈ Σ_elements n_Z e_Z for each fidelity, in float64, on its labelled rows.
 
     Where the compositions do not determine all energies, the solution of least norm is taken, and the

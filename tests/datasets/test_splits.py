@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from mfpyg.datasets import MiniCHNO
+from mfpyg.datasets.references import compositions, fit_references
+from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.settings import SplitSettings
-from mfpyg.training.data import ConformationData, ShareSampler
-from mfpyg.training.references import compositions, fit_references
-from mfpyg.training.splits import make_splits
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +47,6 @@ def test_empty_validation_split_is_refused(dataset: MiniCHNO) -> None:
         make_splits(dataset, SplitSettings(val=0.0001), seed=0)
 
 
-def test_batches_cover_every_conformation_once_and_shares_make_up_the_batch() -> None:
-    rows = np.arange(100, 150)
-    whole = list(ShareSampler(rows, 16, order=(7, 0)))
-    assert sorted(row for batch in whole for row in batch) == rows.tolist()
-    assert [len(batch) for batch in whole] == [13, 13, 12, 12]
-    shares = [list(ShareSampler(rows, 16, (7, 0), rank, 3)) for rank in range(3)]
-    for number, batch in enumerate(whole):
-        assert sorted(row for share in shares for row in share[number]) == sorted(batch)
-    assert list(ShareSampler(rows, 16, order=(7, 1))) != whole
-
-
 def test_references_are_the_least_squares_solution_of_the_labelled_rows(dataset: MiniCHNO) -> None:
     rows, species = np.arange(0, 700), (1, 6, 7, 8)
     counts = compositions(dataset, species)
@@ -82,13 +70,3 @@ def test_undetermined_references_are_named(dataset: MiniCHNO) -> None:
     assert 4 * fitted.energies[0] + fitted.energies[1] == pytest.approx(
         float(dataset._data.energy[methane, 0].mean()), abs=1e-6
     )
-
-
-def test_batches_too_small_to_share_are_refused(dataset: MiniCHNO) -> None:
-    from types import SimpleNamespace
-
-    rows = {"train": np.arange(603), "val": np.arange(603, 670)}
-    data = ConformationData(dataset, rows, batch_size=2, seed=0)
-    data.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
-    with pytest.raises(MFPyGError, match="split 'train' has 603 conformations in 302 batches"):
-        data.setup("fit")

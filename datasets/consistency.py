@@ -1,0 +1,151 @@
+"""Do energies and forces belong together? The slope of energy differences against work.
+
+Between two near conformations a and b of one molecule, the trapezoid rule gives
+
+    E_b − E_a = −½ (F_a + F_b) · (R_b − R_a) + O(|R_b − R_a|³),
+
+so that the slope of the left side against the right one is 1 for true forces −dE/dx in the unit of the
+energy per Å, −1 for gradients, and a ratio of units where one of them is wrong. Overall translation and
+rotation do no work, as true forces have no sum and no torque; they are taken out by the alignment of
+Kabsch, Acta Cryst. A 32, 922 (1976).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+FARTHEST = 1.0
+"""Pairs farther apart than this in configuration space, in Å, are left out: the trapezoid rule fails."""
+
+_CURVATURE = 30.0  # error of the trapezoid rule, kcal/mol/Å³: about a stretched C-H bond's third derivative / 100
+_NOISE = 0.01  # kcal/mol, of labels
+_CANDIDATES, _QUERIES, _DISTANCES = 2000, 400, 600
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Slope of ΔE against work, through the origin.
+
+    Attributes:
+        value: 1 where energies and forces belong together.
+        error: its standard error.
+        correlation: of ΔE and work, weighted as in the fit; its square is R².
+        n_pairs: pairs of conformations fitted.
+        n_effective: number of pairs of equal weight that would say as much.
+    """
+
+    value: float
+    error: float
+    correlation: float
+    n_pairs: int
+    n_effective: float
+
+    @classmethod
+    def fit(cls, d_energy: np.ndarray, work: np.ndarray, displacement: np.ndarray) -> Slope:
+        """Robust regression through the origin: weights by displacement, and Huber's for outliers.
+
+        Pairs weigh by the inverse square of the error that the trapezoid rule has at their displacement,
+        so that the nearest count most.
+
+        Args:
+            d_energy, work: of :func:`energy_work_pairs`, (m,), kcal/mol.
+            displacement: of the pairs, (m,), Å.
+        """
+        base = 1 / ((_CURVATURE * displacement**3) ** 2 + _NOISE**2)  # (m,)
+        if not (base * work**2).sum() > 0 or not (base * d_energy**2).sum() > 0:
+            return cls(0.0, np.inf, 0.0, len(work), 0.0)
+        weight = base
+        for _ in range(20):
+            value = float((weight * d_energy * work).sum() / (weight * work**2).sum())
+            residual = np.abs(d_energy - value * work) * np.sqrt(base)
+            scale = 2.5 * 1.4826 * np.median(residual)
+            weight = base * np.minimum(1, scale / np.maximum(residual, 1e-300)) if scale > 0 else base
+        information = weight * work**2
+        total = information.sum()
+        error = np.sqrt((weight**2 * work**2 * (d_energy - value * work) ** 2).sum()) / total
+        correlation = (weight * d_energy * work).sum() / np.sqrt(total * (weight * d_energy**2).sum())
+        return cls(value, float(error), float(correlation), len(work), float(total**2 / (information**2).sum()))
+
+
+def spread_rows(n: int, most: int, run: int = 50) -> np.ndarray:
+    """At most ``most`` of n numbers, in evenly spaced runs of neighbours, which are near in molecular dynamics."""
+    if n <= most:
+        return np.arange(n)
+    first = np.linspace(0, n - run, max(1, most // run)).astype(np.int64)
+    return np.unique(first[:, None] + np.arange(run))
+
+
+def near_pairs(pos: np.ndarray, max_pairs: int) -> np.ndarray:
+    """Nearest neighbours among conformations of one molecule, by their interatomic distances.
+
+    Of more than 2,000 conformations, and of more than 600 distances, an even selection is used.
+
+    Args:
+        pos: positions with the same order of atoms, (n, n_atoms, 3), Å.
+        max_pairs: the nearest so many are given.
+
+    Returns:
+        Numbers of the two conformations of each pair, the smaller first, (m, 2) int64; the nearest pair first.
+    """
+    chosen = spread_rows(len(pos), _CANDIDATES)
+    if len(chosen) < 2 or pos.shape[1] < 2 or max_pairs < 1:
+        return np.zeros((0, 2), np.int64)
+    i, j = np.triu_indices(pos.shape[1], 1)
+    kept = np.linspace(0, len(i) - 1, min(len(i), _DISTANCES)).astype(np.int64)
+    sample = pos[chosen].astype(np.float64)
+    distances = np.linalg.norm(sample[:, i[kept]] - sample[:, j[kept]], axis=-1)  # (n, n_distances)
+    distances -= distances.mean(axis=0)
+    square = (distances**2).sum(axis=1)
+    query = spread_rows(len(chosen), _QUERIES)
+    apart = square[query, None] + square - 2 * distances[query] @ distances.T  # (n_queries, n)
+    apart[np.arange(len(query)), query] = np.inf
+    k = min(3, len(chosen) - 1)
+    nearest = np.argpartition(apart, k - 1, axis=1)[:, :k]
+    a, b = np.repeat(query, k), nearest.ravel()
+    order = np.argsort(apart[np.repeat(np.arange(len(query)), k), b], kind="stable")
+    pairs = np.sort(np.stack([a, b], axis=1)[order], axis=1)
+    _, first = np.unique(pairs, axis=0, return_index=True)
+    return chosen[pairs[np.sort(first)[:max_pairs]]]
+
+
+def align(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Centre conformations a and b of pairs, and find the rotation that lays b onto a; no reflection.
+
+    Args:
+        a, b: positions, (m, n_atoms, 3), Å.
+
+    Returns:
+        Centred a, centred and rotated b, both (m, n_atoms, 3), and rotations R (m, 3, 3), a vector v of b being v R.
+    """
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    u, _, vt = np.linalg.svd(b.transpose(0, 2, 1) @ a)
+    u[:, :, -1] *= np.sign(np.linalg.det(u @ vt))[:, None]
+    rotation = u @ vt
+    return a, b @ rotation, rotation
+
+
+def energy_work_pairs(
+    pos: np.ndarray, energy: np.ndarray, forces: np.ndarray, max_pairs: int = 400
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Energy differences and work between near conformations of one molecule.
+
+    Args:
+        pos: positions with the same order of atoms, (n, n_atoms, 3), Å.
+        energy: (n,), kcal/mol.
+        forces: −dE/dx, (n, n_atoms, 3), kcal/mol/Å.
+        max_pairs: the most pairs.
+
+    Returns:
+        ΔE = E_b − E_a and work −½ (F_a + F_b)·(R_b − R_a) of each pair, (m,) kcal/mol, and the displacement
+        |R_b − R_a| in configuration space, (m,) Å, of those not farther than ``FARTHEST`` apart.
+    """
+    first, second = near_pairs(pos, max_pairs).T
+    a, b, rotation = align(pos[first].astype(np.float64), pos[second].astype(np.float64))
+    step = b - a  # (m, n_atoms, 3)
+    displacement = np.sqrt((step**2).sum(axis=(1, 2)))
+    mean = (forces[first] + forces[second].astype(np.float64) @ rotation) / 2
+    work = -(mean * step).sum(axis=(1, 2))
+    near = displacement < FARTHEST
+    return (energy[second] - energy[first])[near], work[near], displacement[near]

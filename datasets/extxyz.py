@@ -1,0 +1,224 @@
+"""Extended-XYZ files and ASE databases, whose levels of theory only the user knows. ASE reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
+from mfpyg.datasets.conformations import ConformationDataset, cache_dir
+from mfpyg.datasets.frames import Frame, frames_of_database, frames_of_text
+from mfpyg.datasets.spec import GRAMMAR, parse_levels
+from mfpyg.errors import MFPyGError, did_you_mean
+from mfpyg.fidelity import LevelOfTheory
+
+_KEYS_IN_ERROR = 20
+
+
+class ExtXYZ(ConformationDataset):
+    """Molecules in an extended-XYZ file or an ASE database, see :class:`mfpyg.datasets.ConformationDataset`.
+
+    Positions are in Å, as always in ASE. A key of a level is looked for in ``atoms.info`` and ``atoms.arrays``,
+    then among the calculator's results, where ASE puts ``energy`` and ``forces``; in a database in the
+    key-value pairs, the ``data``, and the results. Results are taken as stored, whatever the constraints.
+    NaN is a missing label, and so is a key written ``key?`` that a frame lacks. Where frames have them, ``split``
+    (0 pool, 1 test, 2 out of sample) is the file's own division, in all frames or none, and ``molecule`` the
+    molecule's name, else its formula. ``conformation`` is the frame's number from 0, in a database in the
+    order of the rows' ids.
+
+    Nothing in a file is executed: extended XYZ is text, and a database holds numbers and JSON; ASE neither
+    unpickles nor imports anything for them.
+
+    Args:
+        file: a database if its name ends in ``.db``, else extended XYZ.
+        levels: what the keys mean, as :class:`mfpyg.fidelity.LevelOfTheory` or written
+            ``dz=dft_energy,dft_forces@eV``, see :meth:`mfpyg.datasets.spec.DatasetSpec.parse`.
+        fidelities: names among the levels; all if not given.
+        root: folder for ``processed/``; one in the cache if not given.
+        kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
+
+    Raises:
+        MFPyGError: if the file is missing or can't be read to its end, a frame is periodic or lacks a key, or a
+            label is not a number (energies) or (n, 3) numbers (forces); it names the frame.
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str],
+        levels: Sequence[LevelOfTheory | str],
+        fidelities: Sequence[str] | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        path = Path(file)
+        self.levels = _levels([levels] if isinstance(levels, str) else levels)
+        if root is None:
+            root = cache_dir() / "files" / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+        super().__init__(root, fidelities, files=[path], **kwargs)
+
+    def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
+        """All levels, or those asked for; what a frame lacks shows when it is read."""
+        return self.levels if asked is None else tuple(asked)
+
+    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+        path = self.files[0]
+        frames = frames_of_database(path) if path.suffix.lower() == ".db" else frames_of_text(path)
+        seen: set[str] = set()
+        for _ in self._track([path.name]):
+            part = _Part(path, levels)
+            for frame in frames:
+                seen.update(frame.values)
+                part.add(frame)
+                if part.atoms >= ATOMS_IN_BLOCK:
+                    yield part.block()
+                    part = _Part(path, levels)
+            if part.frames:
+                yield part.block()
+        for level in levels:
+            for key in level.keys:
+                if key not in seen:  # an optional one; a frame without another has been refused
+                    raise MFPyGError(f"{path}: no frame has the key '{key}' of '{level.name}' {_known(key, seen)}")
+
+    def download(self) -> None:
+        """Nothing is downloaded; says what is wrong with the path.
+
+        Raises:
+            MFPyGError: always.
+        """
+        what = "is a folder" if self.files[0].is_dir() else "no such file"
+        raise MFPyGError(f"{self.files[0]}: {what}; expected an extended-XYZ file or an ASE database (.db)")
+
+
+@dataclass
+class _Part:
+    """Frames that become one block, their labels converted as they come."""
+
+    path: Path
+    levels: Sequence[LevelOfTheory]
+    frames: list[Frame] = field(default_factory=list)
+    energy: list[list[float]] = field(default_factory=list)
+    forces: list[np.ndarray] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    split: list[int] = field(default_factory=list)
+    atoms: int = 0
+
+    def add(self, frame: Frame) -> None:
+        where = f"{self.path}: frame {frame.number}"
+        n = len(frame.z)
+        if n == 0:
+            raise MFPyGError(f"{where}: no atoms")
+        if frame.periodic:
+            raise MFPyGError(
+                f"{where}: periodic, which is not supported; "
+                f'if it is a molecule in a box, make it non-periodic with pbc="F F F" or no Lattice'
+            )
+        if n > 1 and (frame.pos == frame.pos[0]).all():
+            raise MFPyGError(f"{where}: all atoms are at one place; expected positions, as in Properties=…:pos:R:3")
+        forces = np.full((n, len(self.levels), 3), np.nan, np.float32)
+        for t, level in enumerate(self.levels):
+            if level.forces is not None:
+                values = _label(frame.values, level, level.forces, (n, 3), where) * level.forces_factor
+                with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                    forces[:, t] = values
+        self.energy.append([_energy(frame.values, level, where) for level in self.levels])
+        self.forces.append(forces)
+        self.names.append(_molecule(frame, where))
+        self.split.append(_split(frame.values, where))
+        self.frames.append(Frame(frame.number, frame.z, frame.pos, False, {}))  # without the labels' double
+        self.atoms += n
+
+    def block(self) -> Block:
+        with np.errstate(over="ignore"):
+            pos = np.concatenate([frame.pos for frame in self.frames]).astype(np.float32)
+        names = {name: number for number, name in enumerate(dict.fromkeys(self.names))}
+        block = Block(
+            n_atoms=np.array([len(frame.z) for frame in self.frames], np.int64),
+            z=np.concatenate([frame.z for frame in self.frames]).astype(np.int64),
+            pos=pos,
+            energy=np.array(self.energy, np.float64),
+            forces=np.concatenate(self.forces),
+            molecule=np.array([names[name] for name in self.names], np.int64),
+            names=list(names),
+            conformation=np.array([frame.number for frame in self.frames], np.int64),
+            split=np.array(self.split, np.int64),
+        )
+        block.check(lambda row: f"{self.path}: frame {self.frames[row].number}")
+        return block
+
+
+def _levels(given: Sequence[LevelOfTheory | str]) -> tuple[LevelOfTheory, ...]:
+    levels = tuple(level if isinstance(level, LevelOfTheory) else parse_levels([level])[0] for level in given)
+    if not levels:
+        raise MFPyGError(f"no level of theory given; say what the file's keys mean: {GRAMMAR}")
+    for name, times in Counter(level.name for level in levels).items():
+        if times > 1:
+            raise MFPyGError(f"fidelity '{name}' is defined {times} times; define it once")
+    return levels
+
+
+def _energy(values: Mapping[str, Any], level: LevelOfTheory, where: str) -> float:
+    """Total energy in kcal/mol, NaN where a summand is missing."""
+    return float(sum(_label(values, level, key, (), where) for key in level.energy) * level.energy_factor)
+
+
+def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tuple[int, ...], where: str) -> np.ndarray:
+    """What a frame has under a key, (*shape) float64 in the file's unit; NaN where it may lack the key and does."""
+    if key not in values:
+        if key in level.optional:
+            return np.full(shape, np.nan)
+        raise MFPyGError(
+            f"{where} lacks the key '{key}' of '{level.name}' {_known(key, values)}; write {key}? if frames may lack it"
+        )
+    expected = f"expected {shape} numbers" if shape else "expected one number"
+    try:
+        found = np.asarray(values[key])
+    except ValueError as error:  # lists of different lengths
+        raise MFPyGError(f"{where}: {key} is ragged, {expected}") from error
+    if found.dtype.kind not in "iuf":
+        text = repr(values[key]) if found.ndim == 0 else f"of type {found.dtype}"
+        raise MFPyGError(f"{where}: {key} is {text[:60]}, {expected}; NaN means missing")
+    if found.shape != shape:
+        raise MFPyGError(f"{where}: {key} has shape {found.shape}, {expected}")
+    numbers = found.astype(np.float64)
+    if np.isinf(numbers).any():
+        raise MFPyGError(f"{where}: {key} is infinite; NaN means missing")
+    return numbers
+
+
+def _known(key: str, keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    more = f" and {len(names) - _KEYS_IN_ERROR} more" if len(names) > _KEYS_IN_ERROR else ""
+    return f"(keys found: {', '.join(names[:_KEYS_IN_ERROR]) or 'none'}{more}){did_you_mean(key, names)}"
+
+
+def _split(values: Mapping[str, Any], where: str) -> int:
+    value = values.get("split", -1)
+    known = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if "split" in values and not (known and 0 <= value <= 2):
+        raise MFPyGError(f"{where}: split is {repr(value)[:60]}, expected 0 (pool), 1 (test) or 2 (out of sample)")
+    return int(value)
+
+
+def _molecule(frame: Frame, where: str) -> str:
+    """The name that the frame gives, else the formula in Hill's order with all counts, as C1H4."""
+    name = frame.values.get("molecule")
+    if isinstance(name, (int, np.integer)) and not isinstance(name, bool):  # ASE turns a name of digits into a number
+        return str(name)
+    if name is not None and not isinstance(name, str):
+        raise MFPyGError(f"{where}: molecule is {repr(name)[:60]}, expected a name that is no number or truth value")
+    return name or _formula(frame.z)
+
+
+def _formula(z: np.ndarray) -> str:
+    counts = Counter(chemical_symbols[i] if 0 <= i < len(chemical_symbols) else "X" for i in z.tolist())
+    first = [symbol for symbol in ("C", "H") if "C" in counts and symbol in counts]
+    return "".join(f"{symbol}{counts[symbol]}" for symbol in [*first, *sorted(set(counts) - set(first))])

@@ -1,0 +1,140 @@
+"""Frames of extended-XYZ files and ASE databases, one at a time. ASE reads them."""
+
+from __future__ import annotations
+
+import io
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import ase.db
+import ase.io
+import numpy as np
+from ase.calculators.calculator import all_properties
+
+from mfpyg.errors import MFPyGError
+
+_COUNT = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
+_ROWS_AT_ONCE = 1000
+"""ASE fetches all rows that it selects; so many a query keep the memory bounded."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A molecule as ASE read it.
+
+    Attributes:
+        number: in the file, from 0.
+        z: atomic numbers, (n,) integers.
+        pos: positions in Å, (n, 3) float64.
+        periodic: whether in any direction.
+        values: all else by its key, as ASE gives it.
+    """
+
+    number: int
+    z: np.ndarray
+    pos: np.ndarray
+    periodic: bool
+    values: Mapping[str, Any]
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what ASE, Python or SQLite says of a bad file, which may be any exception, into one line."""
+    try:
+        yield
+    except MFPyGError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        raise MFPyGError(f"{where} can't be read ({reason[:200]}); expected extended XYZ or an ASE .db") from error
+
+
+def frames_of_text(path: Path) -> Iterator[Frame]:
+    """The frames of an extended-XYZ file; ASE is given one at a time.
+
+    Given the file, it would first list all frames, end without a word at a blank line, and not tell
+    which frame an error is in.
+
+    Raises:
+        MFPyGError: if the file is empty, truncated, or anything in it is no frame.
+    """
+    with _reading(str(path)):
+        file = path.open(encoding="utf-8-sig")
+    with file:
+        for number in count():
+            where = f"{path}: frame {number}"
+            with _reading(where):
+                text = _text_of_frame(file, where)
+                atoms = ase.io.read(io.StringIO(text), format="extxyz") if text else None
+            if atoms is None:
+                if number == 0:
+                    raise MFPyGError(f"{path}: empty; expected frames in extended XYZ")
+                return
+            results = {} if atoms.calc is None else atoms.calc.results
+            arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
+            values = {**results, **arrays, **atoms.info}
+            yield Frame(number, atoms.numbers, atoms.positions, bool(atoms.pbc.any()), values)
+
+
+def _text_of_frame(file: TextIO, where: str) -> str:
+    """The lines of the next frame; empty at the end of the file, where blank lines may stand."""
+    line = file.readline()
+    if not line.strip():
+        if any(later.strip() for later in file):
+            raise MFPyGError(f"{where}: expected the number of atoms, found a blank line; remove it")
+        return ""
+    if _COUNT.fullmatch(line) is None:
+        raise MFPyGError(
+            f"{where}: expected the number of atoms, found '{line.strip()[:40]}'; "
+            f"is the number of the frame before too small?"
+        )
+    n = int(line)
+    if n == 0:
+        raise MFPyGError(f"{where}: no atoms")
+    lines = list(islice(file, 1 + n))
+    if len(lines) < 1 + n:
+        raise MFPyGError(f"{where}: truncated, {n} atoms expected and {max(len(lines) - 1, 0)} found")
+    return "".join([line, *lines])
+
+
+def frames_of_database(path: Path) -> Iterator[Frame]:
+    """The rows of an ASE database, in the order of their ids.
+
+    Raises:
+        MFPyGError: if it is no such database, has no rows, or one can't be read.
+    """
+    with _reading(str(path)):
+        _check_database(path)
+        database = ase.db.connect(path, type="db", use_lock_file=False, serial=True)
+    rows, last = iter(()), -1
+    for number in count():
+        with _reading(f"{path}: frame {number}"):
+            row = next(rows, None)
+            if row is None:
+                rows = database.select(f"id>{last}", sort="id", limit=_ROWS_AT_ONCE)
+                row = next(rows, None)
+            if row is None:
+                break
+            last = row.id
+            if row.positions.shape != (len(row.numbers), 3):
+                found = f"{len(row.numbers)} atomic numbers and positions of shape {row.positions.shape}"
+                raise MFPyGError(f"{path}: frame {number}: {found}, expected one (3,) an atom")
+            results = {key: row[key] for key in all_properties if key in row}
+            values = {**results, **row.data, **row.key_value_pairs}
+            frame = Frame(number, row.numbers, row.positions, bool(np.any(row.pbc)), values)
+        yield frame
+    if number == 0:
+        raise MFPyGError(f"{path}: empty; expected rows of an ASE database")
+
+
+def _check_database(path: Path) -> None:
+    # ASE would write its tables into an empty or a foreign file.
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone():
+            raise MFPyGError(f"{path}: no ASE database, it has no table of systems")

@@ -1,0 +1,80 @@
+"""Which conformations are of one molecule, as far as their bonds tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from ase.data import covalent_radii
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from mfpyg.datasets.batches import rows_of
+from mfpyg.datasets.conformations import ConformationDataset
+
+STRETCHES = (1.15, 1.25, 1.4)
+"""Two atoms are bonded up to a distance of this times the sum of their covalent radii; a conformation tells its
+bonds where all three agree."""
+
+_PAIRS_AT_ONCE = 1 << 22
+_ROUNDS = 4
+
+
+def same_molecule(dataset: ConformationDataset) -> np.ndarray:
+    """Number of the molecule that each conformation belongs to, (n,) int64.
+
+    Conformations are of one molecule if they have the same atoms and the same bonds, up to the order
+    of the atoms (Weisfeiler-Lehman colours of the graph of bonds). Distorted geometries do not tell
+    their bonds: the graphs that a conformation has with shorter and with longer bonds then count as
+    one molecule, and so does everything linked in that way. In doubt two isomers are one molecule, so
+    that nothing of a molecule is both in training and in test; what bonds can't tell, such as mirror
+    images, stays together too.
+    """
+    colours = np.empty((len(dataset.slices["z"]) - 1, len(STRETCHES)), np.uint64)
+    for rows, z, pos in _by_size(dataset):
+        distance = np.linalg.norm(pos[:, :, None] - pos[:, None, :], axis=3)  # (m, n, n)
+        radius = covalent_radii[z]
+        reach = radius[:, :, None] + radius[:, None, :]
+        for column, stretch in enumerate(STRETCHES):
+            bonded = (distance < stretch * reach) & ~np.eye(z.shape[1], dtype=bool)
+            colours[rows, column] = _colour(z, bonded)
+    graphs, number = np.unique(colours, return_inverse=True)
+    number = number.reshape(colours.shape)
+    links = coo_array(
+        (np.ones(2 * len(number), np.int8), (np.repeat(number[:, 0], 2), number[:, 1:].ravel())),
+        shape=(len(graphs), len(graphs)),
+    )
+    _, molecule = connected_components(links, directed=False)
+    return np.unique(molecule[number[:, 0]], return_inverse=True)[1].astype(np.int64)
+
+
+def _by_size(dataset: ConformationDataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Conformations of as many atoms each: rows (m,), z (m, n), pos (m, n, 3), in parts of bounded size."""
+    import torch
+
+    slices = dataset.slices["z"]
+    sizes = slices.diff().numpy()
+    for size in np.unique(sizes):
+        rows = np.flatnonzero(sizes == size)
+        step = max(1, _PAIRS_AT_ONCE // int(size) ** 2)
+        for part in np.split(rows, range(step, len(rows), step)):
+            atoms, _ = rows_of(slices, torch.from_numpy(part))
+            z = dataset._data.z[atoms].numpy().reshape(-1, size)
+            yield part, z, dataset._data.pos[atoms].numpy().reshape(-1, size, 3)
+
+
+def _colour(z: np.ndarray, bonded: np.ndarray) -> np.ndarray:
+    """A number for each graph of bonds, equal for equal graphs: z (m, n), bonded (m, n, n) -> (m,) uint64."""
+    colour = _mix(z.astype(np.uint64))
+    for _ in range(_ROUNDS):
+        neighbours = np.where(bonded, _mix(colour)[:, None, :], np.uint64(0)).sum(axis=2, dtype=np.uint64)
+        colour = _mix(colour * np.uint64(3) + neighbours)
+    return _mix(colour.sum(axis=1, dtype=np.uint64))
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """A hash of each number (the finaliser of splitmix64)."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))

@@ -1,0 +1,225 @@
+"""Files that pyanitools, the reader that came with ANI-1 and COMP6, reads: HDF5 groups of one molecule each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from ase.data import chemical_symbols
+
+from mfpyg.datasets.blocks import Block, Track
+from mfpyg.datasets.conformations import ConformationDataset, cache_dir
+from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
+from mfpyg.datasets.spec import parse_levels
+from mfpyg.errors import MFPyGError, did_you_mean
+from mfpyg.fidelity import LevelOfTheory
+
+LAYOUT = "the pyanitools layout: in groups, the arrays species, coordinates and labels of one molecule each"
+
+_NUMBERS = {symbol: number for number, symbol in enumerate(chemical_symbols) if number > 0}
+
+
+class Pyanitools(ConformationDataset):
+    """A file as pyanitools reads it, such as those of ANI-1; see :class:`mfpyg.datasets.ConformationDataset`.
+
+    Groups, nested at any depth. One that holds arrays is a molecule, whose name is its path: ``species``
+    (n_atoms,) element symbols, ``coordinates`` (n, n_atoms, 3) in Å, and the keys of the ``levels``,
+    energies (n,) and forces (n, n_atoms, 3) in the units that the levels say. Other arrays are not read; so
+    ANI-1's high-energy conformers, ``coordinatesHE`` and ``energiesHE``, and its ``smiles`` are left out.
+    Soft and external links are not followed, and a group that several hard links lead to is read once.
+
+    Args:
+        file: raw file.
+        levels: what its keys mean, as levels of theory or as text, see
+            :meth:`mfpyg.datasets.spec.DatasetSpec.parse`.
+        fidelities: names of levels in ``levels``; all if not given.
+        root: folder for ``processed/``; one of its own in the cache if not given.
+        kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
+
+    Raises:
+        MFPyGError: if the file is missing or wrong, a group lacks a key that is not optional, all groups lack one
+            that is, or the levels are malformed.
+
+    Example:
+        >>> Pyanitools("ani_gdb_s01.h5", ["dz=energies@Hartree"])                # doctest: +SKIP
+
+    Smith, Isayev, Roitberg, Sci. Data 4, 170193 (2017).
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str],
+        levels: Sequence[LevelOfTheory] | Sequence[str],
+        fidelities: Sequence[str] | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.levels = _levels_from(levels)
+        super().__init__(cached_root(Path(file)) if root is None else root, fidelities, files=[Path(file)], **kwargs)
+
+    def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
+        levels = self.levels if asked is None else tuple(asked)
+        check_keys(self.files, levels)
+        return levels
+
+    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+        return blocks_of_file(self.files[0], levels, self._track)
+
+
+def cached_root(file: Path) -> Path:
+    """Where a file that is not in a data set's root is processed: in the cache, not beside it."""
+    return cache_dir() / "files" / hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]
+
+
+def blocks_of_file(
+    path: Path, levels: Sequence[LevelOfTheory], track: Track = iter, *, source: int = 0, prefix: str = ""
+) -> Iterator[Block]:
+    """All conformations of a file in the pyanitools layout, group by group.
+
+    Args:
+        path: of the file.
+        levels: whose labels to read; a label of which a group lacks an optional key is NaN.
+        track: wraps the list of the groups' paths.
+        source: number for the conformations' ``source``.
+        prefix: put before the molecules' names.
+
+    Raises:
+        MFPyGError: for anything wrong in the file; names the group and the key.
+    """
+    with open_hdf5(path, LAYOUT) as file:
+        with reading(path):
+            names = [name for name, _ in molecules_in(file, path)]
+        for name in track(names):
+            with reading(path):
+                group = file[name]
+                keys = set(_members(group)[0])
+                _check_group(group, path, keys, levels)
+                there = [_as_far_as_there(level, keys) for level in levels]
+                without = [t for t, level in enumerate(there) if not level.energy]
+                for _, block in Group(group, path, _atomic_numbers(group, path)).blocks(there):
+                    block.energy[:, without] = np.nan
+                    block.names = [prefix + name]
+                    block.source[:] = source
+                    yield block
+
+
+def check_keys(paths: Sequence[Path], levels: Sequence[LevelOfTheory]) -> None:
+    """Check that each group of the files has the keys of these levels, and some group each optional one.
+
+    Raises:
+        MFPyGError: naming file, group and key; also where a file can't be read or holds no molecule.
+    """
+    optional = {key: level.name for level in levels for key in level.keys if key in level.optional}
+    for path in paths:
+        with open_hdf5(path, LAYOUT) as file, reading(path):
+            known: set[str] = set()
+            for name, keys in molecules_in(file, path):
+                _check_group(file[name], path, keys, levels)
+                known |= keys
+        for key in known.intersection(optional):
+            del optional[key]
+    for key, name in optional.items():
+        listed = ", ".join(sorted(known))
+        raise MFPyGError(
+            f"{paths[-1]}: no group has the key '{key}' of level '{name}' (keys: {listed}){did_you_mean(key, known)}"
+        )
+
+
+def molecules_in(file: h5py.File, path: Path) -> Iterator[tuple[str, set[str]]]:
+    """Paths of the groups that hold arrays, in the file's order, and the names of these arrays.
+
+    Every object is visited once, whatever hard links lead to it, so that a cycle of groups ends.
+
+    Raises:
+        MFPyGError: if there is none, or an array is where no molecule can be.
+    """
+    seen = {_identity(h5py.h5o.get_info(file.id))}
+    waiting, found = [""], False
+    while waiting:
+        name = waiting.pop()
+        arrays, groups = _members(file[name or "/"])
+        groups = {child: identity for child, identity in groups.items() if identity not in seen}
+        if arrays and not name:
+            raise MFPyGError(f"{path}: the array '{arrays[0]}' is in no group; expected {LAYOUT}")
+        if arrays and groups:
+            raise MFPyGError(
+                f"{path}: group {name}: the array '{arrays[0]}' is beside the group '{next(iter(groups))}'; "
+                f"expected a group to hold either groups or the arrays of one molecule"
+            )
+        if arrays:
+            found = True
+            yield name, set(arrays)
+        for child, identity in reversed(groups.items()):
+            if identity not in seen:  # two links of this very group may lead to one
+                seen.add(identity)
+                waiting.append(f"{name}/{child}" if name else child)
+    if not found:
+        raise MFPyGError(f"{path}: no group holds arrays (links are not followed); expected {LAYOUT}")
+
+
+def _members(group: h5py.Group) -> tuple[list[str], dict[str, tuple[int, int]]]:
+    """Names of a group's arrays, and of its groups with what tells one object from another; no links but hard ones."""
+    arrays, groups = [], {}
+    for name in group:
+        if isinstance(group.get(name, getlink=True), h5py.HardLink):
+            info = h5py.h5o.get_info(group.id, name.encode("utf-8", "surrogateescape"))  # cheaper than to open it
+            if info.type == h5py.h5o.TYPE_DATASET:
+                arrays.append(name)
+            elif info.type == h5py.h5o.TYPE_GROUP:
+                groups[name] = _identity(info)
+    return arrays, groups
+
+
+def _identity(info: Any) -> tuple[int, int]:
+    return info.fileno, info.addr
+
+
+def _check_group(group: h5py.Group, path: Path, keys: set[str], levels: Sequence[LevelOfTheory]) -> None:
+    needed = ["species", "coordinates", *(key for level in levels for key in level.keys if key not in level.optional)]
+    for key in needed:
+        if key not in keys:
+            link = " but a link, which is not followed" if key in list(group) else ""
+            raise MFPyGError(
+                f"{where(group, path)} lacks the key '{key}'{link} "
+                f"(keys: {', '.join(sorted(keys))}){did_you_mean(key, keys)}"
+            )
+
+
+def _as_far_as_there(level: LevelOfTheory, keys: set[str]) -> LevelOfTheory:
+    """The level without the labels whose keys are not there: no forces, or no summand of the energy at all."""
+    energy = level.energy if keys.issuperset(level.energy) else ()
+    return replace(level, energy=energy, forces=level.forces if level.forces in keys else None)
+
+
+def _atomic_numbers(group: h5py.Group, path: Path) -> np.ndarray:
+    species = array(group, path, "species")
+    if species.ndim != 1:
+        raise MFPyGError(f"{where(group, path)}: species has shape {species.shape}, expected (n_atoms,)")
+    if h5py.check_string_dtype(species.dtype) is None:
+        raise MFPyGError(f"{where(group, path)}: species has type {species.dtype}, expected element symbols")
+    symbols = [bytes(symbol).decode("utf-8", "replace").strip(" \0") for symbol in species[:]]
+    for atom, symbol in enumerate(symbols):
+        if symbol not in _NUMBERS:
+            raise MFPyGError(f"{where(group, path)}: species of atom {atom} is {symbol[:20]!r}, no element symbol")
+    return np.array([_NUMBERS[symbol] for symbol in symbols], np.int64)
+
+
+def _levels_from(levels: Sequence[LevelOfTheory] | Sequence[str]) -> tuple[LevelOfTheory, ...]:
+    if isinstance(levels, str):
+        levels = [levels]
+    texts = [level for level in levels if isinstance(level, str)]
+    found = parse_levels(texts) if texts else tuple(level for level in levels if isinstance(level, LevelOfTheory))
+    if not found or len(found) != len(levels):
+        raise MFPyGError("levels: expected one or more levels of theory, or texts such as dz=energies,-forces@Hartree")
+    names = [level.name for level in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise MFPyGError(f"fidelity '{name}' is defined {names.count(name)} times; define it once")
+    return found

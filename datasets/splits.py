@@ -1,0 +1,125 @@
+"""Which conformations are for training, validation and test; the same for every model with one seed."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.isomers import same_molecule
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.settings import SplitSettings
+
+SPLITS = ("train", "val", "test", "ood")
+
+
+def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
+    """Sorted numbers of the conformations of ``train``, ``val``, ``test`` and ``ood`` (out of distribution).
+
+    Each source of a union is divided on its own, as it would be alone. By ``file``, what the file says
+    to be for the test and out of sample stays that, and the rest is divided into training and validation; by
+    ``random``, all are divided into three; by ``molecule``, too, but all conformations of a molecule
+    (see :mod:`mfpyg.datasets.isomers`) go the same way, also those of different sources; by ``index``, as a file
+    of numbers says.
+
+    Args:
+        dataset: the data set.
+        settings: method and fractions.
+        seed: the same seed gives the same splits, whatever the fidelities and the model.
+
+    Raises:
+        MFPyGError: if a file gives no split but is asked to, or a split would be empty.
+    """
+    if settings.method == "index":
+        assert settings.file is not None
+        splits = read_splits(Path(settings.file), len(dataset))
+    elif settings.method == "molecule":
+        splits = _by_molecule(dataset, settings, seed)
+    else:
+        splits = _by_source(dataset, settings, seed)
+    for name in ("train", "val"):
+        if not len(splits.get(name, ())):
+            raise MFPyGError(
+                f"split '{name}' of {len(dataset)} conformations is empty; give split.val and split.test other shares"
+            )
+    return {name: np.sort(splits[name]) for name in SPLITS if len(splits.get(name, ()))}
+
+
+def _by_source(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
+    given, source = dataset.given_split(), dataset._data.source.numpy()
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
+    for number, where in enumerate(dataset.sources):
+        rows = np.flatnonzero(source == number)
+        says = bool((given[rows] >= 0).any())
+        if settings.method == "file" and not says:
+            raise MFPyGError(f"{where} does not say which conformations are for the test; use split.method random")
+        by_file = says and settings.method != "random"
+        pool = rows[given[rows] == 0] if by_file else rows
+        shuffled = np.random.default_rng(seed).permutation(pool)
+        n_val = round(settings.val * len(pool))
+        n_test = 0 if by_file else round(settings.test * len(pool))
+        parts["train"].append(shuffled[n_val + n_test :])
+        parts["val"].append(shuffled[:n_val])
+        parts["test"].append(shuffled[n_val : n_val + n_test])
+        if by_file:
+            parts["test"].append(rows[given[rows] == 1])
+            parts["ood"].append(rows[given[rows] == 2])
+    return {name: np.concatenate(rows) for name, rows in parts.items() if rows}
+
+
+def _by_molecule(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
+    """Molecules in random order; validation and test take the first that fit into their shares."""
+    molecule = same_molecule(dataset)
+    sizes = np.bincount(molecule)
+    if len(sizes) < 3:
+        raise MFPyGError(
+            f"{dataset.what} has {len(sizes)} molecules that their bonds tell apart; a split by molecule takes three"
+        )
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    room = {"val": settings.val * len(dataset), "test": settings.test * len(dataset)}
+    part = np.full(len(sizes), "train", dtype="<U5")
+    for name, share in room.items():
+        taken = 0
+        for number in order:
+            if part[number] == "train" and taken + sizes[number] <= share:
+                part[number] = name
+                taken += sizes[number]
+        if share > 0 and not taken:  # too small for any; the smallest molecule, then
+            rest = order[part[order] == "train"]
+            part[rest[np.argmin(sizes[rest])]] = name
+    of_row = part[molecule]
+    return {name: np.flatnonzero(of_row == name) for name in ("train", "val", "test")}
+
+
+def read_splits(path: Path, n: int) -> dict[str, np.ndarray]:
+    """Splits from an npz file with arrays ``train``, ``val`` and, if wanted, ``test`` and ``ood``.
+
+    Args:
+        path: of the file, such as a run's ``splits.npz``.
+        n: conformations of the data set.
+
+    Raises:
+        MFPyGError: if the file can't be read, an array has another name or holds anything but numbers
+            of conformations, or a conformation is in two splits.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            splits = {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        raise MFPyGError(f"{path}: missing or damaged; expected an npz file with arrays train, val, test") from error
+    for name, rows in splits.items():
+        if name not in SPLITS:
+            raise unknown_name(f"split in {path}", name, SPLITS)
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise MFPyGError(f"{path}: {name} is {rows.dtype} of shape {rows.shape}, expected (n,) integers")
+        if len(rows) and not 0 <= rows.min() <= rows.max() < n:
+            raise MFPyGError(
+                f"{path}: {name} is from {rows.min()} to {rows.max()}, expected 0 to {n - 1}"
+            )
+    every = np.concatenate([rows.astype(np.int64) for rows in splits.values()] or [np.empty(0, np.int64)])
+    twice = np.flatnonzero(np.bincount(every, minlength=n) > 1)
+    if len(twice):
+        raise MFPyGError(f"{path}: conformation {twice[0]} stands there twice; expected each in one split, once")
+    return {name: rows.astype(np.int64) for name, rows in splits.items()}

@@ -1,0 +1,185 @@
+"""Energies in the wrong unit, constant, repeated or far from all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from mfpyg.datasets.references import fit_references
+from mfpyg.doctor.findings import Finding
+from mfpyg.doctor.view import View
+from mfpyg.fidelity import LevelOfTheory
+from mfpyg.units import ENERGY_UNITS, HARTREE_TO_KCAL_MOL, energy_factor
+
+UNIT = "unit of energies"
+SAME = "labels all the same"
+REPEATED = "repeated energy"
+OUTLIER = "outlying energy"
+
+SUSPICIOUS_Z, SUSPICIOUS = 20.0, 5.0
+"""Robust z and kcal/mol an atom from which an energy is a suspicious outlier, both exceeded."""
+
+IMPOSSIBLE = 200.0
+"""kcal/mol an atom from the rest: more than breaking every bond takes (at most about 130)."""
+
+_NEAR = 0.15  # total energies are within 9 % of the estimate
+
+
+def atomic_estimate(z: np.ndarray) -> np.ndarray:
+    """All-electron energy of atoms, Hartree: −0.7687 Z^(7/3) + ½ Z² − 0.2699 Z^(5/3).
+
+    Thomas-Fermi with Scott's and Schwinger's corrections (Schwinger, Phys. Rev. A 24, 2353 (1981));
+    within 8 % for hydrogen, 2 % from carbon on, and more for the heaviest, as it is not relativistic.
+    """
+    z = np.asarray(z, np.float64)
+    return -0.7687 * z ** (7 / 3) + 0.5 * z**2 - 0.2699 * z ** (5 / 3)
+
+
+def check_unit(view: View) -> Iterator[Finding]:
+    """Total energies against the sum of atomic estimates; their ratio is near 1, or a ratio of units."""
+    estimate = atomic_estimate(np.array(view.species)) * HARTREE_TO_KCAL_MOL
+    for column, level in view.levels:
+        for source, rows in view.parts():
+            rows = view.sample(rows[view.energy_mask[rows, column]])
+            if not len(rows):
+                continue
+            counts = view.counts[rows]
+            ratio = view.energy[rows, column] / (counts @ estimate)
+            kinds = len(np.unique(counts, axis=0))
+            finding = _judge_ratio(ratio, kinds, level, f" in {source}" if source else "", view, rows)
+            if finding is not None:
+                yield finding
+
+
+def _judge_ratio(
+    ratio: np.ndarray, kinds: int, level: LevelOfTheory, where: str, view: View, rows: np.ndarray
+) -> Finding | None:
+    low, middle, high = (float(v) for v in np.quantile(ratio, [0.05, 0.5, 0.95]))
+    if abs(middle - 1) < _NEAR and low > 0:
+        return None
+    example = rows[int(np.argmin(np.abs(ratio - middle)))]
+    measured = (
+        f"{middle:.4g} times the all-electron energy of the atoms (5 to 95 %: {low:.4g} to {high:.4g}; "
+        f"{len(rows)} conformations of {kinds} compositions{where}; {view.where(int(example))}: "
+        f"{view.energy[example, _column(view, level)]:.6g} kcal/mol as read)"
+    )
+    steady = abs(high - middle) < _NEAR * abs(middle) and abs(low - middle) < _NEAR * abs(middle)
+    factors = {unit: energy_factor(level.energy_unit) / value for unit, value in ENERGY_UNITS.items()}
+    unit = min(factors, key=lambda name: abs(np.log(abs(middle) / factors[name]))) if middle else level.energy_unit
+    if steady and abs(abs(middle) / factors[unit] - 1) < _NEAR:
+        sign = "with the sign changed, " if middle < 0 else ""
+        severity = "certain" if abs(middle) > 0.8 or kinds >= 3 else "suspect"
+        evidence = f"read as {level.energy_unit}, they seem to be {sign}in {unit}: {measured}"
+        fix = f"define the level with energies in {unit}" + (" and change their sign" if sign else "")
+        return Finding(UNIT, severity, level.name, evidence, fix, (example,))
+    if abs(middle) > 1 + _NEAR:
+        evidence = f"larger than total energies can be: {measured}"
+        return Finding(UNIT, "certain", level.name, evidence, "find the unit of this key in the file", (example,))
+    evidence = f"no total energies of all electrons: {measured}"
+    fix = "fine for formation or atomisation energies and pseudopotentials, if all conformations have the same kind"
+    return Finding(UNIT, "note", level.name, evidence, fix, (example,))
+
+
+def _column(view: View, level: LevelOfTheory) -> int:
+    return view.dataset.fidelities.index(level.name)
+
+
+def check_constant(view: View) -> Iterator[Finding]:
+    """Energies that are all zero, all the same, or the same for all conformations of each molecule."""
+    for column, level in view.levels:
+        rows = np.flatnonzero(view.energy_mask[:, column])
+        if len(rows) < 2:
+            continue
+        energy = view.energy[rows, column]
+        if (energy == energy[0]).all():
+            value = "zero" if energy[0] == 0 else f"{energy[0] / level.energy_factor:.10g} {level.energy_unit}"
+            fix = "the key holds no energies; leave the fidelity out, or have NaN where there is none"
+            yield Finding(SAME, "certain", level.name, f"all {len(rows)} energies are {value}", fix, tuple(rows[:3]))
+            continue
+        same, several = _same_within_molecules(view, rows, energy)
+        if several >= 2 and same == several:
+            evidence = f"all conformations of each of {several} molecules have one energy, as {view.where(int(rows[0]))}"
+            yield Finding(
+                SAME, "certain", level.name, evidence, "the key holds one energy a molecule, not one a conformation",
+                tuple(rows[:3]),
+            )
+
+
+def _same_within_molecules(view: View, rows: np.ndarray, energy: np.ndarray) -> tuple[int, int]:
+    """Molecules with one energy for all conformations, and molecules with several conformations."""
+    _, number, size = np.unique(view.sequence[rows], return_inverse=True, return_counts=True)
+    largest, smallest = np.full(len(size), -np.inf), np.full(len(size), np.inf)
+    np.maximum.at(largest, number, energy)
+    np.minimum.at(smallest, number, energy)
+    several = size > 1
+    return int((largest == smallest)[several].sum()), int(several.sum())
+
+
+def check_repeated(view: View) -> Iterator[Finding]:
+    """One exact value in conformations of different composition, and exact zeros: a sentinel for a missing label."""
+    for column, level in view.levels:
+        rows = np.flatnonzero(view.energy_mask[:, column])
+        energy = view.energy[rows, column]
+        if len(rows) < 2 or (energy == energy[0]).all():
+            continue
+        values, count = np.unique(energy, return_counts=True)
+        often = values[(count >= max(5, 1e-4 * len(rows))) | ((values == 0) & (count > 1))]
+        order = np.argsort(-count[np.searchsorted(values, often)])
+        for value in often[order][:3]:
+            there = rows[energy == value]
+            there = there[view.n_atoms[there] > 1]
+            kinds = len(np.unique(view.counts[there], axis=0))
+            if len(there) < 2 or (kinds < 2 and value != 0):
+                continue
+            evidence = (
+                f"{len(there)} conformations of {kinds} compositions have exactly {value / level.energy_factor:.10g} "
+                f"{level.energy_unit}, as {view.where(int(there[0]))}"
+            )
+            yield Finding(
+                REPEATED, "certain", level.name, evidence, "it stands for a missing label: make it NaN", tuple(there)
+            )
+
+
+def check_outliers(view: View) -> Iterator[Finding]:
+    """Energies whose residual per atom, after the fit of reference energies, is far from those of all others."""
+    for column, level in view.levels:
+        rows = np.flatnonzero(view.energy_mask[:, column])
+        if len(rows) < 10:
+            continue
+        residual = _residuals(view, column, level, rows)  # (n,) kcal/mol an atom
+        middle = np.median(residual)
+        scale = max(1.4826 * float(np.median(np.abs(residual - middle))), 1e-6)
+        far = np.abs(residual - middle)
+        for severity, out in (
+            ("certain", far > max(IMPOSSIBLE, 10 * scale)),
+            ("suspect", (far > max(SUSPICIOUS_Z * scale, SUSPICIOUS)) & (far <= max(IMPOSSIBLE, 10 * scale))),
+        ):
+            if not out.any():
+                continue
+            order = np.flatnonzero(out)[np.argsort(-far[out])]
+            first = order[0]
+            evidence = (
+                f"{out.sum()} of {len(rows)} energies far from the fit of atomic references; the farthest, "
+                f"{view.where(int(rows[first]))}, by {residual[first] - middle:+.4g} kcal/mol an atom "
+                f"(robust z {far[first] / scale:.0f})"
+            )
+            fix = "see whether these calculations converged to the right state; if not, make the labels NaN"
+            yield Finding(OUTLIER, severity, level.name, evidence, fix, tuple(rows[order]))
+
+
+def _residuals(view: View, column: int, level: LevelOfTheory, rows: np.ndarray) -> np.ndarray:
+    """Energy an atom above the fitted references, kcal/mol: fitted twice, the second time without the worst."""
+    fitted = rows
+    for _ in range(2):
+        references = fit_references(view.dataset, fitted, view.species)[level.name].energies
+        residual = (view.energy[rows, column] - view.counts[rows] @ references) / view.n_atoms[rows]
+        far = np.abs(residual - np.median(residual))
+        fitted = rows[far <= max(SUSPICIOUS_Z * float(np.median(far)), 1e-6)]
+    return residual
+
+
+def symbols(view: View, which: np.ndarray) -> str:
+    """Symbols of the elements of these columns of ``view.counts``."""
+    return ", ".join(chemical_symbols[view.species[int(i)]] for i in which)

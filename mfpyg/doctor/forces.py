@@ -1,0 +1,137 @@
+"""Forces that are all zero, far from all others, or with a sum or a torque."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mfpyg.doctor.findings import Finding
+from mfpyg.doctor.view import View
+
+ZERO = "zero forces"
+OUTLIER = "outlying force"
+NET = "net force"
+TORQUE = "net torque"
+
+SUSPICIOUS_RATIO, SUSPICIOUS = 15.0, 500.0
+"""Times the median of the largest force of a conformation, and kcal/mol/Å, from which a force is suspicious."""
+
+IMPOSSIBLE = 1e4
+"""kcal/mol/Å; a C-H bond compressed to half its length has less than a third of it."""
+
+TYPICAL, ONE = 0.01, 0.2
+"""Sum of forces over their norm that is suspicious as a median, and (with 2 kcal/mol/Å more) in one conformation.
+
+Density functionals on grids have 0.001 (the bundled data) and 0.02 (``tz`` of ANI-1x); atoms that are missing,
+or forces in another order than the positions, 0.3 and more.
+"""
+
+
+@dataclass
+class _Sums:
+    """Of the conformations with forces of one fidelity, (n,) each, in kcal/mol/Å.
+
+    Attributes:
+        rows: of the data set.
+        largest: norm of the largest force.
+        norm: of all forces together, √Σ|F|².
+        net: norm of their sum.
+        torque: norm of their torque about the centroid over the root of Σ|r|².
+        all_zero: whether all components are exactly zero.
+    """
+
+    rows: np.ndarray
+    largest: np.ndarray
+    norm: np.ndarray
+    net: np.ndarray
+    torque: np.ndarray
+
+
+def check(view: View) -> Iterator[Finding]:
+    """All checks of the forces of each fidelity, in one pass over them."""
+    for column, level in view.levels:
+        sums = _sums(view, column)
+        if len(sums.rows):
+            yield from _zero(view, level.name, sums)
+            yield from _outliers(view, level.name, sums)
+            yield from _net(view, level.name, sums)
+
+
+def _sums(view: View, column: int) -> _Sums:
+    if not view.forces_mask[:, column].any():
+        return _Sums(np.zeros(0, np.int64), *(np.zeros(0) for _ in range(4)))
+    parts = [_sums_of(view, column, chunk) for chunk in view.chunks()]
+    return _Sums(*(np.concatenate([part[i] for part in parts]) for i in range(5)))
+
+
+def _sums_of(view: View, column: int, chunk: object) -> tuple[np.ndarray, ...]:
+    forces = view.forces[chunk.atoms, column]  # (n_atoms, 3)
+    labelled = view.forces_mask[chunk.rows, column]
+    pos = view.pos[chunk.atoms]
+    square = np.einsum("ij,ij->i", forces, forces)
+    centre = chunk.sum(pos) / chunk.n_atoms[:, None]
+    pos = pos - np.repeat(centre, chunk.n_atoms, axis=0)
+    extent = chunk.sum(np.einsum("ij,ij->i", pos, pos))
+    torque = np.linalg.norm(chunk.sum(np.cross(pos, forces)), axis=1)
+    return tuple(
+        values[labelled]
+        for values in (
+            np.arange(chunk.rows.start, chunk.rows.stop),
+            np.sqrt(chunk.max(square)),
+            np.sqrt(chunk.sum(square)),
+            np.linalg.norm(chunk.sum(forces), axis=1),
+            torque / np.sqrt(np.maximum(extent, 1e-12)),
+        )
+    )
+
+
+def _zero(view: View, name: str, sums: _Sums) -> Iterator[Finding]:
+    zero = sums.rows[(sums.largest == 0) & (view.n_atoms[sums.rows] > 1)]
+    if len(zero):
+        evidence = f"{len(zero)} of {len(sums.rows)} conformations have exactly zero forces, as {view.where(zero[0])}"
+        fix = "zeros stand for missing forces: make them NaN, or train without the forces of this fidelity"
+        yield Finding(ZERO, "certain", name, evidence, fix, tuple(zero))
+
+
+def _outliers(view: View, name: str, sums: _Sums) -> Iterator[Finding]:
+    moving = sums.largest[sums.largest > 0]
+    if not len(moving):
+        return
+    middle = float(np.median(moving))
+    limit = max(SUSPICIOUS, SUSPICIOUS_RATIO * middle)
+    for severity, out in (
+        ("certain", sums.largest > max(IMPOSSIBLE, limit)),
+        ("suspect", (sums.largest > limit) & (sums.largest <= max(IMPOSSIBLE, limit))),
+    ):
+        if out.any():
+            order = np.flatnonzero(out)[np.argsort(-sums.largest[out])]
+            worst = order[0]
+            evidence = (
+                f"{out.sum()} of {len(sums.rows)} conformations have a force above {limit:.4g} kcal/mol/Å; the largest "
+                f"{sums.largest[worst]:.4g} in {view.where(sums.rows[worst])} (median of the largest {middle:.4g})"
+            )
+            fix = "leave these conformations out, or make their labels NaN: they outweigh all others in the loss"
+            yield Finding(OUTLIER, severity, name, evidence, fix, tuple(sums.rows[order]))
+
+
+def _net(view: View, name: str, sums: _Sums) -> Iterator[Finding]:
+    for what, values, cause in (
+        (NET, sums.net, "the sum of forces on a molecule"),
+        (TORQUE, sums.torque, "the torque (over the root of Σ|r|²)"),
+    ):
+        some = sums.norm > 0
+        share = values[some] / sums.norm[some]
+        bad = np.flatnonzero(some)[values[some] > ONE * sums.norm[some] + 2]
+        typical = float(np.median(share)) if len(share) else 0.0
+        if typical <= TYPICAL and not len(bad):
+            continue
+        worst = int(np.argmax(np.where(some, values, -1)))
+        evidence = (
+            f"{cause} is {typical:.2g} of the norm of all forces (median of {len(share)}), in {len(bad)} conformations "
+            f"above {ONE:g}; the largest {values[worst]:.4g} kcal/mol/Å in {view.where(sums.rows[worst])}"
+        )
+        fix = "true forces have none: see whether atoms or fields are missing, or the order of the atoms differs"
+        rows = sums.rows[bad] if len(bad) else sums.rows[[worst]]
+        yield Finding(what, "suspect", name, evidence, fix, tuple(rows))

@@ -1,0 +1,140 @@
+"""Forces that are gradients or in another unit than said: the slope of ΔE against work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mfpyg.datasets.consistency import Slope, energy_work_pairs, spread_rows
+from mfpyg.doctor.findings import Finding
+from mfpyg.doctor.view import View
+from mfpyg.fidelity import LevelOfTheory
+from mfpyg.units import BOHR_TO_ANGSTROM, ENERGY_UNITS, EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL, energy_factor, force_factor
+
+NAME = "energies against forces"
+PAIRS, GROUPS, IN_GROUP = 3000, 300, 2000
+"""Pairs, molecules, and conformations of a molecule that are looked at, at most."""
+
+TOLERANCE = 0.1  # real data give 1 within 0.005, few and far pairs within 0.05
+_CONSTANTS = {
+    "1 Å is 1.89 bohr": 1 / BOHR_TO_ANGSTROM,
+    "1 kcal is 4.184 kJ": 4.184,
+    "1 eV is 23.06 kcal/mol": EV_TO_KCAL_MOL,
+    "1 Hartree is 27.21 eV": HARTREE_TO_KCAL_MOL / EV_TO_KCAL_MOL,
+    "1 Hartree is 627.5 kcal/mol": HARTREE_TO_KCAL_MOL,
+}
+_NAMED = 0.05  # how near a slope must be to a ratio of units to be named
+_FEWEST, _EFFECTIVE, _CORRELATED = 8, 3.0, 0.9
+
+
+def check(view: View) -> Iterator[Finding]:
+    """Slope of energy differences against the work of the forces, for each fidelity and source."""
+    for column, level in view.levels:
+        if not view.forces_mask[:, column].any():
+            continue
+        for source, rows in view.parts():
+            both = view.energy_mask[rows, column] & view.forces_mask[rows, column]
+            slope, examples = measure(view, column, rows[both])
+            finding = judge(slope, level, f" in {source}" if source else "", examples)
+            if finding is not None:
+                yield finding
+
+
+def measure(view: View, column: int, rows: np.ndarray) -> tuple[Slope, list[int]]:
+    """The slope over near neighbours of randomly chosen molecules.
+
+    Args:
+        view: the data set.
+        column: of the fidelity.
+        rows: conformations with energy and forces.
+
+    Returns:
+        The slope, and the first conformation of some molecules that it comes from.
+    """
+    found, examples = [], []
+    n_pairs = 0
+    for group in groups(view, rows):
+        chosen = group[spread_rows(len(group), IN_GROUP)]
+        atoms = view.atoms_of(chosen)
+        pairs = energy_work_pairs(view.pos[atoms], view.energy[chosen, column], view.forces[atoms, column])
+        if len(pairs[0]):
+            found.append(pairs)
+            examples.append(int(chosen[0]))
+            n_pairs += len(pairs[0])
+        if n_pairs >= PAIRS or len(found) >= GROUPS:
+            break
+    if not found:
+        return Slope(0.0, np.inf, 0.0, 0, 0.0), []
+    d_energy, work, displacement = (np.concatenate(part) for part in zip(*found, strict=True))
+    return Slope.fit(d_energy, work, displacement), examples
+
+
+def groups(view: View, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of one molecule and order of atoms, two at least and more than one atom, in random order."""
+    rows = rows[view.n_atoms[rows] > 1]
+    molecule = view.dataset._data.molecule.numpy()[rows].astype(np.uint64)
+    key = view.sequence[rows] ^ (molecule * np.uint64(0x9E3779B97F4A7C15))
+    order = np.argsort(key, kind="stable")
+    bounds = np.flatnonzero(np.diff(key[order], prepend=~key[order[:1]], append=~key[order[-1:]]))
+    large = np.flatnonzero(np.diff(bounds) > 1)
+    for number in np.random.default_rng(view.seed).permutation(large)[: 4 * GROUPS]:
+        yield rows[order[bounds[number] : bounds[number + 1]]]
+
+
+def judge(slope: Slope, level: LevelOfTheory, where: str, examples: list[int]) -> Finding | None:
+    """What a slope means; nothing where it is 1."""
+    measured = (
+        f"slope of ΔE against work {slope.value:.4g} ± {slope.error:.2g} over {slope.n_pairs} pairs of near "
+        f"conformations{where}, correlation {slope.correlation:.3f}"
+    )
+    if slope.n_pairs < _FEWEST or slope.n_effective < _EFFECTIVE:
+        text = f"only {slope.n_pairs} pairs of conformations near enough{where}, not checked"
+        return Finding(NAME, "note", level.name, text, "check the sign of the forces by a finite difference")
+    if abs(slope.correlation) < _CORRELATED:
+        text = f"{measured}; too low to tell the sign or the unit"
+        fix = "if conformations are neighbours in a trajectory, look whether forces belong to other rows or atoms"
+        return Finding(NAME, "note", level.name, text, fix, tuple(examples))
+    if abs(slope.value - 1) <= max(TOLERANCE, 3 * slope.error):
+        return None
+    meaning, fix = name_slope(slope.value, level)
+    return Finding(NAME, "certain", level.name, f"{measured}: {meaning}", fix, tuple(examples))
+
+
+def name_slope(value: float, level: LevelOfTheory) -> tuple[str, str]:
+    """What is wrong where the slope is ``value``, and the fix.
+
+    If energies read as unit U are really in V, the slope is U/V; if forces read as P are really in Q, it
+    is Q/P; and gradients change the sign.
+    """
+    known = _ratios(level)
+    ratio, (meaning, fix) = min(known, key=lambda item: abs(np.log(abs(value) / item[0])))
+    if abs(np.log(abs(value) / ratio)) > _NAMED:
+        meaning = "energies and forces do not belong together"
+        fix = "see whether both are of one level of theory, and in the units and rows that the reader takes them for"
+        if value < 0:
+            meaning += ", and the sign says gradients"
+    elif value < 0:
+        now, flip = ("gradients", "negated") if not level.gradient else ("true forces", "not negated")
+        meaning = f"the forces are {now}" + (f", and {meaning}" if ratio != 1 else "")
+        fix = f"the reader must take the key '{level.forces}' {flip}" + (f"; {fix}" if ratio != 1 else "")
+    return meaning, fix
+
+
+def _ratios(level: LevelOfTheory) -> list[tuple[float, tuple[str, str]]]:
+    """Each single mistake in a unit with the slope that it gives; first that of none, last those of no known unit."""
+    known = [(1.0, ("", ""))]
+    energy, _, length = level.forces_unit.rpartition("/")
+    for unit in ENERGY_UNITS:
+        meaning = f"the energies are in {unit}, but read as {level.energy_unit}"
+        mistake = meaning, f"define the level with energies in {unit}"
+        known.append((energy_factor(level.energy_unit) / energy_factor(unit), mistake))
+    other = "Å" if length.lower() == "bohr" else "bohr"
+    for unit in (*(f"{name}/{length}" for name in ENERGY_UNITS), f"{energy}/{other}"):
+        mistake = f"the forces are in {unit}, but read as {level.forces_unit}", f"define the level with forces in {unit}"
+        known.append((force_factor(unit) / force_factor(level.forces_unit), mistake))
+    fix = "find where the file was made with one conversion too many or too few, and convert back"
+    for name, value in _CONSTANTS.items():
+        for ratio in (value, 1 / value):
+            known.append((ratio, (f"the energies are {ratio:.4g} times too large for the forces ({name})", fix)))
+    return known

@@ -1,0 +1,189 @@
+"""The columns of a data set as arrays, a bounded part at a time: what the checks look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.levels import levels_named
+from mfpyg.datasets.splits import make_splits
+from mfpyg.fidelity import LevelOfTheory
+from mfpyg.settings import SplitSettings
+
+ATOMS_IN_CHUNK = 1 << 20
+"""About how many atoms are looked at together."""
+
+SAMPLE = 20_000
+"""Conformations of which statistics are taken where a sample is enough."""
+
+LABELS = {-1: "none", 0: "train", 1: "val", 2: "test", 3: "ood"}
+"""What the numbers in ``View.split`` stand for."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Neighbouring conformations.
+
+    Attributes:
+        rows: of the data set.
+        atoms: rows of the atomic columns.
+        first: where each conformation starts among these atoms, (n,) int64.
+        n_atoms: of each, (n,) int64.
+    """
+
+    rows: slice
+    atoms: slice
+    first: np.ndarray
+    n_atoms: np.ndarray
+
+    @property
+    def owner(self) -> np.ndarray:
+        """Number within the chunk of the conformation that each atom belongs to, (n_atoms,) int64."""
+        return np.repeat(np.arange(len(self.first)), self.n_atoms)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """Sum over the atoms of each conformation: (n_atoms, …) -> (n, …)."""
+        return np.add.reduceat(values, self.first, axis=0)
+
+    def max(self, values: np.ndarray) -> np.ndarray:
+        """Maximum over the atoms of each conformation: (n_atoms,) -> (n,)."""
+        return np.maximum.reduceat(values, self.first)
+
+
+class View:
+    """A data set as the checks see it. Units kcal/mol and Å; T is the data set's number of fidelities.
+
+    Args:
+        dataset: looked at as a whole; a part of a data set is copied.
+        fidelities: names of those whose labels are looked at; all if not given.
+        seed: of the split and of samples.
+
+    Raises:
+        MFPyGError: for a fidelity that the data set does not have.
+
+    Attributes:
+        levels: column and level of each fidelity looked at.
+        z, pos, forces: (n_atoms,), (n_atoms, 3), (n_atoms, T, 3).
+        energy, energy_mask, forces_mask: (n, T).
+        starts: where each conformation's atoms start, (n + 1,) int64.
+    """
+
+    def __init__(self, dataset: ConformationDataset, fidelities: Sequence[str] | None = None, seed: int = 0) -> None:
+        self.dataset = dataset if dataset._indices is None else dataset.copy()
+        present = self.dataset.present_levels
+        asked = present if fidelities is None else levels_named(tuple(fidelities), present, dataset.what)
+        self.levels: list[tuple[int, LevelOfTheory]] = [(present.index(level), level) for level in asked]
+        self.seed = seed
+        data = self.dataset._data
+        self.z, self.pos, self.forces = data.z.numpy(), data.pos.numpy(), data.forces.numpy()
+        self.energy, self.energy_mask = data.energy.numpy(), data.energy_mask.numpy()
+        self.forces_mask = data.forces_mask.numpy()
+        self.starts = self.dataset.slices["z"].numpy()
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+    @property
+    def n_atoms(self) -> np.ndarray:
+        """Atoms of each conformation, (n,) int64."""
+        return np.diff(self.starts)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All conformations in order, about a million atoms at a time."""
+        row = 0
+        while row < len(self):
+            stop = int(np.searchsorted(self.starts, self.starts[row] + ATOMS_IN_CHUNK, side="right")) - 1
+            stop = min(max(stop, row + 1), len(self))
+            starts = self.starts[row : stop + 1]
+            atoms = slice(int(starts[0]), int(starts[-1]))
+            yield Chunk(slice(row, stop), atoms, starts[:-1] - starts[0], np.diff(starts))
+            row = stop
+
+    def atoms_of(self, rows: np.ndarray) -> np.ndarray:
+        """Rows of the atomic columns of conformations of one size: (m,) -> (m, size)."""
+        size = int(self.starts[rows[0] + 1] - self.starts[rows[0]]) if len(rows) else 0
+        return self.starts[rows][:, None] + np.arange(size)
+
+    def parts(self) -> list[tuple[str, np.ndarray]]:
+        """Name and rows of every source; the name is empty where there is only one."""
+        names, source = self.dataset.sources, self.dataset._data.source.numpy()
+        if len(names) == 1:
+            return [("", np.arange(len(self)))]
+        return [(name, np.flatnonzero(source == number)) for number, name in enumerate(names)]
+
+    def sample(self, rows: np.ndarray, most: int = SAMPLE) -> np.ndarray:
+        """At most so many of the rows, at random, ascending; all where there are no more."""
+        if len(rows) <= most:
+            return rows
+        return np.sort(np.random.default_rng(self.seed).choice(rows, most, replace=False))
+
+    @cached_property
+    def sequence(self) -> np.ndarray:
+        """A number that is the same where the elements and their order are, (n,) uint64; by multilinear hashing."""
+        random = np.random.default_rng(1)
+        of_element = random.integers(1 << 63, size=128, dtype=np.uint64)
+        of_place = random.integers(1 << 63, size=int(self.n_atoms.max()), dtype=np.uint64) | np.uint64(1)
+        result = np.empty(len(self), np.uint64)
+        for chunk in self.chunks():
+            place = np.arange(chunk.atoms.stop - chunk.atoms.start) - np.repeat(chunk.first, chunk.n_atoms)
+            result[chunk.rows] = chunk.sum(of_element[self.z[chunk.atoms]] * of_place[place])
+        return result
+
+    @cached_property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers that occur, ascending."""
+        return tuple(np.flatnonzero(np.bincount(self.z)).tolist())
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Atoms of each element in each conformation, (n, n_species) int32."""
+        result = np.empty((len(self), len(self.species)), np.int32)
+        for chunk in self.chunks():
+            z = self.z[chunk.atoms]
+            for column, number in enumerate(self.species):
+                result[chunk.rows, column] = chunk.sum((z == number).astype(np.int32))
+        return result
+
+    @cached_property
+    def splits(self) -> dict[str, np.ndarray]:
+        """The splits that training would make with default settings.
+
+        Raises:
+            MFPyGError: where one would be empty.
+        """
+        return make_splits(self.dataset, SplitSettings(), self.seed)
+
+    @cached_property
+    def split(self) -> np.ndarray:
+        """Split of each conformation, numbers in ``LABELS``, (n,) int8."""
+        result = np.full(len(self), -1, np.int8)
+        for number, name in LABELS.items():
+            if name in self.splits:
+                result[self.splits[name]] = number
+        return result
+
+    @cached_property
+    def distances(self) -> Distances:
+        """Closest atoms and invariants of each conformation, from one pass over all distances."""
+        return measure_distances(self)
+
+    def address(self, row: int) -> dict[str, Any]:
+        """Where a conformation comes from: row, molecule, conformation and source."""
+        data = self.dataset._data
+        return {
+            "row": int(row),
+            "molecule": self.dataset.molecules[int(data.molecule[row])],
+            "conformation": int(data.conformation[row]),
+            "source": self.dataset.sources[int(data.source[row])],
+        }
+
+    def where(self, row: int) -> str:
+        """Molecule and conformation in words, with the source where there are several."""
+        place = self.address(row)
+        text = f"{place['molecule']} conformation {place['conformation']}"
+        return text if len(self.dataset.sources) == 1 else f"{text} of {place['source']}"
