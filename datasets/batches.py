@@ -7,7 +7,8 @@ s_i, s_i + 1, …, s_i + n_i − 1 for each i in turn: one index for all columns
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,40 +57,56 @@ def gather(data: Data, slices: Mapping[str, Tensor], chosen: Tensor) -> tuple[Da
     return gathered, new_slices
 
 
-def assemble(dataset: InMemoryDataset, chosen: Iterable[int] | Tensor) -> Batch:
-    """The ``Batch`` that PyG's ``DataLoader`` makes of these conformations.
+class Assembler:
+    """Makes the ``Batch`` that PyG's ``DataLoader`` makes of the same conformations, key for key.
 
     Args:
         dataset: a data set or a part of one; where it has a ``transform``, or columns that are no
             tensors, PyG's collate does the work.
-        chosen: numbers of conformations in the data set, (m,).
     """
-    chosen = torch.as_tensor(chosen, dtype=torch.int64)
-    if dataset.transform is not None or not all(isinstance(v, Tensor) for v in dataset._data.to_dict().values()):
-        return Batch.from_data_list([dataset[int(i)] for i in chosen])
-    if dataset._indices is not None:
-        chosen = torch.as_tensor(list(dataset._indices), dtype=torch.int64)[chosen]
-    data, slices = gather(dataset._data, dataset.slices, chosen)
-    return _offset(data, slices, len(chosen))
 
+    def __init__(self, dataset: InMemoryDataset) -> None:
+        self.dataset = dataset
+        data, slices = dataset._data, dataset.slices
+        columns = {key: data[key] for key in slices}
+        self._by_indexing = dataset.transform is None and all(isinstance(v, Tensor) for v in columns.values())
+        self._part = None if dataset._indices is None else torch.as_tensor(list(dataset._indices), dtype=torch.int64)
+        if not self._by_indexing:
+            return
+        # Columns of one kind share their slices, and those with one row each need no arithmetic.
+        self._kinds = {id(slices[key]): slices[key] for key in columns}
+        self._one_each = {k for k, v in self._kinds.items() if bool((v == torch.arange(len(v))).all())}
+        self._columns = [
+            # PyG's rule for what counts atoms, and is offset by those of the graphs before.
+            (key, value, id(slices[key]), data.__cat_dim__(key, value), "index" in key or key == "face")
+            for key, value in columns.items()
+        ]
+        self._empty = Batch(_base_cls=Data)
 
-def _offset(data: Data, slices: dict[str, Tensor], n_graphs: int) -> Batch:
-    """Number the atoms through, and say which graph each belongs to."""
-    batch = Batch(_base_cls=Data)
-    ptr = slices["z"]
-    n_atoms = ptr.diff()
-    nothing = torch.zeros(n_graphs, dtype=torch.int64)
-    incs = {}
-    for key in slices:
-        value, incs[key] = data[key], nothing
-        if "index" in key or key == "face":  # PyG's rule for what counts atoms
-            incs[key] = ptr[:-1]
-            value = value + torch.repeat_interleave(ptr[:-1], slices[key].diff())
-        batch[key] = value
-    batch.batch = torch.repeat_interleave(torch.arange(n_graphs), n_atoms, output_size=int(ptr[-1]))
-    batch.ptr = ptr
-    batch._num_graphs, batch._slice_dict, batch._inc_dict = n_graphs, slices, incs
-    return batch
+    def __call__(self, chosen: Sequence[int] | np.ndarray | Tensor) -> Batch:
+        """The batch of the conformations with these numbers, (m,)."""
+        if not self._by_indexing:
+            return Batch.from_data_list([self.dataset[int(i)] for i in chosen])
+        chosen = torch.as_tensor(chosen, dtype=torch.int64)
+        if self._part is not None:
+            chosen = self._part[chosen]
+        one_each = chosen, torch.arange(len(chosen) + 1)
+        rows = {k: one_each if k in self._one_each else rows_of(v, chosen) for k, v in self._kinds.items()}
+        ptr = rows[id(self.dataset.slices["z"])][1]  # (m + 1,) first atom of each
+        batch = copy.copy(self._empty)
+        nothing = torch.zeros(len(chosen), dtype=torch.int64)
+        batch._slice_dict, batch._inc_dict = {}, {}
+        for key, column, kind, dim, counts_atoms in self._columns:
+            index, new = rows[kind]
+            value = column.index_select(dim, index)
+            if counts_atoms:
+                value = value + torch.repeat_interleave(ptr[:-1], new.diff())
+            batch[key] = value
+            batch._slice_dict[key], batch._inc_dict[key] = new, ptr[:-1] if counts_atoms else nothing
+        batch.batch = torch.repeat_interleave(ptr.diff(), output_size=int(ptr[-1]))
+        batch.ptr = ptr
+        batch._num_graphs = len(chosen)
+        return batch
 
 
 Plan = Callable[[int], Sequence[np.ndarray]]
@@ -194,11 +211,11 @@ class _Order:
             self._batches = self.epoch, self.plan(self.epoch)
         return self._batches[1]
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[np.ndarray]:
         if not self.resumed:
             self.epoch += 1
         start, self.start, self.resumed = self.start, 0, False
-        return (batch.tolist() for batch in self._planned()[start:])
+        return iter(self._planned()[start:])
 
     def __len__(self) -> int:
         return len(self._planned())
@@ -209,12 +226,13 @@ class _Rows:
 
     def __init__(self, dataset: InMemoryDataset) -> None:
         self.dataset = dataset
+        self._assemble = Assembler(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, chosen: list[int]) -> Batch:
-        return assemble(self.dataset, chosen)
+    def __getitems__(self, chosen: np.ndarray) -> Batch:
+        return self._assemble(chosen)
 
 
 def _as_it_is(batch: Batch) -> Batch:

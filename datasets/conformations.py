@@ -105,6 +105,8 @@ class ConformationDataset(InMemoryDataset):
     ) -> None:
         self.files = [Path(file) for file in files]
         self._track = track
+        if fidelities is not None and not len(fidelities):
+            raise MFPyGError(f"fidelities of {self.what} is empty; name at least one, or leave it out for the usual ones")
         self._required = levels_named(tuple(required), self.levels, self.what)
         self._asked = None if fidelities is None else levels_named(tuple(fidelities), self.levels, self.what)
         if not all(file.is_file() for file in self.files):
@@ -191,7 +193,8 @@ class ConformationDataset(InMemoryDataset):
             "pre_filter": _settings_of(pre_filter, "pre_filter"),
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        return f"{self.files[0].stem}-{digest}.pt"
+        stem = self.files[0].stem if len(self.files) == 1 else type(self).__name__.lower()
+        return f"{stem}-{digest}.pt"
 
     def raw_identity(self) -> list[Any]:
         """What changes when a raw file does: name, size and date of each."""

@@ -86,7 +86,8 @@ class ExtXYZ(ConformationDataset):
         for level in levels:
             for key in level.keys:
                 if key not in seen:  # an optional one; a frame without another has been refused
-                    raise MFPyGError(f"{path}: no frame has the key '{key}' of '{level.name}' {_known(key, seen)}")
+                    missing = f"{path}: no frame has the key '{key}' of '{level.name}'"
+                    raise MFPyGError(f"{missing} {_found(seen)}{did_you_mean(key, seen)}")
 
     def download(self) -> None:
         """Nothing is downloaded; says what is wrong with the path.
@@ -115,7 +116,7 @@ class _Part:
         where = f"{self.path}: frame {frame.number}"
         n = len(frame.z)
         if n == 0:
-            raise MFPyGError(f"{where}: no atoms")
+            raise MFPyGError(f"{where}: no atoms; expected some, with species and positions")
         if frame.periodic:
             raise MFPyGError(
                 f"{where}: periodic, which is not supported; "
@@ -176,7 +177,8 @@ def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tup
         if key in level.optional:
             return np.full(shape, np.nan)
         raise MFPyGError(
-            f"{where} lacks the key '{key}' of '{level.name}' {_known(key, values)}; write {key}? if frames may lack it"
+            f"{where} lacks the key '{key}' of '{level.name}' {_found(values)}; "
+            f"write '{key}?' if frames may lack it{did_you_mean(key, values)}"
         )
     expected = f"expected {shape} numbers" if shape else "expected one number"
     try:
@@ -194,10 +196,10 @@ def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tup
     return numbers
 
 
-def _known(key: str, keys: Iterable[str]) -> str:
+def _found(keys: Iterable[str]) -> str:
     names = sorted(keys)
     more = f" and {len(names) - _KEYS_IN_ERROR} more" if len(names) > _KEYS_IN_ERROR else ""
-    return f"(keys found: {', '.join(names[:_KEYS_IN_ERROR]) or 'none'}{more}){did_you_mean(key, names)}"
+    return f"(keys found: {', '.join(names[:_KEYS_IN_ERROR]) or 'none'}{more})"
 
 
 def _split(values: Mapping[str, Any], where: str) -> int:

@@ -71,7 +71,7 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
             where = f"{path}: frame {number}"
             with _reading(where):
                 text = _text_of_frame(file, where)
-                atoms = ase.io.read(io.StringIO(text), format="extxyz") if text else None
+                atoms = next(ase.io.iread(io.StringIO(text), format="extxyz")) if text else None
             if atoms is None:
                 if number == 0:
                     raise MFPyGError(f"{path}: empty; expected frames in extended XYZ")
@@ -113,22 +113,23 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
         _check_database(path)
         database = ase.db.connect(path, type="db", use_lock_file=False, serial=True)
     rows, last = iter(()), -1
-    for number in count():
-        with _reading(f"{path}: frame {number}"):
-            row = next(rows, None)
-            if row is None:
-                rows = database.select(f"id>{last}", sort="id", limit=_ROWS_AT_ONCE)
+    with database:  # else ASE would connect again for every row
+        for number in count():
+            with _reading(f"{path}: frame {number}"):
                 row = next(rows, None)
-            if row is None:
-                break
-            last = row.id
-            if row.positions.shape != (len(row.numbers), 3):
-                found = f"{len(row.numbers)} atomic numbers and positions of shape {row.positions.shape}"
-                raise MFPyGError(f"{path}: frame {number}: {found}, expected one (3,) an atom")
-            results = {key: row[key] for key in all_properties if key in row}
-            values = {**results, **row.data, **row.key_value_pairs}
-            frame = Frame(number, row.numbers, row.positions, bool(np.any(row.pbc)), values)
-        yield frame
+                if row is None:
+                    rows = database.select(f"id>{last}", sort="id", limit=_ROWS_AT_ONCE)
+                    row = next(rows, None)
+                if row is None:
+                    break
+                last = row.id
+                if row.positions.shape != (len(row.numbers), 3):
+                    found = f"{len(row.numbers)} atomic numbers and positions of shape {row.positions.shape}"
+                    raise MFPyGError(f"{path}: frame {number}: {found}, expected one (3,) an atom")
+                results = {key: row[key] for key in all_properties if key in row}
+                values = {**results, **row.data, **row.key_value_pairs}
+                frame = Frame(number, row.numbers, row.positions, bool(np.any(row.pbc)), values)
+            yield frame
     if number == 0:
         raise MFPyGError(f"{path}: empty; expected rows of an ASE database")
 

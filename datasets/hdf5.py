@@ -66,6 +66,7 @@ class Group:
     def __init__(self, group: h5py.Group, path: Path, z: np.ndarray) -> None:
         self.group, self.path, self.z = group, path, z
         self.size = len(z)
+        self._arrays: dict[str, h5py.Dataset] = {}  # opening one takes as long as reading it
         coordinates = self.array("coordinates")
         if coordinates.ndim != 3 or coordinates.shape[1:] != (self.size, 3):
             raise MFPyGError(f"{self.where}: coordinates has shape {coordinates.shape}, expected (n, {self.size}, 3)")
@@ -83,7 +84,9 @@ class Group:
         Raises:
             MFPyGError: if there is none of this name.
         """
-        return array(self.group, self.path, key)
+        if key not in self._arrays:
+            self._arrays[key] = array(self.group, self.path, key)
+        return self._arrays[key]
 
     def _expect(self, key: str, shape: tuple[int, ...]) -> None:
         found = self.array(key)
@@ -171,6 +174,10 @@ def array(group: h5py.Group, path: Path, key: str) -> h5py.Dataset:
     found: Any = group.get(key)
     if not isinstance(found, h5py.Dataset):
         raise MFPyGError(f"{where(group, path)} lacks the key '{key}'")
+    # Links and virtual arrays could read any other file.
+    hard = isinstance(group.get(key, getlink=True), h5py.HardLink)
+    if not hard or found.is_virtual or found.external:
+        raise MFPyGError(f"{where(group, path)}: {key} is kept elsewhere; expected the array itself, not a link to it")
     if found.shape is None or found.nbytes > _MOST_COMPRESSED * max(path.stat().st_size, 1):
         raise MFPyGError(
             f"{where(group, path)}: {key} has shape {found.shape}, too large for its file; fetch it again"

@@ -125,6 +125,8 @@ def _group_names(file: h5py.File, path: Path) -> list[str]:
     with reading(path):
         names = list(file)
         for name in names:
+            if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+                raise MFPyGError(f"{path}: '{name}' is a link; expected groups only, one a molecular formula")
             if not isinstance(file.get(name), h5py.Group):
                 raise MFPyGError(f"{path}: '{name}' is an array; expected groups only, one a molecular formula")
     if not names:

@@ -44,7 +44,7 @@ class UnionDataset(ConformationDataset):
         super().__init__(root, files=[file for member in members for file in member.files], **kwargs)
 
     def source_names(self) -> list[str]:
-        return [f"{type(member).__name__} {member.what}" for member in self.members]
+        return [name for member in self.members for name in member.sources]
 
     def raw_identity(self) -> list[Any]:
         return [[type(member).__name__, *member.processed_file_names, member.fingerprint] for member in self.members]
@@ -53,10 +53,13 @@ class UnionDataset(ConformationDataset):
         return self.levels if asked is None else tuple(asked)
 
     def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
-        names = self.source_names()
-        for name in self._track(names):
-            number = names.index(name)
-            yield from _blocks_of(self.members[number], [level.name for level in levels], number)
+        fidelities = [level.name for level in levels]
+        first_source = 0
+        waiting = iter(self.members)
+        for _ in self._track([member.what for member in self.members]):
+            member = next(waiting)
+            yield from _blocks_of(member, fidelities, first_source)
+            first_source += len(member.sources)
 
 
 def _merged(members: Sequence[ConformationDataset]) -> tuple[LevelOfTheory, ...]:
@@ -71,8 +74,8 @@ def _merged(members: Sequence[ConformationDataset]) -> tuple[LevelOfTheory, ...]
     return tuple(level for level, _ in found.values())
 
 
-def _blocks_of(member: ConformationDataset, fidelities: list[str], number: int) -> Iterator[Block]:
-    """A member's conformations with their labels in the columns of the union."""
+def _blocks_of(member: ConformationDataset, fidelities: list[str], first_source: int) -> Iterator[Block]:
+    """A member's conformations with their labels in the columns of the union, and its sources' numbers."""
     data, first_atoms = member._data, member.slices["z"].numpy()
     columns = [(t, member.fidelities.index(name)) for t, name in enumerate(fidelities) if name in member.fidelities]
     n = len(first_atoms) - 1
@@ -95,5 +98,5 @@ def _blocks_of(member: ConformationDataset, fidelities: list[str], number: int) 
             names=member.molecules,
             conformation=data.conformation[rows].numpy(),
             split=data.split[rows].numpy(),
-            source=np.full(rows.stop - rows.start, number, np.int64),
+            source=data.source[rows].numpy() + first_source,
         )

@@ -1,13 +1,11 @@
-"""Energies in the wrong unit, constant, repeated or far from all others."""
+"""Energies in the wrong unit, constant or repeated."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import numpy as np
-from ase.data import chemical_symbols
 
-from mfpyg.datasets.references import fit_references
 from mfpyg.doctor.findings import Finding
 from mfpyg.doctor.view import View
 from mfpyg.fidelity import LevelOfTheory
@@ -16,13 +14,6 @@ from mfpyg.units import ENERGY_UNITS, HARTREE_TO_KCAL_MOL, energy_factor
 UNIT = "unit of energies"
 SAME = "labels all the same"
 REPEATED = "repeated energy"
-OUTLIER = "outlying energy"
-
-SUSPICIOUS_Z, SUSPICIOUS = 20.0, 5.0
-"""Robust z and kcal/mol an atom from which an energy is a suspicious outlier, both exceeded."""
-
-IMPOSSIBLE = 200.0
-"""kcal/mol an atom from the rest: more than breaking every bond takes (at most about 130)."""
 
 _NEAR = 0.15  # total energies are within 9 % of the estimate
 
@@ -100,9 +91,15 @@ def check_constant(view: View) -> Iterator[Finding]:
             continue
         same, several = _same_within_molecules(view, rows, energy)
         if several >= 2 and same == several:
-            evidence = f"all conformations of each of {several} molecules have one energy, as {view.where(int(rows[0]))}"
+            evidence = (
+                f"all conformations of each of {several} molecules have one energy, as {view.where(int(rows[0]))}"
+            )
             yield Finding(
-                SAME, "certain", level.name, evidence, "the key holds one energy a molecule, not one a conformation",
+                SAME,
+                "certain",
+                level.name,
+                evidence,
+                "the key holds one energy a molecule, not one a conformation",
                 tuple(rows[:3]),
             )
 
@@ -140,46 +137,3 @@ def check_repeated(view: View) -> Iterator[Finding]:
             yield Finding(
                 REPEATED, "certain", level.name, evidence, "it stands for a missing label: make it NaN", tuple(there)
             )
-
-
-def check_outliers(view: View) -> Iterator[Finding]:
-    """Energies whose residual per atom, after the fit of reference energies, is far from those of all others."""
-    for column, level in view.levels:
-        rows = np.flatnonzero(view.energy_mask[:, column])
-        if len(rows) < 10:
-            continue
-        residual = _residuals(view, column, level, rows)  # (n,) kcal/mol an atom
-        middle = np.median(residual)
-        scale = max(1.4826 * float(np.median(np.abs(residual - middle))), 1e-6)
-        far = np.abs(residual - middle)
-        for severity, out in (
-            ("certain", far > max(IMPOSSIBLE, 10 * scale)),
-            ("suspect", (far > max(SUSPICIOUS_Z * scale, SUSPICIOUS)) & (far <= max(IMPOSSIBLE, 10 * scale))),
-        ):
-            if not out.any():
-                continue
-            order = np.flatnonzero(out)[np.argsort(-far[out])]
-            first = order[0]
-            evidence = (
-                f"{out.sum()} of {len(rows)} energies far from the fit of atomic references; the farthest, "
-                f"{view.where(int(rows[first]))}, by {residual[first] - middle:+.4g} kcal/mol an atom "
-                f"(robust z {far[first] / scale:.0f})"
-            )
-            fix = "see whether these calculations converged to the right state; if not, make the labels NaN"
-            yield Finding(OUTLIER, severity, level.name, evidence, fix, tuple(rows[order]))
-
-
-def _residuals(view: View, column: int, level: LevelOfTheory, rows: np.ndarray) -> np.ndarray:
-    """Energy an atom above the fitted references, kcal/mol: fitted twice, the second time without the worst."""
-    fitted = rows
-    for _ in range(2):
-        references = fit_references(view.dataset, fitted, view.species)[level.name].energies
-        residual = (view.energy[rows, column] - view.counts[rows] @ references) / view.n_atoms[rows]
-        far = np.abs(residual - np.median(residual))
-        fitted = rows[far <= max(SUSPICIOUS_Z * float(np.median(far)), 1e-6)]
-    return residual
-
-
-def symbols(view: View, which: np.ndarray) -> str:
-    """Symbols of the elements of these columns of ``view.counts``."""
-    return ", ".join(chemical_symbols[view.species[int(i)]] for i in which)

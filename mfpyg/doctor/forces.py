@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mfpyg.doctor.findings import Finding
-from mfpyg.doctor.view import View
+from mfpyg.doctor.view import Chunk, View
 
 ZERO = "zero forces"
 OUTLIER = "outlying force"
@@ -39,7 +39,6 @@ class _Sums:
         norm: of all forces together, √Σ|F|².
         net: norm of their sum.
         torque: norm of their torque about the centroid over the root of Σ|r|².
-        all_zero: whether all components are exactly zero.
     """
 
     rows: np.ndarray
@@ -66,7 +65,7 @@ def _sums(view: View, column: int) -> _Sums:
     return _Sums(*(np.concatenate([part[i] for part in parts]) for i in range(5)))
 
 
-def _sums_of(view: View, column: int, chunk: object) -> tuple[np.ndarray, ...]:
+def _sums_of(view: View, column: int, chunk: Chunk) -> tuple[np.ndarray, ...]:
     forces = view.forces[chunk.atoms, column]  # (n_atoms, 3)
     labelled = view.forces_mask[chunk.rows, column]
     pos = view.pos[chunk.atoms]

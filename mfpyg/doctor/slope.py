@@ -131,10 +131,15 @@ def _ratios(level: LevelOfTheory) -> list[tuple[float, tuple[str, str]]]:
         known.append((energy_factor(level.energy_unit) / energy_factor(unit), mistake))
     other = "Å" if length.lower() == "bohr" else "bohr"
     for unit in (*(f"{name}/{length}" for name in ENERGY_UNITS), f"{energy}/{other}"):
-        mistake = f"the forces are in {unit}, but read as {level.forces_unit}", f"define the level with forces in {unit}"
+        mistake = (
+            f"the forces are in {unit}, but read as {level.forces_unit}",
+            f"define the level with forces in {unit}",
+        )
         known.append((force_factor(unit) / force_factor(level.forces_unit), mistake))
     fix = "find where the file was made with one conversion too many or too few, and convert back"
-    for name, value in _CONSTANTS.items():
-        for ratio in (value, 1 / value):
-            known.append((ratio, (f"the energies are {ratio:.4g} times too large for the forces ({name})", fix)))
+    known += [
+        (ratio, (f"the energies are {ratio:.4g} times too large for the forces ({name})", fix))
+        for name, value in _CONSTANTS.items()
+        for ratio in (value, 1 / value)
+    ]
     return known

@@ -12,6 +12,7 @@ import numpy as np
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.splits import make_splits
+from mfpyg.doctor.distances import Distances, measure
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.settings import SplitSettings
 
@@ -170,7 +171,7 @@ class View:
     @cached_property
     def distances(self) -> Distances:
         """Closest atoms and invariants of each conformation, from one pass over all distances."""
-        return measure_distances(self)
+        return measure(self)
 
     def address(self, row: int) -> dict[str, Any]:
         """Where a conformation comes from: row, molecule, conformation and source."""

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from mfpyg.datasets.comp6 import COMP6, SETS, URL
-from mfpyg.datasets.conformations import cache_dir
+from mfpyg.datasets.conformations import ConformationDataset, cache_dir
 from mfpyg.datasets.levels import COMP6_LEVELS
+from mfpyg.datasets.opening import open_dataset
 from mfpyg.datasets.pyanitools import Pyanitools
 from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import MFPyGError
@@ -118,7 +119,7 @@ def turned_onto(moving: np.ndarray, fixed: np.ndarray) -> np.ndarray:
     return u @ np.diag([1, 1, np.sign(np.linalg.det(u @ v))]) @ v
 
 
-def energy_and_work(dataset: COMP6) -> tuple[np.ndarray, np.ndarray]:
+def energy_and_work(dataset: ConformationDataset) -> tuple[np.ndarray, np.ndarray]:
     """dE and ½(F_a + F_b)·(R_b − R_a) between the five closest separations of each dimer, in kcal/mol.
 
     The file's frames are turned arbitrarily, up to 7 Å apart in about a dozen dimers, and are first laid onto
@@ -150,13 +151,11 @@ def test_forces_are_minus_the_slope_of_the_energy(s66x8: COMP6) -> None:
 
 
 def test_the_files_forces_taken_as_such_have_the_wrong_sign(s66x8_file: Path) -> None:
-    difference, work = energy_and_work(Pyanitools(s66x8_file, ["dz=energies,forces@Hartree"]))  # type: ignore[arg-type]
+    difference, work = energy_and_work(Pyanitools(s66x8_file, ["dz=energies,forces@Hartree"]))
     assert (difference @ -work) / (work @ work) == pytest.approx(-1, abs=0.05)
 
 
 def test_opens_by_its_specification(s66x8_file: Path) -> None:
-    from mfpyg.datasets.opening import open_dataset
-
     dataset = open_dataset(DatasetSpec.parse(f"comp6:{s66x8_file}"), ["dz"])
     assert isinstance(dataset, COMP6)
     assert (len(dataset), dataset.fidelities) == (528, ("dz",))

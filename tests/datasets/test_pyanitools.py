@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mfpyg.datasets.conformations import cache_dir
+from mfpyg.datasets.opening import open_dataset
 from mfpyg.datasets.pyanitools import Pyanitools, blocks_of_file
 from mfpyg.datasets.spec import DatasetSpec, parse_levels
 from mfpyg.errors import MFPyGError
@@ -275,8 +276,6 @@ def test_file_is_processed_in_the_cache_or_in_the_root_given(file: Path, tmp_pat
 
 
 def test_opens_by_its_specification(file: Path) -> None:
-    from mfpyg.datasets.opening import open_dataset
-
     dataset = open_dataset(DatasetSpec.parse(f"pyanitools:{file}:{DZ}"))
     assert isinstance(dataset, Pyanitools)
     assert dataset.processed_paths == Pyanitools(file, [DZ]).processed_paths

@@ -1,0 +1,141 @@
+"""``mfpyg-doctor``: look for what ruins training before training starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.datasets.levels import levels_named
+from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
+from mfpyg.errors import MFPyGError
+
+if TYPE_CHECKING:
+    from mfpyg.doctor import Finding, View
+
+NAME = "mfpyg-doctor"
+WRONG_STATUS = 1
+
+_STYLES = {"certain": "bold red", "suspect": "yellow", "note": "dim"}
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Entry point; status 1 where something is certainly wrong."""
+    run(NAME, doctor_command, arguments)
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    parser = Parser(
+        prog=NAME,
+        description="Look for what ruins training before it starts: wrong units, gradients taken for forces, "
+        "duplicates across the split, missing labels. Exit status 1 if something is certainly wrong. "
+        "Example: mfpyg-doctor ani1x:ani1x-release.h5",
+    )
+    parser.add_argument(
+        "dataset",
+        metavar="DATA",
+        nargs="+",
+        help="as --dataset of mfpyg-train: minichno, NAME:PATH or FILE.xyz:NAME=ENERGY[,FORCES]@UNIT; several "
+        "are put together to one data set",
+    )
+    parser.add_argument(
+        "--fidelities", nargs="+", metavar="NAME", help="levels to look at; the usual ones if not given"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the findings there as JSON; - for standard output, alone")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the split, as in training")
+    return parser
+
+
+def doctor_command(arguments: Sequence[str]) -> None:
+    """Parse, look, print; exit with status 1 where something is certainly wrong."""
+    parser = build_parser()
+    parser.check_names([argument for argument in arguments if argument != "-"])
+    options = parser.parse_args(list(arguments))
+    if options.seed < 0:
+        raise MFPyGError(f"--seed is {options.seed}, expected a whole number of at least 0")
+    if options.json not in (None, "-") and (not options.json or Path(options.json).is_dir()):
+        raise MFPyGError(f"--json is '{options.json}', expected the name of a file, or -")
+    specs = parse_specs(options.dataset)
+    names = tuple(options.fidelities or ())
+    levels_named(names, combined_levels(specs), " and ".join(map(str, specs)))
+    quiet_frameworks()
+    if not _healthy(specs, names, options.json, options.seed):
+        sys.exit(WRONG_STATUS)
+
+
+def _healthy(specs: tuple[DatasetSpec, ...], names: tuple[str, ...], target: str | None, seed: int) -> bool:
+    from rich.console import Console
+
+    from mfpyg.datasets.opening import open_dataset
+    from mfpyg.doctor import View, examine
+    from mfpyg.files import write_text
+    from mfpyg.progress import shown_on
+
+    console = Console(stderr=target == "-")
+    dataset = open_dataset(specs, names, track=shown_on(console))
+    view = View(dataset, names or None, seed)
+    findings = examine(view, track=shown_on(console, "examining"))
+    if target is not None:
+        text = json.dumps(as_json(view, findings, specs), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        if target == "-":
+            sys.stdout.write(text)
+        else:
+            write_text(Path(target), text)
+    if target != "-":
+        if findings:
+            console.print(findings_table(findings))
+        console.print(verdict(view, findings), highlight=False, soft_wrap=True)
+    return all(finding.severity != "certain" for finding in findings)
+
+
+def as_json(view: View, findings: Sequence[Finding], specs: Sequence[DatasetSpec]) -> dict[str, Any]:
+    """Everything that was found, as plain values."""
+    from mfpyg.doctor import SEVERITIES
+
+    return {
+        "dataset": [str(spec) for spec in specs],
+        "conformations": len(view),
+        "fidelities": [level.name for _, level in view.levels],
+        "seed": view.seed,
+        "counts": {name: sum(finding.severity == name for finding in findings) for name in SEVERITIES},
+        "findings": [finding.as_dict(view) for finding in findings],
+    }
+
+
+def findings_table(findings: Sequence[Finding]) -> Any:
+    """Severity, fidelity, what, and evidence with the fix below it, as a rich table."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_lines=False, padding=(0, 1, 1, 0))
+    table.add_column("severity", no_wrap=True)
+    table.add_column("fidelity", max_width=10)
+    table.add_column("what", max_width=14)
+    table.add_column("evidence, and the fix", ratio=1)
+    for finding in findings:
+        table.add_row(
+            Text(finding.severity, _STYLES[finding.severity]),
+            Text(finding.fidelity or "all"),
+            Text(finding.check),
+            Text(f"{finding.evidence}\n→ {finding.fix}"),
+        )
+    return table
+
+
+def verdict(view: View, findings: Sequence[Finding]) -> str:
+    """The last line."""
+    counts = {name: sum(finding.severity == name for finding in findings) for name in _STYLES}
+    what = f"{len(view):,} conformations, fidelities {', '.join(level.name for _, level in view.levels)}"
+    if not findings:
+        return f"{what}: nothing found"
+    listed = f"{counts['certain']} certainly wrong, {counts['suspect']} suspect, {counts['note']} to note"
+    return f"{what}: {listed}{'; mend the data before training' if counts['certain'] else ''}"
+
+
+if __name__ == "__main__":
+    main()

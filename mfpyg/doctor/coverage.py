@@ -1,0 +1,121 @@
+"""Which labels are where: missing, partly missing, only in the test, or too few to fit the reference energies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from mfpyg.datasets.references import fit_references
+from mfpyg.doctor.findings import Finding
+from mfpyg.doctor.view import View
+
+MISSING = "missing labels"
+UNLABELLED = "elements without labels"
+SPLIT = "labels outside training"
+RANK = "reference energies"
+
+
+def check_missing(view: View) -> Iterator[Finding]:
+    """Fidelities without labels, forces of which components are missing, forces without energies."""
+    for column, level in view.levels:
+        energy, forces = view.energy_mask[:, column], view.forces_mask[:, column]
+        if not energy.any() and not forces.any():
+            text = f"no label in {len(view)} conformations: all are NaN"
+            yield Finding(
+                MISSING, "certain", level.name, text, "leave the fidelity out, or check the keys it is read from"
+            )
+            continue
+        incomplete = view.dataset.incomplete_forces[level.name]
+        if incomplete:
+            text = (
+                f"{incomplete} conformations lack some components of their forces; all of theirs are taken as missing"
+            )
+            yield Finding(MISSING, "suspect", level.name, text, "see why they are NaN in the file")
+        alone = np.flatnonzero(forces & ~energy)
+        if len(alone):
+            text = f"{len(alone)} of {forces.sum()} conformations with forces have no energy, as {view.where(alone[0])}"
+            fix = "see whether the energies were lost; they are cheaper than the forces"
+            severity = "note" if energy.any() else "suspect"
+            yield Finding(MISSING, severity, level.name, text, fix, tuple(alone))
+        if level.forces is not None and not forces.any():
+            text = f"the key '{level.forces}' is there, but all forces are NaN"
+            yield Finding(MISSING, "suspect", level.name, text, f"train with {level.name}:E")
+
+
+def check_elements(view: View) -> Iterator[Finding]:
+    """Elements of the data set that a fidelity has no label of, or one only."""
+    there = view.counts > 0  # (n, n_species)
+    for column, level in view.levels:
+        labelled = view.energy_mask[:, column] | view.forces_mask[:, column]
+        if not labelled.any():
+            continue
+        number = there[labelled].sum(axis=0)
+        fix = f"add labels of {level.name}, or don't use {level.name} for molecules with these elements"
+        never = np.flatnonzero(number == 0)
+        if len(never):
+            example = int(np.flatnonzero(there[:, never[0]])[0])
+            text = f"no conformation with {_symbols(view, never)} is labelled, as {view.where(example)} is not"
+            yield Finding(UNLABELLED, "suspect", level.name, text, fix, (example,))
+        once = np.flatnonzero(number == 1)
+        if len(once) and labelled.sum() > 1:
+            rows = np.flatnonzero(labelled & there[:, once].any(axis=1))
+            text = f"{_symbols(view, once)} in one labelled conformation only, as {view.where(int(rows[0]))}"
+            yield Finding(UNLABELLED, "suspect", level.name, text, fix, tuple(rows))
+
+
+def check_split(view: View) -> Iterator[Finding]:
+    """Fidelities with labels in the test, but none for training."""
+    training = np.isin(view.split, (0, 1))
+    for column, level in view.levels:
+        kinds = {"energies": view.energy_mask[:, column], "forces": view.forces_mask[:, column]}
+        every = [name for name, mask in kinds.items() if mask.any()]
+        lost = [name for name in every if not (kinds[name] & training).any()]
+        if not lost:
+            continue
+        row = int(np.flatnonzero(kinds[lost[0]])[0])
+        text = f"all {kinds[lost[0]].sum()} {' and '.join(lost)} are in the test or out of sample, as {view.where(row)}"
+        severity = "certain" if lost == every else "note"
+        fix = (
+            "good for testing, but nothing to train on"
+            if severity == "note"
+            else "split at random: split.method random"
+        )
+        yield Finding(SPLIT, severity, level.name, text, fix, (row,))
+
+
+def check_references(view: View) -> Iterator[Finding]:
+    """Fits of reference energies that the compositions of the training rows do not determine."""
+    train = view.splits["train"]
+    fits = fit_references(view.dataset, train, view.species)
+    for column, level in view.levels:
+        undetermined = fits[level.name].undetermined
+        labelled = np.flatnonzero(view.energy_mask[:, column])
+        known = np.intersect1d(train, labelled)
+        if not undetermined or not len(known):
+            continue
+        silent = _silent(view.counts[known].astype(np.float64))
+        kinds = np.unique(view.counts[known], axis=0)
+        text = f"{len(kinds)} compositions do not determine the reference energies of {', '.join(undetermined)}"
+        needing = np.flatnonzero(np.abs(view.counts @ silent).max(axis=1, initial=0) > 1e-6)
+        tested = np.intersect1d(needing, labelled)
+        if not len(needing):
+            text += ", but no conformation of the data set needs more"
+            fix = "fine for these molecules; others can't be compared in energy with them"
+            yield Finding(RANK, "note", level.name, text, fix)
+            continue
+        what, shown = ("conformations with an energy", tested) if len(tested) else ("conformations", needing)
+        text += f"; {len(shown)} {what} outside training need them, as {view.where(int(shown[0]))}"
+        fix = f"add {level.name} energies of molecules in other proportions of these elements, or of the atoms"
+        yield Finding(RANK, "suspect", level.name, text, fix, tuple(shown))
+
+
+def _silent(counts: np.ndarray) -> np.ndarray:
+    """Directions in the space of compositions that the rows say nothing of, (n_species, m)."""
+    values, directions = np.linalg.eigh(counts.T @ counts)
+    return directions[:, values <= 1e-10 * max(values.max(initial=0.0), 1.0)]
+
+
+def _symbols(view: View, which: np.ndarray) -> str:
+    return ", ".join(chemical_symbols[view.species[int(i)]] for i in which)

@@ -1,0 +1,105 @@
+"""Energies that lie far from all others: from the fit of atomic references, or from their molecule's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mfpyg.datasets.references import fit_references
+from mfpyg.doctor.findings import Finding
+from mfpyg.doctor.view import View
+from mfpyg.fidelity import LevelOfTheory
+
+FAR = "outlying energy"
+OF_MOLECULE = "energy far from its molecule"
+
+SUSPICIOUS_Z, SUSPICIOUS = 20.0, 5.0
+"""Robust z and kcal/mol an atom from which an energy is a suspicious outlier of the fit, both exceeded.
+
+Clean data: 6.7 (bundled), 18 (excerpt of ANI-1x).
+"""
+
+IMPOSSIBLE = 200.0
+"""kcal/mol an atom from the rest: more than breaking every bond takes (at most about 130)."""
+
+MOLECULE_Z, MOLECULE = 15.0, 50.0
+"""Robust z and kcal/mol from the median of the conformations with the same atoms in the same order.
+
+Clean data: 8.3 (bundled; molecular dynamics at three temperatures), 1.5 (S66x8).
+"""
+
+_FEWEST = 10
+_FIX = "see whether these calculations converged to the right state; if not, make the labels NaN"
+
+
+def check_outliers(view: View) -> Iterator[Finding]:
+    """Energies whose residual per atom, after the fit of reference energies, is far from those of all others."""
+    for column, level in view.levels:
+        rows = np.flatnonzero(view.energy_mask[:, column])
+        if len(rows) < _FEWEST:
+            continue
+        residual = _residuals(view, column, level, rows)  # (n,) kcal/mol an atom
+        middle = np.median(residual)
+        scale = max(1.4826 * float(np.median(np.abs(residual - middle))), 1e-6)
+        far = np.abs(residual - middle)
+        for severity, out in (
+            ("certain", far > max(IMPOSSIBLE, 10 * scale)),
+            ("suspect", (far > max(SUSPICIOUS_Z * scale, SUSPICIOUS)) & (far <= max(IMPOSSIBLE, 10 * scale))),
+        ):
+            if not out.any():
+                continue
+            order = np.flatnonzero(out)[np.argsort(-far[out])]
+            first = order[0]
+            evidence = (
+                f"{out.sum()} of {len(rows)} energies far from the fit of atomic references; the farthest, "
+                f"{view.where(int(rows[first]))}, by {residual[first] - middle:+.4g} kcal/mol an atom "
+                f"(robust z {far[first] / scale:.0f})"
+            )
+            yield Finding(FAR, severity, level.name, evidence, _FIX, tuple(rows[order]))
+
+
+def _residuals(view: View, column: int, level: LevelOfTheory, rows: np.ndarray) -> np.ndarray:
+    """Energy an atom above the fitted references, kcal/mol: fitted twice, the second time without the worst."""
+    fitted = rows
+    for _ in range(2):
+        references = fit_references(view.dataset, fitted, view.species)[level.name].energies
+        residual = (view.energy[rows, column] - view.counts[rows] @ references) / view.n_atoms[rows]
+        far = np.abs(residual - np.median(residual))
+        fitted = rows[far <= max(SUSPICIOUS_Z * float(np.median(far)), 1e-6)]
+    return residual
+
+
+def check_molecules(view: View) -> Iterator[Finding]:
+    """Energies far from those of the other conformations with the same atoms in the same order, ten at least."""
+    for column, level in view.levels:
+        rows = np.flatnonzero(view.energy_mask[:, column])
+        if not len(rows):
+            continue
+        away, scale = deviations(view, column, rows)
+        far = (np.abs(away) > MOLECULE_Z * scale) & (np.abs(away) > MOLECULE)
+        if far.any():
+            order = np.flatnonzero(far)[np.argsort(-np.abs(away[far]))]
+            first = order[0]
+            evidence = (
+                f"{far.sum()} of {len(rows)} energies far from those of conformations with the same atoms; the "
+                f"farthest, {view.where(int(rows[first]))}, {away[first]:+.4g} kcal/mol from the median "
+                f"(robust z {abs(away[first]) / scale[first]:.0f})"
+            )
+            yield Finding(OF_MOLECULE, "suspect", level.name, evidence, _FIX, tuple(rows[order]))
+
+
+def deviations(view: View, column: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Energy above its molecule's median, and 1.4826 MAD of that, infinite for few; (n,) kcal/mol each."""
+    _, number, size = np.unique(view.sequence[rows], return_inverse=True, return_counts=True)
+    energy = view.energy[rows, column]
+    away = energy - _medians(energy, number, size)[number]
+    scale = 1.4826 * _medians(np.abs(away), number, size)
+    scale[size < _FEWEST] = np.inf
+    return away, np.maximum(scale, 1e-6)[number]
+
+
+def _medians(values: np.ndarray, number: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Median of the values of each group, the higher of two middle ones: (n,) -> (n_groups,)."""
+    order = np.lexsort((values, number))
+    return values[order[np.cumsum(size) - size + size // 2]]
