@@ -53,7 +53,7 @@ def build_parser() -> Parser:
 def doctor_command(arguments: Sequence[str]) -> None:
     """Parse, look, print; exit with status 1 where something is certainly wrong."""
     parser = build_parser()
-    parser.check_names([argument for argument in arguments if argument != "-"])
+    parser.check_names(arguments)
     options = parser.parse_args(list(arguments))
     if options.seed < 0:
         raise MFPyGError(f"--seed is {options.seed}, expected a whole number of at least 0")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mfpyg.datasets.blocks import Block
+from mfpyg.datasets.cache import cached_root
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.hdf5 import open_hdf5, reading
 from mfpyg.datasets.levels import COMP6_LEVELS
-from mfpyg.datasets.pyanitools import LAYOUT, blocks_of_file, cached_root, check_keys
+from mfpyg.datasets.pyanitools import LAYOUT, blocks_of_file, check_keys
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import LevelOfTheory
 
@@ -93,7 +94,7 @@ class COMP6(ConformationDataset):
         else:
             self._files_of = {name: _files_in(path, name) for name in asked or _sets_in(path)}
         files = [file for of_set in self._files_of.values() for file in of_set]
-        super().__init__(cached_root(path) if path.is_file() else path, fidelities, files=files, **kwargs)
+        super().__init__(cached_root("files", [path]) if path.is_file() else path, fidelities, files=files, **kwargs)
 
     def source_names(self) -> list[str]:
         """Names of the sets."""

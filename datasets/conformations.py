@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,30 +20,15 @@ from torch_geometric.data.separate import separate
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.blocks import Block, Track
 from mfpyg.datasets.levels import levels_named
-from mfpyg.datasets.storage import (
-    ATOMIC,
-    FORMAT,
-    ColumnFiles,
-    fingerprint,
-    read_processed,
-    starts,
-    write_processed,
-)
+from mfpyg.datasets.processing import Processing
+from mfpyg.datasets.storage import FORMAT, ColumnFiles, fingerprint, read_processed, write_processed
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import make_folder
-from mfpyg.graph import RadiusGraph, edges_of_each
+from mfpyg.graph import RadiusGraph
 
 KEEP_ITEMS_UP_TO = 100_000
 """Conformations of a data set whose items are kept as objects once they have been made."""
-
-
-def cache_dir() -> Path:
-    """Where data sets without a root of their own are processed: ``$MFPYG_CACHE``, else the user's cache."""
-    given = os.environ.get("MFPYG_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mfpyg"
 
 
 class ConformationDataset(InMemoryDataset):
@@ -106,7 +91,9 @@ class ConformationDataset(InMemoryDataset):
         self.files = [Path(file) for file in files]
         self._track = track
         if fidelities is not None and not len(fidelities):
-            raise MFPyGError(f"fidelities of {self.what} is empty; name at least one, or leave it out for the usual ones")
+            raise MFPyGError(
+                f"fidelities of {self.what} is empty; name at least one, or leave it out for the usual ones"
+            )
         self._required = levels_named(tuple(required), self.levels, self.what)
         self._asked = None if fidelities is None else levels_named(tuple(fidelities), self.levels, self.what)
         if not all(file.is_file() for file in self.files):
@@ -222,33 +209,39 @@ class ConformationDataset(InMemoryDataset):
         columns = list(range(len(levels)))
         required = [read.index(level) for level in needed]
         edges = self.pre_transform if isinstance(self.pre_transform, RadiusGraph) and not self.pre_filter else None
-        names: dict[str, int] = {}
-        incomplete = np.zeros(len(levels), np.int64)
         with ColumnFiles(Path(self.processed_dir)) as files:
+            processing = Processing(files, edges, len(levels))
             for block in self.blocks(read):
                 keep = ~np.isnan(block.energy[:, required]).any(axis=1)
-                if not keep.all() or len(read) > len(levels):
-                    block = block.select(keep, columns)
-                if len(block):
-                    incomplete += block.incomplete
-                    _append(files, block, names, edges)
-            if not names:
+                whole = keep.all() and len(read) == len(levels)
+                processing.add(block if whole else block.select(keep, columns))
+            if not processing.molecules:
                 wanted = " and ".join(level.name for level in self._required) or "anything"
                 raise MFPyGError(f"{self.files[0]}: no conformation with {wanted}")
-            data, slices = _collated(files, edges is not None)
+            data, slices = processing.collated()
             self._check_given_split(data)
+            self.check_content(data, slices, levels)
             content = files.fingerprint()
             if edges is None and (self.pre_filter is not None or self.pre_transform is not None):
                 data, slices = self._transformed(data, slices)
                 content = fingerprint(data, slices)
             about = {
                 "levels": [dataclasses.asdict(level) for level in levels],
-                "molecules": list(names),
+                "molecules": list(processing.molecules),
                 "sources": self.source_names(),
                 "fingerprint": content,
-                "incomplete_forces": dict(zip([v.name for v in levels], incomplete.tolist(), strict=True)),
+                "incomplete_forces": dict(
+                    zip([level.name for level in levels], processing.incomplete.tolist(), strict=True)
+                ),
             }
             write_processed(Path(self.processed_paths[0]), data, slices, about)
+
+    def check_content(self, data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> None:
+        """What a subclass knows of its data; called before they are written.
+
+        Raises:
+            MFPyGError: if they are not as they should be.
+        """
 
     def _check_given_split(self, data: Data) -> None:
         given = data.split >= 0
@@ -256,7 +249,7 @@ class ConformationDataset(InMemoryDataset):
             of_source = given[data.source == number]
             if of_source.any() and not of_source.all():
                 where = self.files[0] if len(self.files) == 1 else name
-                raise MFPyGError(f"{where}: some groups have the key 'split' and some lack it; expected all or none")
+                raise MFPyGError(f"{where}: some conformations have a split and some have none; expected all or none")
 
     def _transformed(self, data: Data, slices: dict[str, Tensor]) -> tuple[Data, dict[str, Tensor]]:
         items = [_item(data, slices, i) for i in range(len(slices["energy"]) - 1)]
@@ -331,48 +324,3 @@ def _settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
             f"so that a change of them can't use an old processed file"
         )
     return text
-
-
-def _append(files: ColumnFiles, block: Block, names: dict[str, int], edges: RadiusGraph | None) -> None:
-    """Add a block to the columns, numbering its molecules among all and finding its edges."""
-    numbers = np.full(len(block.names), -1, np.int64)
-    for used in np.unique(block.molecule):
-        numbers[used] = names.setdefault(block.names[used], len(names))
-    energy_mask = ~np.isnan(block.energy)
-    first = np.cumsum(block.n_atoms) - block.n_atoms
-    forces_mask = ~np.isnan(block.forces[first, :, 0])  # all components of a conformation, or none
-    for name, rows in (
-        ("n_atoms", block.n_atoms),
-        ("z", block.z),
-        ("pos", block.pos),
-        ("energy", block.energy),
-        ("energy_mask", energy_mask),
-        ("forces", block.forces),
-        ("forces_mask", forces_mask),
-        ("molecule", numbers[block.molecule]),
-        ("conformation", block.conformation),
-        ("split", block.split),
-        ("source", block.source),
-    ):
-        files.append(name, rows)
-    if edges is not None:
-        pos, owner = torch.from_numpy(block.pos), torch.from_numpy(block.owner)
-        edge_index, counts = edges_of_each(pos, owner, len(block), edges.cutoff, edges.engine)
-        files.append("edge_index", edge_index.t().numpy())
-        files.append("n_edges", counts.numpy())
-        files.append("edge_cutoff", np.full(len(block), edges.cutoff))
-
-
-def _collated(files: ColumnFiles, with_edges: bool) -> tuple[Data, dict[str, Tensor]]:
-    """PyG's collated form: one ``Data`` of everything, and where each conformation starts and ends."""
-    by_atom = starts(files.column("n_atoms"))
-    by_row = torch.arange(len(by_atom))
-    data, slices = Data(), {}
-    for name in ("z", "pos", "energy", "energy_mask", "forces", "forces_mask", "molecule", "conformation", "split"):
-        data[name] = files.column(name)
-        slices[name] = by_atom if name in ATOMIC else by_row
-    data["source"], slices["source"] = files.column("source"), by_row
-    if with_edges:
-        data["edge_cutoff"], slices["edge_cutoff"] = files.column("edge_cutoff"), by_row
-        data["edge_index"], slices["edge_index"] = files.column("edge_index").t(), starts(files.column("n_edges"))
-    return data, slices

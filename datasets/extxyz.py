@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,9 +13,10 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
-from mfpyg.datasets.conformations import ConformationDataset, cache_dir
+from mfpyg.datasets.cache import cached_root
+from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.frames import Frame, frames_of_database, frames_of_text
-from mfpyg.datasets.spec import GRAMMAR, parse_levels
+from mfpyg.datasets.spec import as_levels
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
 
@@ -60,10 +60,8 @@ class ExtXYZ(ConformationDataset):
         **kwargs: Any,
     ) -> None:
         path = Path(file)
-        self.levels = _levels([levels] if isinstance(levels, str) else levels)
-        if root is None:
-            root = cache_dir() / "files" / hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-        super().__init__(root, fidelities, files=[path], **kwargs)
+        self.levels = as_levels(levels)
+        super().__init__(root or cached_root("files", [path]), fidelities, files=[path], **kwargs)
 
     def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
         """All levels, or those asked for; what a frame lacks shows when it is read."""
@@ -154,16 +152,6 @@ class _Part:
         )
         block.check(lambda row: f"{self.path}: frame {self.frames[row].number}")
         return block
-
-
-def _levels(given: Sequence[LevelOfTheory | str]) -> tuple[LevelOfTheory, ...]:
-    levels = tuple(level if isinstance(level, LevelOfTheory) else parse_levels([level])[0] for level in given)
-    if not levels:
-        raise MFPyGError(f"no level of theory given; say what the file's keys mean: {GRAMMAR}")
-    for name, times in Counter(level.name for level in levels).items():
-        if times > 1:
-            raise MFPyGError(f"fidelity '{name}' is defined {times} times; define it once")
-    return levels
 
 
 def _energy(values: Mapping[str, Any], level: LevelOfTheory, where: str) -> float:

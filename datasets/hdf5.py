@@ -179,7 +179,5 @@ def array(group: h5py.Group, path: Path, key: str) -> h5py.Dataset:
     if not hard or found.is_virtual or found.external:
         raise MFPyGError(f"{where(group, path)}: {key} is kept elsewhere; expected the array itself, not a link to it")
     if found.shape is None or found.nbytes > _MOST_COMPRESSED * max(path.stat().st_size, 1):
-        raise MFPyGError(
-            f"{where(group, path)}: {key} has shape {found.shape}, too large for its file; fetch it again"
-        )
+        raise MFPyGError(f"{where(group, path)}: {key} has shape {found.shape}, too large for its file; fetch it again")
     return found

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mfpyg.datasets.conformations import cache_dir
+from mfpyg.datasets.cache import cache_dir
 from mfpyg.datasets.levels import MINICHNO_LEVELS
 from mfpyg.datasets.release import ReleaseDataset
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mfpyg.datasets.ani1x import ANI1ccx, ANI1x
+from mfpyg.datasets.cache import cache_dir, cached_root
 from mfpyg.datasets.comp6 import COMP6
-from mfpyg.datasets.conformations import ConformationDataset, cache_dir
+from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.extxyz import ExtXYZ
 from mfpyg.datasets.levels import DEFAULT_LEVELS
 from mfpyg.datasets.minichno import MiniCHNO, bundled_file
@@ -56,8 +56,8 @@ def open_dataset(
     for name in fidelities:
         if name not in having:
             raise MFPyGError(f"none of {', '.join(map(str, spec))} has the fidelity '{name}'")
-    digest = _digest("+".join(str(file.resolve()) for member in members for file in member.files))
-    return UnionDataset(cache_dir() / "unions" / digest, members, **kwargs)
+    root = cached_root("unions", [file for member in members for file in member.files])
+    return UnionDataset(root, members, **kwargs)
 
 
 def available_fidelities(spec: DatasetSpec) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def _construct(spec: DatasetSpec, fidelities: tuple[str, ...] | None, kwargs: di
     if spec.name == "comp6":
         return COMP6(spec.path, fidelities, **kwargs)
     kind = {"xyz": ExtXYZ, "pyanitools": Pyanitools}[spec.name]
-    return kind(spec.path, spec.defined, fidelities, root=_root(spec.path), **kwargs)
+    return kind(spec.path, spec.defined, fidelities, **kwargs)
 
 
 def _raw_file(spec: DatasetSpec) -> Path:
@@ -102,9 +102,4 @@ def _raw_file(spec: DatasetSpec) -> Path:
 
 
 def _root(path: Path) -> Path:
-    """Where to process a file that was named as such: in the cache, not beside it."""
-    return cache_dir() / "files" / _digest(str(path.resolve())) if path.is_file() else path
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return cached_root("files", [path]) if path.is_file() else path

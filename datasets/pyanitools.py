@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,9 +13,10 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.blocks import Block, Track
-from mfpyg.datasets.conformations import ConformationDataset, cache_dir
+from mfpyg.datasets.cache import cached_root
+from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
-from mfpyg.datasets.spec import parse_levels
+from mfpyg.datasets.spec import as_levels
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
 
@@ -55,14 +55,14 @@ class Pyanitools(ConformationDataset):
     def __init__(
         self,
         file: str | os.PathLike[str],
-        levels: Sequence[LevelOfTheory] | Sequence[str],
+        levels: Sequence[LevelOfTheory | str],
         fidelities: Sequence[str] | None = None,
         *,
         root: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.levels = _levels_from(levels)
-        super().__init__(cached_root(Path(file)) if root is None else root, fidelities, files=[Path(file)], **kwargs)
+        self.levels = as_levels(levels)
+        super().__init__(root or cached_root("files", [Path(file)]), fidelities, files=[Path(file)], **kwargs)
 
     def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
         levels = self.levels if asked is None else tuple(asked)
@@ -71,11 +71,6 @@ class Pyanitools(ConformationDataset):
 
     def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
         return blocks_of_file(self.files[0], levels, self._track)
-
-
-def cached_root(file: Path) -> Path:
-    """Where a file that is not in a data set's root is processed: in the cache, not beside it."""
-    return cache_dir() / "files" / hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:12]
 
 
 def blocks_of_file(
@@ -209,17 +204,3 @@ def _atomic_numbers(group: h5py.Group, path: Path) -> np.ndarray:
         if symbol not in _NUMBERS:
             raise MFPyGError(f"{where(group, path)}: species of atom {atom} is {symbol[:20]!r}, no element symbol")
     return np.array([_NUMBERS[symbol] for symbol in symbols], np.int64)
-
-
-def _levels_from(levels: Sequence[LevelOfTheory] | Sequence[str]) -> tuple[LevelOfTheory, ...]:
-    if isinstance(levels, str):
-        levels = [levels]
-    texts = [level for level in levels if isinstance(level, str)]
-    found = parse_levels(texts) if texts else tuple(level for level in levels if isinstance(level, LevelOfTheory))
-    if not found or len(found) != len(levels):
-        raise MFPyGError("levels: expected one or more levels of theory, or texts such as dz=energies,-forces@Hartree")
-    names = [level.name for level in found]
-    for name in names:
-        if names.count(name) > 1:
-            raise MFPyGError(f"fidelity '{name}' is defined {names.count(name)} times; define it once")
-    return found

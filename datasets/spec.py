@@ -146,7 +146,19 @@ def parse_levels(texts: Iterable[str]) -> tuple[LevelOfTheory, ...]:
     Raises:
         MFPyGError: for a malformed one, an unknown unit, or a name that stands there twice.
     """
-    levels = tuple(_parse_level(text) for text in texts)
+    return as_levels(list(texts))
+
+
+def as_levels(given: Sequence[LevelOfTheory | str] | str) -> tuple[LevelOfTheory, ...]:
+    """Levels from objects and from texts such as ``dz=dft_energy,dft_forces@eV``.
+
+    Raises:
+        MFPyGError: for a malformed one, an unknown unit, a name that stands there twice, or none at all.
+    """
+    each = [given] if isinstance(given, str) else given
+    levels = tuple(level if isinstance(level, LevelOfTheory) else _parse_level(level) for level in each)
+    if not levels:
+        raise MFPyGError(f"no level of theory given; say what the keys mean: {GRAMMAR}")
     names = [level.name for level in levels]
     for name in names:
         if names.count(name) > 1:

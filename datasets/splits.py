@@ -115,9 +115,7 @@ def read_splits(path: Path, n: int) -> dict[str, np.ndarray]:
         if rows.ndim != 1 or rows.dtype.kind not in "iu":
             raise MFPyGError(f"{path}: {name} is {rows.dtype} of shape {rows.shape}, expected (n,) integers")
         if len(rows) and not 0 <= rows.min() <= rows.max() < n:
-            raise MFPyGError(
-                f"{path}: {name} is from {rows.min()} to {rows.max()}, expected 0 to {n - 1}"
-            )
+            raise MFPyGError(f"{path}: {name} is from {rows.min()} to {rows.max()}, expected 0 to {n - 1}")
     every = np.concatenate([rows.astype(np.int64) for rows in splits.values()] or [np.empty(0, np.int64)])
     twice = np.flatnonzero(np.bincount(every, minlength=n) > 1)
     if len(twice):

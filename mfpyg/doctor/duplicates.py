@@ -72,8 +72,9 @@ def find(view: View) -> Pairs:
     """
     invariants = view.distances.invariants  # (n, 3)
     n_atoms = view.n_atoms
-    # Signs are random: the sum over n_atoms²/2 distances, each off by about the tolerance, is off by n_atoms times it.
-    width = 8 * TOLERANCE * n_atoms
+    # Signs are random: the sum of n_atoms²/2 distances, each off by up to 2 tolerances, is off by n_atoms of them.
+    near = 2 * TOLERANCE * n_atoms
+    width = 2 * near
     keys = np.random.default_rng(2).integers(1 << 63, size=3, dtype=np.uint64) | np.uint64(1)
     found = np.zeros(0, np.int64)  # first · n + second
     for shift in product((0.0, 0.5), repeat=3):
@@ -87,7 +88,9 @@ def find(view: View) -> Pairs:
         new = [found]
         for lag in range(1, _LAGS + 1):
             same = np.flatnonzero(ordered[lag:] == ordered[:-lag])
-            new.append(order[same] * len(view) + order[same + lag])
+            first, second = order[same], order[same + lag]
+            close = (np.abs(invariants[first] - invariants[second]) <= near[first, None]).all(axis=1)
+            new.append(first[close] * len(view) + second[close])
         found = np.unique(np.concatenate(new))
     return _verified(view, np.stack(np.divmod(found, len(view)), axis=1))
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from mfpyg.datasets.cache import cache_dir
 from mfpyg.datasets.comp6 import COMP6, SETS, URL
-from mfpyg.datasets.conformations import ConformationDataset, cache_dir
+from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.levels import COMP6_LEVELS
 from mfpyg.datasets.opening import open_dataset
 from mfpyg.datasets.pyanitools import Pyanitools

@@ -304,7 +304,7 @@ def test_wrong_key_is_named(mine: Path, level: str, message: str) -> None:
         ("split", "train", "frame 4: split is 'train', expected 0"),
         ("split", 1.5, "frame 4: split is .*1.5.*, expected 0"),
         ("split", True, "frame 4: split is .*True.*, expected 0"),
-        ("split", 1, "some groups have the key 'split' and some lack it; expected all or none"),
+        ("split", 1, "some conformations have a split and some have none; expected all or none"),
         ("molecule", 1.5, "frame 4: molecule is .*1.5.*, expected a name"),
         ("molecule", False, "frame 4: molecule is .*False.*, expected a name"),
     ],

@@ -1,0 +1,83 @@
+"""From blocks of conformations to PyG's collated form, by way of columns on disk."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from mfpyg.datasets.blocks import Block
+from mfpyg.datasets.storage import ATOMIC, ColumnFiles, starts
+from mfpyg.graph import RadiusGraph, edges_of_each
+
+_COLUMNS = (
+    *("z", "pos", "energy", "energy_mask", "forces", "forces_mask"),
+    *("molecule", "conformation", "split", "source"),
+)
+"""Of each item, in this order."""
+
+
+class Processing:
+    """Takes blocks one after the other, and has the collated data set in the end.
+
+    Args:
+        files: where the columns go.
+        edges: finds the edges to store, if any are.
+        n_levels: T.
+    """
+
+    def __init__(self, files: ColumnFiles, edges: RadiusGraph | None, n_levels: int) -> None:
+        self.files, self.edges = files, edges
+        self.molecules: dict[str, int] = {}
+        """Number of each molecule's name."""
+        self.incomplete = np.zeros(n_levels, np.int64)
+        """Conformations of which some force components were missing, (T,)."""
+
+    def add(self, block: Block) -> None:
+        """Add a block to the columns, numbering its molecules among all and finding its edges."""
+        if not len(block):
+            return
+        self.incomplete += block.incomplete
+        numbers = np.full(len(block.names), -1, np.int64)
+        for used in np.unique(block.molecule):
+            numbers[used] = self.molecules.setdefault(block.names[used], len(self.molecules))
+        first = np.cumsum(block.n_atoms) - block.n_atoms
+        columns = {
+            "n_atoms": block.n_atoms,
+            "z": block.z,
+            "pos": block.pos,
+            "energy": block.energy,
+            "energy_mask": ~np.isnan(block.energy),
+            "forces": block.forces,
+            "forces_mask": ~np.isnan(block.forces[first, :, 0]),  # all components of a conformation, or none
+            "molecule": numbers[block.molecule],
+            "conformation": block.conformation,
+            "split": block.split,
+            "source": block.source,
+        }
+        for name, rows in columns.items():
+            self.files.append(name, rows)
+        if self.edges is not None:
+            self._add_edges(block, self.edges)
+
+    def _add_edges(self, block: Block, edges: RadiusGraph) -> None:
+        pos, owner = torch.from_numpy(block.pos), torch.from_numpy(block.owner)
+        edge_index, counts = edges_of_each(pos, owner, len(block), edges.cutoff, edges.engine)
+        self.files.append("edge_index", edge_index.t().numpy())
+        self.files.append("n_edges", counts.numpy())
+        self.files.append("edge_cutoff", np.full(len(block), edges.cutoff))
+
+    def collated(self) -> tuple[Data, dict[str, Tensor]]:
+        """One ``Data`` of everything, backed by the files, and where each conformation starts and ends."""
+        by_atom = starts(self.files.column("n_atoms"))
+        by_row = torch.arange(len(by_atom))
+        data, slices = Data(), {}
+        for name in _COLUMNS:
+            data[name] = self.files.column(name)
+            slices[name] = by_atom if name in ATOMIC else by_row
+        if self.edges is not None:
+            data["edge_cutoff"], slices["edge_cutoff"] = self.files.column("edge_cutoff"), by_row
+            by_edge = starts(self.files.column("n_edges"))
+            data["edge_index"], slices["edge_index"] = self.files.column("edge_index").t(), by_edge
+        return data, slices
