@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data, InMemoryDataset
 
 
@@ -176,9 +176,14 @@ class BatchLoader(DataLoader):
         plan = plan or in_batches(np.arange(len(dataset)), batch_size, seed if shuffle else None)
         self._order = _Order(plan, epoch)
         self._done = 0
-        super().__init__(_Rows(dataset), batch_sampler=self._order, collate_fn=_as_it_is, **kwargs)
+        super().__init__(
+            _Rows(dataset),
+            batch_sampler=self._order,  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
+            **kwargs,
+        )
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         self._done = self._order.start
         return self._counted(super().__iter__())
 
@@ -221,7 +226,7 @@ class _Order:
         return len(self._planned())
 
 
-class _Rows:
+class _Rows(Dataset):
     """Answers a list of numbers with a batch."""
 
     def __init__(self, dataset: InMemoryDataset) -> None:

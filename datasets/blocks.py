@@ -48,9 +48,9 @@ class Block:
     molecule: np.ndarray
     names: list[str]
     conformation: np.ndarray
-    split: np.ndarray = field(default=None)  # type: ignore[assignment]
-    source: np.ndarray = field(default=None)  # type: ignore[assignment]
-    incomplete: np.ndarray = field(default=None)  # type: ignore[assignment]
+    split: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    source: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    incomplete: np.ndarray = field(default=None)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         if self.split is None:

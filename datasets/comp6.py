@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch_geometric.data import Data
 
 from mfpyg.datasets.blocks import Block
 from mfpyg.datasets.cache import cached_root
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.consistency import Slope, energy_work_pairs, spread_rows
 from mfpyg.datasets.hdf5 import open_hdf5, reading
 from mfpyg.datasets.levels import COMP6_LEVELS
 from mfpyg.datasets.pyanitools import LAYOUT, blocks_of_file, check_keys
@@ -35,6 +40,12 @@ SETS = {
 
 _PLACES = ("raw", "raw/COMP6v1", "raw/COMP6/COMP6v1", "COMP6v1", ".")
 """Where the files, or the sets' folders, may be in a root."""
+
+
+_MOLECULES, _CONFORMATIONS = 100, 100
+"""At most so many, of each molecule so many, are looked at for the sign of the forces."""
+
+_ENOUGH_PAIRS, _CORRELATED = 20, 0.9
 
 
 class COMP6(ConformationDataset):
@@ -69,7 +80,8 @@ class COMP6(ConformationDataset):
         kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
 
     Raises:
-        MFPyGError: for an unknown set, or if a file of a set is missing, saying where to download it.
+        MFPyGError: for an unknown set; if a file of a set is missing, saying where to download it; or if the energies
+            contradict the sign of the forces.
 
     Example:
         >>> COMP6("data/comp6", sets=["GDB10to13", "S66x8"])                     # doctest: +SKIP
@@ -111,6 +123,21 @@ class COMP6(ConformationDataset):
                 prefix = f"{file.stem}/" if len(self.files) > 1 else ""
                 yield from blocks_of_file(file, levels, self._track, source=number, prefix=prefix)
 
+    def check_content(self, data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> None:
+        """Check by finite differences that the files' ``forces`` were gradients, so that ours are forces.
+
+        Raises:
+            MFPyGError: if the energies of near conformations say that they were not.
+        """
+        for number, name in enumerate(self._files_of):
+            slope = _slope(data, slices["z"].numpy(), np.flatnonzero(data.source.numpy() == number))
+            if slope.n_pairs >= _ENOUGH_PAIRS and slope.correlation < -_CORRELATED:
+                raise MFPyGError(
+                    f"{self._files_of[name][0]}: the forces are true forces, not gradients as in the official files of "
+                    f"{name} (slope of dE against work {slope.value:.3f} over {slope.n_pairs} pairs); "
+                    f"read it as pyanitools:FILE:dz=energies,forces@Hartree"
+                )
+
     def download(self) -> None:
         """Says which files of which set are missing and where to get them; nothing is downloaded unasked.
 
@@ -123,6 +150,20 @@ class COMP6(ConformationDataset):
                 count = f"; {name} has {len(files)} files, {len(missing)} of them missing" if len(files) > 1 else ""
                 commands = " && ".join(_command(file, name) for file in missing)
                 raise MFPyGError(f"{missing[0]}: no such file{count}; download from {URL}: {commands}")
+
+
+def _slope(data: Data, starts: np.ndarray, rows: np.ndarray) -> Slope:
+    """Slope of dE against work among near conformations of some molecules; rows of a molecule stand together."""
+    molecule = data.molecule.numpy()[rows]
+    groups = np.split(rows, np.flatnonzero(np.diff(molecule)) + 1)
+    chosen = [groups[i] for i in spread_rows(len(groups), _MOLECULES, run=1)]
+    found = [np.empty((3, 0))]
+    for group in chosen:
+        part = group[spread_rows(len(group), _CONFORMATIONS)]
+        atoms = starts[part][:, None] + np.arange(starts[group[0] + 1] - starts[group[0]])  # (n, n_atoms)
+        energy, forces = data.energy[part, 0].numpy(), data.forces[:, 0].numpy()[atoms]
+        found.append(np.stack(energy_work_pairs(data.pos.numpy()[atoms], energy, forces)))
+    return Slope.fit(*np.concatenate(found, axis=1))
 
 
 def _command(file: Path, name: str) -> str:

@@ -311,7 +311,7 @@ def _item(data: Data, slices: dict[str, Tensor], idx: int) -> Data:
 
 
 def _level_from(values: dict[str, Any]) -> LevelOfTheory:
-    return LevelOfTheory(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+    return LevelOfTheory(**{**values, "energy": tuple(values["energy"]), "optional": tuple(values["optional"])})
 
 
 def _settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:

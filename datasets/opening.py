@@ -42,7 +42,7 @@ def open_dataset(
         return _open(spec, fidelities, kwargs)
     if len(spec) == 1:
         return _open(spec[0], fidelities, kwargs)
-    for_members = {name: kwargs[name] for name in ("track", "force_reload") if name in kwargs}
+    for_members: dict[str, Any] = {name: kwargs[name] for name in ("track", "force_reload") if name in kwargs}
     members = []
     for member in spec:
         wanted = [name for name in available_fidelities(member) if name in fidelities]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.conformations import ConformationDataset
+
+_ATOMS_AT_ONCE = 1 << 22
 
 
 @dataclass
@@ -24,25 +26,33 @@ class References:
     undetermined: list[str]
 
 
+def species_of(dataset: ConformationDataset) -> tuple[int, ...]:
+    """Atomic numbers that occur in the data set, ascending."""
+    return tuple(np.flatnonzero(np.bincount(dataset._data.z.numpy())).tolist())
+
+
 def compositions(dataset: ConformationDataset, species: tuple[int, ...]) -> np.ndarray:
     """How many atoms of each element every conformation has: (n_conformations, n_species) float64."""
     z = dataset._data.z.numpy()
     starts = dataset.slices["z"].numpy()
-    owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     counts = np.zeros((len(starts) - 1, len(species)))
-    for column, number in enumerate(species):
-        counts[:, column] = np.bincount(owner[z == number], minlength=len(counts))
+    row = 0
+    while row < len(counts):
+        stop = max(row + 1, int(np.searchsorted(starts, starts[row] + _ATOMS_AT_ONCE, side="right")) - 1)
+        first, part = starts[row:stop], z[starts[row] : starts[stop]]
+        for column, number in enumerate(species):
+            counts[row:stop, column] = np.add.reduceat((part == number).astype(np.int32), first - first[0])
+        row = stop
     return counts
 
 
-def elements(dataset: ConformationDataset, rows: np.ndarray) -> tuple[int, ...]:
-    """Atomic numbers that occur in these conformations, ascending."""
-    every = tuple(torch.unique(dataset._data.z).tolist())
-    present = compositions(dataset, every)[rows].any(axis=0)
-    return tuple(number for number, there in zip(every, present, strict=True) if there)
-
-
-def fit_references(dataset: ConformationDataset, rows: np.ndarray, species: tuple[int, ...]) -> dict[str, References]:
+def fit_references(
+    dataset: ConformationDataset,
+    rows: np.ndarray,
+    species: tuple[int, ...],
+    names: Sequence[str] | None = None,
+    counts: np.ndarray | None = None,
+) -> dict[str, References]:
     """Fit E ≈ Σ_elements n_Z e_Z for each fidelity, in float64, on its labelled rows.
 
     Where the compositions do not determine all energies, the solution of least norm is taken, and the
@@ -52,20 +62,28 @@ def fit_references(dataset: ConformationDataset, rows: np.ndarray, species: tupl
         dataset: the data set.
         rows: conformations of the training split.
         species: atomic numbers of the potential.
+        names: of the fidelities; all if not given.
+        counts: the :func:`compositions` of the data set, if they are known.
     """
-    counts = compositions(dataset, species)[rows]
+    counts = (compositions(dataset, species) if counts is None else counts)[rows]
     result = {}
-    for column, name in enumerate(dataset.fidelities):
-        labelled = dataset._data.energy_mask[rows, column].numpy()
-        energy = dataset._data.energy[rows, column].numpy()[labelled]
+    for name in names or dataset.fidelities:
+        column = dataset.fidelities.index(name)
+        labelled = dataset._data.energy_mask[:, column].numpy()[rows]
+        energy = dataset._data.energy[:, column].numpy()[rows[labelled]]
         solution, _, rank, _ = np.linalg.lstsq(counts[labelled], energy, rcond=None)
         undetermined = _undetermined(counts[labelled]) if rank < len(species) else []
         result[name] = References(solution, [chemical_symbols[species[i]] for i in undetermined])
     return result
 
 
+def silent_directions(counts: np.ndarray) -> np.ndarray:
+    """Combinations of elements' energies that the compositions say nothing of: (n, n_species) -> (n_species, m)."""
+    counts = counts.astype(np.float64, copy=False)
+    values, directions = np.linalg.eigh(counts.T @ counts)  # few by few, however many rows
+    return directions[:, values <= 1e-10 * max(values.max(initial=0.0), 1.0)]
+
+
 def _undetermined(counts: np.ndarray) -> list[int]:
     """Columns that take part in a combination the rows say nothing of."""
-    values, directions = np.linalg.eigh(counts.T @ counts)  # few by few, however many rows
-    silent = directions[:, values <= 1e-10 * max(values.max(initial=0.0), 1.0)]
-    return np.flatnonzero(np.abs(silent).max(axis=1, initial=0.0) > 1e-8).tolist()
+    return np.flatnonzero(np.abs(silent_directions(counts)).max(axis=1, initial=0.0) > 1e-8).tolist()

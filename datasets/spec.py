@@ -156,6 +156,9 @@ def as_levels(given: Sequence[LevelOfTheory | str] | str) -> tuple[LevelOfTheory
         MFPyGError: for a malformed one, an unknown unit, a name that stands there twice, or none at all.
     """
     each = [given] if isinstance(given, str) else given
+    for level in each:
+        if not isinstance(level, LevelOfTheory | str):
+            raise MFPyGError(f"level is {level!r}, expected a LevelOfTheory, or a text such as dz=energies@Hartree")
     levels = tuple(level if isinstance(level, LevelOfTheory) else _parse_level(level) for level in each)
     if not levels:
         raise MFPyGError(f"no level of theory given; say what the keys mean: {GRAMMAR}")

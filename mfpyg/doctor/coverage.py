@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from ase.data import chemical_symbols
 
-from mfpyg.datasets.references import fit_references
+from mfpyg.datasets.references import fit_references, silent_directions
 from mfpyg.doctor.findings import Finding
 from mfpyg.doctor.view import View
 
@@ -88,14 +88,14 @@ def check_split(view: View) -> Iterator[Finding]:
 def check_references(view: View) -> Iterator[Finding]:
     """Fits of reference energies that the compositions of the training rows do not determine."""
     train = view.splits["train"]
-    fits = fit_references(view.dataset, train, view.species)
+    fits = fit_references(view.dataset, train, view.species, [v.name for _, v in view.levels], view.counts)
     for column, level in view.levels:
         undetermined = fits[level.name].undetermined
         labelled = np.flatnonzero(view.energy_mask[:, column])
         known = np.intersect1d(train, labelled)
         if not undetermined or not len(known):
             continue
-        silent = _silent(view.counts[known].astype(np.float64))
+        silent = silent_directions(view.counts[known])
         kinds = np.unique(view.counts[known], axis=0)
         text = f"{len(kinds)} compositions do not determine the reference energies of {', '.join(undetermined)}"
         needing = np.flatnonzero(np.abs(view.counts @ silent).max(axis=1, initial=0) > 1e-6)
@@ -109,12 +109,6 @@ def check_references(view: View) -> Iterator[Finding]:
         text += f"; {len(shown)} {what} outside training need them, as {view.where(int(shown[0]))}"
         fix = f"add {level.name} energies of molecules in other proportions of these elements, or of the atoms"
         yield Finding(RANK, "suspect", level.name, text, fix, tuple(shown))
-
-
-def _silent(counts: np.ndarray) -> np.ndarray:
-    """Directions in the space of compositions that the rows say nothing of, (n_species, m)."""
-    values, directions = np.linalg.eigh(counts.T @ counts)
-    return directions[:, values <= 1e-10 * max(values.max(initial=0.0), 1.0)]
 
 
 def _symbols(view: View, which: np.ndarray) -> str:

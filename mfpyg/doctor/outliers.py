@@ -63,7 +63,7 @@ def _residuals(view: View, column: int, level: LevelOfTheory, rows: np.ndarray) 
     """Energy an atom above the fitted references, kcal/mol: fitted twice, the second time without the worst."""
     fitted = rows
     for _ in range(2):
-        references = fit_references(view.dataset, fitted, view.species)[level.name].energies
+        references = fit_references(view.dataset, fitted, view.species, [level.name], view.counts)[level.name].energies
         residual = (view.energy[rows, column] - view.counts[rows] @ references) / view.n_atoms[rows]
         far = np.abs(residual - np.median(residual))
         fitted = rows[far <= max(SUSPICIOUS_Z * float(np.median(far)), 1e-6)]

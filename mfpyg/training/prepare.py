@@ -12,7 +12,7 @@ from mfpyg.checkpoint import epochs_done, potential_of, read_checkpoint
 from mfpyg.datasets.blocks import Track
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.references import elements, fit_references
+from mfpyg.datasets.references import compositions, fit_references, species_of
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
@@ -78,24 +78,27 @@ def new_potential(
     Raises:
         MFPyGError: if another split has an element that the training split has not.
     """
-    species = elements(dataset, splits["train"])
+    every = species_of(dataset)
+    counts = compositions(dataset, every)
+    there = counts[splits["train"]].any(axis=0)
+    species = tuple(number for number, trained in zip(every, there, strict=True) if trained)
     for name, rows in splits.items():
-        extra = set(elements(dataset, rows)) - set(species)
-        if extra:
-            symbols = ", ".join(chemical_symbols[number] for number in sorted(extra))
+        extra = counts[rows].any(axis=0) & ~there
+        if extra.any():
+            symbols = ", ".join(chemical_symbols[every[i]] for i in np.flatnonzero(extra))
             raise MFPyGError(
                 f"element {symbols} occurs in split '{name}' but not in training; use another seed or split"
             )
-    potential = build_potential(settings, species, [f.name for f in fidelities])
+    names = [f.name for f in fidelities]
+    potential = build_potential(settings, species, names)
     notes = []
-    for name, references in fit_references(dataset, splits["train"], species).items():
-        if name in potential.fidelities:
-            potential.head(name).reference.copy_(torch.from_numpy(references.energies))
-            if references.undetermined:
-                notes.append(
-                    f"note: the {name} labels do not determine the reference energies of "
-                    f"{', '.join(references.undetermined)} one by one; their least-norm values are used"
-                )
+    for name, references in fit_references(dataset, splits["train"], species, names, counts[:, there]).items():
+        potential.head(name).reference.copy_(torch.from_numpy(references.energies))
+        if references.undetermined:
+            notes.append(
+                f"note: the {name} labels do not determine the reference energies of "
+                f"{', '.join(references.undetermined)} one by one; their least-norm values are used"
+            )
     return potential, notes
 
 

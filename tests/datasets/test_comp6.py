@@ -322,3 +322,17 @@ def test_copy_and_part_keep_the_sets(s66x8_file: Path, tmp_path: Path) -> None:
         "s66x8_wb97x6-31gd/s66x8/mol00",
         "s66x8_wb97x6-31gd/s66x8/mol65",
     ]
+
+
+def test_true_forces_in_the_place_of_gradients_are_refused(s66x8_file: Path, tmp_path: Path) -> None:
+    flipped = tmp_path / "s66x8_wb97x6-31gd.h5"
+    shutil.copy(s66x8_file, flipped)
+    with h5py.File(flipped, "r+") as file:
+        for group in file["s66x8"].values():
+            group["forces"][:] = -group["forces"][:]
+    with pytest.raises(
+        MFPyGError, match=r"the forces are true forces, not gradients .*slope of dE against work -1\.000"
+    ):
+        COMP6(flipped)
+    assert not list(tmp_path.rglob("*.pt"))
+    assert len(COMP6(s66x8_file)) == 528

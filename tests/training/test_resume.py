@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 
 
 def rows(run: Path) -> list[dict[str, str]]:
@@ -75,3 +80,103 @@ def test_termination_by_the_system_keeps_the_run_and_says_how_to_go_on(trainer: 
     assert process.returncode == 130
     assert "mfpyg-train --resume run" in output
     assert "Traceback" not in output
+
+
+KILLED = '''
+"""mfpyg-train that is killed at a given moment of a given step."""
+import os, signal, sys
+import lightning
+from mfpyg.cli.train import main
+from mfpyg.files import replace_file
+from mfpyg.training.callbacks import EpochLog, RunCheckpoint
+from mfpyg.training.module import MultiFidelityModule
+
+moment, step = sys.argv[1].split(":")
+cls, hook = {
+    "batch": (RunCheckpoint, "on_train_batch_end"),
+    "validation": (MultiFidelityModule, "validation_step"),
+    "log": (EpochLog, "on_train_epoch_end"),
+    "best": (lightning.Trainer, "save_checkpoint"),
+}[moment]
+original = getattr(cls, hook)
+
+def then_die(self, *rest, **more):
+    result = original(self, *rest, **more)
+    trainer = self if isinstance(self, lightning.Trainer) else rest[0] if cls is not MultiFidelityModule else self.trainer
+    if trainer.global_step == int(step) and (moment != "best" or str(rest[0]).endswith("best.ckpt")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(cls, hook, then_die)
+main(sys.argv[2:])
+'''
+
+
+SEVERAL_BATCHES = (
+    "--checkpoint-minutes=0", "--epochs=3", "--batch-size=100", "--sampling.strategy=balanced", "--sampling.minimum=tz=20",
+    "--optim.lr=0.01", "--fidelities", "dz:EF", "tz:E",
+)  # fmt: skip
+
+
+def killed(trainer: Any, moment: str, *arguments: str) -> None:
+    """Runs the command until it kills itself at a moment such as ``batch:3``, when step 3 has been made."""
+    script = trainer.folder / "killed.py"
+    script.write_text(KILLED)
+    process = subprocess.run(
+        [sys.executable, str(script), moment, *arguments],
+        cwd=trainer.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert process.returncode == -signal.SIGKILL, process.stdout + process.stderr
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs of seven batches, made without a pause."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = subprocess.run(
+        [sys.executable, "-m", "mfpyg.cli.train", *TINY, *SEVERAL_BATCHES, "--out", "whole"],
+        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stdout + process.stderr
+    return folder / "whole"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moments", "best_was_there"),
+    [
+        (["batch:3"], False),
+        (["batch:6"], False),
+        (["batch:7"], False),
+        (["validation:7"], False),
+        (["log:7"], False),
+        (["best:7"], True),
+        (["batch:8"], True),
+        (["batch:10"], True),
+        (["validation:14"], True),
+        (["batch:2", "batch:5", "batch:9", "batch:16"], False),
+    ],
+    ids=" ".join,
+)
+def test_run_killed_within_an_epoch_ends_with_the_same_weights(
+    trainer: Any, uninterrupted: Path, moments: list[str], best_was_there: bool
+) -> None:
+    cut = trainer.folder / "cut"
+    killed(trainer, moments[0], *TINY, *SEVERAL_BATCHES, "--out", "cut")
+    assert (cut / "best.ckpt").is_file() == best_was_there
+    for moment in moments[1:]:
+        killed(trainer, moment, "--resume", "cut")
+    trainer.run("--resume", "cut")
+    for name in ("last.ckpt", "best.ckpt"):
+        one, two = (torch.load(run / name, weights_only=True) for run in (uninterrupted, cut))
+        assert (one["epoch"], one["global_step"]) == (two["epoch"], two["global_step"])
+        for key, value in one["state_dict"].items():
+            assert torch.equal(value, two["state_dict"][key]), key
+        assert one["callbacks"] == two["callbacks"]
+        assert one["progress"] == two["progress"]
+    without_time = [
+        [{k: v for k, v in row.items() if k != "seconds"} for row in rows(run)] for run in (uninterrupted, cut)
+    ]
+    assert without_time[0] == without_time[1]
+    assert len(without_time[0]) == 3
+    assert (uninterrupted / "metrics.json").read_text() == (cut / "metrics.json").read_text()
