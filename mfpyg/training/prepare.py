@@ -20,6 +20,7 @@ from mfpyg.graph import RadiusGraph
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
 from mfpyg.settings import TrainSettings, from_dict
+from mfpyg.training.data import labelled_rows
 from mfpyg.training.folder import RunFolder, check_same
 
 
@@ -38,12 +39,17 @@ def check_labels(
     """Check that every kind of label to train on occurs in the training split.
 
     Returns:
-        A line for each kind that the validation split lacks, which the choice of the best epoch can't see.
+        A line for each kind that the validation split lacks, which the choice of the best epoch can't see, and one
+        for the conformations that carry no label to train on.
 
     Raises:
         MFPyGError: naming the first that does not, or if nothing is left to choose the best epoch by.
     """
     rows, notes, seen = splits["train"], [], []
+    labelled = int(labelled_rows(dataset, rows, fidelities).any(axis=1).sum())
+    if labelled < len(rows):
+        trained = " ".join(map(str, fidelities))
+        notes.append(f"note: {len(rows) - labelled:,} of train carry no label of {trained}; they are left out")
     for fidelity in fidelities:
         column = dataset.fidelities.index(fidelity.name)
         for prop, name in (("energy", "energies"), ("forces", "forces")):
