@@ -97,10 +97,9 @@ class Block:
         missing = np.isnan(self.forces)  # (Σ n_atoms, T, 3)
         for t in range(self.energy.shape[1]):
             some = _any_by(owner, missing[:, t].any(axis=1), len(self))
-            partly = some & _any_by(owner, ~missing[:, t].all(axis=1), len(self))
-            self.incomplete[t] += partly.sum()
-            if partly.any():
-                self.forces[partly[owner], t] = np.nan
+            self.incomplete[t] += (some & _any_by(owner, ~missing[:, t].all(axis=1), len(self))).sum()
+            if some.any():
+                self.forces[some[owner], t] = np.nan
 
     def select(self, keep: np.ndarray, levels: Sequence[int]) -> Block:
         """The conformations where ``keep`` (n,) bool is true, with these of the T levels, in this order."""

@@ -221,15 +221,13 @@ class ConformationDataset(InMemoryDataset):
             data, slices = processing.collated()
             self._check_given_split(data)
             self.check_content(data, slices, levels)
-            content = files.fingerprint()
             if edges is None and (self.pre_filter is not None or self.pre_transform is not None):
                 data, slices = self._transformed(data, slices)
-                content = fingerprint(data, slices)
             about = {
                 "levels": [dataclasses.asdict(level) for level in levels],
                 "molecules": list(processing.molecules),
                 "sources": self.source_names(),
-                "fingerprint": content,
+                "fingerprint": fingerprint(data, slices),
                 "incomplete_forces": dict(
                     zip([level.name for level in levels], processing.incomplete.tolist(), strict=True)
                 ),

@@ -24,9 +24,6 @@ FORMAT = 2
 ATOMIC = ("z", "pos", "forces")
 """Columns with a row an atom."""
 
-CONTENT = ("n_atoms", "z", "pos", "energy", "forces", "split")
-"""Columns that tell one content from another; edges do not."""
-
 
 class ColumnFiles:
     """Columns that grow row by row, each in a file without a name: nothing of it survives the process.
@@ -41,7 +38,6 @@ class ColumnFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: dict[str, BinaryIO] = {}
-        self._digests: dict[str, Any] = {}
         self._rows: dict[str, int] = {}
         self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
 
@@ -63,12 +59,10 @@ class ColumnFiles:
         try:
             if name not in self._files:
                 self._files[name] = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
-                self._digests[name] = hashlib.sha256()
                 self._rows[name] = 0
             rows.tofile(self._files[name])
         except OSError as error:
             raise MFPyGError(f"{self.folder}: can't write there ({error.strerror or error})") from error
-        self._digests[name].update(rows.data)
         self._rows[name] += len(rows)
 
     def column(self, name: str) -> Tensor:
@@ -80,19 +74,13 @@ class ColumnFiles:
         self._files[name].flush()
         return torch.from_numpy(np.memmap(self._files[name], dtype, mode="c", shape=shape))
 
-    def fingerprint(self) -> str:
-        """SHA-256 over geometries, labels and split."""
-        return _combined([self._digests[name] for name in CONTENT])
-
 
 def fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
-    """The fingerprint that :class:`ColumnFiles` gives of the same content."""
-    columns = {**{name: data[name] for name in CONTENT[1:]}, "n_atoms": slices["z"].diff()}
-    return _combined([hashlib.sha256(columns[name].contiguous().numpy().data) for name in CONTENT])
-
-
-def _combined(digests: list[Any]) -> str:
-    return hashlib.sha256(b"".join(digest.digest() for digest in digests)).hexdigest()
+    """SHA-256 over geometries, labels and split, which tells one content from another; not over edges."""
+    digest = hashlib.sha256()
+    for tensor in (slices["z"], data.z, data.pos, data.energy, data.forces, data.split):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def starts(counts: Tensor) -> Tensor:

@@ -226,7 +226,7 @@ def test_seed_alone_decides_the_order(minichno: MiniCHNO) -> None:
 
     first = two_epochs(1)
     torch.manual_seed(99)
-    np.random.seed(99)  # noqa: NPY002
+    np.random.seed(99)
     assert two_epochs(1) == first
     assert two_epochs(2) != first
     assert numbers(BatchLoader(part, 8, shuffle=True, seed=1, epoch=1)) == first[1]
