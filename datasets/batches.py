@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data, InMemoryDataset
 
 
-def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of a column that belong to the chosen conformations, one after the other.
 
     Args:
@@ -26,14 +26,16 @@ def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
         chosen: numbers of conformations, (m,) int64.
 
     Returns:
-        The rows, (Σ counts,) int64, and where each conformation's start among them, (m + 1,) int64.
+        The rows, (Σ counts,) int64; where each conformation's start among them, (m + 1,) int64; and which of the
+        m each row is of, (Σ counts,) int64.
     """
     first = slices[chosen]  # (m,)
     counts = slices[chosen + 1] - first  # (m,)
     new = torch.zeros(len(chosen) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=new[1:])
-    offset = torch.repeat_interleave(first - new[:-1], counts, output_size=int(new[-1]))
-    return offset.add_(torch.arange(len(offset))), new
+    owner = torch.repeat_interleave(counts, output_size=int(new[-1]))
+    rows = (first - new[:-1]).index_select(0, owner)
+    return rows.add_(torch.arange(len(rows))), new, owner
 
 
 def gather(data: Data, slices: Mapping[str, Tensor], chosen: Tensor) -> tuple[Data, dict[str, Tensor]]:
@@ -43,13 +45,13 @@ def gather(data: Data, slices: Mapping[str, Tensor], chosen: Tensor) -> tuple[Da
         data, slices: of an ``InMemoryDataset``.
         chosen: numbers of conformations, (m,) int64.
     """
-    known: dict[int, tuple[Tensor, Tensor]] = {}
+    known: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     gathered, new_slices = Data(), {}
     for key in slices:
         value = data[key]
         if id(slices[key]) not in known:  # columns of one kind share their slices
             known[id(slices[key])] = rows_of(slices[key], chosen)
-        rows, new_slices[key] = known[id(slices[key])]
+        rows, new_slices[key], _ = known[id(slices[key])]
         if isinstance(value, Tensor):
             gathered[key] = value.index_select(data.__cat_dim__(key, value), rows)
         else:  # what a pre_transform has added: collated as a list
@@ -90,21 +92,20 @@ class Assembler:
         chosen = torch.as_tensor(chosen, dtype=torch.int64)
         if self._part is not None:
             chosen = self._part[chosen]
-        one_each = chosen, torch.arange(len(chosen) + 1)
+        one_each = chosen, torch.arange(len(chosen) + 1), torch.arange(len(chosen))
         rows = {k: one_each if k in self._one_each else rows_of(v, chosen) for k, v in self._kinds.items()}
-        ptr = rows[id(self.dataset.slices["z"])][1]  # (m + 1,) first atom of each
+        _, ptr, owner = rows[id(self.dataset.slices["z"])]  # first atom of each, (m + 1,)
         batch = copy.copy(self._empty)
         nothing = torch.zeros(len(chosen), dtype=torch.int64)
         batch._slice_dict, batch._inc_dict = {}, {}
         for key, column, kind, dim, counts_atoms in self._columns:
-            index, new = rows[kind]
+            index, new, of = rows[kind]
             value = column.index_select(dim, index)
             if counts_atoms:
-                value = value + torch.repeat_interleave(ptr[:-1], new.diff())
+                value = value + ptr[of]
             batch[key] = value
             batch._slice_dict[key], batch._inc_dict[key] = new, ptr[:-1] if counts_atoms else nothing
-        batch.batch = torch.repeat_interleave(ptr.diff(), output_size=int(ptr[-1]))
-        batch.ptr = ptr
+        batch.batch, batch.ptr = owner, ptr
         batch._num_graphs = len(chosen)
         return batch
 
@@ -118,7 +119,7 @@ def in_batches(rows: np.ndarray, batch_size: int, seed: int | None = None) -> Pl
 
     def plan(epoch: int) -> list[np.ndarray]:
         order = rows if seed is None else np.random.default_rng((seed, epoch)).permutation(rows)
-        return np.split(order, range(batch_size, len(order), batch_size))
+        return np.split(order, range(batch_size, len(order), batch_size)) if len(order) else []
 
     return plan
 
@@ -138,7 +139,8 @@ def by_size(rows: np.ndarray, n_atoms: np.ndarray, most_graphs: int, most_atoms:
             batches.append(order[start:end])
             start, atoms = end, 0
         atoms += size
-    batches.append(order[start:])
+    if len(order):
+        batches.append(order[start:])
     return lambda epoch: batches
 
 
@@ -184,6 +186,7 @@ class BatchLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
+        self._order.begin()
         self._done = self._order.start
         return self._counted(super().__iter__())
 
@@ -198,18 +201,27 @@ class BatchLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """The next pass is the rest of the one that the state is of."""
-        self._order.epoch, self._order.start = state["epoch"], state["batch"]
-        self._order.resumed = True
+        self._order.resume(state["epoch"], state["batch"])
         self._done = state["batch"]
 
 
 class _Order:
-    """The batches of one epoch after the other."""
+    """The batches of one epoch after the other; iterating over it twice in one epoch gives the same."""
 
     def __init__(self, plan: Plan, epoch: int) -> None:
-        self.plan, self.epoch, self.start = plan, epoch, 0
-        self.resumed = True  # the next pass is of this epoch, not of the one after it
+        self.plan = plan
+        self.epoch, self.start = epoch, 0
+        self._next = epoch, 0
         self._batches: tuple[int, Sequence[np.ndarray]] | None = None
+
+    def resume(self, epoch: int, start: int) -> None:
+        """Let the next pass be this epoch, from this batch on."""
+        self.epoch, self.start = self._next = epoch, start
+
+    def begin(self) -> None:
+        """Begin the next pass."""
+        self.epoch, self.start = self._next
+        self._next = self.epoch + 1, 0
 
     def _planned(self) -> Sequence[np.ndarray]:
         if self._batches is None or self._batches[0] != self.epoch:
@@ -217,10 +229,7 @@ class _Order:
         return self._batches[1]
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        if not self.resumed:
-            self.epoch += 1
-        start, self.start, self.resumed = self.start, 0, False
-        return iter(self._planned()[start:])
+        return iter(self._planned()[self.start :])
 
     def __len__(self) -> int:
         return len(self._planned())

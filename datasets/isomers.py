@@ -58,7 +58,7 @@ def _by_size(dataset: ConformationDataset) -> Iterator[tuple[np.ndarray, np.ndar
         rows = np.flatnonzero(sizes == size)
         step = max(1, _PAIRS_AT_ONCE // int(size) ** 2)
         for part in np.split(rows, range(step, len(rows), step)):
-            atoms, _ = rows_of(slices, torch.from_numpy(part))
+            atoms, _, _ = rows_of(slices, torch.from_numpy(part))
             z = dataset._data.z[atoms].numpy().reshape(-1, size)
             yield part, z, dataset._data.pos[atoms].numpy().reshape(-1, size, 3)
 

@@ -125,6 +125,6 @@ def _check(data: Mapping[str, Any], slices: Mapping[str, Tensor]) -> None:
     """Check that the slices fit the columns: a wrong one would mix up molecules."""
     for name, value in data.items():
         if isinstance(value, Tensor):
-            rows = value.shape[1] if name == "edge_index" else value.shape[0]
+            rows = value.shape[Data().__cat_dim__(name, value)]
             if int(slices[name][-1]) != rows or len(slices[name]) != len(slices["energy"]):
                 raise ValueError(name)
