@@ -147,8 +147,9 @@ def by_size(rows: np.ndarray, n_atoms: np.ndarray, most_graphs: int, most_atoms:
 class BatchLoader(DataLoader):
     """Loader of ``Batch`` objects that are assembled by tensor indexing; otherwise torch's ``DataLoader``.
 
-    Every pass over it is an epoch with an order of its own, which follows from the seed and the epoch's
-    number alone. ``state_dict`` says how far the pass is, and a loader that is given it goes on from there.
+    Every pass over it that takes a batch is an epoch with an order of its own, which follows from the seed
+    and the epoch's number alone. ``state_dict`` says how far the pass is, and a loader that is given it
+    goes on from there.
 
     Args:
         dataset: a data set or a part of one.
@@ -177,7 +178,7 @@ class BatchLoader(DataLoader):
     ) -> None:
         plan = plan or in_batches(np.arange(len(dataset)), batch_size, seed if shuffle else None)
         self._order = _Order(plan, epoch)
-        self._done = 0
+        self._handed_out, self._done = False, 0
         super().__init__(
             _Rows(dataset),
             batch_sampler=self._order,  # type: ignore[arg-type]
@@ -186,14 +187,17 @@ class BatchLoader(DataLoader):
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        self._order.begin()
-        self._done = self._order.start
+        if self._handed_out:  # Lightning makes two iterators before it takes anything from the second
+            self._order.set(self._order.epoch + 1, 0)
+        self._handed_out, self._done = False, self._order.start
         return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         for batch in batches:
+            self._handed_out = True
             self._done += 1
             yield batch
+        self._handed_out = True
 
     def state_dict(self) -> dict[str, int]:
         """Number of the epoch, and of the batches of it that have been handed out."""
@@ -201,8 +205,8 @@ class BatchLoader(DataLoader):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """The next pass is the rest of the one that the state is of."""
-        self._order.resume(state["epoch"], state["batch"])
-        self._done = state["batch"]
+        self._order.set(state["epoch"], state["batch"])
+        self._handed_out, self._done = False, state["batch"]
 
 
 class _Order:
@@ -210,18 +214,12 @@ class _Order:
 
     def __init__(self, plan: Plan, epoch: int) -> None:
         self.plan = plan
-        self.epoch, self.start = epoch, 0
-        self._next = epoch, 0
+        self.set(epoch, 0)
         self._batches: tuple[int, Sequence[np.ndarray]] | None = None
 
-    def resume(self, epoch: int, start: int) -> None:
+    def set(self, epoch: int, start: int) -> None:
         """Let the next pass be this epoch, from this batch on."""
-        self.epoch, self.start = self._next = epoch, start
-
-    def begin(self) -> None:
-        """Begin the next pass."""
-        self.epoch, self.start = self._next
-        self._next = self.epoch + 1, 0
+        self.epoch, self.start = epoch, start
 
     def _planned(self) -> Sequence[np.ndarray]:
         if self._batches is None or self._batches[0] != self.epoch:

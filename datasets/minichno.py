@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from mfpyg.datasets.cache import cache_dir
 from mfpyg.datasets.levels import MINICHNO_LEVELS
 from mfpyg.datasets.release import ReleaseDataset
+from mfpyg.datasets.spec import BUNDLED
 
 
 class MiniCHNO(ReleaseDataset):
@@ -58,4 +58,4 @@ class MiniCHNO(ReleaseDataset):
 
 def bundled_file() -> Path:
     """Path of the raw file that ships with the package."""
-    return Path(str(files("mfpyg.datasets"))) / "data" / MiniCHNO.raw_name
+    return BUNDLED

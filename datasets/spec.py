@@ -17,6 +17,9 @@ from mfpyg.fidelity import Fidelity, LevelOfTheory
 XYZ_SUFFIXES = (".xyz", ".extxyz", ".db")
 """Names of files whose levels of theory the user defines, without saying ``xyz:`` before."""
 
+BUNDLED = Path(__file__).parent / "data" / "minichno.h5"
+"""The raw file that ships with the package."""
+
 _PLACES = {"minichno": None, "ani1x": Path("data/ani1x"), "ani1ccx": Path("data/ani1x"), "comp6": Path("data/comp6")}
 _DEFINED = ("xyz", "pyanitools")
 _LEVEL = re.compile(r"(?P<name>[^=@]+)=(?P<energy>[^,@]+)(,(?P<forces>[^,@]+))?@(?P<unit>[^,@]+)(,(?P<per>[^,@]+))?")
@@ -101,9 +104,12 @@ def parse_specs(texts: Iterable[str]) -> tuple[DatasetSpec, ...]:
     specs = tuple(DatasetSpec.parse(text) for text in texts)
     if not specs:
         raise MFPyGError("no data set given: expected at least one, as in --dataset minichno")
+    places: dict[Path, DatasetSpec] = {}
     for spec in specs:
-        if specs.count(spec) > 1:
-            raise MFPyGError(f"data set {spec} is given {specs.count(spec)} times; give it once")
+        first = places.setdefault((spec.path or BUNDLED).resolve(), spec)
+        if first is not spec:
+            again = "" if first == spec else f", again as {spec}"
+            raise MFPyGError(f"data set {first} is given 2 times{again}; give it once")
     combined_levels(specs)
     return specs
 

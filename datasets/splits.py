@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.isomers import same_molecule
 from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.files import read_npz
 from mfpyg.settings import SplitSettings
 
 SPLITS = ("train", "val", "test", "ood")
@@ -104,11 +104,7 @@ def read_splits(path: Path, n: int) -> dict[str, np.ndarray]:
         MFPyGError: if the file can't be read, an array has another name or holds anything but numbers
             of conformations, or a conformation is in two splits.
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            splits = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise MFPyGError(f"{path}: missing or damaged; expected an npz file with arrays train, val, test") from error
+    splits = read_npz(path)
     for name, rows in splits.items():
         if name not in SPLITS:
             raise unknown_name(f"split in {path}", name, SPLITS)

@@ -16,10 +16,13 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError
-from mfpyg.files import replace_file
+from mfpyg.files import save_torch
 
 FORMAT = 2
 """Version of the processed files; a change makes old ones be processed anew."""
+
+ABOUT = {"levels", "molecules", "sources", "fingerprint", "incomplete_forces"}
+"""What a processed file says of itself, besides its format."""
 
 ATOMIC = ("z", "pos", "forces")
 """Columns with a row an atom."""
@@ -102,7 +105,7 @@ def write_processed(path: Path, data: Data, slices: Mapping[str, Tensor], about:
         MFPyGError: if the place can't be written to, or the disk is full.
     """
     stored = {**about, "format": FORMAT, "data": data.to_dict(), "slices": dict(slices)}
-    replace_file(path, lambda name: torch.save(stored, name))
+    save_torch(path, stored)
 
 
 def read_processed(path: Path) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def read_processed(path: Path) -> dict[str, Any]:
     """
     try:
         stored = torch.load(path, weights_only=True, mmap=True)
-        if stored["format"] != FORMAT:
+        if stored["format"] != FORMAT or not stored.keys() >= ABOUT:
             raise KeyError("format")
         _check(stored["data"], stored["slices"])
     except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
@@ -123,8 +126,14 @@ def read_processed(path: Path) -> dict[str, Any]:
 
 def _check(data: Mapping[str, Any], slices: Mapping[str, Tensor]) -> None:
     """Check that the slices fit the columns: a wrong one would mix up molecules."""
+    if data.keys() != slices.keys():
+        raise ValueError("columns")
+    for ends in {id(ends): ends for ends in slices.values()}.values():  # those of one kind are one tensor
+        if len(ends) != len(slices["energy"]) or ends[0] != 0 or (ends.diff() < 0).any():
+            raise ValueError("slices")
     for name, value in data.items():
-        if isinstance(value, Tensor):
-            rows = value.shape[Data().__cat_dim__(name, value)]
-            if int(slices[name][-1]) != rows or len(slices[name]) != len(slices["energy"]):
-                raise ValueError(name)
+        rows = value.shape[Data().__cat_dim__(name, value)] if isinstance(value, Tensor) else len(value)
+        if int(slices[name][-1]) != rows:
+            raise ValueError(name)
+    if any(not torch.equal(slices[name], slices["z"]) for name in ATOMIC):
+        raise ValueError("slices")

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mfpyg.errors import MFPyGError
+
+_NO_NPZ = (
+    *(OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, NotImplementedError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What numpy raises for files that are damaged, or no npz at all."""
 
 
 def replace_file(path: Path, write: Callable[[str], Any]) -> None:
@@ -36,6 +46,38 @@ def replace_file(path: Path, write: Callable[[str], Any]) -> None:
         if isinstance(error, OSError):
             raise MFPyGError(f"{path}: can't write it ({error.strerror or error})") from error
         raise
+
+
+def save_torch(path: Path, values: Any) -> None:
+    """Write what ``torch.load(weights_only=True)`` reads, in one step.
+
+    Raises:
+        MFPyGError: if the place can't be written to, or the disk is full.
+    """
+    import torch
+
+    def save(name: str) -> None:
+        try:
+            torch.save(values, name)
+        except RuntimeError as error:  # what torch makes of a failed write
+            if "inline_container" in str(error) or "PytorchStreamWriter" in str(error):
+                raise OSError("the disk is full, or a limit on the size of files is reached") from error
+            raise
+
+    replace_file(path, save)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file.
+
+    Raises:
+        MFPyGError: if it is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except _NO_NPZ as error:
+        raise MFPyGError(f"{path}: missing or damaged; expected an npz file with train, val, test") from error
 
 
 def make_folder(path: Path) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mfpyg.fidelity import Fidelity
-from mfpyg.files import replace_file, write_text
+from mfpyg.files import save_torch, write_text
 from mfpyg.training.data import ConformationData
 from mfpyg.training.schedule import get_lr
 
@@ -29,7 +29,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Checkpoints written in one step, and read without running any code that is in them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        replace_file(Path(path), lambda name: torch.save(checkpoint, name))
+        save_torch(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 import yaml
 
 from mfpyg.errors import MFPyGError
-from mfpyg.files import make_folder, replace_file, write_text
+from mfpyg.files import make_folder, read_npz, replace_file, write_text
 from mfpyg.settings import TrainSettings, flat, from_dict, read_yaml, to_dict
 
 MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "accelerator", "threads")
@@ -120,11 +119,7 @@ class RunFolder:
         Raises:
             MFPyGError: if the file is missing or damaged.
         """
-        try:
-            with np.load(self.splits, allow_pickle=False) as stored:
-                return {name: stored[name] for name in stored.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise MFPyGError(f"{self.splits}: missing or damaged; expected the splits of a run") from error
+        return read_npz(self.splits)
 
     def write_metrics(self, metrics: Mapping[str, Any], table: str) -> None:
         """Write the final table as JSON and as text."""

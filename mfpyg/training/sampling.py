@@ -99,7 +99,8 @@ class Sampling:
 
     def _like_sizes(self, drawn: np.ndarray, n_batches: int, random: np.random.Generator) -> np.ndarray:
         assert self.n_atoms is not None
-        windows = np.array_split(drawn, math.ceil(n_batches / self.window))
+        ends = np.cumsum([len(batch) for batch in np.array_split(drawn, n_batches)])
+        windows = np.split(drawn, ends[self.window - 1 : -1 : self.window])
         return np.concatenate([part[np.argsort(self.n_atoms[part], kind="stable")] for part in windows])
 
     def _with_minimum(

@@ -204,12 +204,12 @@ def test_number_of_no_conformation_is_refused(minichno: MiniCHNO, rows: list[int
 
 def test_rows_are_those_between_the_slices() -> None:
     slices = torch.tensor([0, 3, 3, 7, 8])
-    rows, new = rows_of(slices, torch.tensor([2, 0, 1, 2]))
+    rows, new, owner = rows_of(slices, torch.tensor([2, 0, 1, 2]))
     assert rows.tolist() == [3, 4, 5, 6, 0, 1, 2, 3, 4, 5, 6]
     assert new.tolist() == [0, 4, 7, 7, 11]
-    rows, new = rows_of(slices, torch.tensor([], dtype=torch.int64))
-    assert rows.tolist() == []
-    assert new.tolist() == [0]
+    assert owner.tolist() == [0, 0, 0, 0, 1, 1, 1, 3, 3, 3, 3]
+    rows, new, owner = rows_of(slices, torch.tensor([], dtype=torch.int64))
+    assert (rows.tolist(), new.tolist(), owner.tolist()) == ([], [0], [])
 
 
 # Order and epochs

@@ -506,10 +506,8 @@ def stored_otherwise(file: h5py.File, random: Random) -> str:
     if not values.size or not values.ndim or values.dtype.kind == "O":
         raise Inapplicable("nothing to chunk")
     chunks = tuple(int(random.integers(1, size + 1)) for size in values.shape)
-    how: dict[str, Any] = {"chunks": chunks}
-    for option, value in (("compression", "gzip"), ("shuffle", True), ("fletcher32", True)):
-        if random.random() < 0.5:
-            how[option] = value
+    options = {"compression": "gzip", "shuffle": True, "fletcher32": True}
+    how = {"chunks": chunks, **{option: value for option, value in options.items() if random.random() < 0.5}}
     if random.random() < 0.3:
         how["compression"] = "lzf"
     if random.random() < 0.3:
@@ -837,6 +835,14 @@ def odd_bytes(data: bytearray, hot: Sequence[int], random: Random) -> str:
     return f"{new!r} at {place}"
 
 
+def other_digit(data: bytearray, hot: Sequence[int], random: Random) -> str:
+    """One digit for another, mostly in a number that stays one."""
+    place = pick(random, [match.start() for match in re.finditer(rb"\d", data)])
+    data[place] = int(random.integers(ord("0"), ord("9") + 1))
+    return f"digit at {place}"
+
+
+OF_TEXT_BYTES: list[Bytes] = [*OF_BYTES, other_digit, other_digit, other_digit]
 OF_ENCODING: list[Bytes] = [line_ends, trailing_spaces, odd_bytes, odd_bytes]
 HARMLESS_BYTES = {line_ends, trailing_spaces}
 

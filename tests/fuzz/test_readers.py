@@ -25,7 +25,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-CASES = int(os.environ.get("MFPYG_FUZZ_CASES", "250"))
+CASES = int(os.environ.get("MFPYG_FUZZ_CASES", "400"))
 SEED = int(os.environ.get("MFPYG_FUZZ_SEED", "0"))
 WORKER = Path(__file__).with_name("worker.py")
 

@@ -26,7 +26,7 @@ import time
 import traceback
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -234,11 +234,11 @@ def mutate(kind: str, number: int, seed: int, seeds: list[Seed], path: Path) -> 
     """
     random = np.random.default_rng([seed, KINDS.index(kind), number])
     chosen: Seed = mutations.pick(random, seeds)
-    families: dict[str, list[Any]] = {"bytes": mutations.OF_BYTES}
+    families: dict[str, Sequence[Any]] = {"bytes": mutations.OF_BYTES}
     if kind in ("release", "pyanitools"):
         families |= {"names": mutations.OF_NAMES, "arrays": mutations.OF_ARRAYS, "values": mutations.OF_VALUES}
     elif kind == "extxyz":
-        families |= {"lines": mutations.OF_LINES, "encoding": mutations.OF_ENCODING}
+        families |= {"bytes": mutations.OF_TEXT_BYTES, "lines": mutations.OF_LINES, "encoding": mutations.OF_ENCODING}
     else:
         families |= {"rows": mutations.OF_ROWS}
     family = list(families)[number % len(families)]
@@ -470,12 +470,11 @@ def serve() -> None:
     try:
         for line in sys.stdin:
             asked = json.loads(line)
-            kind, first = asked["kind"], asked["first"]
+            kind = asked["kind"]
             if kind not in seeds:
                 seeds[kind] = make_seeds(kind, folder)
-            for result in run_cases(
-                kind, list(range(first, first + asked["cases"])), asked["seed"], seeds[kind], folder
-            ):
+            numbers = list(range(asked["first"], asked["first"] + asked["cases"], asked.get("step", 1)))
+            for result in run_cases(kind, numbers, asked["seed"], seeds[kind], folder):
                 print(json.dumps(result), flush=True)
             print(json.dumps({"phase": "end"}), flush=True)
     finally:

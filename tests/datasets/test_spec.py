@@ -1,0 +1,215 @@
+"""What --dataset says: every text is read, written back the same, or refused in one line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from mfpyg.datasets.levels import ANI1X_LEVELS, MINICHNO_LEVELS
+from mfpyg.datasets.spec import DatasetSpec, as_levels, combined_levels, level_as_text, parse_levels, parse_specs
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import LevelOfTheory
+
+
+@pytest.fixture(autouse=True)
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files and folders to name; nothing here opens them."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.xyz", "b.extxyz", "c.db", "UPPER.XYZ", "plain.h5", "no_suffix", "with space.xyz", "a=b@c,d.xyz"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "d.xyz").touch()
+    (tmp_path / "folder.xyz").mkdir()
+
+
+LEVELS = [
+    "dz=e@eV",
+    "dz=e,f@eV",
+    "dz=e,-f@eV",
+    "dz=e,f@Hartree,Hartree/bohr",
+    "dz=e,-f@Hartree,eV/Å",
+    "dz=e?,f@eV",
+    "dz=e,f?@eV",
+    "dz=e?,-f?@kcal/mol,kcal/mol/Å".removesuffix(",kcal/mol/Å"),
+    "mp2=hf+corr@kJ/mol",
+    "mp2=hf+corr?,f@meV,eV/bohr",
+    "w-1_b=E tot@Rydberg",
+    "dz=a.b/c(d)@Hartree",
+]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "minichno",
+        "minichno:plain.h5",
+        "ani1x:plain.h5",
+        "ani1x:folder",
+        "ani1ccx:folder",
+        "comp6:folder",
+        *(f"a.xyz:{level}" for level in LEVELS),
+        *(f"pyanitools:plain.h5:{level}" for level in LEVELS),
+        "b.extxyz:dz=e@eV",
+        "c.db:dz=e@eV:tz=e2,f2@eV",
+        "UPPER.XYZ:dz=e@eV",
+        "xyz:no_suffix:dz=e,f@eV",
+        "xyz:plain.h5:dz=e@eV:cc=e2@eV",
+        "with space.xyz:dz=e@eV",
+        "a=b@c,d.xyz:dz=e@eV",
+        "folder/d.xyz:dz=e@eV",
+    ],
+)
+def test_text_is_written_back_as_it_was(text: str) -> None:
+    spec = DatasetSpec.parse(text)
+    assert str(spec) == text
+    assert DatasetSpec.parse(str(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("ani1x", "ani1x:data/ani1x"),
+        ("comp6", "comp6:data/comp6"),
+        ("xyz:a.xyz:dz=e@eV", "a.xyz:dz=e@eV"),
+        ("a.xyz:dz=e,f@eV,eV/Å", "a.xyz:dz=e,f@eV"),
+    ],
+)
+def test_two_texts_that_mean_the_same_are_written_alike(text: str, written: str) -> None:
+    assert str(DatasetSpec.parse(text)) == written
+    os.makedirs("data/ani1x")
+    os.makedirs("data/comp6")
+    assert DatasetSpec.parse(written) == DatasetSpec.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("dz=e@eV", LevelOfTheory("dz", ("e",), None, "", "eV", "eV/Å")),
+        ("dz=e,-f?@Hartree,eV/bohr", LevelOfTheory("dz", ("e",), "f", "", "Hartree", "eV/bohr", True, ("f",))),
+        ("mp2=hf+c?@kcal/mol", LevelOfTheory("mp2", ("hf", "c"), None, "", "kcal/mol", "kcal/mol/Å", False, ("c",))),
+        ("dz=energy of it,f@Hartree", LevelOfTheory("dz", ("energy of it",), "f", "", "Hartree", "Hartree/Å")),
+    ],
+)
+def test_level_is_read_as_it_is_meant(text: str, level: LevelOfTheory) -> None:
+    assert parse_levels([text]) == (level,)
+    assert level_as_text(level) == text
+    assert as_levels(text) == as_levels([text]) == as_levels([level]) == (level,)
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("minichnoo", ["unknown data set 'minichnoo'", "did you mean 'minichno'?", "FILE.xyz:NAME=ENERGY"]),
+        ("a.txt:dz=e@eV", ["unknown data set 'a.txt'"]),
+        ("", ["unknown data set ''"]),
+        (":", ["unknown data set ''"]),
+        ("minichno:", ["'minichno:' has no path after the colon: expected minichno:PATH"]),
+        ("xyz:", ["'xyz:' has no path after the colon: expected xyz:PATH"]),
+        ("xyz", ["'xyz' has no path", "expected xyz:PATH"]),
+        ("pyanitools", ["'pyanitools' has no path"]),
+        ("ani1x:none.h5", ["none.h5: no such file or folder"]),
+        ("none.xyz:dz=e@eV", ["none.xyz: no such file or folder"]),
+        ("xyz:folder:dz=e@eV", ["folder is a folder; expected a file"]),
+        ("folder.xyz:dz=e@eV", ["folder.xyz is a folder; expected a file"]),
+        ("a.xyz", ["a.xyz: its keys are not known; say what they mean, a.xyz:NAME=ENERGY"]),
+        ("pyanitools:plain.h5", ["plain.h5: its keys are not known"]),
+        ("a.xyz:", ["malformed level ''"]),
+        ("a.xyz:dz", ["malformed level 'dz': expected NAME=ENERGY"]),
+        ("a.xyz:dz=e", ["malformed level 'dz=e'"]),
+        ("a.xyz:dz=@eV", ["malformed level 'dz=@eV'"]),
+        ("a.xyz:=e@eV", ["malformed level '=e@eV'"]),
+        ("a.xyz:dz=e@", ["malformed level 'dz=e@'"]),
+        ("a.xyz:dz=e,@eV", ["malformed level 'dz=e,@eV'"]),
+        ("a.xyz:dz=e,f,g@eV", ["malformed level 'dz=e,f,g@eV'"]),
+        ("a.xyz:dz=e,f@eV,eV/Å,x", ["malformed level"]),
+        ("a.xyz:dz=e@eV@eV", ["malformed level"]),
+        ("a.xyz:dz=e+@eV", ["a key is empty"]),
+        ("a.xyz:dz=+e@eV", ["a key is empty"]),
+        ("a.xyz:dz=?@eV", ["a key is empty"]),
+        ("a.xyz:dz=e,-@eV", ["a key is empty"]),
+        ("a.xyz:dz=e,-?@eV", ["a key is empty"]),
+        ("a.xyz:dz=e@eV,eV/Å", ["it has a unit of forces, but no key of forces"]),
+        ("a.xyz:d z=e@eV", ["malformed fidelity name 'd z'"]),
+        ("a.xyz:2z=e@eV", ["malformed fidelity name '2z'"]),
+        ("a.xyz:dz=e@volt", ["unknown energy unit 'volt'"]),
+        ("a.xyz:dz=e@Hartre", ["unknown energy unit 'Hartre'", "did you mean 'Hartree'?"]),
+        ("a.xyz:dz=e,f@eV,eV", ["unknown force unit 'eV': expected an energy per length"]),
+        ("a.xyz:dz=e,f@eV,kcal/mol", ["unknown force unit 'kcal/mol'"]),
+        ("a.xyz:dz=e,f@eV,eV/mile", ["unknown length unit 'mile'"]),
+        ("a.xyz:dz=e@eV:dz=e2@eV", ["fidelity 'dz' is defined 2 times; define it once"]),
+        ("a.xyz:dz=e@eV:", ["malformed level ''"]),
+    ],
+)
+def test_wrong_text_is_refused_in_one_line(text: str, messages: Sequence[str]) -> None:
+    with pytest.raises(MFPyGError) as refused:
+        DatasetSpec.parse(text)
+    for message in messages:
+        assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_level_that_is_neither_a_level_nor_a_text_is_refused() -> None:
+    with pytest.raises(MFPyGError, match="level is 3, expected a LevelOfTheory"):
+        as_levels(["dz=e@eV", 3])  # type: ignore[list-item]
+    with pytest.raises(MFPyGError, match="no level of theory given"):
+        as_levels([])
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "levels"),
+    [
+        ("minichno", "minichno", MINICHNO_LEVELS),
+        ("ani1x:plain.h5", "ani1x", ANI1X_LEVELS),
+        ("a.xyz:dz=e@eV", "a", parse_levels(["dz=e@eV"])),
+        ("pyanitools:plain.h5:cc=e@eV", "plain", parse_levels(["cc=e@eV"])),
+    ],
+)
+def test_label_and_levels_of_a_specification(text: str, label: str, levels: tuple[LevelOfTheory, ...]) -> None:
+    spec = DatasetSpec.parse(text)
+    assert (spec.label, spec.levels) == (label, levels)
+
+
+# Several
+
+
+def test_several_have_the_levels_of_all_in_order() -> None:
+    specs = parse_specs(["a.xyz:cc=e@eV:new=e2,f2@eV", "minichno", "b.extxyz:new=x@eV:last=y@eV"])
+    assert [level.name for level in combined_levels(specs)] == [
+        *("cc", "new"), *(level.name for level in MINICHNO_LEVELS if level.name != "cc"), "last",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_level_has_forces_where_one_of_several_has(order: int) -> None:
+    specs = parse_specs(["a.xyz:dz=e@eV", "b.extxyz:dz=x,f@eV"][::order])
+    assert combined_levels(specs)[0].forces == "f"
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "no data set given: expected at least one, as in --dataset minichno"),
+        (["minichno", "minichno"], "data set minichno is given 2 times"),
+        (["a.xyz:dz=e@eV", "minichno", "xyz:a.xyz:dz=e@eV"], "data set a.xyz:dz=e@eV is given 2 times"),
+        (["minichno", "ani1x:plain.h5"], "'cc' is CCSD(T)/cc-pVDZ in minichno, but CCSD(T)*/CBS in ani1x:plain.h5"),
+        (["minichno", "qm9"], "unknown data set 'qm9'"),
+    ],
+)
+def test_wrong_several_are_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(MFPyGError) as refused:
+        parse_specs(texts)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("other", ["minichno:bundled", "minichno:folder/../plain.h5", "minichno:{}/plain.h5"])
+def test_one_file_under_two_names_is_still_one_file(other: str, tmp_path: Path) -> None:
+    first = "minichno:plain.h5"
+    if other == "minichno:bundled":
+        from mfpyg.datasets.minichno import bundled_file
+
+        first, other = "minichno", f"minichno:{bundled_file()}"
+    with pytest.raises(MFPyGError, match="is given 2 times"):
+        parse_specs([first, other.format(tmp_path)])
