@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from mfpyg import interrupt
 from mfpyg.errors import MFPyGError, did_you_mean
 
 ERROR_STATUS = 2
@@ -82,7 +83,8 @@ def joined(arguments: Sequence[str], option: str) -> list[str]:
 def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:
     """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130."""
     try:
-        command(list(sys.argv[1:] if arguments is None else arguments))
+        with interrupt.listening():
+            command(list(sys.argv[1:] if arguments is None else arguments))
     except MFPyGError as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(ERROR_STATUS)

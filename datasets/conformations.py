@@ -17,6 +17,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.data.collate import collate
 from torch_geometric.data.separate import separate
 
+from mfpyg import interrupt
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.blocks import Block, Track
 from mfpyg.datasets.levels import levels_named
@@ -209,7 +210,7 @@ class ConformationDataset(InMemoryDataset):
         columns = list(range(len(levels)))
         required = [read.index(level) for level in needed]
         edges = self.pre_transform if isinstance(self.pre_transform, RadiusGraph) and not self.pre_filter else None
-        with ColumnFiles(Path(self.processed_dir)) as files:
+        with interrupt.listening(), ColumnFiles(Path(self.processed_dir)) as files:
             processing = Processing(files, edges, len(levels))
             for block in self.blocks(read):
                 keep = ~np.isnan(block.energy[:, required]).any(axis=1)

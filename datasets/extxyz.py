@@ -17,7 +17,7 @@ from mfpyg.datasets.cache import cached_root
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.frames import Frame, frames_of_database, frames_of_text
 from mfpyg.datasets.spec import as_levels
-from mfpyg.errors import MFPyGError, did_you_mean
+from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
 
 _KEYS_IN_ERROR = 20
@@ -187,7 +187,7 @@ def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tup
 def _found(keys: Iterable[str]) -> str:
     names = sorted(keys)
     more = f" and {len(names) - _KEYS_IN_ERROR} more" if len(names) > _KEYS_IN_ERROR else ""
-    return f"(keys found: {', '.join(names[:_KEYS_IN_ERROR]) or 'none'}{more})"
+    return f"(keys found: {', '.join(shortened(names[:_KEYS_IN_ERROR])) or 'none'}{more})"
 
 
 def _split(values: Mapping[str, Any], where: str) -> int:

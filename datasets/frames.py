@@ -20,6 +20,12 @@ from ase.calculators.calculator import all_properties
 from mfpyg.errors import MFPyGError
 
 _COUNT = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
+_QUOTED = re.compile(r'"[^"]*"|\'[^\']*\'|\{[^}]*\}|\[[^\]]*\]')
+_KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
+_PROPERTIES = re.compile(r'(?:^|\s)Properties\s*=\s*"?([^\s"]+)')
+_PLAIN = "species:S:1:pos:R:3"
+_SEPARATORS = re.compile(r"[\s\"'{}\[\],=]+")
+
 _ROWS_AT_ONCE = 1000
 """ASE fetches all rows that it selects; so many a query keep the memory bounded."""
 
@@ -100,7 +106,42 @@ def _text_of_frame(file: TextIO, where: str) -> str:
     lines = list(islice(file, 1 + n))
     if len(lines) < 1 + n:
         raise MFPyGError(f"{where}: truncated, {n} atoms expected and {max(len(lines) - 1, 0)} found")
+    _check_text(lines, where)
     return "".join([line, *lines])
+
+
+def _check_text(lines: list[str], where: str) -> None:
+    """Refuse what ASE takes without a word: columns too many, keys given twice, numbers such as 1_25."""
+    comment, atoms = lines[0], lines[1:]
+    keys = _KEY.findall(_QUOTED.sub("_", comment))
+    for key in keys:
+        if keys.count(key) > 1:
+            raise MFPyGError(f"{where}: {key[:40]} is given {keys.count(key)} times; give it once")
+    given = _PROPERTIES.search(comment)
+    n = _n_columns(given[1] if given else _PLAIN, where)
+    for number, line in enumerate(atoms):
+        if len(line.split()) != n:
+            raise MFPyGError(f"{where}: atom {number} has {len(line.split())} columns, expected {n} as in Properties")
+    for text in (comment, "".join(atoms)):
+        for word in _SEPARATORS.split(text) if "_" in text else ():
+            if "_" in word and _is_number(word):
+                raise MFPyGError(f"{where}: {word[:40]} is no number")
+
+
+def _n_columns(properties: str, where: str) -> int:
+    """Columns of the atoms' lines: ``species:S:1:pos:R:3`` has 4."""
+    parts = properties.split(":")
+    if len(parts) % 3 or not all(width.isdecimal() for width in parts[2::3]):
+        raise MFPyGError(f"{where}: Properties={properties[:60]}; expected NAME:TYPE:COLUMNS, repeated")
+    return sum(int(width) for width in parts[2::3])
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
 
 
 def frames_of_database(path: Path) -> Iterator[Frame]:
@@ -139,3 +180,6 @@ def _check_database(path: Path) -> None:
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone():
             raise MFPyGError(f"{path}: no ASE database, it has no table of systems")
+        (found,) = connection.execute("PRAGMA quick_check(systems)").fetchone()
+        if found != "ok":  # SQLite would leave out rows without a word
+            raise MFPyGError(f"{path}: damaged database ({' '.join(found.split())[:100]}); fetch it again")

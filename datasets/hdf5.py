@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
+from mfpyg.datasets.soundness import check_storage
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 
@@ -162,7 +163,7 @@ class Group:
 
 def where(group: h5py.Group, path: Path) -> str:
     """File and group, for errors."""
-    return f"{path}: group {str(group.name).strip('/')}"
+    return f"{path}: group {str(group.name).strip('/')[:60]}"
 
 
 def array(group: h5py.Group, path: Path, key: str) -> h5py.Dataset:
@@ -180,4 +181,5 @@ def array(group: h5py.Group, path: Path, key: str) -> h5py.Dataset:
         raise MFPyGError(f"{where(group, path)}: {key} is kept elsewhere; expected the array itself, not a link to it")
     if found.shape is None or found.nbytes > _MOST_COMPRESSED * max(path.stat().st_size, 1):
         raise MFPyGError(f"{where(group, path)}: {key} has shape {found.shape}, too large for its file; fetch it again")
+    check_storage(found, path, f"{where(group, path)}: {key}")
     return found

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from mfpyg import interrupt
 from mfpyg.datasets.blocks import Block
 from mfpyg.datasets.storage import ATOMIC, ColumnFiles, starts
 from mfpyg.graph import RadiusGraph, edges_of_each
@@ -36,6 +37,7 @@ class Processing:
 
     def add(self, block: Block) -> None:
         """Add a block to the columns, numbering its molecules among all and finding its edges."""
+        interrupt.check()
         if not len(block):
             return
         self.incomplete += block.incomplete

@@ -17,7 +17,7 @@ from mfpyg.datasets.cache import cached_root
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
 from mfpyg.datasets.spec import as_levels
-from mfpyg.errors import MFPyGError, did_you_mean
+from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
 
 LAYOUT = "the pyanitools layout: in groups, the arrays species, coordinates and labels of one molecule each"
@@ -121,7 +121,7 @@ def check_keys(paths: Sequence[Path], levels: Sequence[LevelOfTheory]) -> None:
         for key in known.intersection(optional):
             del optional[key]
     for key, name in optional.items():
-        listed = ", ".join(sorted(known))
+        listed = ", ".join(shortened(sorted(known)[:20]))
         raise MFPyGError(
             f"{paths[-1]}: no group has the key '{key}' of level '{name}' (keys: {listed}){did_you_mean(key, known)}"
         )
@@ -141,6 +141,8 @@ def molecules_in(file: h5py.File, path: Path) -> Iterator[tuple[str, set[str]]]:
         name = waiting.pop()
         arrays, groups = _members(file[name or "/"])
         groups = {child: identity for child, identity in groups.items() if identity not in seen}
+        if name and not arrays and not groups and not len(file[name]):
+            raise MFPyGError(f"{path}: group {name} is empty; expected the arrays of a molecule, or groups")
         if arrays and not name:
             raise MFPyGError(f"{path}: the array '{arrays[0]}' is in no group; expected {LAYOUT}")
         if arrays and groups:
@@ -163,7 +165,10 @@ def _members(group: h5py.Group) -> tuple[list[str], dict[str, tuple[int, int]]]:
     """Names of a group's arrays, and of its groups with what tells one object from another; no links but hard ones."""
     arrays, groups = [], {}
     for name in group:
-        if isinstance(group.get(name, getlink=True), h5py.HardLink):
+        link = group.get(name, getlink=True)
+        if link is None:  # h5py's answer where a name is listed, but nothing can be found there
+            raise KeyError(f"{group.name} lists {name}, which can't be found")
+        if isinstance(link, h5py.HardLink):
             info = h5py.h5o.get_info(group.id, name.encode("utf-8", "surrogateescape"))  # cheaper than to open it
             if info.type == h5py.h5o.TYPE_DATASET:
                 arrays.append(name)
@@ -183,7 +188,7 @@ def _check_group(group: h5py.Group, path: Path, keys: set[str], levels: Sequence
             link = " but a link, which is not followed" if key in list(group) else ""
             raise MFPyGError(
                 f"{where(group, path)} lacks the key '{key}'{link} "
-                f"(keys: {', '.join(sorted(keys))}){did_you_mean(key, keys)}"
+                f"(keys: {', '.join(shortened(sorted(keys)[:20]))}){did_you_mean(key, keys)}"
             )
 
 

@@ -126,9 +126,12 @@ def _group_names(file: h5py.File, path: Path) -> list[str]:
         names = list(file)
         for name in names:
             if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                raise MFPyGError(f"{path}: '{name}' is a link; expected groups only, one a molecular formula")
+                raise MFPyGError(f"{path}: '{name[:60]}' is a link; expected groups only, one a molecular formula")
             if not isinstance(file.get(name), h5py.Group):
-                raise MFPyGError(f"{path}: '{name}' is an array; expected groups only, one a molecular formula")
+                raise MFPyGError(f"{path}: '{name[:60]}' is an array; expected groups only, one a molecular formula")
+        places = {h5py.h5o.get_info(file.id, name.encode("utf-8", "surrogateescape")).addr for name in names}
+        if len(places) < len(names):
+            raise MFPyGError(f"{path}: two names are of one group, whose conformations would be there twice")
     if not names:
         raise MFPyGError(f"{path}: no groups; expected one a molecular formula, as in the ANI-1x release")
     return names

@@ -12,11 +12,20 @@ class MFPyGError(ValueError):
     The commands print the message alone and exit with status 2; nothing else in the package exits.
     """
 
+    def __init__(self, message: str) -> None:
+        # Names come from files: line ends, control characters and what can't be printed are written as escapes.
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message)))
+
+
+def shortened(names: Iterable[str]) -> list[str]:
+    """Names from a file as an error lists them: not more than 24 letters of each."""
+    return [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'hipnn'?"`` where a known name is close to ``name``, else an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0][:60]}'?" if close else ""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> MFPyGError:

@@ -308,9 +308,14 @@ def test_truncated_file_is_said_to_be_damaged(file: Path, share: float) -> None:
 def test_file_without_molecules_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "empty.h5"
     with h5py.File(path, "w") as opened:
-        opened.create_group("a/b")
         opened["loop"] = h5py.SoftLink("/")
     assert f"{path}: no group holds arrays (links are not followed); expected" in refusal(path)
+
+
+def test_empty_group_is_refused(file: Path) -> None:
+    with h5py.File(file, "r+") as opened:
+        opened.create_group("gdb/lost")
+    assert f"{file}: group gdb/lost is empty; expected the arrays of a molecule, or groups" in refusal(file)
 
 
 def test_array_outside_any_group_is_refused(file: Path) -> None:
