@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,15 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data, InMemoryDataset
-from torch_geometric.data.collate import collate
-from torch_geometric.data.separate import separate
 
 from mfpyg import interrupt
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.blocks import Block, Track
 from mfpyg.datasets.levels import levels_named
-from mfpyg.datasets.processing import Processing
-from mfpyg.datasets.storage import FORMAT, ColumnFiles, fingerprint, read_processed, write_processed
+from mfpyg.datasets.processing import Processing, item, transformed
+from mfpyg.datasets.storage import (
+    FORMAT,
+    ColumnFiles,
+    fingerprint,
+    processed_name,
+    read_processed,
+    settings_of,
+    write_processed,
+)
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import make_folder
@@ -99,7 +103,8 @@ class ConformationDataset(InMemoryDataset):
         self._asked = None if fidelities is None else levels_named(tuple(fidelities), self.levels, self.what)
         if not all(file.is_file() for file in self.files):
             self.download()
-        self._processed_name = self._name_of_processed(pre_transform, pre_filter)
+        stem = self.files[0].stem if len(self.files) == 1 else type(self).__name__.lower()
+        self._processed_name = processed_name(stem, self._settings(pre_transform, pre_filter))
         super().__init__(str(root), transform, pre_transform, pre_filter, log=False, force_reload=force_reload)
         stored = read_processed(Path(self.processed_paths[0]))
         self._present = tuple(_level_from(values) for values in stored["levels"])
@@ -165,11 +170,12 @@ class ConformationDataset(InMemoryDataset):
     def processed_file_names(self) -> list[str]:
         return [self._processed_name]
 
-    def _name_of_processed(
+    def _settings(
         self, pre_transform: Callable[..., Any] | None, pre_filter: Callable[..., Any] | None
-    ) -> str:
+    ) -> dict[str, Any]:
+        """Everything that a processed file depends on, as plain values."""
         usual = [level for level in self.levels if self.usual is None or level.name in self.usual]
-        settings = {
+        return {
             "format": FORMAT,
             "class": type(self).__name__,
             "raw": self.raw_identity(),
@@ -177,12 +183,9 @@ class ConformationDataset(InMemoryDataset):
             "levels": [dataclasses.asdict(level) for level in self._asked or usual],
             "options": self.reading_options(),
             "required": [dataclasses.asdict(level) for level in self._required],
-            "pre_transform": _settings_of(pre_transform, "pre_transform"),
-            "pre_filter": _settings_of(pre_filter, "pre_filter"),
+            "pre_transform": settings_of(pre_transform, "pre_transform"),
+            "pre_filter": settings_of(pre_filter, "pre_filter"),
         }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-        stem = self.files[0].stem if len(self.files) == 1 else type(self).__name__.lower()
-        return f"{stem}-{digest}.pt"
 
     def raw_identity(self) -> list[Any]:
         """What changes when a raw file does: name, size and date of each."""
@@ -223,7 +226,7 @@ class ConformationDataset(InMemoryDataset):
             self._check_given_split(data)
             self.check_content(data, slices, levels)
             if edges is None and (self.pre_filter is not None or self.pre_transform is not None):
-                data, slices = self._transformed(data, slices)
+                data, slices = transformed(data, slices, self.pre_filter, self.pre_transform, str(self.files[0]))
             about = {
                 "levels": [dataclasses.asdict(level) for level in levels],
                 "molecules": list(processing.molecules),
@@ -250,17 +253,6 @@ class ConformationDataset(InMemoryDataset):
                 where = self.files[0] if len(self.files) == 1 else name
                 raise MFPyGError(f"{where}: some conformations have a split and some have none; expected all or none")
 
-    def _transformed(self, data: Data, slices: dict[str, Tensor]) -> tuple[Data, dict[str, Tensor]]:
-        items = [_item(data, slices, i) for i in range(len(slices["energy"]) - 1)]
-        if self.pre_filter is not None:
-            items = [item for item in items if self.pre_filter(item)]
-            if not items:
-                raise MFPyGError(f"{self.files[0]}: pre_filter left no conformation")
-        if self.pre_transform is not None:
-            items = [self.pre_transform(item) for item in items]
-        data, slices, _ = collate(Data, items, increment=False, add_batch=False)
-        return data, slices
-
     def given_split(self) -> np.ndarray:
         """The files' own division, (n,) int64: 0 pool, 1 test, 2 out of sample; -1 where they do not say."""
         return self._data.split.numpy()
@@ -269,10 +261,10 @@ class ConformationDataset(InMemoryDataset):
         """One conformation; kept for the next time only where there are few, as each takes some kilobytes."""
         if len(self.slices["energy"]) <= KEEP_ITEMS_UP_TO:
             return super().get(idx)
-        return _item(self._data, self.slices, idx)
+        return item(self._data, self.slices, idx)
 
     def copy(self, idx: Any = None) -> ConformationDataset:
-        """A copy that shares nothing with this one; as PyG's, but without an object a conformation.
+        """A copy with tensors of its own; as PyG's, but without an object a conformation.
 
         Args:
             idx: only these conformations: a slice, list, tuple, tensor or array.
@@ -305,21 +297,5 @@ class ConformationDataset(InMemoryDataset):
         return f"{type(self).__name__}({len(self)}, fidelities=[{', '.join(self.fidelities)}])"
 
 
-def _item(data: Data, slices: dict[str, Tensor], idx: int) -> Data:
-    return separate(Data, batch=data, idx=idx, slice_dict=slices, decrement=False)
-
-
 def _level_from(values: dict[str, Any]) -> LevelOfTheory:
     return LevelOfTheory(**{**values, "energy": tuple(values["energy"]), "optional": tuple(values["optional"])})
-
-
-def _settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
-    if transform is None:
-        return None
-    text = repr(transform)
-    if " at 0x" in text:
-        raise MFPyGError(
-            f"{role} {text} does not say its settings; give it a __repr__ that names them, "
-            f"so that a change of them can't use an old processed file"
-        )
-    return text

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.data.collate import collate
+from torch_geometric.data.separate import separate
 
 from mfpyg import interrupt
 from mfpyg.datasets.blocks import Block
 from mfpyg.datasets.storage import ATOMIC, ColumnFiles, starts
+from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph, edges_of_each
 
 _COLUMNS = (
@@ -83,3 +89,30 @@ class Processing:
             by_edge = starts(self.files.column("n_edges"))
             data["edge_index"], slices["edge_index"] = self.files.column("edge_index").t(), by_edge
         return data, slices
+
+
+def item(data: Data, slices: Mapping[str, Tensor], idx: int) -> Data:
+    """One conformation of a collated data set."""
+    return separate(Data, batch=data, idx=idx, slice_dict=slices, decrement=False)
+
+
+def transformed(
+    data: Data,
+    slices: Mapping[str, Tensor],
+    pre_filter: Callable[..., Any] | None,
+    pre_transform: Callable[..., Any] | None,
+    where: str,
+) -> tuple[Data, dict[str, Tensor]]:
+    """The collated data set after a filter and a transform of the user's, which take an object a conformation.
+
+    Raises:
+        MFPyGError: if the filter leaves none.
+    """
+    items = (item(data, slices, i) for i in range(len(slices["energy"]) - 1))
+    kept = [one for one in items if pre_filter is None or pre_filter(one)]
+    if not kept:
+        raise MFPyGError(f"{where}: pre_filter left no conformation")
+    if pre_transform is not None:
+        kept = [pre_transform(one) for one in kept]
+    data, slices, _ = collate(Data, kept, increment=False, add_batch=False)
+    return data, slices

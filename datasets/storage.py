@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -84,6 +85,29 @@ def fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
     for tensor in (slices["z"], data.z, data.pos, data.energy, data.forces, data.split):
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def processed_name(stem: str, settings: Mapping[str, Any]) -> str:
+    """Name of a processed file, with a hash of everything that it depends on."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+    return f"{stem}-{digest}.pt"
+
+
+def settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
+    """What a ``pre_transform`` or ``pre_filter`` says of itself.
+
+    Raises:
+        MFPyGError: if that is only where it is in memory.
+    """
+    if transform is None:
+        return None
+    text = repr(transform)
+    if " at 0x" in text:
+        raise MFPyGError(
+            f"{role} {text} does not say its settings; give it a __repr__ that names them, "
+            f"so that a change of them can't use an old processed file"
+        )
+    return text
 
 
 def starts(counts: Tensor) -> Tensor:
