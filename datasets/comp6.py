@@ -113,7 +113,7 @@ class COMP6(ConformationDataset):
         return list(self._files_of)
 
     def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
-        levels = self.levels if asked is None else tuple(asked)
+        levels = super().find_levels(asked)
         check_keys(self.files, levels)
         return levels
 

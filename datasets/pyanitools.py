@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,8 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.blocks import Block, Track
-from mfpyg.datasets.cache import cached_root
-from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.defined import DefinedDataset
 from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
-from mfpyg.datasets.spec import as_levels
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
 
@@ -25,7 +22,7 @@ LAYOUT = "the pyanitools layout: in groups, the arrays species, coordinates and 
 _NUMBERS = {symbol: number for number, symbol in enumerate(chemical_symbols) if number > 0}
 
 
-class Pyanitools(ConformationDataset):
+class Pyanitools(DefinedDataset):
     """A file as pyanitools reads it, such as those of ANI-1; see :class:`mfpyg.datasets.ConformationDataset`.
 
     Groups, nested at any depth. One that holds arrays is a molecule, whose name is its path: ``species``
@@ -36,11 +33,7 @@ class Pyanitools(ConformationDataset):
 
     Args:
         file: raw file.
-        levels: what its keys mean, as levels of theory or as text, see
-            :meth:`mfpyg.datasets.spec.DatasetSpec.parse`.
-        fidelities: names of levels in ``levels``; all if not given.
-        root: folder for ``processed/``; one of its own in the cache if not given.
-        kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
+        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.defined.DefinedDataset`.
 
     Raises:
         MFPyGError: if the file is missing or wrong, a group lacks a key that is not optional, all groups lack one
@@ -52,20 +45,8 @@ class Pyanitools(ConformationDataset):
     Smith, Isayev, Roitberg, Sci. Data 4, 170193 (2017).
     """
 
-    def __init__(
-        self,
-        file: str | os.PathLike[str],
-        levels: Sequence[LevelOfTheory | str],
-        fidelities: Sequence[str] | None = None,
-        *,
-        root: str | os.PathLike[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.levels = as_levels(levels)
-        super().__init__(root or cached_root("files", [Path(file)]), fidelities, files=[Path(file)], **kwargs)
-
     def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
-        levels = self.levels if asked is None else tuple(asked)
+        levels = super().find_levels(asked)
         check_keys(self.files, levels)
         return levels
 

@@ -49,9 +49,6 @@ class UnionDataset(ConformationDataset):
     def raw_identity(self) -> list[Any]:
         return [[type(member).__name__, *member.processed_file_names, member.fingerprint] for member in self.members]
 
-    def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
-        return self.levels if asked is None else tuple(asked)
-
     def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
         fidelities = [level.name for level in levels]
         first_source = 0

@@ -1,0 +1,42 @@
+"""Files whose levels of theory only the user knows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mfpyg.datasets.cache import cached_root
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.spec import as_levels
+from mfpyg.fidelity import LevelOfTheory
+
+
+class DefinedDataset(ConformationDataset):
+    """One raw file, and what its keys mean.
+
+    Args:
+        file: raw file.
+        levels: what its keys mean, as :class:`mfpyg.fidelity.LevelOfTheory` or written
+            ``dz=dft_energy,dft_forces@eV``, see :meth:`mfpyg.datasets.spec.DatasetSpec.parse`.
+        fidelities: names among the levels; all if not given.
+        root: folder for ``processed/``; one in the cache if not given.
+        kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
+
+    Raises:
+        MFPyGError: if the levels are malformed, or anything is wrong with the file.
+    """
+
+    def __init__(
+        self,
+        file: str | os.PathLike[str],
+        levels: Sequence[LevelOfTheory | str],
+        fidelities: Sequence[str] | None = None,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        path = Path(file)
+        self.levels = as_levels(levels)
+        super().__init__(root or cached_root("files", [path]), fidelities, files=[path], **kwargs)
