@@ -114,5 +114,5 @@ def transformed(
         raise MFPyGError(f"{where}: pre_filter left no conformation")
     if pre_transform is not None:
         kept = [pre_transform(one) for one in kept]
-    data, slices, _ = collate(Data, kept, increment=False, add_batch=False)
-    return data, slices
+    collated, new_slices, _ = collate(Data, kept, increment=False, add_batch=False)
+    return collated, new_slices
