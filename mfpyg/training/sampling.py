@@ -68,7 +68,7 @@ class Sampling:
             drawn = random.permutation(np.concatenate(self._drawn(epoch)))
         n_batches = math.ceil(len(drawn) / batch_size)
         if self.window:
-            drawn = self._like_sizes(drawn, n_batches, random)
+            drawn = self._like_sizes(drawn, n_batches)
         batches = np.array_split(drawn, n_batches)
         if self.minimum is not None:
             batches = self._with_minimum(batches, *self.minimum, random)
@@ -97,7 +97,7 @@ class Sampling:
             drawn.append(np.concatenate(sequence)[offset : offset + int(count)] if count else members[:0])
         return drawn
 
-    def _like_sizes(self, drawn: np.ndarray, n_batches: int, random: np.random.Generator) -> np.ndarray:
+    def _like_sizes(self, drawn: np.ndarray, n_batches: int) -> np.ndarray:
         assert self.n_atoms is not None
         ends = np.cumsum([len(batch) for batch in np.array_split(drawn, n_batches)])
         windows = np.split(drawn, ends[self.window - 1 : -1 : self.window])
