@@ -110,6 +110,7 @@ class ConformationDataset(InMemoryDataset):
         self._present = tuple(_level_from(values) for values in stored["levels"])
         self.molecules: list[str] = stored["molecules"]
         self.sources: list[str] = stored["sources"]
+        self.source_levels = [tuple(_level_from(values) for values in levels) for levels in stored["source_levels"]]
         self.fingerprint: str = stored["fingerprint"]
         self.incomplete_forces: dict[str, int] = stored["incomplete_forces"]
         self._data, self.slices = Data.from_dict(stored["data"]), stored["slices"]
@@ -148,6 +149,10 @@ class ConformationDataset(InMemoryDataset):
     def source_names(self) -> list[str]:
         """What the numbers in ``source`` stand for."""
         return [self.what]
+
+    def levels_read(self, levels: Sequence[LevelOfTheory]) -> list[tuple[LevelOfTheory, ...]]:
+        """What each source takes its keys for: the levels that are read, of each one its own."""
+        return [tuple(levels) for _ in self.source_names()]
 
     def download(self) -> None:
         """Nothing is downloaded unasked; says which raw file is missing.
@@ -231,6 +236,7 @@ class ConformationDataset(InMemoryDataset):
                 "levels": [dataclasses.asdict(level) for level in levels],
                 "molecules": list(processing.molecules),
                 "sources": self.source_names(),
+                "source_levels": [[dataclasses.asdict(v) for v in of_source] for of_source in self.levels_read(levels)],
                 "fingerprint": fingerprint(data, slices),
                 "incomplete_forces": dict(
                     zip([level.name for level in levels], processing.incomplete.tolist(), strict=True)
@@ -275,6 +281,7 @@ class ConformationDataset(InMemoryDataset):
         copied.__dict__.update(self.__dict__)
         copied._indices = copied._data_list = None
         copied._data, copied.slices = gather(self._data, self.slices, rows)
+        copied.fingerprint = fingerprint(copied._data, copied.slices)
         return copied
 
     def label_counts(self) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from mfpyg.files import save_torch
 FORMAT = 2
 """Version of the processed files; a change makes old ones be processed anew."""
 
-ABOUT = {"levels", "molecules", "sources", "fingerprint", "incomplete_forces"}
+ABOUT = {"levels", "molecules", "sources", "source_levels", "fingerprint", "incomplete_forces"}
 """What a processed file says of itself, besides its format."""
 
 ATOMIC = ("z", "pos", "forces")

@@ -46,6 +46,11 @@ class UnionDataset(ConformationDataset):
     def source_names(self) -> list[str]:
         return [name for member in self.members for name in member.sources]
 
+    def levels_read(self, levels: Sequence[LevelOfTheory]) -> list[tuple[LevelOfTheory, ...]]:
+        names = [level.name for level in levels]
+        each = [of_source for member in self.members for of_source in member.source_levels]
+        return [tuple(level for level in of_source if level.name in names) for of_source in each]
+
     def raw_identity(self) -> list[Any]:
         return [[type(member).__name__, *member.processed_file_names, member.fingerprint] for member in self.members]
 
@@ -55,7 +60,10 @@ class UnionDataset(ConformationDataset):
         waiting = iter(self.members)
         for _ in self._track([member.what for member in self.members]):
             member = next(waiting)
-            yield from _blocks_of(member, fidelities, first_source)
+            for number, block in enumerate(_blocks_of(member, fidelities, first_source)):
+                if number == 0:  # counted when the member was read; its blocks are whole or empty
+                    block.incomplete[:] = [member.incomplete_forces.get(name, 0) for name in fidelities]
+                yield block
             first_source += len(member.sources)
 
 
