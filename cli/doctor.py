@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from mfpyg.cli.common import Parser, quiet_frameworks, run
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
+from mfpyg.settings import in_words
 
 if TYPE_CHECKING:
     from mfpyg.doctor import Finding, View
@@ -39,14 +41,16 @@ def build_parser() -> Parser:
         "dataset",
         metavar="DATA",
         nargs="+",
-        help="as --dataset of mfpyg-train: minichno, NAME:PATH or FILE.xyz:NAME=ENERGY[,FORCES]@UNIT; several "
-        "are put together to one data set",
+        help="as --dataset of mfpyg-train: minichno, ani1x:PATH, ani1ccx:PATH, comp6:PATH, "
+        "FILE.xyz:NAME=ENERGY[,FORCES]@UNIT, the same of an ASE database FILE.db:..., or pyanitools:FILE:...; "
+        "several are put together to one data set",
     )
     parser.add_argument(
         "--fidelities", nargs="+", metavar="NAME", help="levels to look at; the usual ones if not given"
     )
     parser.add_argument("--json", metavar="FILE", help="write the findings there as JSON; - for standard output, alone")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the split, as in training")
+    parser.words["seed"] = in_words(int)
     return parser
 
 
@@ -57,14 +61,24 @@ def doctor_command(arguments: Sequence[str]) -> None:
     options = parser.parse_args(list(arguments))
     if options.seed < 0:
         raise MFPyGError(f"--seed is {options.seed}, expected a whole number of at least 0")
-    if options.json not in (None, "-") and (not options.json or Path(options.json).is_dir()):
-        raise MFPyGError(f"--json is '{options.json}', expected the name of a file, or -")
+    if options.json not in (None, "-"):
+        _check_target(options.json)
     specs = parse_specs(options.dataset)
     names = tuple(options.fidelities or ())
     levels_named(names, combined_levels(specs), " and ".join(map(str, specs)))
     quiet_frameworks()
     if not _healthy(specs, names, options.json, options.seed):
         sys.exit(WRONG_STATUS)
+
+
+def _check_target(name: str) -> None:
+    target = Path(name)
+    if not name or target.is_dir():
+        raise MFPyGError(f"--json is '{name}', expected the name of a file, or -")
+    if not target.parent.is_dir():
+        raise MFPyGError(f"{target.parent}: no such folder; expected one to write {target.name} to")
+    if not os.access(target.parent, os.W_OK):
+        raise MFPyGError(f"{target.parent}: can't write {target.name} there; name another place with --json")
 
 
 def _healthy(specs: tuple[DatasetSpec, ...], names: tuple[str, ...], target: str | None, seed: int) -> bool:

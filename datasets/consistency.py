@@ -21,6 +21,7 @@ FARTHEST = 1.0
 
 _CURVATURE = 30.0  # error of the trapezoid rule, kcal/mol/Å³: about a stretched C-H bond's third derivative / 100
 _NOISE = 0.01  # kcal/mol, of labels
+_FAR = 30.0  # times the median change along a path, from which one is of a wrong label; its pair is left out
 _CANDIDATES, _QUERIES, _DISTANCES = 2000, 400, 600
 
 
@@ -32,7 +33,7 @@ class Slope:
         value: 1 where energies and forces belong together.
         error: its standard error.
         correlation: of ΔE and work, weighted as in the fit; its square is R².
-        n_pairs: pairs of conformations fitted.
+        n_pairs: pairs of conformations fitted, without those left out as outliers.
         n_effective: number of pairs of equal weight that would say as much.
     """
 
@@ -47,12 +48,15 @@ class Slope:
         """Robust regression through the origin: weights by displacement, and Huber's for outliers.
 
         Pairs weigh by the inverse square of the error that the trapezoid rule has at their displacement,
-        so that the nearest count most.
+        so that the nearest count most. Those whose |ΔE| or |work| is more than 30 times what is usual at
+        their displacement are left out before: Huber's weights do not bound what one large work does.
 
         Args:
             d_energy, work: of :func:`energy_work_pairs`, (m,), kcal/mol.
             displacement: of the pairs, (m,), Å.
         """
+        usual = _usual(d_energy, displacement) & _usual(work, displacement)
+        d_energy, work, displacement = d_energy[usual], work[usual], displacement[usual]
         base = 1 / ((_CURVATURE * displacement**3) ** 2 + _NOISE**2)  # (m,)
         if not (base * work**2).sum() > 0 or not (base * d_energy**2).sum() > 0:
             return cls(0.0, np.inf, 0.0, len(work), 0.0)
@@ -67,6 +71,14 @@ class Slope:
         error = np.sqrt((weight**2 * work**2 * (d_energy - value * work) ** 2).sum()) / total
         correlation = (weight * d_energy * work).sum() / np.sqrt(total * (weight * d_energy**2).sum())
         return cls(value, float(error), float(correlation), len(work), float(total**2 / (information**2).sum()))
+
+
+def _usual(change: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+    """Which changes, in kcal/mol, are at most 30 times the median one at their displacement, (m,) bool."""
+    moved = displacement > 0
+    size = np.abs(change)
+    typical = float(np.median(size[moved] / displacement[moved])) if moved.any() else 0.0
+    return size <= _FAR * typical * displacement + _NOISE if typical > 0 else np.ones(len(change), bool)
 
 
 def spread_rows(n: int, most: int, run: int = 50) -> np.ndarray:

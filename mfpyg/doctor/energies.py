@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +17,7 @@ SAME = "labels all the same"
 REPEATED = "repeated energy"
 
 _NEAR = 0.15  # total energies are within 9 % of the estimate
+_APART = 3.0  # times another source's ratio, where neither is of all electrons and so depends on the elements
 
 
 def atomic_estimate(z: np.ndarray) -> np.ndarray:
@@ -28,53 +30,107 @@ def atomic_estimate(z: np.ndarray) -> np.ndarray:
     return -0.7687 * z ** (7 / 3) + 0.5 * z**2 - 0.2699 * z ** (5 / 3)
 
 
+@dataclass
+class _Ratios:
+    """Energies of one source over the estimates of their atoms.
+
+    Attributes:
+        source: name, empty where there is only one.
+        rows: of the data set, (n,).
+        values: (n,).
+        kinds: number of compositions.
+        elements: which of the data set's occur, (n_species,) bool.
+        heavy: whether some atoms have a core, without which energies are not total ones.
+    """
+
+    source: str
+    level: LevelOfTheory
+    rows: np.ndarray
+    values: np.ndarray
+    kinds: int
+    elements: np.ndarray
+    heavy: bool
+
+    def __post_init__(self) -> None:
+        self.low, self.middle, self.high = (float(v) for v in np.quantile(self.values, [0.05, 0.5, 0.95]))
+
+    @property
+    def total(self) -> bool:
+        """Whether these are total energies of all electrons, in the unit that they are read as."""
+        return abs(self.middle - 1) < _NEAR and self.low > 0
+
+    @property
+    def steady(self) -> bool:
+        """Whether nearly all are the same."""
+        return max(abs(self.high - self.middle), abs(self.low - self.middle)) < _NEAR * abs(self.middle)
+
+
 def check_unit(view: View) -> Iterator[Finding]:
-    """Total energies against the sum of atomic estimates; their ratio is near 1, or a ratio of units."""
+    """Total energies against the sum of atomic estimates; their ratio is near 1, or a ratio of units.
+
+    Sources of one fidelity must have like ratios, too.
+    """
     estimate = atomic_estimate(np.array(view.species)) * HARTREE_TO_KCAL_MOL
-    for column, level in view.levels:
-        for source, rows in view.parts():
+    for column, _ in view.levels:
+        each = []
+        for source, rows, level in view.parts(column):
             rows = view.sample(rows[view.energy_mask[rows, column]])
-            if not len(rows):
-                continue
-            counts = view.counts[rows]
-            ratio = view.energy[rows, column] / (counts @ estimate)
-            kinds = len(np.unique(counts, axis=0))
-            finding = _judge_ratio(ratio, kinds, level, f" in {source}" if source else "", view, rows)
-            if finding is not None:
-                yield finding
+            if len(rows):
+                counts = view.counts[rows]
+                values = view.energy[rows, column] / (counts @ estimate)
+                elements = counts.any(axis=0)
+                heavy = bool(elements[np.array(view.species) > 2].any())
+                kinds = len(np.unique(counts, axis=0))
+                each.append(_Ratios(source, level, rows, values, kinds, elements, heavy))
+        for ratios in each:
+            if not ratios.total:
+                yield _judge_ratio(view, column, ratios, _reference(ratios, each))
 
 
-def _judge_ratio(
-    ratio: np.ndarray, kinds: int, level: LevelOfTheory, where: str, view: View, rows: np.ndarray
-) -> Finding | None:
-    low, middle, high = (float(v) for v in np.quantile(ratio, [0.05, 0.5, 0.95]))
-    if abs(middle - 1) < _NEAR and low > 0:
-        return None
-    example = rows[int(np.argmin(np.abs(ratio - middle)))]
+def _reference(ratios: _Ratios, each: list[_Ratios]) -> _Ratios | None:
+    """Another source whose energies can't be of the same unit and reference, nearer to total energies."""
+    for other in each:
+        if other.total and other.heavy and abs(ratios.middle / other.middle - 1) > _NEAR:
+            return other
+    for other in each:
+        if not (ratios.steady and other.steady):
+            continue
+        times = ratios.middle / other.middle
+        if not 1 / _APART < times < _APART and abs(np.log(abs(other.middle))) < abs(np.log(abs(ratios.middle))):
+            return other
+    return None
+
+
+def _judge_ratio(view: View, column: int, ratios: _Ratios, other: _Ratios | None) -> Finding:
+    level, middle, kinds = ratios.level, ratios.middle, ratios.kinds
+    example = int(ratios.rows[int(np.argmin(np.abs(ratios.values - middle)))])
+    where = f" in {ratios.source}" if ratios.source else ""
     measured = (
-        f"{middle:.4g} times the all-electron energy of the atoms (5 to 95 %: {low:.4g} to {high:.4g}; "
-        f"{len(rows)} conformations of {kinds} compositions{where}; {view.where(int(example))}: "
-        f"{view.energy[example, _column(view, level)]:.6g} kcal/mol as read)"
+        f"{middle:.4g} times the all-electron energy of the atoms (5 to 95 %: {ratios.low:.4g} to {ratios.high:.4g}; "
+        f"{len(ratios.rows)} conformations of {kinds} compositions{where}; {view.where(example)}: "
+        f"{view.energy[example, column]:.6g} kcal/mol as read)"
     )
-    steady = abs(high - middle) < _NEAR * abs(middle) and abs(low - middle) < _NEAR * abs(middle)
+    if other is not None:
+        measured += f", but {other.middle:.4g} times in {other.source}"
+    differ = other is not None and (other.total or bool((other.elements == ratios.elements).all()))
     factors = {unit: energy_factor(level.energy_unit) / value for unit, value in ENERGY_UNITS.items()}
     unit = min(factors, key=lambda name: abs(np.log(abs(middle) / factors[name]))) if middle else level.energy_unit
-    if steady and abs(abs(middle) / factors[unit] - 1) < _NEAR:
+    if ratios.steady and abs(abs(middle) / factors[unit] - 1) < _NEAR:
         sign = "with the sign changed, " if middle < 0 else ""
-        severity = "certain" if abs(middle) > 0.8 or kinds >= 3 else "suspect"
+        severity = "certain" if abs(middle) > 0.8 or kinds >= 3 or differ else "suspect"
         evidence = f"read as {level.energy_unit}, they seem to be {sign}in {unit}: {measured}"
         fix = f"define the level with energies in {unit}" + (" and change their sign" if sign else "")
         return Finding(UNIT, severity, level.name, evidence, fix, (example,))
     if abs(middle) > 1 + _NEAR:
         evidence = f"larger than total energies can be: {measured}"
         return Finding(UNIT, "certain", level.name, evidence, "find the unit of this key in the file", (example,))
+    if other is not None:
+        evidence = f"sources with different units or zeros of energy: {measured}"
+        fix = f"find the unit and the reference of '{'+'.join(level.energy)}'{where}; one fidelity must have one"
+        return Finding(UNIT, "certain" if differ else "suspect", level.name, evidence, fix, (example,))
     evidence = f"no total energies of all electrons: {measured}"
     fix = "fine for formation or atomisation energies and pseudopotentials, if all conformations have the same kind"
     return Finding(UNIT, "note", level.name, evidence, fix, (example,))
-
-
-def _column(view: View, level: LevelOfTheory) -> int:
-    return view.dataset.fidelities.index(level.name)
 
 
 def check_constant(view: View) -> Iterator[Finding]:
@@ -85,7 +141,7 @@ def check_constant(view: View) -> Iterator[Finding]:
             continue
         energy = view.energy[rows, column]
         if (energy == energy[0]).all():
-            value = "zero" if energy[0] == 0 else f"{energy[0] / level.energy_factor:.10g} {level.energy_unit}"
+            value = "zero" if energy[0] == 0 else _in_file(view, rows[0], column)
             fix = "the key holds no energies; leave the fidelity out, or have NaN where there is none"
             yield Finding(SAME, "certain", level.name, f"all {len(rows)} energies are {value}", fix, tuple(rows[:3]))
             continue
@@ -102,6 +158,12 @@ def check_constant(view: View) -> Iterator[Finding]:
                 "the key holds one energy a molecule, not one a conformation",
                 tuple(rows[:3]),
             )
+
+
+def _in_file(view: View, row: int, column: int) -> str:
+    """An energy as the file of its source holds it."""
+    level = view.level_at(row, column)
+    return f"{view.energy[row, column] / level.energy_factor:.10g} {level.energy_unit}"
 
 
 def _same_within_molecules(view: View, rows: np.ndarray, energy: np.ndarray) -> tuple[int, int]:
@@ -131,8 +193,8 @@ def check_repeated(view: View) -> Iterator[Finding]:
             if len(there) < 2 or (kinds < 2 and value != 0):
                 continue
             evidence = (
-                f"{len(there)} conformations of {kinds} compositions have exactly {value / level.energy_factor:.10g} "
-                f"{level.energy_unit}, as {view.where(int(there[0]))}"
+                f"{len(there)} conformations of {kinds} compositions have exactly {_in_file(view, there[0], column)}, "
+                f"as {view.where(int(there[0]))}"
             )
             yield Finding(
                 REPEATED, "certain", level.name, evidence, "it stands for a missing label: make it NaN", tuple(there)

@@ -22,8 +22,8 @@ _EXACT = 8 * np.finfo(np.float64).eps  # relative error of a float64 that was co
 
 def check(view: View) -> Iterator[Finding]:
     """Whether the energies are multiples of a power of two or of ten, in the unit of the file or another."""
-    for column, level in view.levels:
-        for source, rows in view.parts():
+    for column, _ in view.levels:
+        for source, rows, level in view.parts(column):
             rows = view.sample(rows[view.energy_mask[rows, column]])
             energy = view.energy[rows, column]
             if len(np.unique(energy)) < _FEWEST:

@@ -30,10 +30,10 @@ _FEWEST, _EFFECTIVE, _CORRELATED = 8, 3.0, 0.9
 
 def check(view: View) -> Iterator[Finding]:
     """Slope of energy differences against the work of the forces, for each fidelity and source."""
-    for column, level in view.levels:
-        if not view.forces_mask[:, column].any():
-            continue
-        for source, rows in view.parts():
+    for column, _ in view.levels:
+        for source, rows, level in view.parts(column):
+            if not view.forces_mask[rows, column].any():
+                continue
             both = view.energy_mask[rows, column] & view.forces_mask[rows, column]
             slope, examples = measure(view, column, rows[both])
             finding = judge(slope, level, f" in {source}" if source else "", examples)
@@ -88,9 +88,16 @@ def judge(slope: Slope, level: LevelOfTheory, where: str, examples: list[int]) -
         f"slope of ΔE against work {slope.value:.4g} ± {slope.error:.2g} over {slope.n_pairs} pairs of near "
         f"conformations{where}, correlation {slope.correlation:.3f}"
     )
-    if slope.n_pairs < _FEWEST or slope.n_effective < _EFFECTIVE:
+    fix = "check the sign of the forces by a finite difference"
+    if slope.n_pairs < _FEWEST:
         text = f"only {slope.n_pairs} pairs of conformations near enough{where}, not checked"
-        return Finding(NAME, "note", level.name, text, "check the sign of the forces by a finite difference")
+        return Finding(NAME, "note", level.name, text, fix)
+    if slope.n_effective < _EFFECTIVE:
+        text = (
+            f"of {slope.n_pairs} pairs of near conformations{where}, a few outweigh all others (they say as much as "
+            f"{slope.n_effective:.1f} of equal weight), not checked"
+        )
+        return Finding(NAME, "note", level.name, text, fix, tuple(examples))
     if abs(slope.correlation) < _CORRELATED:
         text = f"{measured}; too low to tell the sign or the unit"
         fix = "if conformations are neighbours in a trajectory, look whether forces belong to other rows or atoms"

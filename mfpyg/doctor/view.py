@@ -68,7 +68,8 @@ class View:
         MFPyGError: for a fidelity that the data set does not have.
 
     Attributes:
-        levels: column and level of each fidelity looked at.
+        levels: column and level of each fidelity looked at; a union's, whose sources have their own: ``parts``.
+        names: of the sources, numbered where several have one name.
         z, pos, forces: (n_atoms,), (n_atoms, 3), (n_atoms, T, 3).
         energy, energy_mask, forces_mask: (n, T).
         starts: where each conformation's atoms start, (n + 1,) int64.
@@ -80,6 +81,7 @@ class View:
         asked = present if fidelities is None else levels_named(tuple(fidelities), present, dataset.what)
         self.levels: list[tuple[int, LevelOfTheory]] = [(present.index(level), level) for level in asked]
         self.seed = seed
+        self.names = _distinct(self.dataset.sources)
         data = self.dataset._data
         self.z, self.pos, self.forces = data.z.numpy(), data.pos.numpy(), data.forces.numpy()
         self.energy, self.energy_mask = data.energy.numpy(), data.energy_mask.numpy()
@@ -110,12 +112,31 @@ class View:
         size = int(self.starts[rows[0] + 1] - self.starts[rows[0]]) if len(rows) else 0
         return self.starts[rows][:, None] + np.arange(size)
 
-    def parts(self) -> list[tuple[str, np.ndarray]]:
-        """Name and rows of every source; the name is empty where there is only one."""
-        names, source = self.dataset.sources, self.dataset._data.source.numpy()
-        if len(names) == 1:
-            return [("", np.arange(len(self)))]
-        return [(name, np.flatnonzero(source == number)) for number, name in enumerate(names)]
+    def parts(self, column: int) -> list[tuple[str, np.ndarray, LevelOfTheory]]:
+        """Name, rows and own level of every source that has a fidelity.
+
+        Args:
+            column: of the fidelity.
+
+        Returns:
+            Of each source the name, empty where there is only one, its rows of the data set, and what it takes
+            its keys and units for.
+        """
+        source = self.dataset._data.source.numpy()
+        return [
+            (self.names[number] if len(self.names) > 1 else "", np.flatnonzero(source == number), level)
+            for number in range(len(self.names))
+            if (level := self._level(number, column)) is not None
+        ]
+
+    def level_at(self, row: int, column: int) -> LevelOfTheory:
+        """What the source of a conformation takes its keys and units for."""
+        own = self._level(int(self.dataset._data.source[row]), column)
+        return self.dataset.present_levels[column] if own is None else own
+
+    def _level(self, source: int, column: int) -> LevelOfTheory | None:
+        name = self.dataset.fidelities[column]
+        return next((level for level in self.dataset.source_levels[source] if level.name == name), None)
 
     def sample(self, rows: np.ndarray, most: int = SAMPLE) -> np.ndarray:
         """At most so many of the rows, at random, ascending; all where there are no more."""
@@ -180,11 +201,19 @@ class View:
             "row": int(row),
             "molecule": self.dataset.molecules[int(data.molecule[row])],
             "conformation": int(data.conformation[row]),
-            "source": self.dataset.sources[int(data.source[row])],
+            "source": self.names[int(data.source[row])],
         }
 
     def where(self, row: int) -> str:
         """Molecule and conformation in words, with the source where there are several."""
         place = self.address(row)
         text = f"{place['molecule']} conformation {place['conformation']}"
-        return text if len(self.dataset.sources) == 1 else f"{text} of {place['source']}"
+        return text if len(self.names) == 1 else f"{text} of {place['source']}"
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, with a number behind those that are there several times: mine.xyz #1, mine.xyz #2."""
+    return [
+        f"{name} #{names[: place + 1].count(name)}" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    ]

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mfpyg.fidelity import Fidelity
 from mfpyg.files import save_torch, write_text
 from mfpyg.training.data import ConformationData
+from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.schedule import get_lr
 
 _ASK_EVERY = 100
@@ -95,19 +96,13 @@ class EpochLog(Callback):
         self._started = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._started = time.perf_counter()  # a resumed epoch has no start of its own
         if not trainer.is_global_zero or not self.path.is_file():
             return
         with self.path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-        if not rows:
-            self.path.unlink()
-            return
-        header = rows.pop(0)
-        whole = [row for row in rows if len(row) == len(header) and row[0].isdigit()]
-        kept = [row for row in whole if int(row[0]) < trainer.current_epoch]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([header, *kept])
-        write_text(self.path, text.getvalue())
+            rows = list(csv.DictReader(file))
+        # A row that was cut off in writing is no row.
+        self._write([row for row in rows if None not in row.values() and int(row["epoch"]) < trainer.current_epoch])
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -115,20 +110,40 @@ class EpochLog(Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
+        assert isinstance(module, MultiFidelityModule)
         data: ConformationData = trainer.datamodule  # type: ignore[attr-defined]
         row = {
-            "epoch": trainer.current_epoch,
+            "epoch": str(trainer.current_epoch),
             "seconds": f"{time.perf_counter() - self._started:.3f}",
             "lr": f"{get_lr(trainer):.6g}",
-            "batch_size": data.batch_size,
+            "batch_size": str(data.batch_size),
             **{name: f"{float(value):.6g}" for name, value in sorted(trainer.callback_metrics.items())},
+            **{name: str(count) for name, count in sorted(module.labels_seen.items())},
         }
-        new = not self.path.is_file()
+        header = self._header()
+        if not set(header).issuperset(row):  # a first row, or names that an older version did not know
+            with self.path.open(newline="", encoding="utf-8") if header else io.StringIO() as file:
+                rows = list(csv.DictReader(file))
+            self._write([*rows, row])
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row), lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+            csv.DictWriter(file, header, restval="", lineterminator="\n").writerow(row)
+
+    def _header(self) -> list[str]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        """Write all rows anew, under every name that one of them has."""
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        if names:
+            writer = csv.DictWriter(text, names, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        write_text(self.path, text.getvalue())
 
 
 class EpochProgress(Callback):

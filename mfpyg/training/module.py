@@ -42,6 +42,8 @@ class MultiFidelityModule(lightning.LightningModule):
         super().__init__()
         self.potential, self.loss, self.lr = potential, loss, lr
         self.metadata, self.molecules = dict(metadata), molecules
+        self.labels_seen: dict[str, int] = {}
+        """Energies and force components of each fidelity in the last epoch; exact, which a logged float is not."""
         self._sums: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -53,7 +55,8 @@ class MultiFidelityModule(lightning.LightningModule):
         loss, sums = self.loss(predictions, batch)
         if not torch.isfinite(loss):
             raise MFPyGError(self._explain(predictions, batch))
-        self._sums["train"] = self._sums.get("train", torch.zeros_like(sums)) + sums
+        # Those of a resumed epoch were read before the module came to its device.
+        self._sums["train"] = sums + self._sums["train"].to(sums) if "train" in self._sums else sums
         return loss
 
     def validation_step(self, batch: Batch, batch_number: int) -> None:
@@ -79,11 +82,12 @@ class MultiFidelityModule(lightning.LightningModule):
             key = f"{split}/{name}/loss"
             values[key] = values.get(key, 0.0) + float(error)
             if split == "train":
-                values[f"{split}/{name}/{prop}_labels"] = float(row[0])
+                self.labels_seen[f"train/{name}/{prop}_labels"] = int(row[0])
             if row[0] > 0:
                 mae, rmse = mae_and_rmse(row)
                 values[f"{split}/{name}/{prop}_mae"], values[f"{split}/{name}/{prop}_rmse"] = mae, rmse
-        self.log_dict(values, batch_size=1)
+        seen = {name: float(count) for name, count in self.labels_seen.items()} if split == "train" else {}
+        self.log_dict({**values, **seen}, batch_size=1)
 
     def _explain(self, predictions: Mapping[str, Prediction], batch: Batch) -> str:
         """Name the conformation where a NaN comes from."""
@@ -113,5 +117,4 @@ class MultiFidelityModule(lightning.LightningModule):
         checkpoint["progress"] = {"epochs": self.current_epoch + (not unfinished), "sums": dict(self._sums)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        sums = checkpoint.get("progress", {}).get("sums", {})
-        self._sums = {split: values.to(self.device) for split, values in sums.items()}
+        self._sums = dict(checkpoint.get("progress", {}).get("sums", {}))
