@@ -86,7 +86,7 @@ def _interruptible(folder: RunFolder) -> Iterator[None]:
     except BaseException as stop:
         if is_main_process():
             folder.discard_unstarted()
-        if not isinstance(stop, KeyboardInterrupt | SystemExit):  # Lightning turns Ctrl-C into SystemExit
+        if not _is_interrupt(stop):
             raise
         if not folder.last.is_file():
             raise Interrupted("stopped before the first epoch ended; nothing was kept") from stop
@@ -94,6 +94,16 @@ def _interruptible(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(
             f"stopped; {epochs} epochs are kept, continue with: mfpyg-train --resume {folder.path}"
         ) from stop
+
+
+def _is_interrupt(stop: BaseException) -> bool:
+    """Whether it is Ctrl-C: Lightning turns it into SystemExit, or stumbles over it between two epochs."""
+    cause: BaseException | None = stop
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt | SystemExit):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _summary(

@@ -179,3 +179,20 @@ def test_run_killed_within_an_epoch_ends_with_the_same_weights(
     assert without_time[0] == without_time[1]
     assert len(without_time[0]) == 3
     assert (uninterrupted / "metrics.json").read_text() == (cut / "metrics.json").read_text()
+
+
+def test_error_that_an_interrupt_led_to_is_an_interrupt() -> None:
+    from mfpyg.training.run import _is_interrupt
+
+    def stumble(first: type[BaseException]) -> BaseException:
+        try:
+            try:
+                raise first
+            except first:
+                raise RuntimeError("while going down")  # noqa: B904
+        except RuntimeError as error:
+            return error
+
+    assert _is_interrupt(stumble(KeyboardInterrupt))
+    assert _is_interrupt(SystemExit())
+    assert not _is_interrupt(stumble(ValueError))
