@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfpyg.cli.common import Parser, joined, quiet_frameworks, run
+from mfpyg.cli.common import Parser, quiet_frameworks, run
 from mfpyg.datasets.spec import DatasetSpec, parse_specs
 from mfpyg.errors import MFPyGError, unknown_name
 
@@ -36,7 +37,10 @@ def build_parser() -> Parser:
     )
     parser.add_argument("run", metavar="RUN", help="run folder of mfpyg-train, or a checkpoint")
     parser.add_argument(
-        "--dataset", metavar="SPEC", nargs="+", help="other data, named as for mfpyg-train (default: the run's own)"
+        "--dataset",
+        metavar="SPEC",
+        action="append",
+        help="other data, named as for mfpyg-train; may be given several times (default: the run's own)",
     )
     parser.add_argument("--split", metavar="{" + ",".join(SPLITS) + "}", help="one split (default: every one there is)")
     parser.add_argument(
@@ -51,7 +55,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     """Parse, check, evaluate, print, write."""
     parser = build_parser()
     parser.check_names(arguments)
-    options = parser.parse_args(joined(arguments, "--dataset"))
+    options = parser.parse_args(list(arguments))
     if options.split is not None and options.split not in SPLITS:
         raise unknown_name("split", options.split, SPLITS)
     if options.accelerator not in ACCELERATORS:
@@ -76,7 +80,10 @@ def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | N
     parts = ["evaluation"]
     if path.is_file() and path.stem != "best":
         parts.append(path.stem)
-    parts += [spec.name if spec.path is None else f"{spec.name}-{spec.path.stem}" for spec in specs or ()]
+    for spec in specs or ():
+        # The place and the levels, too: files of one name, and one file read in two ways, are different data.
+        whole = hashlib.sha256(f"{spec.path and spec.path.resolve()} {spec}".encode()).hexdigest()[:6]
+        parts += [spec.name] if spec.path is None else [spec.name, spec.path.stem, whole]
     if split is not None:
         parts.append(split)
     return (path if path.is_dir() else path.parent) / f"{'-'.join(parts)}.json"
@@ -135,8 +142,10 @@ def _evaluate(
 def _note_methods(console: Any, dataset: ConformationDataset, trained: dict[str, str]) -> None:
     for level in dataset.label_counts():
         name, method = level["name"], level["method"]
-        if trained.get(name, method) != method:
-            console.print(f"note: '{name}' is {method} here, but {trained[name]} in the training data", highlight=False)
+        before = trained.get(name)
+        if method and before and before != method:
+            text = f"note: '{name}' is {method} here, but {before} in the training data"
+            console.print(text, highlight=False, soft_wrap=True)
 
 
 def _rows(
@@ -151,7 +160,8 @@ def _rows(
     if dataset.fingerprint == described["data"]["fingerprint"]:
         splits = {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
     elif split is None:
-        console.print(f"note: all of {spec}; what may be among the training data is not told apart", highlight=False)
+        text = f"note: all of {spec}; what may be among the training data is not told apart"
+        console.print(text, highlight=False, soft_wrap=True)
         return everything
     else:
         given = dataset.given_split()

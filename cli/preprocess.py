@@ -28,8 +28,8 @@ def build_parser() -> Parser:
         "dataset",
         metavar="SPEC",
         nargs="+",
-        help="minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, or "
-        "FILE.xyz:NAME=ENERGY[,FORCES]@UNIT; several are put together to one data set",
+        help="minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, FILE.xyz:LEVEL, FILE.db:LEVEL or "
+        "pyanitools:FILE:LEVEL, a LEVEL being NAME=ENERGY[,FORCES]@UNIT; several are put together to one data set",
     )
     parser.add_argument(
         "--fidelities",
@@ -40,6 +40,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, as --edges stored"
     )
+    parser.words["cutoff"] = "a number"
     parser.add_argument("--force", action="store_true", help="process again even if nothing has changed")
     return parser
 

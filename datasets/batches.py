@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data, InMemoryDataset
 
+from mfpyg.errors import MFPyGError
+
 
 def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of a column that belong to the chosen conformations, one after the other.
@@ -158,7 +160,11 @@ class BatchLoader(DataLoader):
         seed: of that order.
         plan: which conformations each batch of an epoch has, instead of the three above.
         epoch: number of the first one.
-        kwargs: as in ``torch.utils.data.DataLoader``: ``num_workers``, ``pin_memory``, ….
+        kwargs: as in ``torch.utils.data.DataLoader``: ``num_workers``, ``pin_memory``, …, but for those that
+            choose batches.
+
+    Raises:
+        MFPyGError: if the batch size is less than one.
 
     Example:
         >>> for batch in BatchLoader(MiniCHNO(), batch_size=256, shuffle=True):      # doctest: +SKIP
@@ -176,6 +182,8 @@ class BatchLoader(DataLoader):
         epoch: int = 0,
         **kwargs: Any,
     ) -> None:
+        if batch_size < 1:
+            raise MFPyGError(f"batch_size is {batch_size}, expected at least 1")
         plan = plan or in_batches(np.arange(len(dataset)), batch_size, seed if shuffle else None)
         self._order = _Order(plan, epoch)
         self._handed_out, self._done = False, 0

@@ -16,6 +16,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from mfpyg import interrupt
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.blocks import Block, Track
+from mfpyg.datasets.cache import cache_dir
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.processing import Processing, item, transformed
 from mfpyg.datasets.storage import (
@@ -95,6 +96,8 @@ class ConformationDataset(InMemoryDataset):
     ) -> None:
         self.files = [Path(file) for file in files]
         self._track = track
+        if isinstance(fidelities, str):
+            raise MFPyGError(f"fidelities of {self.what} is '{fidelities}', expected a list such as ['{fidelities}']")
         if fidelities is not None and not len(fidelities):
             raise MFPyGError(
                 f"fidelities of {self.what} is empty; name at least one, or leave it out for the usual ones"
@@ -207,7 +210,9 @@ class ConformationDataset(InMemoryDataset):
             try:
                 make_folder(Path(self.processed_dir))
             except MFPyGError as error:
-                raise MFPyGError(f"{error}; give the data set another root, or set MFPYG_CACHE") from error
+                cached = cache_dir() in Path(self.processed_dir).parents
+                place = "set MFPYG_CACHE" if cached else "give the data set another root, or name its raw file"
+                raise MFPyGError(f"{error}; {place}") from error
             self.process()
 
     def process(self) -> None:

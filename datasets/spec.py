@@ -120,30 +120,32 @@ def combined_levels(specs: Sequence[DatasetSpec]) -> tuple[LevelOfTheory, ...]:
     Raises:
         MFPyGError: where two data sets call different levels of theory by one name.
     """
-    found: dict[str, tuple[LevelOfTheory, DatasetSpec]] = {}
-    for spec in specs:
-        for level in spec.levels:
-            if level.name not in found:
-                found[level.name] = level, spec
-                continue
-            known, where = found[level.name]
-            check_same_method(level, str(spec), known, str(where))
-            if known.forces is None and level.forces is not None:
-                found[level.name] = replace(known, forces=level.forces), where
-    return tuple(level for level, _ in found.values())
+    return merged_levels((level, str(spec)) for spec in specs for level in spec.levels)
 
 
-def check_same_method(level: LevelOfTheory, where: str, known: LevelOfTheory, there: str) -> None:
-    """Check that two levels of one name are one level of theory, as far as both say what they are.
+def merged_levels(each: Iterable[tuple[LevelOfTheory, str]]) -> tuple[LevelOfTheory, ...]:
+    """One level for each name, with forces where one has them, and the method that one of them says.
+
+    Args:
+        each: levels, and the data set that each is of.
 
     Raises:
-        MFPyGError: if they are not.
+        MFPyGError: if levels of one name are different levels of theory, as far as they say what they are.
     """
-    if level.method and known.method and level.method != known.method:
-        raise MFPyGError(
-            f"fidelity '{level.name}' is {known.method} in {there}, but {level.method} in {where}; "
-            f"different levels of theory need different names"
-        )
+    found: dict[str, LevelOfTheory] = {}
+    said: dict[str, str] = {}  # which data set said what the level is
+    for level, where in each:
+        known = found.setdefault(level.name, level)
+        if level.method and known.method and level.method != known.method:
+            raise MFPyGError(
+                f"fidelity '{level.name}' is {known.method} in {said[level.name]}, but {level.method} in {where}; "
+                f"different levels of theory need different names"
+            )
+        if level.method:
+            said.setdefault(level.name, where)
+        method, forces = known.method or level.method, known.forces or level.forces
+        found[level.name] = replace(known, method=method, forces=forces)
+    return tuple(found.values())
 
 
 def parse_levels(texts: Iterable[str]) -> tuple[LevelOfTheory, ...]:

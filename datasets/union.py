@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.spec import check_same_method
+from mfpyg.datasets.spec import merged_levels
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 
@@ -40,7 +40,8 @@ class UnionDataset(ConformationDataset):
             if member._indices is not None:
                 raise MFPyGError(f"{member} is a part of a data set; a union is made of whole ones")
         self.members = list(members)
-        self.levels = _merged(members)
+        self.levels = merged_levels((level, member.what) for member in members for level in member.present_levels)
+        _check_files(members)
         super().__init__(root, files=[file for member in members for file in member.files], **kwargs)
 
     def source_names(self) -> list[str]:
@@ -67,16 +68,14 @@ class UnionDataset(ConformationDataset):
             first_source += len(member.sources)
 
 
-def _merged(members: Sequence[ConformationDataset]) -> tuple[LevelOfTheory, ...]:
-    found: dict[str, tuple[LevelOfTheory, str]] = {}
+def _check_files(members: Sequence[ConformationDataset]) -> None:
+    """Check that no raw file is in two members, as its conformations would be there twice."""
+    owners: dict[Path, ConformationDataset] = {}
     for member in members:
-        for level in member.present_levels:
-            known, where = found.setdefault(level.name, (level, member.what))
-            check_same_method(level, member.what, known, where)
-            if (known.forces is None and level.forces is not None) or not known.method:
-                method, forces = known.method or level.method, known.forces or level.forces
-                found[level.name] = replace(known, method=method, forces=forces), where
-    return tuple(level for level, _ in found.values())
+        for file in member.files:
+            other = owners.setdefault(file.resolve(), member)
+            if other is not member:
+                raise MFPyGError(f"{file} is in two of the data sets, {other} and {member}; give it once")
 
 
 def _blocks_of(member: ConformationDataset, fidelities: list[str], first_source: int) -> Iterator[Block]:

@@ -104,7 +104,9 @@ class SamplingSettings:
         "proportional: each conformation once an epoch; balanced: as many of each fidelity's; temperature: between",
         choices=("proportional", "balanced", "temperature"),
     )
-    temperature: float = setting(2.0, "1 is proportional, large is balanced", low=1.0)
+    temperature: float | None = setting(
+        None, "of that strategy: 1 as proportional, large as balanced; null: 2", low=1.0
+    )
     minimum: str | None = setting(None, "fewest graphs a batch with a label of a fidelity, as cc=4")
     window: int = setting(0, "batches among which graphs of like size are brought together; 0: none", low=0)
 
@@ -135,8 +137,8 @@ class TrainSettings:
     fidelities: list[str] = setting([], "levels of theory and their labels to train on, as dz:EF cc:E")
     dataset: list[str] = setting(
         ["minichno"],
-        "minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, or FILE.xyz:NAME=ENERGY[,FORCES]@UNIT; "
-        "several become one data set",
+        "minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, FILE.xyz:LEVEL, FILE.db:LEVEL or "
+        "pyanitools:FILE:LEVEL, a LEVEL being NAME=ENERGY[,FORCES]@UNIT; several become one data set",
     )
     backbone: str = setting("hipnn", "the network shared by all fidelities", choices=tuple(BACKBONES))
     preset: str = setting("small", "defaults of everything below", choices=("small", "published"))
@@ -181,6 +183,12 @@ class TrainSettings:
             raise MFPyGError("split.method index takes its numbers from a file; name it with split.file")
         if self.split.method != "index" and self.split.file is not None:
             raise MFPyGError(f"split.file is given, but split.method is {self.split.method}; it has to be index")
+        if self.split.method == "index" and (self.split.val, self.split.test) != (0.1, 0.1):
+            raise MFPyGError("split.val and split.test do nothing with split.method index, whose file says it all")
+        if self.sampling.temperature is not None and self.sampling.strategy != "temperature":
+            raise MFPyGError(
+                f"sampling.temperature is given, but sampling.strategy is {self.sampling.strategy}, not temperature"
+            )
         if not self.split.val > 0:
             raise MFPyGError("split.val is 0; the best epoch is chosen by validation, so give it a share such as 0.1")
         largest = self.optim.max_batch_size

@@ -101,8 +101,9 @@ class EpochLog(Callback):
             return
         with self.path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        # A row that was cut off in writing is no row.
-        self._write([row for row in rows if None not in row.values() and int(row["epoch"]) < trainer.current_epoch])
+        whole = [row for row in rows if None not in row and None not in row.values()]  # none that was cut off
+        known = [row for row in whole if row.get("epoch", "").isdigit()]
+        self._write([row for row in known if int(row["epoch"]) < trainer.current_epoch])
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._started = time.perf_counter()

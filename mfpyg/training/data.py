@@ -33,7 +33,7 @@ def labelled_rows(dataset: ConformationDataset, rows: np.ndarray, fidelities: Se
 
 def temperature_of(settings: SamplingSettings) -> float:
     """The temperature of :mod:`mfpyg.training.sampling` that a strategy means."""
-    return {"proportional": 1.0, "balanced": math.inf, "temperature": settings.temperature}[settings.strategy]
+    return {"proportional": 1.0, "balanced": math.inf, "temperature": settings.temperature or 2.0}[settings.strategy]
 
 
 class ConformationData(lightning.LightningDataModule):

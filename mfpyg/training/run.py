@@ -58,8 +58,14 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     if not resume and is_main_process():
         folder.check_new()
     dataset = open_training_data(settings, fidelities, shown_on(console))
-    splits = make_splits(dataset, settings.split, settings.seed)
+    if resume and settings.split.method == "index":  # the file that said it may be gone
+        splits = folder.read_splits()
+    else:
+        splits = make_splits(dataset, settings.split, settings.seed)
     notes = check_labels(dataset, splits, fidelities, settings.monitor)
+    left_out = len(dataset) - sum(len(rows) for rows in splits.values())
+    if left_out:
+        notes.append(f"note: {left_out:,} of {len(dataset):,} conformations are in no split")
     torch.manual_seed(settings.seed)
     potential, more_notes = new_potential(settings, fidelities, dataset, splits)
     unfinished = not resume or check_resumable(folder, settings, dataset, splits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,12 +124,26 @@ def test_molecule_in_two_members_has_one_name(union: UnionDataset, members: list
     assert set(union.molecules) == {name for member in members for name in member.molecules}
 
 
-def test_union_of_a_union_keeps_all_sources(union: UnionDataset, members: list[MiniCHNO]) -> None:
-    flat = UnionDataset(union.root, [*members, members[0]])
-    nested = UnionDataset(union.root, [union, members[0]])
-    assert nested.sources == flat.sources == ["one.h5", "two.h5", "three.h5", "one.h5"]
+def test_union_of_a_union_keeps_all_sources(union: UnionDataset, members: list[MiniCHNO], tmp_path: Path) -> None:
+    shutil.copy(members[0].files[0], tmp_path / "four.h5")
+    fourth = MiniCHNO(tmp_path, file=tmp_path / "four.h5")
+    flat = UnionDataset(union.root, [*members, fourth])
+    nested = UnionDataset(union.root, [union, fourth])
+    assert nested.sources == flat.sources == ["one.h5", "two.h5", "three.h5", "four.h5"]
     assert torch.equal(nested._data.source, flat._data.source)
     assert nested.fingerprint == flat.fingerprint
+
+
+def test_file_that_is_in_two_members_is_refused(union: UnionDataset, members: list[MiniCHNO]) -> None:
+    with pytest.raises(MFPyGError, match=r"one\.h5 is in two of the data sets, Union.* and Mini.*; give it once"):
+        UnionDataset(union.root, [union, members[0]])
+
+
+def test_union_with_a_copied_part_is_another_union(union: UnionDataset, members: list[MiniCHNO]) -> None:
+    part = members[0].copy(range(10))
+    assert part.fingerprint != members[0].fingerprint
+    assert members[0].copy().fingerprint == members[0].fingerprint
+    assert len(UnionDataset(union.root, [part, *members[1:]])) == len(union) - len(members[0]) + 10
 
 
 def test_required_fidelity_and_stored_edges_are_those_of_the_members(

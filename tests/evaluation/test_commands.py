@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -288,7 +289,12 @@ def test_evaluations_of_different_data_do_not_overwrite_each_other(run: Path, tm
     evaluate.main([str(folder), "--split", "test"])
     evaluate.main([str(folder / "best.ckpt"), "--dataset", f"minichno:{tmp_path / 'copy.h5'}", "--split", "all"])
     written = {path.name for path in folder.glob("evaluation*.json")}
-    assert written == {"evaluation.json", "evaluation-test.json", "evaluation-minichno-copy-all.json"}
+    (other,) = written - {"evaluation.json", "evaluation-test.json"}
+    assert re.fullmatch(r"evaluation-minichno-copy-[0-9a-f]{6}-all\.json", other)
+    (tmp_path / "there").mkdir()
+    shutil.copy(bundled_file(), tmp_path / "there" / "copy.h5")
+    evaluate.main([str(folder), "--dataset", f"minichno:{tmp_path / 'there' / 'copy.h5'}", "--split", "all"])
+    assert len(list(folder.glob("evaluation-minichno-copy-*-all.json"))) == 2
     assert list(json.loads((folder / "evaluation-test.json").read_text())) == ["test"]
 
 
