@@ -11,6 +11,7 @@ import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.levels import levels_named
+from mfpyg.datasets.references import compositions, species_of
 from mfpyg.datasets.splits import make_splits
 from mfpyg.doctor.distances import Distances, measure
 from mfpyg.fidelity import LevelOfTheory
@@ -159,17 +160,12 @@ class View:
     @cached_property
     def species(self) -> tuple[int, ...]:
         """Atomic numbers that occur, ascending."""
-        return tuple(np.flatnonzero(np.bincount(self.z)).tolist())
+        return species_of(self.dataset)
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Atoms of each element in each conformation, (n, n_species) int32."""
-        result = np.empty((len(self), len(self.species)), np.int32)
-        for chunk in self.chunks():
-            z = self.z[chunk.atoms]
-            for column, number in enumerate(self.species):
-                result[chunk.rows, column] = chunk.sum((z == number).astype(np.int32))
-        return result
+        """Atoms of each element in each conformation, (n, n_species) float64."""
+        return compositions(self.dataset, self.species)
 
     @cached_property
     def splits(self) -> dict[str, np.ndarray]:
