@@ -47,21 +47,29 @@ class ExtXYZ(DefinedDataset):
         path = self.files[0]
         frames = frames_of_database(path) if path.suffix.lower() == ".db" else frames_of_text(path)
         seen: set[str] = set()
-        for _ in self._track([path.name]):
-            part = _Part(path, levels)
-            for frame in frames:
-                seen.update(frame.values)
-                part.add(frame)
-                if part.atoms >= ATOMS_IN_BLOCK:
-                    yield part.block()
-                    part = _Part(path, levels)
-            if part.frames:
+        part = _Part(path, levels)
+        for frame in self._tracked(frames):
+            seen.update(frame.values)
+            part.add(frame)
+            if part.atoms >= ATOMS_IN_BLOCK:
                 yield part.block()
+                part = _Part(path, levels)
+        if part.frames:
+            yield part.block()
         for level in levels:
             for key in level.keys:
                 if key not in seen:  # an optional one; a frame without another has been refused
                     missing = f"{path}: no frame has the key '{key}' of '{level.name}'"
                     raise MFPyGError(f"{missing} {_found(seen)}{did_you_mean(key, seen)}")
+
+    def _tracked(self, frames: Iterator[Frame]) -> Iterator[Frame]:
+        """The frames; the progress moves by hundredths of the file, as nobody knows how many there are."""
+        names = [f"{self.files[0].name}, {n} %" for n in range(1, 101)]
+        frame = next(frames, None)
+        for hundredth, _ in enumerate(self._track(names), start=1):
+            while frame is not None and (100 * frame.read <= hundredth or hundredth == 100):
+                yield frame
+                frame = next(frames, None)
 
     def download(self) -> None:
         """Nothing is downloaded; says what is wrong with the path.

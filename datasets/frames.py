@@ -40,6 +40,7 @@ class Frame:
         pos: positions in Å, (n, 3) float64.
         periodic: whether in any direction.
         values: all else by its key, as ASE gives it.
+        read: share of the file that has been read, from 0 to 1, for the progress.
     """
 
     number: int
@@ -47,6 +48,7 @@ class Frame:
     pos: np.ndarray
     periodic: bool
     values: Mapping[str, Any]
+    read: float = 0.0
 
 
 @contextmanager
@@ -72,6 +74,7 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
     """
     with _reading(str(path)):
         file = path.open(encoding="utf-8-sig")
+        size = max(path.stat().st_size, 1)
     with file:
         for number in count():
             where = f"{path}: frame {number}"
@@ -85,7 +88,8 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
             results = {} if atoms.calc is None else atoms.calc.results
             arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
             values = {**results, **arrays, **atoms.info}
-            yield Frame(number, atoms.numbers, atoms.positions, bool(atoms.pbc.any()), values)
+            read = file.buffer.tell() / size
+            yield Frame(number, atoms.numbers, atoms.positions, bool(atoms.pbc.any()), values, read)
 
 
 def _text_of_frame(file: TextIO, where: str) -> str:
@@ -153,6 +157,7 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
     with _reading(str(path)):
         _check_database(path)
         database = ase.db.connect(path, type="db", use_lock_file=False, serial=True)
+        n_rows = max(database.count(), 1)
     rows, last = iter(()), -1
     with database:  # else ASE would connect again for every row
         for number in count():
@@ -169,7 +174,7 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
                     raise MFPyGError(f"{path}: frame {number}: {found}, expected one (3,) an atom")
                 results = {key: row[key] for key in all_properties if key in row}
                 values = {**results, **row.data, **row.key_value_pairs}
-                frame = Frame(number, row.numbers, row.positions, bool(np.any(row.pbc)), values)
+                frame = Frame(number, row.numbers, row.positions, bool(np.any(row.pbc)), values, (number + 1) / n_rows)
             yield frame
     if number == 0:
         raise MFPyGError(f"{path}: empty; expected rows of an ASE database")

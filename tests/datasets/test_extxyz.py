@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ase.constraints import FixAtoms
 from torch_geometric.loader import DataLoader
 
 from mfpyg.datasets import ExtXYZ
+from mfpyg.datasets.frames import frames_of_database, frames_of_text
 from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
@@ -176,13 +177,41 @@ def test_small_blocks_give_the_same(mine: Path, tmp_path: Path, monkeypatch: pyt
         return names
 
     whole = ExtXYZ(mine, [DZ], root=tmp_path / "whole", track=track)
-    assert tracked == ["mine.xyz"]
+    assert tracked == [f"mine.xyz, {n} %" for n in range(1, 101)]
     monkeypatch.setattr("mfpyg.datasets.extxyz.ATOMS_IN_BLOCK", 5)
     sizes = [len(block) for block in whole.blocks(whole.levels)]
     assert len(sizes) > 3
     assert sum(sizes) == len(whole) == 7
     parts = ExtXYZ(mine, [DZ], root=tmp_path / "parts")
     assert (parts.fingerprint, parts.molecules) == (whole.fingerprint, whole.molecules)
+
+
+@pytest.mark.parametrize("suffix", [".xyz", ".db"])
+def test_progress_moves_with_the_frames(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"many{suffix}"
+    if suffix == ".xyz":
+        path.write_text(WATER * 2000)
+    else:
+        with ase.db.connect(path) as database:
+            for _ in range(500):
+                database.write(Atoms("H"), e=1.5)
+    taken, at_tick = [0], []
+
+    def track(names: Sequence[str]) -> Iterator[str]:
+        for name in names:
+            at_tick.append(taken[0])
+            yield name
+
+    read = frames_of_database(path) if suffix == ".db" else frames_of_text(path)
+    dataset = ExtXYZ(path, ["a=e@eV"], root=tmp_path / "root")
+    dataset._track = track
+    for _ in dataset._tracked(read):
+        taken[0] += 1
+    assert taken[0] == len(dataset)
+    assert len(at_tick) == 100
+    assert at_tick[0] == 0
+    # A text file is read some kilobytes ahead.
+    assert at_tick[50] == pytest.approx(0.5 * taken[0], abs=0.2 * taken[0])
 
 
 def test_database_is_read_a_few_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
