@@ -73,7 +73,8 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
         MFPyGError: if the file is empty, truncated, or anything in it is no frame.
     """
     with _reading(str(path)):
-        file = path.open(encoding="utf-8-sig")
+        raw = path.open("rb")
+        file = io.TextIOWrapper(raw, encoding="utf-8-sig")
         size = max(path.stat().st_size, 1)
     with file:
         for number in count():
@@ -88,7 +89,7 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
             results = {} if atoms.calc is None else atoms.calc.results
             arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
             values = {**results, **arrays, **atoms.info}
-            read = file.buffer.tell() / size
+            read = raw.tell() / size
             yield Frame(number, atoms.numbers, atoms.positions, bool(atoms.pbc.any()), values, read)
 
 
