@@ -13,7 +13,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from mfpyg.datasets.blocks import Block
-from mfpyg.datasets.cache import cached_root
+from mfpyg.cache import cached_root
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.consistency import Slope, energy_work_pairs, spread_rows
 from mfpyg.datasets.hdf5 import open_hdf5, reading

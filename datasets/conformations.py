@@ -16,7 +16,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from mfpyg import interrupt
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.blocks import Block, Track
-from mfpyg.datasets.cache import cache_dir
+from mfpyg.cache import cache_dir
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.processing import Processing, item, transformed
 from mfpyg.datasets.storage import (

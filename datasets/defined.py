@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mfpyg.datasets.cache import cached_root
+from mfpyg.cache import cached_root
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.spec import as_levels
 from mfpyg.fidelity import LevelOfTheory

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mfpyg.datasets.cache import cache_dir
+from mfpyg.cache import cache_dir
 from mfpyg.datasets.levels import MINICHNO_LEVELS
 from mfpyg.datasets.release import ReleaseDataset
 from mfpyg.datasets.spec import BUNDLED

@@ -1,4 +1,4 @@
-"""The neighbour-list engines by name; importable without torch."""
+"""Neighbour-list engines and interaction kernels by name; importable without torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import importlib.util
 from mfpyg.errors import MFPyGError, unknown_name
 
 ENGINES = ("torch", "torch-cluster")
+
+KERNELS = ("auto", "definition", "padded", "native")
+"""See :mod:`mfpyg.models.kernels`."""
 
 
 def check_engine(engine: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from mfpyg.engine import ENGINES
+from mfpyg.engine import ENGINES, KERNELS
 from mfpyg.errors import MFPyGError, unknown_name
 
 
@@ -66,6 +66,9 @@ class HIPNNSettings:
     r_soft_min: float = setting(0.75, "initial position of the innermost sensitivity in Å", low=1e-3)
     r_soft_max: float = setting(5.5, "initial position of the outermost sensitivity in Å", low=1e-3)
     cusp: float = setting(1e-6, "regularisation of the tensor norms at zero", low=0.0)
+    kernel: str = setting(
+        "auto", "how neighbours are summed over; auto: the fastest that runs here", choices=KERNELS
+    )
 
     def check(self) -> None:
         """Raise :class:`MFPyGError` where the options do not go together."""

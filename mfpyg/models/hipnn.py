@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from mfpyg.graph import Graph
 from mfpyg.models.interaction import Interaction, harmonics
+from mfpyg.models.kernels import Plan, make_plan
 from mfpyg.models.sensitivity import Sensitivity
 
 
@@ -28,7 +29,7 @@ class Residual(nn.Module):
         if self.adjust is not None:
             self.adjust.reset_parameters()
 
-    def forward(self, x: Tensor, *args: Graph | Tensor) -> Tensor:
+    def forward(self, x: Tensor, *args: Graph | Tensor | Plan | None) -> Tensor:
         """x (n_atoms, in_features) -> (n_atoms, out_features)."""
         change = self.mix(functional.softplus(self.base(x, *args)))
         return change + (x if self.adjust is None else self.adjust(x))
@@ -59,6 +60,7 @@ class HIPNN(nn.Module):
         cutoff: R_c in Å.
         r_soft_min, r_soft_max: initial positions of the first and last sensitivity in Å.
         cusp: c of :class:`~mfpyg.models.interaction.Interaction`.
+        kernel: how neighbours are summed over, see :mod:`mfpyg.models.kernels`.
     """
 
     species: Tensor
@@ -75,11 +77,12 @@ class HIPNN(nn.Module):
         r_soft_min: float = 0.75,
         r_soft_max: float = 5.5,
         cusp: float = 1e-6,
+        kernel: str = "auto",
     ) -> None:
         super().__init__()
         if tensor_order not in (0, 1, 2):
             raise ValueError(f"tensor_order is {tensor_order}, expected 0, 1 or 2")
-        self.cutoff, self.tensor_order = float(cutoff), tensor_order
+        self.cutoff, self.tensor_order, self.kernel = float(cutoff), tensor_order, kernel
         self.register_buffer("species", torch.tensor(sorted(set(species))), persistent=False)
         self.feature_sizes = (len(self.species), *[n_features] * n_interactions)
         self.blocks = nn.ModuleList()
@@ -101,9 +104,11 @@ class HIPNN(nn.Module):
         one_hot = torch.eq(graph.z.unsqueeze(1), self.species)  # (n_atoms, n_species)
         levels = [one_hot.to(graph.edge_vec.dtype)]
         directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
+        n = len(self.blocks[0][0].base.weight)
+        plan = make_plan(self.kernel, graph, self.feature_sizes[-1], n, directions.shape[1])
         for block in self.blocks:
             interaction, *atom_layers = block.children()
-            x = interaction(levels[-1], graph, directions)
+            x = interaction(levels[-1], graph, directions, plan)
             for layer in atom_layers:
                 x = layer(x)
             levels.append(x)

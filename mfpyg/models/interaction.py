@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from mfpyg.graph import Graph
+from mfpyg.models.kernels import Plan
 from mfpyg.models.sensitivity import Sensitivity
 
 TENSOR_COMPONENTS = (1, 4, 9)
@@ -63,7 +64,8 @@ class Interaction(MessagePassing):
             + t_2 \sqrt{\Big|\sum_j m_{ij}\, (e_{ij} e_{ij}^T - I/3)\Big|_F^2 + c}
 
     The features are multiplied by V before they travel (:math:`Q_j = V z_j`, once an atom), so that no
-    tensor of n_edges × 9n is formed. This is the readable definition; anything faster is tested against it.
+    tensor of n_edges × 9n is formed. :meth:`message` is the readable definition of the sum over neighbours, against
+    which the faster ones of :mod:`mfpyg.models.kernels` are tested.
 
     Args:
         in_features, out_features: widths F_in and F_out.
@@ -91,18 +93,22 @@ class Interaction(MessagePassing):
         for scale in self.tensor_scales:
             nn.init.normal_(scale)
 
-    def forward(self, z: Tensor, graph: Graph, harmonics: Tensor) -> Tensor:
-        """z (n_atoms, F_in), harmonics (n_edges, n_components) of the edges -> (n_atoms, F_out)."""
+    def forward(self, z: Tensor, graph: Graph, harmonics: Tensor, plan: Plan | None = None) -> Tensor:
+        """z (n_atoms, F_in), harmonics (n_edges, n_components) of the edges -> (n_atoms, F_out).
+
+        ``plan`` sums over the neighbours in place of :meth:`message`, see :mod:`mfpyg.models.kernels`.
+        """
         n = len(self.weight)
-        transformed = z @ self.weight.reshape(-1, self.in_features).T  # (n_atoms, n·F_out)
-        moments = self.propagate(
-            graph.edge_index,
-            transformed=transformed.view(-1, n, self.out_features),
-            sensitivity=self.sensitivity(graph.edge_dist),  # (n_edges, n)
-            harmonics=harmonics,
-            size=(graph.n_atoms, graph.n_atoms),
-        )  # (n_atoms, 1 + 3 + 5, F_out)
-        return self.invariants(moments) + self.self_interaction(z)
+        transformed = (z @ self.weight.reshape(-1, self.in_features).T).view(-1, n, self.out_features)
+        sensitivity = self.sensitivity(graph.edge_dist)  # (n_edges, n)
+        if plan is not None:
+            moments = plan(sensitivity, harmonics, transformed)
+        else:
+            size = (graph.n_atoms, graph.n_atoms)
+            moments = self.propagate(
+                graph.edge_index, transformed=transformed, sensitivity=sensitivity, harmonics=harmonics, size=size
+            )
+        return self.invariants(moments) + self.self_interaction(z)  # moments: (n_atoms, 1 + 3 + 5, F_out)
 
     def message(self, transformed_j: Tensor, sensitivity: Tensor, harmonics: Tensor) -> Tensor:
         """m_ij for every tensor component: (n_edges, n_components, F_out)."""

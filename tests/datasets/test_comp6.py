@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mfpyg.datasets.cache import cache_dir
+from mfpyg.cache import cache_dir
 from mfpyg.datasets.comp6 import COMP6, SETS, URL
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.levels import COMP6_LEVELS

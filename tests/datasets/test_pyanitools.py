@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mfpyg.datasets.cache import cache_dir
+from mfpyg.cache import cache_dir
 from mfpyg.datasets.opening import open_dataset
 from mfpyg.datasets.pyanitools import Pyanitools, blocks_of_file
 from mfpyg.datasets.spec import DatasetSpec, parse_levels

@@ -1,4 +1,4 @@
-"""Where data sets without a root of their own are processed."""
+"""The folder for what can be made again: processed data without a root of their own, compiled kernels."""
 
 from __future__ import annotations
 

@@ -1,0 +1,142 @@
+"""Moments by a compiled kernel, as operators of torch with first and second derivatives."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mfpyg.graph import Graph
+from mfpyg.models.build_native import library
+
+_EDGES_OF_A_CHUNK = 2048
+"""Edges whose messages fit into a core's own cache. More, in one molecule, and its targets are taken in parts."""
+
+
+class _PlanStruct(ctypes.Structure):
+    _fields_ = (
+        *[(name, ctypes.c_int64) for name in ("n_atoms", "n_chunks")],
+        *[(name, ctypes.c_void_p) for name in ("chunks", "target_ptr", "by_chunk", "source_ptr", "by_source")],
+        *[(name, ctypes.c_void_p) for name in ("source", "target")],
+        ("closed", ctypes.c_int64),
+    )
+
+
+@dataclass
+class NativePlan:
+    """The edges of a graph in the orders in which ``moments.c`` walks over them.
+
+    Attributes:
+        parts: chunks (n_chunks + 1,), target_ptr (n_atoms + 1,), by_chunk (n_edges,), source_ptr (n_atoms + 1,),
+            by_source, source and target (n_edges,), all int64.
+        closed: whether the sources of each chunk are its targets.
+    """
+
+    parts: list[Tensor]
+    closed: bool
+
+    def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
+        """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
+        return torch.ops.mfpyg.moments(sensitivity, harmonics, transformed, self.parts, self.closed)
+
+
+def native_plan(graph: Graph) -> NativePlan:
+    """The plan of a graph, whose edges are sorted by target."""
+    source, target = graph.edge_index[0].contiguous(), graph.edge_index[1].contiguous()
+    target_ptr, source_ptr = _ends(target, graph.n_atoms), _ends(source, graph.n_atoms)
+    by_source = torch.argsort(source, stable=True)
+    molecules = _ends(graph.batch, graph.n_graphs)  # first atom of each, (n_graphs + 1,)
+    edges = target_ptr[molecules]  # first edge of each
+    closed = not graph.n_graphs or int(edges.diff().max()) <= _EDGES_OF_A_CHUNK
+    if closed:
+        return NativePlan([molecules, target_ptr, by_source, source_ptr, by_source, source, target], True)
+    chunk_of_target = target_ptr[:-1].div(_EDGES_OF_A_CHUNK, rounding_mode="floor")  # (n_atoms,)
+    firsts = torch.cat([chunk_of_target.new_ones(1), chunk_of_target.diff()]).nonzero().squeeze(1)
+    chunks = torch.cat([firsts, firsts.new_tensor([graph.n_atoms])])
+    by_chunk = by_source[torch.argsort(chunk_of_target[target[by_source]], stable=True)]
+    return NativePlan([chunks, target_ptr, by_chunk, source_ptr, by_source, source, target], False)
+
+
+def _ends(sorted_or_not: Tensor, n: int) -> Tensor:
+    """Where the entries of each number would begin if they were sorted, (n + 1,) int64."""
+    ends = sorted_or_not.new_zeros(n + 1)
+    torch.cumsum(torch.bincount(sorted_or_not, minlength=n), 0, out=ends[1:])
+    return ends
+
+
+def _call(name: str, parts: list[Tensor], closed: bool, inputs: list[Tensor], outputs: list[Tensor]) -> None:
+    """Call a function of ``moments.c``."""
+    sensitivity, harmonics, transformed, *_ = inputs
+    n, n_features = transformed.shape[1:]
+    kernel = library(transformed.dtype, n_features, n, harmonics.shape[1])
+    parts = [part.contiguous() for part in parts]
+    plan = _PlanStruct(transformed.shape[0], len(parts[0]) - 1, *(part.data_ptr() for part in parts), int(closed))
+    arrays = [array.contiguous() for array in inputs]  # kept alive until the call has returned
+    pointers = [ctypes.c_void_p(array.data_ptr()) for array in (*arrays, *outputs)]
+    if getattr(kernel, name)(torch.get_num_threads(), ctypes.byref(plan), *pointers):
+        raise MemoryError("no memory for the messages of a chunk of targets")
+
+
+@torch.library.custom_op("mfpyg::moments", mutates_args=(), device_types="cpu")
+def _moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
+    moments = q.new_empty(q.shape[0], y.shape[1], q.shape[2])
+    _call("moments", parts, closed, [s, y, q], [moments])
+    return moments
+
+
+@torch.library.custom_op("mfpyg::moments_gradient", mutates_args=(), device_types="cpu")
+def _gradient(
+    s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], closed: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q)]
+    _call("moments_gradient", parts, closed, [s, y, q, g], outputs)
+    return outputs[0], outputs[1], outputs[2]
+
+
+@torch.library.custom_op("mfpyg::moments_second", mutates_args=(), device_types="cpu")
+def _second(
+    s: Tensor, y: Tensor, q: Tensor, g: Tensor, hs: Tensor, hy: Tensor, hq: Tensor, parts: list[Tensor], closed: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q, g)]
+    _call("moments_second", parts, closed, [s, y, q, g, hs, hy, hq], outputs)
+    return outputs[0], outputs[1], outputs[2], outputs[3]
+
+
+@_moments.register_fake
+def _(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
+    return q.new_empty(q.shape[0], y.shape[1], q.shape[2])
+
+
+@_gradient.register_fake
+def _(s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], closed: bool) -> Any:
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q))
+
+
+@_second.register_fake
+def _(
+    s: Tensor, y: Tensor, q: Tensor, g: Tensor, hs: Tensor, hy: Tensor, hq: Tensor, parts: list[Tensor], closed: bool
+) -> Any:
+    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q, g))
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *tensors, parts, closed = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.parts, ctx.closed = parts, closed
+
+
+def _moments_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = torch.ops.mfpyg.moments_gradient(*ctx.saved_tensors, g, ctx.parts, ctx.closed)
+    return (*gradients, [None] * len(ctx.parts), None)
+
+
+def _gradient_backward(ctx: Any, hs: Tensor, hy: Tensor, hq: Tensor) -> tuple[Tensor | None, ...]:
+    gradients = torch.ops.mfpyg.moments_second(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
+    return (*gradients, [None] * len(ctx.parts), None)
+
+
+_moments.register_autograd(_moments_backward, setup_context=_keep)
+_gradient.register_autograd(_gradient_backward, setup_context=_keep)
