@@ -55,6 +55,7 @@ typedef MASK four_numbers __attribute__((vector_size(4 * sizeof(MASK))));
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 #define INLINE static inline __attribute__((always_inline))
+#define PART static __attribute__((noinline)) /* alone, so that the compiler finds enough registers for each */
 
 /* Calls something with R, the rows that are left, as a constant from 1 to ROWS. */
 #define WITH_ROWS(rows, call)                                  \
@@ -168,8 +169,8 @@ INLINE int rows_left(number count, number first) { return count - first < ROWS ?
 /* Parts of the moments and their derivatives. With two pairs, s·q + s2·q2 and so on. */
 
 /* Messages of some edges of one source, each written to its place in a chunk that begins with edge `origin`. */
-INLINE void messages(const int n_pairs, number count, const number *edges, number origin, const REAL *s,
-                     const REAL *q, const REAL *s2, const REAL *q2, REAL *m) {
+PART void messages(const int n_pairs, number count, const number *edges, number origin, const REAL *s,
+                   const REAL *q, const REAL *s2, const REAL *q2, REAL *m) {
     for (number first = 0; first < count; first += ROWS) {
         const int rows = rows_left(count, first);
         factor_pair pairs[2] = {{.b = q, .step = 1, .count = N}, {.b = q2, .step = 1, .count = N}};
@@ -195,7 +196,7 @@ INLINE void chunk_messages(const int n_pairs, const plan *p, number chunk, const
 }
 
 /* c[r] = Σ_k a[k·columns + r] b[k] (+ a2·b2) for all r: moments of a target, or the derivative by q of a source. */
-INLINE void summed(const int columns, const int n_pairs, number count, const REAL *a, const REAL *b, const REAL *a2,
+PART void summed(const int columns, const int n_pairs, number count, const REAL *a, const REAL *b, const REAL *a2,
                    const REAL *b2, REAL *c) {
     const int block = columns % 4 && columns % 3 == 0 ? 3 : ROWS;
     for (int first = 0; first < columns; first += block) {
@@ -212,7 +213,7 @@ INLINE void summed(const int columns, const int n_pairs, number count, const REA
 }
 
 /* dy of the edges of one target. */
-INLINE void harmonics_gradient(number count, const REAL *m, const REAL *g, REAL *dy) {
+PART void harmonics_gradient(number count, const REAL *m, const REAL *g, REAL *dy) {
     for (number first = 0; first < count; first += ROWS) {
         const int rows = rows_left(count, first);
         const REAL *a[1][ROWS], *b[1] = {g};
@@ -226,7 +227,7 @@ INLINE void harmonics_gradient(number count, const REAL *m, const REAL *g, REAL 
 }
 
 /* ds of the edges of one source. */
-INLINE void sensitivity_gradient(const int n_pairs, number count, const number *edges, const REAL *p, const REAL *q,
+PART void sensitivity_gradient(const int n_pairs, number count, const number *edges, const REAL *p, const REAL *q,
                                  const REAL *p2, const REAL *q2, REAL *ds) {
     for (number first = 0; first < count; first += ROWS) {
         const int rows = rows_left(count, first);
@@ -241,7 +242,7 @@ INLINE void sensitivity_gradient(const int n_pairs, number count, const number *
     }
 }
 
-INLINE void pull(const REAL *y, const REAL *g, REAL *p) {
+PART void pull(const REAL *y, const REAL *g, REAL *p) {
     const factor_pair pair = {.a = {y}, .b = g, .step = 1, .count = C};
     product(1, 1, &pair, &p);
 }
@@ -268,13 +269,14 @@ INLINE void first_of_source(const plan *p, number j, const REAL *s, const REAL *
     summed(N, 1, count, own_s, pulls, 0, 0, dq + j * N * F);
 }
 
-typedef struct { const REAL *s, *y, *q; } tangents;
+typedef struct { const REAL *s, *y, *q; } tangents; /* q may be null, for zero */
 
 INLINE void second_of_targets(const plan *p, number chunk, const REAL *s, const REAL *y, const REAL *q, const REAL *g,
                               const tangents *h, REAL *dy, REAL *dg, REAL *m, REAL *hm) {
     const number begin = p->target_ptr[p->chunks[chunk]];
     chunk_messages(1, p, chunk, s, q, 0, 0, m);
-    chunk_messages(2, p, chunk, s, h->q, h->s, q, hm);
+    if (h->q) chunk_messages(2, p, chunk, s, h->q, h->s, q, hm);
+    else chunk_messages(1, p, chunk, h->s, q, 0, 0, hm);
     for (number i = p->chunks[chunk]; i < p->chunks[chunk + 1]; i++) {
         const number e = p->target_ptr[i], count = p->target_ptr[i + 1] - e, at = (e - begin) * F;
         harmonics_gradient(count, hm + at, g + i * C * F, dy + e * C);
@@ -292,7 +294,8 @@ INLINE void second_of_source(const plan *p, number j, const REAL *s, const REAL 
         memcpy(own_s + k * N, s + edges[k] * N, N * sizeof(REAL));
         memcpy(own_hs + k * N, h->s + edges[k] * N, N * sizeof(REAL));
     }
-    sensitivity_gradient(2, count, edges, h_pulls, q + j * N * F, pulls, h->q + j * N * F, ds);
+    if (h->q) sensitivity_gradient(2, count, edges, h_pulls, q + j * N * F, pulls, h->q + j * N * F, ds);
+    else sensitivity_gradient(1, count, edges, h_pulls, q + j * N * F, 0, 0, ds);
     summed(N, 2, count, own_s, h_pulls, own_hs, pulls, dq + j * N * F);
 }
 

@@ -67,15 +67,16 @@ def _ends(sorted_or_not: Tensor, n: int) -> Tensor:
     return ends
 
 
-def _call(name: str, parts: list[Tensor], closed: bool, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-    """Call a function of ``moments.c``."""
+def _call(name: str, parts: list[Tensor], closed: bool, inputs: list[Tensor | None], outputs: list[Tensor]) -> None:
+    """Call a function of ``moments.c``; ``None`` is a null pointer."""
     sensitivity, harmonics, transformed, *_ = inputs
+    assert sensitivity is not None and harmonics is not None and transformed is not None
     n, n_features = transformed.shape[1:]
     kernel = library(transformed.dtype, n_features, n, harmonics.shape[1])
     parts = [part.contiguous() for part in parts]
     plan = _PlanStruct(transformed.shape[0], len(parts[0]) - 1, *(part.data_ptr() for part in parts), int(closed))
-    arrays = [array.contiguous() for array in inputs]  # kept alive until the call has returned
-    pointers = [ctypes.c_void_p(array.data_ptr()) for array in (*arrays, *outputs)]
+    arrays = [None if array is None else array.contiguous() for array in inputs]  # alive until the call has returned
+    pointers = [None if array is None else ctypes.c_void_p(array.data_ptr()) for array in (*arrays, *outputs)]
     if getattr(kernel, name)(torch.get_num_threads(), ctypes.byref(plan), *pointers):
         raise MemoryError("no memory for the messages of a chunk of targets")
 
@@ -98,7 +99,15 @@ def _gradient(
 
 @torch.library.custom_op("mfpyg::moments_second", mutates_args=(), device_types="cpu")
 def _second(
-    s: Tensor, y: Tensor, q: Tensor, g: Tensor, hs: Tensor, hy: Tensor, hq: Tensor, parts: list[Tensor], closed: bool
+    s: Tensor,
+    y: Tensor,
+    q: Tensor,
+    g: Tensor,
+    hs: Tensor,
+    hy: Tensor,
+    hq: Tensor | None,
+    parts: list[Tensor],
+    closed: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q, g)]
     _call("moments_second", parts, closed, [s, y, q, g, hs, hy, hq], outputs)
@@ -117,7 +126,15 @@ def _(s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], closed: b
 
 @_second.register_fake
 def _(
-    s: Tensor, y: Tensor, q: Tensor, g: Tensor, hs: Tensor, hy: Tensor, hq: Tensor, parts: list[Tensor], closed: bool
+    s: Tensor,
+    y: Tensor,
+    q: Tensor,
+    g: Tensor,
+    hs: Tensor,
+    hy: Tensor,
+    hq: Tensor | None,
+    parts: list[Tensor],
+    closed: bool,
 ) -> Any:
     return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q, g))
 
@@ -126,14 +143,19 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, parts, closed = inputs
     ctx.save_for_backward(*tensors)
     ctx.parts, ctx.closed = parts, closed
+    ctx.set_materialize_grads(False)  # zeros of the size of Q cost as much as their use
 
 
-def _moments_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+def _moments_backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
+    if g is None:
+        return None, None, None, [None] * len(ctx.parts), None
     gradients = torch.ops.mfpyg.moments_gradient(*ctx.saved_tensors, g, ctx.parts, ctx.closed)
     return (*gradients, [None] * len(ctx.parts), None)
 
 
-def _gradient_backward(ctx: Any, hs: Tensor, hy: Tensor, hq: Tensor) -> tuple[Tensor | None, ...]:
+def _gradient_backward(ctx: Any, hs: Tensor | None, hy: Tensor | None, hq: Tensor | None) -> tuple[Any, ...]:
+    s, y, *_ = ctx.saved_tensors
+    hs, hy = torch.zeros_like(s) if hs is None else hs, torch.zeros_like(y) if hy is None else hy
     gradients = torch.ops.mfpyg.moments_second(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
     return (*gradients, [None] * len(ctx.parts), None)
 
