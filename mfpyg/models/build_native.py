@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -51,9 +52,11 @@ def library(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_compone
     key = "\0".join([*command, _version(cc), _processor(), _SOURCE.read_text()])
     path = cache_dir() / "kernels" / f"moments-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     try:
-        if not path.is_file():
-            make_folder(path.parent)
-            replace_file(path, functools.partial(_compile, command))
+        make_folder(path.parent)
+        if path.is_file():
+            with contextlib.suppress(OSError):  # damaged
+                return ctypes.CDLL(str(path))
+        replace_file(path, functools.partial(_compile, command))
         return ctypes.CDLL(str(path))
     except (OSError, MFPyGError) as error:
         raise NoCompilerError(f"the native kernel can't be compiled or loaded: {error}") from error
@@ -87,4 +90,6 @@ def _processor() -> str:
     if not info.is_file():
         return platform.processor() + platform.machine()
     lines = info.read_text().splitlines()
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name", "Features", "CPU part"))}))
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("flags", "model name", "Features", "CPU part"))})
+    )

@@ -70,7 +70,9 @@ def _ends(sorted_or_not: Tensor, n: int) -> Tensor:
 def _call(name: str, parts: list[Tensor], closed: bool, inputs: list[Tensor | None], outputs: list[Tensor]) -> None:
     """Call a function of ``moments.c``; ``None`` is a null pointer."""
     sensitivity, harmonics, transformed, *_ = inputs
-    assert sensitivity is not None and harmonics is not None and transformed is not None
+    assert sensitivity is not None
+    assert harmonics is not None
+    assert transformed is not None
     n, n_features = transformed.shape[1:]
     kernel = library(transformed.dtype, n_features, n, harmonics.shape[1])
     parts = [part.contiguous() for part in parts]
@@ -160,5 +162,10 @@ def _gradient_backward(ctx: Any, hs: Tensor | None, hy: Tensor | None, hq: Tenso
     return (*gradients, [None] * len(ctx.parts), None)
 
 
+def _second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+    raise RuntimeError("the native kernel has two derivatives; for a third use kernel padded or definition")
+
+
 _moments.register_autograd(_moments_backward, setup_context=_keep)
 _gradient.register_autograd(_gradient_backward, setup_context=_keep)
+_second.register_autograd(_second_backward)

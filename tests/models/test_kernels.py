@@ -1,0 +1,250 @@
+"""Every kernel against the definition: values, first and second derivatives, whatever the sizes and the graph."""
+
+from __future__ import annotations
+
+import ctypes
+import stat
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from mfpyg.errors import MFPyGError
+from mfpyg.graph import Graph, build_graph
+from mfpyg.models import HIPNN, MultiFidelityPotential, build_native, kernels, native
+from mfpyg.models.kernels import make_plan
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
+FAST = ("padded", "native")
+Batches = Callable[..., Batch]
+
+
+def _definition(graph: Graph, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
+    """The double sum, edge by edge."""
+    source, target = graph.edge_index
+    message = torch.einsum("en,enf->ef", sensitivity, transformed[source])
+    outer = harmonics[:, :, None] * message[:, None, :]
+    zeros = outer.new_zeros(graph.n_atoms, harmonics.shape[1], transformed.shape[2])
+    return zeros.index_add(0, target, outer)
+
+
+def _arrays(graph: Graph, n_features: int, n: int, components: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    n_edges = graph.edge_index.shape[1]
+    shapes = ((n_edges, n), (n_edges, components), (graph.n_atoms, n, n_features))
+    return tuple(torch.randn(s, generator=generator, dtype=dtype).requires_grad_() for s in shapes)
+
+
+def _graph(batch: Batch, dtype: torch.dtype = torch.float64, cutoff: float = 5.0) -> Graph:
+    batch.pos = batch.pos.to(dtype)
+    return build_graph(batch, cutoff)
+
+
+def _assert_close(actual: Tensor, expected: Tensor) -> None:
+    scale = expected.abs().max().item() if expected.numel() else 1.0
+    tolerance = TOLERANCE[expected.dtype] * max(scale, 1e-300)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=tolerance)
+
+
+def _derivatives(function: Callable[..., Tensor], arrays: tuple[Tensor, ...]) -> list[Tensor]:
+    """Values, first derivatives of a non-linear function of them, and second ones of all of these."""
+    value = function(*arrays)
+    weight = torch.randn(value.shape, generator=torch.Generator().manual_seed(1), dtype=value.dtype)
+    first = torch.autograd.grad((value.square() * weight).sum(), arrays, create_graph=True)
+    second = torch.autograd.grad(sum(x.square().sum() for x in first), arrays)
+    return [value, *first, *second]
+
+
+@pytest.mark.parametrize("kernel", FAST)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("n_features", "n", "components"),
+    [(120, 20, 9), (64, 12, 9), (20, 10, 4), (7, 5, 9), (3, 3, 1), (1, 1, 4), (33, 2, 1), (16, 7, 9)],
+)
+def test_values_and_two_derivatives_equal_the_definition(
+    make_batch: Batches, kernel: str, dtype: torch.dtype, n_features: int, n: int, components: int
+) -> None:
+    graph = _graph(make_batch([1, 12, 30, 2, 5]), dtype)
+    plan = make_plan(kernel, graph, n_features, n, components)
+    arrays = _arrays(graph, n_features, n, components, dtype)
+    expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
+    for ours, theirs in zip(_derivatives(plan, arrays), expected, strict=True):
+        _assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kernel", FAST)
+@pytest.mark.parametrize("components", [1, 4, 9])
+def test_gradcheck_and_gradgradcheck(make_batch: Batches, kernel: str, components: int) -> None:
+    graph = _graph(make_batch([4, 1, 3]))
+    plan, arrays = make_plan(kernel, graph, 3, 2, components), _arrays(graph, 3, 2, components, torch.float64)
+    assert torch.autograd.gradcheck(plan, arrays)
+    assert torch.autograd.gradgradcheck(plan, arrays)
+
+
+@pytest.mark.parametrize("chunk", [1, 30, 10**6], ids=["a target each", "some targets", "all"])
+def test_targets_in_parts_give_the_same(make_batch: Batches, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    """One large system is walked over in chunks of targets, whose sources are elsewhere too."""
+    graph = _graph(make_batch([60, 1, 17]))
+    arrays = _arrays(graph, 10, 4, 9, torch.float64)
+    expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
+    monkeypatch.setattr(native, "_EDGES_OF_A_CHUNK", chunk)
+    plan = native.native_plan(graph)
+    assert plan.closed == (chunk == 10**6)
+    for ours, theirs in zip(_derivatives(plan, arrays), expected, strict=True):
+        _assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kernel", FAST)
+def test_edges_need_not_be_symmetric(make_batch: Batches, kernel: str) -> None:
+    """Sensitivities of both directions are different numbers, and some edges run one way only."""
+    graph = _graph(make_batch([9, 6]))
+    kept = torch.rand(graph.edge_index.shape[1], generator=torch.Generator().manual_seed(2)) < 0.6
+    graph = Graph(graph.z, graph.edge_index[:, kept], graph.edge_vec[kept], graph.edge_dist[kept], graph.batch, 2)
+    arrays = _arrays(graph, 5, 3, 9, torch.float64)
+    expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
+    for ours, theirs in zip(_derivatives(make_plan(kernel, graph, 5, 3, 9), arrays), expected, strict=True):
+        _assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kernel", FAST)
+@pytest.mark.parametrize("sizes", [[1], [1, 1, 1]], ids=str)
+def test_a_graph_without_edges(make_batch: Batches, kernel: str, sizes: list[int]) -> None:
+    graph = _graph(make_batch(sizes))
+    arrays = _arrays(graph, 6, 3, 9, torch.float64)
+    value, *derivatives = _derivatives(make_plan(kernel, graph, 6, 3, 9), arrays)
+    assert torch.equal(value, torch.zeros(len(sizes), 9, 6, dtype=torch.float64))
+    assert not any(x.any() for x in derivatives)
+
+
+def test_the_number_of_threads_changes_nothing(make_batch: Batches) -> None:
+    graph = _graph(make_batch([40, 12, 9, 3, 25]), torch.float32)
+    arrays, before = _arrays(graph, 24, 6, 9, torch.float32), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append([x.clone() for x in _derivatives(native.native_plan(graph), arrays)[:4]])
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("kernel", FAST)
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_a_potential_and_its_gradients_do_not_depend_on_the_kernel(
+    make_batch: Batches,
+    make_potential: Callable[..., MultiFidelityPotential],
+    kernel: str,
+    order: int,
+    dtype: torch.dtype,
+) -> None:
+    batch = make_batch([9, 1, 22, 4])
+    batch.pos = batch.pos.to(dtype)
+    results = []
+    for name in ("definition", kernel):
+        potential = make_potential(order, ["dz", "cc"], kernel=name).to(dtype).train()
+        predictions = potential.predict(batch, {"dz": True, "cc": False})
+        loss = predictions["dz"].forces.square().sum() + sum(p.energy.sum() for p in predictions.values())
+        loss.backward()
+        gradients = [p.grad for p in potential.parameters() if p.grad is not None]
+        results.append([predictions["dz"].energy, predictions["dz"].forces, *gradients])
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        scale = theirs.abs().max().item()
+        tolerance = {torch.float64: 1e-11, torch.float32: 3e-5}[dtype]  # through two layers and their derivatives
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * scale)
+
+
+def test_a_third_derivative_of_the_native_kernel_is_refused(make_batch: Batches) -> None:
+    graph = _graph(make_batch([4]))
+    arrays = _arrays(graph, 3, 2, 4, torch.float64)
+    first = torch.autograd.grad(make_plan("native", graph, 3, 2, 4)(*arrays).square().sum(), arrays, create_graph=True)
+    second = torch.autograd.grad(sum(x.square().sum() for x in first), arrays, create_graph=True)
+    with pytest.raises(RuntimeError, match="kernel padded"):
+        torch.autograd.grad(sum(x.square().sum() for x in second), arrays)
+
+
+# The choice
+
+
+def test_auto_takes_the_native_kernel_where_it_compiles(make_batch: Batches) -> None:
+    graph = _graph(make_batch([3]))
+    assert isinstance(make_plan("auto", graph, 4, 2, 9), native.NativePlan)
+    assert isinstance(make_plan("padded", graph, 4, 2, 9), kernels.PaddedPlan)
+    assert make_plan("definition", graph, 4, 2, 9) is None
+
+
+def test_unknown_kernels_are_refused_with_the_known_ones(make_batch: Batches) -> None:
+    with pytest.raises(MFPyGError, match=r"unknown kernel 'nativ'.*did you mean 'native'"):
+        make_plan("nativ", _graph(make_batch([3])), 4, 2, 9)
+
+
+@pytest.fixture
+def own_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of compiled kernels."""
+    monkeypatch.setenv("MFPYG_CACHE", str(tmp_path))
+    build_native.library.cache_clear()
+    kernels._warn_once.cache_clear()
+    yield tmp_path / "kernels"
+    build_native.library.cache_clear()
+
+
+def test_without_a_compiler_it_says_so_and_uses_the_padded_kernel(
+    own_kernels: Path, make_batch: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    graph = _graph(make_batch([3]))
+    with pytest.warns(RuntimeWarning, match="no C compiler found.*'padded' is used instead, which is slower"):
+        assert isinstance(make_plan("auto", graph, 4, 2, 9), kernels.PaddedPlan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_plan("auto", graph, 4, 2, 9)  # says it once
+    with pytest.raises(MFPyGError, match="no C compiler found"):
+        make_plan("native", graph, 4, 2, 9)
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
+    own_kernels: Path, make_batch: Batches, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken-cc"
+    broken.write_text("#!/bin/sh\necho 'fatal: disk on fire' >&2\nexit 1\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CC", str(broken))
+    with pytest.raises(MFPyGError, match="disk on fire"):
+        make_plan("native", _graph(make_batch([3])), 4, 2, 9)
+    assert not list(own_kernels.iterdir())
+
+
+def test_a_damaged_kernel_in_the_cache_is_compiled_anew(
+    own_kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    build_native.library(torch.float64, 4, 2, 1)
+    (compiled,) = own_kernels.iterdir()
+    damaged = tmp_path / "other" / "kernels" / compiled.name  # elsewhere, as this process has the first one loaded
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(compiled.read_bytes()[:100])
+    monkeypatch.setenv("MFPYG_CACHE", str(tmp_path / "other"))
+    build_native.library.cache_clear()
+    assert isinstance(build_native.library(torch.float64, 4, 2, 1), ctypes.CDLL)
+    assert damaged.stat().st_size == compiled.stat().st_size
+
+
+def test_half_precision_uses_the_padded_kernel(make_batch: Batches) -> None:
+    graph = _graph(make_batch([3]), torch.bfloat16)
+    kernels._warn_once.cache_clear()
+    with pytest.warns(RuntimeWarning, match="float32 and float64, not bfloat16"):
+        assert isinstance(make_plan("auto", graph, 4, 2, 9), kernels.PaddedPlan)
+
+
+def test_the_kernel_can_be_forced_in_the_backbone() -> None:
+    backbone = HIPNN([1, 6], n_features=4, n_sensitivities=3, kernel="wrong")
+    data = Data(z=torch.tensor([6, 1]), pos=torch.tensor([[0.0, 0, 0], [1.1, 0, 0]]))
+    with pytest.raises(MFPyGError, match="unknown kernel 'wrong'"):
+        backbone(build_graph(data, backbone.cutoff))
+    backbone.kernel = "padded"
+    assert len(backbone(build_graph(data, backbone.cutoff))) == 3
