@@ -6,7 +6,8 @@ import importlib.util
 
 from mfpyg.errors import MFPyGError, unknown_name
 
-ENGINES = ("torch", "torch-cluster")
+ENGINES = ("auto", "torch", "torch-cluster", "vesin")
+"""See :mod:`mfpyg.neighbours`."""
 
 KERNELS = ("auto", "definition", "padded", "native")
 """See :mod:`mfpyg.models.kernels`."""

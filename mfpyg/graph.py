@@ -1,9 +1,11 @@
-"""From positions to edges: the radius graph of a batch of molecules.
+"""From positions to edges: the radius graph of a batch of molecules and periodic systems.
 
 An edge runs from a source atom j to a target atom i, ``edge_index[:, e] = (j, i)``, as in PyTorch
 Geometric. Every pair of different atoms of one molecule within the cutoff is an edge, in both
-directions; there is no cap on the number of neighbours. Edges come sorted by target, then by source,
-whichever engine found them.
+directions; there is no cap on the number of neighbours. Where ``cell`` and ``pbc`` say that a graph repeats
+(see :mod:`mfpyg.lattice`), every image of an atom within the cutoff is one more edge, an atom's own images
+included. Edges come sorted by target, then by source, then by the image's shift, whichever engine of
+:mod:`mfpyg.neighbours` found them.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from torch_geometric.transforms import BaseTransform
 
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError
+from mfpyg.lattice import Lattice, lattice_of
+from mfpyg.neighbours import periodic_radius_graph, radius_graph
 
-_PAIRS_AT_ONCE = 1 << 24
+__all__ = ["Graph", "RadiusGraph", "build_graph", "edges_of_each", "molecules_of", "radius_graph"]
 
 
 @dataclass
@@ -28,7 +32,7 @@ class Graph:
     Attributes:
         z: atomic numbers, (n_atoms,) int64.
         edge_index: sources and targets, (2, n_edges) int64.
-        edge_vec: position of the source minus that of the target in Å, (n_edges, 3); differentiable.
+        edge_vec: position of the source, or its image, minus that of the target in Å, (n_edges, 3); differentiable.
         edge_dist: its length in Å, (n_edges,).
         batch: number of the molecule each atom belongs to, (n_atoms,) int64, ascending.
         n_graphs: number of molecules.
@@ -46,88 +50,35 @@ class Graph:
         return self.z.shape[0]
 
 
-def radius_graph(pos: Tensor, batch: Tensor, cutoff: float, engine: str = "torch") -> Tensor:
-    """All pairs of different atoms of one molecule at a distance of at most ``cutoff``.
-
-    Args:
-        pos: positions in Å, (n_atoms, 3).
-        batch: molecule of each atom, (n_atoms,) int64, ascending.
-        cutoff: in Å.
-        engine: ``"torch"`` (no dependency, compares all pairs of a molecule) or ``"torch-cluster"``.
-
-    Returns:
-        edge_index (2, n_edges) int64, sorted by target, then source.
-
-    Raises:
-        MFPyGError: for an unknown engine, or one that is not installed.
-    """
-    check_engine(engine)
-    find = _radius_graph_torch if engine == "torch" else _radius_graph_torch_cluster
-    return find(pos.detach(), batch, cutoff)
-
-
-def _radius_graph_torch(pos: Tensor, batch: Tensor, cutoff: float) -> Tensor:
-    counts = torch.bincount(batch)  # (n_graphs,) atoms of each molecule
-    first = torch.cumsum(counts, 0) - counts  # (n_graphs,) its first atom
-    partners = counts[batch]  # (n_atoms,) candidates of each target, itself included
-    if partners.numel() == 0:
-        return batch.new_zeros(2, 0)
-    # Blocks of targets, so that memory stays bounded for one large system as for many small ones.
-    pairs_before = torch.cumsum(partners, 0)
-    blocks = torch.div(pairs_before - 1, _PAIRS_AT_ONCE, rounding_mode="floor")
-    edges = [
-        _pairs_within(pos, targets, partners[targets], first[batch[targets]], cutoff)
-        for targets in torch.arange(len(batch), device=pos.device).split(torch.bincount(blocks).tolist())
-    ]
-    return torch.cat(edges, dim=1)
-
-
-def _pairs_within(pos: Tensor, targets: Tensor, partners: Tensor, first: Tensor, cutoff: float) -> Tensor:
-    """Edges to ``targets``, each of which has ``partners`` candidates from atom ``first`` on."""
-    target = torch.repeat_interleave(targets, partners)  # (n_pairs,)
-    start = torch.repeat_interleave(first - torch.cumsum(partners, 0) + partners, partners)
-    source = torch.arange(len(target), device=pos.device) + start  # (n_pairs,)
-    near = (pos[source] - pos[target]).square().sum(dim=1) <= cutoff * cutoff
-    near &= source != target
-    return torch.stack([source[near], target[near]])
-
-
-def _radius_graph_torch_cluster(pos: Tensor, batch: Tensor, cutoff: float) -> Tensor:
-    import torch_cluster
-
-    if pos.shape[0] == 0:
-        return batch.new_zeros(2, 0)
-    largest = int(torch.bincount(batch).max())
-    # A hair more than the cutoff, and the same comparison as the other engine decides at the border.
-    source, target = torch_cluster.radius_graph(pos, cutoff * (1 + 1e-5), batch, max_num_neighbors=largest)
-    near = (pos[source] - pos[target]).square().sum(dim=1) <= cutoff * cutoff
-    source, target = source[near], target[near]
-    order = torch.argsort(target * pos.shape[0] + source)
-    return torch.stack([source[order], target[order]])
-
-
-def build_graph(data: Data, cutoff: float, engine: str = "torch") -> Graph:
+def build_graph(data: Data, cutoff: float, engine: str = "auto") -> Graph:
     """The graph of a ``Data`` or ``Batch``, with edges stored in it where they were made for this cutoff.
 
     Edges count as stored only if :class:`RadiusGraph` put them there with the very same cutoff;
     any others are left alone and the edges built from the positions.
 
     Args:
-        data: with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; ``batch`` where it holds several molecules.
+        data: with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; ``batch`` where it holds several graphs;
+            ``cell`` (n_graphs, 3, 3) in Å and ``pbc`` (n_graphs, 3) bool where some of them may repeat.
         cutoff: in Å.
-        engine: see :func:`radius_graph`.
+        engine: see :mod:`mfpyg.neighbours`.
+
+    Raises:
+        MFPyGError: for an engine that can't do this, or ``cell`` and ``pbc`` that make no sense.
     """
     z, pos = data.z, data.pos
     batch, n_graphs = molecules_of(data)
-    edge_index = data.edge_index if _has_edges_for(data, cutoff) else radius_graph(pos, batch, cutoff, engine)
+    lattice = lattice_of(data, n_graphs)
+    edge_index, edge_shift = _stored_edges(data, cutoff, lattice) or _find_edges(pos, batch, lattice, cutoff, engine)
     source, target = edge_index
     edge_vec = pos[source] - pos[target]  # (n_edges, 3)
+    if lattice is not None and edge_shift is not None:
+        edge_vec = edge_vec + lattice.translations(edge_shift, batch[target])
     edge_dist = edge_vec.square().sum(dim=1).sqrt()  # (n_edges,)
     return Graph(z, edge_index, edge_vec, edge_dist, batch, n_graphs)
 
 
 def edges_of_each(
-    pos: Tensor, batch: Tensor, n_graphs: int, cutoff: float, engine: str = "torch"
+    pos: Tensor, batch: Tensor, n_graphs: int, cutoff: float, engine: str = "auto"
 ) -> tuple[Tensor, Tensor]:
     """Edges of many molecules at once, each molecule's atoms counted from zero.
 
@@ -155,26 +106,40 @@ def molecules_of(data: Data) -> tuple[Tensor, int]:
     return batch, int(batch.max()) + 1 if len(batch) else 0
 
 
-def _has_edges_for(data: Data, cutoff: float) -> bool:
-    made_for = getattr(data, "edge_cutoff", None)
-    if made_for is None or getattr(data, "edge_index", None) is None:
-        return False
-    return bool((made_for == cutoff).all())
+Edges = tuple[Tensor, Tensor | None]
+"""edge_index (2, n_edges), and edge_shift (n_edges, 3) where a graph is periodic."""
+
+
+def _find_edges(pos: Tensor, batch: Tensor, lattice: Lattice | None, cutoff: float, engine: str) -> Edges:
+    if lattice is None:
+        return radius_graph(pos, batch, cutoff, engine), None
+    return periodic_radius_graph(pos, batch, lattice, cutoff, engine)
+
+
+def _stored_edges(data: Data, cutoff: float, lattice: Lattice | None) -> Edges | None:
+    made_for, edge_index = getattr(data, "edge_cutoff", None), getattr(data, "edge_index", None)
+    if made_for is None or edge_index is None or not bool((made_for == cutoff).all()):
+        return None
+    if lattice is None:
+        return edge_index, None
+    edge_shift = getattr(data, "edge_shift", None)
+    return None if edge_shift is None else (edge_index, edge_shift)
 
 
 class RadiusGraph(BaseTransform):
     """Store the edges within a cutoff, and the cutoff, in each ``Data``; for ``pre_transform``.
 
-    Adds ``edge_index`` (2, n_edges) int64 and ``edge_cutoff`` (1,) float64 in Å. The edges are those of the
-    positions at that moment: whatever moves atoms afterwards (noise, dynamics) has to remove
+    Adds ``edge_index`` (2, n_edges) int64 and ``edge_cutoff`` (1,) float64 in Å, and to data with ``pbc`` also
+    ``edge_shift`` (n_edges, 3) int32, the source's image in lattice vectors. The edges are those of the positions
+    and cell at that moment: whatever moves atoms afterwards (noise, dynamics) has to remove
     ``edge_cutoff``, so that they are built again.
 
     Args:
         cutoff: in Å.
-        engine: see :func:`radius_graph`.
+        engine: see :mod:`mfpyg.neighbours`.
     """
 
-    def __init__(self, cutoff: float, engine: str = "torch") -> None:
+    def __init__(self, cutoff: float, engine: str = "auto") -> None:
         check_engine(engine)
         if not 0 < cutoff < float("inf"):
             raise MFPyGError(f"cutoff is {cutoff}, expected a positive distance in Å")
@@ -182,8 +147,12 @@ class RadiusGraph(BaseTransform):
         self.engine = engine
 
     def forward(self, data: Data) -> Data:
-        batch, _ = molecules_of(data)
-        data.edge_index = radius_graph(data.pos, batch, self.cutoff, self.engine)
+        batch, n_graphs = molecules_of(data)
+        lattice = lattice_of(data, n_graphs)
+        data.edge_index, edge_shift = _find_edges(data.pos, batch, lattice, self.cutoff, self.engine)
+        if getattr(data, "pbc", None) is not None:  # molecules among crystals too, as collate wants it of all or none
+            nothing = torch.zeros(data.edge_index.shape[1], 3, dtype=torch.int32, device=data.pos.device)
+            data.edge_shift = nothing if edge_shift is None else edge_shift
         data.edge_cutoff = torch.tensor([self.cutoff], dtype=torch.float64)
         return data
 

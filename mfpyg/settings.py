@@ -66,9 +66,7 @@ class HIPNNSettings:
     r_soft_min: float = setting(0.75, "initial position of the innermost sensitivity in Å", low=1e-3)
     r_soft_max: float = setting(5.5, "initial position of the outermost sensitivity in Å", low=1e-3)
     cusp: float = setting(1e-6, "regularisation of the tensor norms at zero", low=0.0)
-    kernel: str = setting(
-        "auto", "how neighbours are summed over; auto: the fastest that runs here", choices=KERNELS
-    )
+    kernel: str = setting("auto", "how neighbours are summed over; auto: the fastest that runs here", choices=KERNELS)
 
     def check(self) -> None:
         """Raise :class:`MFPyGError` where the options do not go together."""
@@ -154,7 +152,11 @@ class TrainSettings:
     accelerator: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     threads: int | None = setting(None, "CPU threads of each process; null: as torch decides", low=1)
     precision: int = setting(32, "floating-point bits of the network", choices=(32, 64))
-    engine: str = setting("torch", "neighbour lists", choices=ENGINES)
+    engine: str = setting(
+        "auto",
+        "neighbour lists; auto: vesin for large graphs on the CPU, else torch; the edges are the same",
+        choices=ENGINES,
+    )
     edges: str = setting(
         "batch", "batch: built for each batch; stored: built once, with the processed data", choices=("batch", "stored")
     )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 import mfpyg.graph
+import mfpyg.neighbours
 from mfpyg.engine import ENGINES, check_engine
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph, build_graph, radius_graph
@@ -106,16 +107,16 @@ def test_edges_do_not_depend_on_how_many_pairs_are_compared_at_once(
 ) -> None:
     pos, batch = _random_batch([9, 1, 1, 20, 4], seed=3)
     expected = radius_graph(pos, batch, CUTOFF)
-    monkeypatch.setattr(mfpyg.graph, "_PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setattr(mfpyg.neighbours, "_PAIRS_AT_ONCE", pairs_at_once)
     blocks = []
-    pairs_within = mfpyg.graph._pairs_within
+    within = mfpyg.neighbours._within
 
     def counted(*args: Any) -> Tensor:
         blocks.append(1)
-        return pairs_within(*args)
+        return within(*args)
 
-    monkeypatch.setattr(mfpyg.graph, "_pairs_within", counted)
-    assert torch.equal(radius_graph(pos, batch, CUTOFF), expected)
+    monkeypatch.setattr(mfpyg.neighbours, "_within", counted)
+    assert torch.equal(radius_graph(pos, batch, CUTOFF, "torch"), expected)
     assert len(blocks) > 1 or pairs_at_once == 1000
 
 
@@ -245,5 +246,5 @@ def test_edges_without_a_cutoff_are_ignored(potential: MultiFidelityPotential, m
 
 
 def test_transform_names_its_settings() -> None:
-    assert repr(RadiusGraph(6.5)) == "RadiusGraph(cutoff=6.5, engine='torch')"
+    assert repr(RadiusGraph(6.5)) == "RadiusGraph(cutoff=6.5, engine='auto')"
     assert repr(RadiusGraph(5)) != repr(RadiusGraph(5.2))

@@ -1,0 +1,200 @@
+"""The pairs of atoms within a cutoff, by any of several engines, all of which find the same edges.
+
+=================  ===================================================================================================
+``torch``          compares all pairs of a graph, images included, in blocks of bounded memory; CPU and CUDA
+``torch-cluster``  molecules only
+``vesin``          cell lists, in time proportional to the number of atoms; computes on the CPU, wherever the atoms are
+``auto``           ``vesin`` for large graphs on the CPU, else ``torch``
+=================  ===================================================================================================
+
+An edge runs from a source atom j to a target atom i, ``edge_index[:, e] = (j, i)``. Edges come sorted by target, then
+by source, then by the shift of the source's image. There is no cap on their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mfpyg.engine import check_engine
+from mfpyg.errors import MFPyGError
+from mfpyg.lattice import MARGIN, Images, Lattice, images_within
+
+_PAIRS_AT_ONCE = 1 << 24
+_IMAGE_PAIRS_AT_ONCE = 1 << 21  # they need more memory each
+_PAIRS_FOR_VESIN = 1 << 17  # a graph, on average, from which on it is faster
+
+
+def radius_graph(pos: Tensor, batch: Tensor, cutoff: float, engine: str = "auto") -> Tensor:
+    """All pairs of different atoms of one molecule at a distance of at most ``cutoff``.
+
+    Args:
+        pos: positions in Å, (n_atoms, 3).
+        batch: molecule of each atom, (n_atoms,) int64, ascending.
+        cutoff: in Å.
+        engine: a name of :data:`mfpyg.engine.ENGINES`; the edges are the same.
+
+    Returns:
+        edge_index (2, n_edges) int64, sorted by target, then source.
+
+    Raises:
+        MFPyGError: for an unknown engine, or one that is not installed.
+    """
+    check_engine(engine)
+    pos = pos.detach()
+    if pos.shape[0] == 0:
+        return batch.new_zeros(2, 0)
+    counts = torch.bincount(batch)  # (n_graphs,) atoms of each molecule
+    if engine == "auto":
+        engine = _chosen(pos, counts, counts)
+    if engine == "torch":
+        return _molecules_torch(pos, batch, counts, cutoff)
+    if engine == "vesin":
+        return _molecules_vesin(pos, counts, cutoff)
+    return _molecules_torch_cluster(pos, batch, counts, cutoff)
+
+
+def periodic_radius_graph(
+    pos: Tensor, batch: Tensor, lattice: Lattice, cutoff: float, engine: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """All pairs of an atom and an image, its own ones among them, at a distance of at most ``cutoff``.
+
+    Distances are compared in float64, whatever the type of the positions.
+
+    Args:
+        pos, batch, cutoff, engine: as in :func:`radius_graph`.
+        lattice: cells of the graphs; those that repeat in no direction are molecules.
+
+    Returns:
+        edge_index (2, n_edges) int64, and edge_shift (n_edges, 3) int32: the image of the source is
+        ``pos[source] + edge_shift @ cell``. Sorted by target, then source, then shift.
+
+    Raises:
+        MFPyGError: for an unknown engine, one that is not installed or can't do this, or much too small a cell.
+    """
+    check_engine(engine)
+    if engine == "torch-cluster":
+        raise MFPyGError("engine 'torch-cluster' can't do periodic cells; use engine 'auto', 'torch' or 'vesin'")
+    lattice = Lattice(lattice.cell.detach().double(), lattice.pbc)
+    images = images_within(pos.detach().double(), batch, lattice, cutoff)
+    counts = torch.bincount(batch, minlength=len(lattice.cell))  # (n_graphs,)
+    if engine == "auto":
+        engine = _chosen(pos, counts, images.of_graph)
+    candidates = _images_torch if engine == "torch" else _images_vesin
+    parts = [
+        _image_edges(images, batch, lattice, cutoff, *part) for part in candidates(images, counts, lattice, cutoff)
+    ]
+    if not parts:
+        return batch.new_zeros(2, 0), batch.new_zeros(0, 3, dtype=torch.int32)
+    return torch.cat([edge_index for edge_index, _ in parts], dim=1), torch.cat([shift for _, shift in parts])
+
+
+def _chosen(pos: Tensor, counts: Tensor, candidates: Tensor) -> str:
+    """What ``auto`` is, for graphs of these numbers of atoms and of candidates for each."""
+    large = pos.device.type == "cpu" and int((counts * candidates).sum()) > _PAIRS_FOR_VESIN * len(counts)
+    return "vesin" if large else "torch"
+
+
+def _candidate_pairs(partners: Tensor, first: Tensor, at_once: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Targets and candidates, of which each target has ``partners`` from number ``first`` on, in blocks of (n_pairs,).
+
+    The blocks keep memory bounded for one large system as for many small ones.
+    """
+    pairs_before = torch.cumsum(partners, 0)
+    blocks = torch.div(pairs_before - 1, at_once, rounding_mode="floor")
+    for targets in torch.arange(len(partners), device=partners.device).split(torch.bincount(blocks).tolist()):
+        of_each = partners[targets]
+        target = torch.repeat_interleave(targets, of_each)  # (n_pairs,)
+        start = torch.repeat_interleave(first[targets] - torch.cumsum(of_each, 0) + of_each, of_each)
+        yield target, torch.arange(len(target), device=partners.device) + start
+
+
+# Molecules
+
+
+def _molecules_torch(pos: Tensor, batch: Tensor, counts: Tensor, cutoff: float) -> Tensor:
+    first = torch.cumsum(counts, 0) - counts  # (n_graphs,) first atom of each molecule
+    pairs = _candidate_pairs(counts[batch], first[batch], _PAIRS_AT_ONCE)
+    return torch.cat([_within(pos, source, target, cutoff) for target, source in pairs], dim=1)
+
+
+def _within(pos: Tensor, source: Tensor, target: Tensor, cutoff: float) -> Tensor:
+    near = (pos[source] - pos[target]).square().sum(dim=1) <= cutoff * cutoff
+    near &= source != target
+    return torch.stack([source[near], target[near]])
+
+
+def _molecules_torch_cluster(pos: Tensor, batch: Tensor, counts: Tensor, cutoff: float) -> Tensor:
+    import torch_cluster
+
+    source, target = torch_cluster.radius_graph(pos, cutoff * MARGIN, batch, max_num_neighbors=int(counts.max()))
+    edge_index = _within(pos, source, target, cutoff)
+    return edge_index[:, torch.argsort(edge_index[1] * pos.shape[0] + edge_index[0])]
+
+
+def _molecules_vesin(pos: Tensor, counts: Tensor, cutoff: float) -> Tensor:
+    edges, first = [], 0
+    for points in pos.cpu().double().split(counts.tolist()):
+        source, target, _ = _vesin(points, torch.zeros(3, 3), [False] * 3, cutoff)
+        order = torch.argsort(target * len(points) + source)
+        edges.append(torch.stack([source[order], target[order]]) + first)
+        first += len(points)
+    source, target = torch.cat(edges, dim=1).to(pos.device)
+    return _within(pos, source, target, cutoff)
+
+
+# Periodic graphs. Each engine yields candidates: source, target, and shift from the wrapped source to its image.
+
+
+def _image_edges(
+    images: Images, batch: Tensor, lattice: Lattice, cutoff: float, source: Tensor, target: Tensor, shift: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The candidates within the cutoff, and their shifts from the positions as given."""
+    shift = shift - images.wraps[source] + images.wraps[target]
+    edge_vec = images.pos[source] - images.pos[target] + lattice.translations(shift, batch[target])
+    near = edge_vec.square().sum(dim=1) <= cutoff * cutoff
+    near &= (source != target) | shift.any(dim=1)
+    return torch.stack([source[near], target[near]]), shift[near].int()
+
+
+def _images_torch(
+    images: Images, counts: Tensor, lattice: Lattice, cutoff: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    batch = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)  # (n_atoms,)
+    image_pos = images.wrapped[images.atom] + lattice.translations(images.shift, batch[images.atom])  # (n_images, 3)
+    first = torch.cumsum(images.of_graph, 0) - images.of_graph  # (n_graphs,)
+    for target, image in _candidate_pairs(images.of_graph[batch], first[batch], _IMAGE_PAIRS_AT_ONCE):
+        near = (image_pos[image] - images.wrapped[target]).square().sum(dim=1) <= (cutoff * MARGIN) ** 2
+        image = image[near]
+        yield images.atom[image], target[near], images.shift[image]
+
+
+def _images_vesin(
+    images: Images, counts: Tensor, lattice: Lattice, cutoff: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    first, device = 0, images.pos.device
+    graphs = zip(images.wrapped.cpu().split(counts.tolist()), lattice.completed().cpu(), lattice.pbc, strict=True)
+    for points, cell, pbc in graphs:
+        source, target, shift = _vesin(points, cell, pbc.tolist(), cutoff)
+        low, high = torch.aminmax(shift, dim=0) if len(shift) else (shift.new_zeros(3), shift.new_zeros(3))
+        key = target * len(points) + source
+        for direction, width in enumerate((high - low + 1).tolist()):
+            key = key * width + shift[:, direction] - low[direction]
+        order = torch.argsort(key)
+        yield (source[order] + first).to(device), (target[order] + first).to(device), shift[order].to(device)
+        first += len(points)
+
+
+def _vesin(points: Tensor, cell: Tensor, pbc: list[bool], cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Sources, targets, (n_pairs,), and shifts of the sources, (n_pairs, 3) int64, a hair beyond the cutoff."""
+    from vesin import NeighborList
+
+    if not len(points):
+        nothing = torch.zeros(0, 3, dtype=torch.int64)
+        return nothing[:, 0], nothing[:, 0], nothing
+    finder = NeighborList(cutoff=cutoff * MARGIN, full_list=True, n_threads=torch.get_num_threads())
+    pairs, shift = finder.compute(points.numpy(), cell.double().numpy(), pbc, quantities="PS")
+    target, source = torch.from_numpy(pairs.astype("int64")).unbind(1)
+    return source, target, torch.from_numpy(shift.astype("int64"))
