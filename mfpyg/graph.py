@@ -11,6 +11,7 @@ included. Edges come sorted by target, then by source, then by the image's shift
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ class Graph:
         edge_dist: its length in Å, (n_edges,).
         batch: number of the molecule each atom belongs to, (n_atoms,) int64, ascending.
         n_graphs: number of molecules.
+        plan: what the backbone's kernel knows of the graph already, see :mod:`mfpyg.models.kernels`.
     """
 
     z: Tensor
@@ -44,6 +46,7 @@ class Graph:
     edge_dist: Tensor
     batch: Tensor
     n_graphs: int
+    plan: Any = None
 
     @property
     def n_atoms(self) -> int:

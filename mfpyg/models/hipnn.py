@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mfpyg.graph import Graph
-from mfpyg.models.interaction import Interaction, harmonics
+from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, harmonics
 from mfpyg.models.kernels import Plan, make_plan
 from mfpyg.models.sensitivity import Sensitivity
 
@@ -83,6 +83,7 @@ class HIPNN(nn.Module):
         if tensor_order not in (0, 1, 2):
             raise ValueError(f"tensor_order is {tensor_order}, expected 0, 1 or 2")
         self.cutoff, self.tensor_order, self.kernel = float(cutoff), tensor_order, kernel
+        self.n_sensitivities, self.n_components = n_sensitivities, TENSOR_COMPONENTS[tensor_order]
         self.register_buffer("species", torch.tensor(sorted(set(species))), persistent=False)
         self.feature_sizes = (len(self.species), *[n_features] * n_interactions)
         self.blocks = nn.ModuleList()
@@ -99,13 +100,16 @@ class HIPNN(nn.Module):
             for layer in block.children():
                 layer.reset_parameters()  # type: ignore[operator]
 
+    def plan(self, graph: Graph) -> Plan | None:
+        """What the kernel needs to know of a graph, once for all layers; see :mod:`mfpyg.models.kernels`."""
+        return make_plan(self.kernel, graph, self.feature_sizes[-1], self.n_sensitivities, self.n_components)
+
     def forward(self, graph: Graph) -> list[Tensor]:
         """Features of every level: (n_atoms, n_species), then (n_atoms, F) for each block."""
         one_hot = torch.eq(graph.z.unsqueeze(1), self.species)  # (n_atoms, n_species)
         levels = [one_hot.to(graph.edge_vec.dtype)]
         directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
-        n = len(self.blocks[0][0].base.weight)
-        plan = make_plan(self.kernel, graph, self.feature_sizes[-1], n, directions.shape[1])
+        plan = self.plan(graph) if graph.plan is None else graph.plan
         for block in self.blocks:
             interaction, *atom_layers = block.children()
             x = interaction(levels[-1], graph, directions, plan)

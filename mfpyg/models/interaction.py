@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import torch
@@ -17,25 +16,11 @@ TENSOR_COMPONENTS = (1, 4, 9)
 """Components of all Cartesian tensors up to order 0, 1 and 2."""
 
 
-_TRACELESS = torch.zeros(3, 3, 5, dtype=torch.float64)
-"""Second-order components from e eᵀ: √2 xy, √2 yz, √2 xz, (x² − y²)/√2, (2z² − x² − y²)/√6."""
-for _number, (_i, _j) in enumerate(((0, 1), (1, 2), (0, 2))):
-    _TRACELESS[_i, _j, _number] = _TRACELESS[_j, _i, _number] = math.sqrt(0.5)
-_TRACELESS[0, 0, 3], _TRACELESS[1, 1, 3] = math.sqrt(0.5), -math.sqrt(0.5)
-_TRACELESS[0, 0, 4] = _TRACELESS[1, 1, 4] = -math.sqrt(1 / 6)
-_TRACELESS[2, 2, 4] = math.sqrt(2 / 3)
-
-
-@functools.lru_cache
-def _traceless(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return _TRACELESS.flatten(0, 1).to(device, dtype)  # (9, 5)
-
-
 def harmonics(unit: Tensor, order: int) -> Tensor:
     """Irreducible Cartesian tensors of unit vectors up to an order: 1, e, and e eᵀ − I/3.
 
-    The five components of the traceless second-order tensor are scaled so that the sum of their
-    squares is its squared Frobenius norm.
+    The five components of the traceless second-order tensor are √2 xy, √2 yz, √2 xz, (x² − y²)/√2 and
+    (2z² − x² − y²)/√6, scaled so that the sum of their squares is its squared Frobenius norm.
 
     Args:
         unit: unit vectors, (n_edges, 3).
@@ -48,8 +33,10 @@ def harmonics(unit: Tensor, order: int) -> Tensor:
     if order >= 1:
         parts.append(unit)
     if order >= 2:
-        outer = unit.unsqueeze(2) * unit.unsqueeze(1)  # (n_edges, 3, 3)
-        parts.append(outer.flatten(1) @ _traceless(unit.dtype, unit.device))  # (n_edges, 5)
+        x, y, z = unit.unbind(dim=1)  # (n_edges,) each
+        mixed = [math.sqrt(2) * product for product in (x * y, y * z, x * z)]
+        squares = [math.sqrt(1 / 2) * (x * x - y * y), math.sqrt(1 / 6) * (2 * z * z - x * x - y * y)]
+        parts.append(torch.stack([*mixed, *squares], dim=1))  # (n_edges, 5)
     return torch.cat(parts, dim=1)
 
 
