@@ -20,6 +20,11 @@ Track = Callable[[Sequence[str]], Iterable[str]]
 ATOMS_IN_BLOCK = 1 << 18
 """About how many atoms a source puts into one block."""
 
+SMALLEST, FLATTEST = 0.1, 1e-4
+"""Length, area or volume (Å, Å², Å³) spanned by the periodic lattice vectors below which there is none, and the
+same over the product of their lengths. Hydrogen under the highest pressures has 1 Å³ an atom; long polytypes in
+rhombohedral axes have 1e-3."""
+
 
 @dataclass
 class Block:
@@ -38,6 +43,9 @@ class Block:
         source: number of the source in a union of several, (n,) int64.
         incomplete: conformations of which some force components were missing, and all were
             therefore taken as missing, (T,) int64.
+        cell: lattice vectors as rows, Å, (n, 3, 3) float32, zeros where there are none; ``None`` in all blocks
+            of a source of molecules.
+        pbc: whether it is repeated along each of them, (n, 3) bool; ``None`` as well.
     """
 
     n_atoms: np.ndarray
@@ -51,6 +59,8 @@ class Block:
     split: np.ndarray = field(default=None)  # type: ignore[arg-type]
     source: np.ndarray = field(default=None)  # type: ignore[arg-type]
     incomplete: np.ndarray = field(default=None)  # type: ignore[arg-type]
+    cell: np.ndarray | None = None
+    pbc: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.split is None:
@@ -64,6 +74,11 @@ class Block:
         return len(self.n_atoms)
 
     @property
+    def periodic(self) -> np.ndarray:
+        """Which conformations are repeated in some direction, (n,) bool."""
+        return np.zeros(len(self), bool) if self.pbc is None else self.pbc.any(axis=1)
+
+    @property
     def owner(self) -> np.ndarray:
         """Number within the block of the conformation that each atom belongs to, (Σ n_atoms,) int64."""
         return np.repeat(np.arange(len(self)), self.n_atoms)
@@ -71,12 +86,14 @@ class Block:
     def check(self, where: Callable[[int], str]) -> None:
         """Check the numbers, and make forces that lack a component missing as a whole, counting them.
 
+        Lattice vectors that are no numbers become zeros where nothing is repeated along them.
+
         Args:
             where: names a conformation of the block, for the error.
 
         Raises:
-            MFPyGError: for an atomic number of no element, a position that is not finite, or an
-                infinite label.
+            MFPyGError: for an atomic number of no element, a position that is not finite, an infinite
+                label, or lattice vectors along which nothing can be repeated.
         """
         owner = self.owner
 
@@ -94,6 +111,9 @@ class Block:
         refuse(np.isinf(self.energy).any(axis=1), "an energy is infinite; NaN means missing")
         infinite = np.isinf(self.forces).any(axis=(1, 2))
         refuse(_any_by(owner, infinite, len(self)), "a force is infinite; NaN means missing")
+        if self.cell is not None and self.pbc is not None:
+            _check_cells(self.cell, self.pbc, refuse)
+            self.cell[~np.isfinite(self.cell).all(axis=2)] = 0
         missing = np.isnan(self.forces)  # (Σ n_atoms, T, 3)
         for t in range(self.energy.shape[1]):
             some = _any_by(owner, missing[:, t].any(axis=1), len(self))
@@ -117,7 +137,34 @@ class Block:
             split=self.split[keep],
             source=self.source[keep],
             incomplete=self.incomplete[columns],
+            cell=None if self.cell is None else self.cell[keep],
+            pbc=None if self.pbc is None else self.pbc[keep],
         )
+
+
+def _check_cells(cell: np.ndarray, pbc: np.ndarray, refuse: Callable[[np.ndarray, str], None]) -> None:
+    """Check that the lattice vectors along which conformations are repeated exist and span a volume.
+
+    Args:
+        cell, pbc: of a block.
+        refuse: takes which conformations are wrong, (n,) bool, and what is.
+    """
+    vectors = np.where(pbc[:, :, None], cell, 0).astype(np.float64)  # (n, 3, 3)
+    lengths = np.linalg.norm(vectors, axis=2)  # (n, 3)
+    fix = "expected a vector in Å there, or F in pbc"
+    for k, name in enumerate(("first", "second", "third")):
+        refuse(
+            ~np.isfinite(lengths[:, k]), f"periodic along its {name} lattice vector, which is NaN or infinite; {fix}"
+        )
+        refuse(pbc[:, k] & (lengths[:, k] == 0), f"periodic along its {name} lattice vector, which is zero; {fix}")
+    # The determinant of Gram's matrix is the square of the length, area or volume; a 1 stands for what is not periodic.
+    gram = vectors @ vectors.transpose(0, 2, 1) + np.eye(3) * ~pbc[:, None, :]
+    volume = np.sqrt(np.maximum(np.linalg.det(gram), 0))
+    flat = volume < FLATTEST * np.where(pbc, lengths, 1).prod(axis=1)
+    refuse(
+        pbc.any(axis=1) & ((volume < SMALLEST) | flat),
+        "periodic along lattice vectors that span hardly any volume; expected those of a cell, in Å",
+    )
 
 
 def _any_by(owner: np.ndarray, atoms: np.ndarray, n: int) -> np.ndarray:

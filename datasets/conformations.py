@@ -53,7 +53,11 @@ class ConformationDataset(InMemoryDataset):
     ``conformation`` (1,) int64        number within the group of the file, or within the file
     ``split``        (1,) int64        0 pool, 1 test, 2 out of sample, -1 where the file does not say
     ``source``       (1,) int64        number of the source in a union, else 0
+    ``cell``         (1, 3, 3) float32 lattice vectors in Å, as rows; zeros where there are none
+    ``pbc``          (1, 3) bool       whether it is repeated along each of them
     ================ ================= ===============================================================
+
+    The last two are there for all items where any conformation is periodic, and for none where none is.
 
     Processing streams blocks of conformations from the raw files to columns on disk, in bounded
     memory; the processed file is written under a temporary name and moved into place, and mapped

@@ -139,7 +139,7 @@ def align(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def energy_work_pairs(
-    pos: np.ndarray, energy: np.ndarray, forces: np.ndarray, max_pairs: int = 400
+    pos: np.ndarray, energy: np.ndarray, forces: np.ndarray, max_pairs: int = 400, *, turned: bool = True
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Energy differences and work between near conformations of one molecule.
 
@@ -148,13 +148,20 @@ def energy_work_pairs(
         energy: (n,), kcal/mol.
         forces: −dE/dx, (n, n_atoms, 3), kcal/mol/Å.
         max_pairs: the most pairs.
+        turned: whether conformations may be turned against each other; not in a fixed lattice, where a
+            rotation does work.
 
     Returns:
         ΔE = E_b − E_a and work −½ (F_a + F_b)·(R_b − R_a) of each pair, (m,) kcal/mol, and the displacement
         |R_b − R_a| in configuration space, (m,) Å, of those not farther than ``FARTHEST`` apart.
     """
     first, second = near_pairs(pos, max_pairs).T
-    a, b, rotation = align(pos[first].astype(np.float64), pos[second].astype(np.float64))
+    a, b = pos[first].astype(np.float64), pos[second].astype(np.float64)
+    if turned:
+        a, b, rotation = align(a, b)
+    else:
+        a, b = (x - x.mean(axis=1, keepdims=True) for x in (a, b))
+        rotation = np.eye(3)
     step = b - a  # (m, n_atoms, 3)
     displacement = np.sqrt((step**2).sum(axis=(1, 2)))
     mean = (forces[first] + forces[second].astype(np.float64) @ rotation) / 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,18 @@ _KEYS_IN_ERROR = 20
 
 
 class ExtXYZ(DefinedDataset):
-    """Molecules in an extended-XYZ file or an ASE database, see :class:`mfpyg.datasets.ConformationDataset`.
+    """Molecules and periodic systems in an extended-XYZ file or an ASE database.
 
-    Positions are in Å, as always in ASE. A key of a level is looked for in ``atoms.info`` and ``atoms.arrays``,
-    then among the calculator's results, where ASE puts ``energy`` and ``forces``; in a database in the
-    key-value pairs, the ``data``, and the results. Results are taken as stored, whatever the constraints.
-    NaN is a missing label, and so is a key written ``key?`` that a frame lacks. Where frames have them, ``split``
-    (0 pool, 1 test, 2 out of sample) is the file's own division, in all frames or none, and ``molecule`` the
-    molecule's name, else its formula. ``conformation`` is the frame's number from 0, in a database in the
-    order of the rows' ids.
+    What items hold is in :class:`mfpyg.datasets.ConformationDataset`. Positions are in Å, as always in ASE. A key of
+    a level is looked for in ``atoms.info`` and ``atoms.arrays``, then among the calculator's results, where ASE puts
+    ``energy`` and ``forces``; in a database in the key-value pairs, the ``data``, and the results. Results are taken
+    as stored, whatever the constraints. NaN is a missing label, and so is a key written ``key?`` that a frame lacks.
+    Where frames have them, ``split`` (0 pool, 1 test, 2 out of sample) is the file's own division, in all frames or
+    none, and ``molecule`` the molecule's name, else its formula. ``conformation`` is the frame's number from 0, in a
+    database in the order of the rows' ids.
+
+    Where any frame is periodic, all items have ``cell`` and ``pbc``: those of the frame, as ASE has them. A frame
+    with a ``Lattice`` and no ``pbc`` is periodic in all directions; a molecule in a box is none with ``pbc="F F F"``.
 
     Nothing in a file is executed: extended XYZ is text, and a database holds numbers and JSON; ASE neither
     unpickles nor imports anything for them.
@@ -39,8 +42,9 @@ class ExtXYZ(DefinedDataset):
         levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.defined.DefinedDataset`.
 
     Raises:
-        MFPyGError: if the file is missing or can't be read to its end, a frame is periodic or lacks a key, or a
-            label is not a number (energies) or (n, 3) numbers (forces); it names the frame.
+        MFPyGError: if the file is missing or can't be read to its end, a frame lacks a key or is periodic along
+            lattice vectors that are missing or span no volume, or a label is not a number (energies) or (n, 3)
+            numbers (forces); it names the frame.
     """
 
     def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
@@ -99,11 +103,6 @@ class _Part:
         n = len(frame.z)
         if n == 0:
             raise MFPyGError(f"{where}: no atoms; expected some, with species and positions")
-        if frame.periodic:
-            raise MFPyGError(
-                f"{where}: periodic, which is not supported; "
-                f'if it is a molecule in a box, make it non-periodic with pbc="F F F" or no Lattice'
-            )
         if n > 1 and (frame.pos == frame.pos[0]).all():
             raise MFPyGError(f"{where}: all atoms are at one place; expected positions, as in Properties=…:pos:R:3")
         forces = np.full((n, len(self.levels), 3), np.nan, np.float32)
@@ -116,12 +115,13 @@ class _Part:
         self.forces.append(forces)
         self.names.append(_molecule(frame, where))
         self.split.append(_split(frame.values, where))
-        self.frames.append(Frame(frame.number, frame.z, frame.pos, False, {}))  # without the labels' double
+        self.frames.append(replace(frame, values={}))  # without the labels' double
         self.atoms += n
 
     def block(self) -> Block:
         with np.errstate(over="ignore"):
             pos = np.concatenate([frame.pos for frame in self.frames]).astype(np.float32)
+            cell = np.stack([frame.cell for frame in self.frames]).astype(np.float32)
         names = {name: number for number, name in enumerate(dict.fromkeys(self.names))}
         block = Block(
             n_atoms=np.array([len(frame.z) for frame in self.frames], np.int64),
@@ -133,6 +133,8 @@ class _Part:
             names=list(names),
             conformation=np.array([frame.number for frame in self.frames], np.int64),
             split=np.array(self.split, np.int64),
+            cell=cell,
+            pbc=np.stack([frame.pbc for frame in self.frames]),
         )
         block.check(lambda row: f"{self.path}: frame {self.frames[row].number}")
         return block

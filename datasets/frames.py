@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,6 +17,7 @@ import ase.db
 import ase.io
 import numpy as np
 from ase.calculators.calculator import all_properties
+from ase.io.extxyz import key_val_str_to_dict
 
 from mfpyg.errors import MFPyGError
 
@@ -32,13 +34,14 @@ _ROWS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Frame:
-    """A molecule as ASE read it.
+    """A molecule or a periodic system as ASE read it.
 
     Attributes:
         number: in the file, from 0.
         z: atomic numbers, (n,) integers.
         pos: positions in Å, (n, 3) float64.
-        periodic: whether in any direction.
+        cell: lattice vectors in Å, as rows, (3, 3) float64; zeros where there are none.
+        pbc: whether it is repeated along each of them, (3,) bool.
         values: all else by its key, as ASE gives it.
         read: share of the file that has been read, from 0 to 1, for the progress.
     """
@@ -46,7 +49,8 @@ class Frame:
     number: int
     z: np.ndarray
     pos: np.ndarray
-    periodic: bool
+    cell: np.ndarray
+    pbc: np.ndarray
     values: Mapping[str, Any]
     read: float = 0.0
 
@@ -81,7 +85,9 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
             where = f"{path}: frame {number}"
             with _reading(where):
                 text = _text_of_frame(file, where)
-                atoms = next(ase.io.iread(io.StringIO(text), format="extxyz")) if text else None
+                parser = partial(_parsed_comment, where)
+                frames = ase.io.iread(io.StringIO(text), format="extxyz", properties_parser=parser)
+                atoms = next(frames) if text else None
             if atoms is None:
                 if number == 0:
                     raise MFPyGError(f"{path}: empty; expected frames in extended XYZ")
@@ -90,7 +96,7 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
             arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
             values = {**results, **arrays, **atoms.info}
             read = raw.tell() / size
-            yield Frame(number, atoms.numbers, atoms.positions, bool(atoms.pbc.any()), values, read)
+            yield Frame(number, atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, values, read)
 
 
 def _text_of_frame(file: TextIO, where: str) -> str:
@@ -131,6 +137,17 @@ def _check_text(lines: list[str], where: str) -> None:
         for word in _SEPARATORS.split(text) if "_" in text else ():
             if "_" in word and _is_number(word):
                 raise MFPyGError(f"{where}: {word[:40]} is no number")
+
+
+def _parsed_comment(where: str, line: str) -> dict[str, Any]:
+    """What ASE makes of a comment line; it would take any text for ``pbc`` as periodic everywhere."""
+    values = key_val_str_to_dict(line)
+    pbc = np.asarray(values.get("pbc", False))
+    sound = pbc.dtype.kind == "b" or (pbc.dtype.kind == "i" and np.isin(pbc, (0, 1)).all())
+    if not sound or pbc.shape not in ((), (3,)):
+        found = repr(values["pbc"])[:60]
+        raise MFPyGError(f'{where}: pbc is {found}, expected T or F for each lattice vector, as in pbc="T T F"')
+    return values
 
 
 def _n_columns(properties: str, where: str) -> int:
@@ -175,7 +192,8 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
                     raise MFPyGError(f"{path}: frame {number}: {found}, expected one (3,) an atom")
                 results = {key: row[key] for key in all_properties if key in row}
                 values = {**results, **row.data, **row.key_value_pairs}
-                frame = Frame(number, row.numbers, row.positions, bool(np.any(row.pbc)), values, (number + 1) / n_rows)
+                cell = np.zeros((3, 3)) if row.cell is None else row.cell
+                frame = Frame(number, row.numbers, row.positions, cell, row.pbc, values, (number + 1) / n_rows)
             yield frame
     if number == 0:
         raise MFPyGError(f"{path}: empty; expected rows of an ASE database")

@@ -29,9 +29,15 @@ def same_molecule(dataset: ConformationDataset) -> np.ndarray:
     one molecule, and so does everything linked in that way. In doubt two isomers are one molecule, so
     that nothing of a molecule is both in training and in test; what bonds can't tell, such as mirror
     images, stays together too.
+
+    Periodic conformations are told apart by their names alone, which are formulas where the file gives none; and
+    molecules of the same name as a periodic conformation are one with it.
     """
     colours = np.empty((len(dataset.slices["z"]) - 1, len(STRETCHES)), np.uint64)
-    for rows, z, pos in _by_size(dataset):
+    names = dataset._data.molecule.numpy().astype(np.uint64)
+    periodic = periodic_rows(dataset)
+    colours[periodic] = _of_name(names[periodic])[:, None]
+    for rows, z, pos in _by_size(dataset, ~periodic):
         distance = np.linalg.norm(pos[:, :, None] - pos[:, None, :], axis=3)  # (m, n, n)
         radius = covalent_radii[z]
         reach = radius[:, :, None] + radius[:, None, :]
@@ -40,22 +46,32 @@ def same_molecule(dataset: ConformationDataset) -> np.ndarray:
             colours[rows, column] = _colour(z, bonded)
     graphs, number = np.unique(colours, return_inverse=True)
     number = number.reshape(colours.shape)
-    links = coo_array(
-        (np.ones(2 * len(number), np.int8), (np.repeat(number[:, 0], 2), number[:, 1:].ravel())),
-        shape=(len(graphs), len(graphs)),
-    )
+    first, second = np.repeat(number[:, 0], 2), number[:, 1:].ravel()
+    if periodic.any():
+        named = np.isin(names, names[periodic])
+        # Molecules of that name, and periodic conformations themselves, to what stands for the name.
+        first = np.append(first, number[named, 0])
+        second = np.append(second, np.searchsorted(graphs, _of_name(names[named])))
+    links = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(len(graphs), len(graphs)))
     _, molecule = connected_components(links, directed=False)
     return np.unique(molecule[number[:, 0]], return_inverse=True)[1].astype(np.int64)
 
 
-def _by_size(dataset: ConformationDataset) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Conformations of as many atoms each: rows (m,), z (m, n), pos (m, n, 3), in parts of bounded size."""
+def periodic_rows(dataset: ConformationDataset) -> np.ndarray:
+    """Which conformations are repeated in some direction, (n,) bool."""
+    if "pbc" not in dataset.slices:
+        return np.zeros(len(dataset.slices["z"]) - 1, bool)
+    return dataset._data.pbc.numpy().any(axis=1)
+
+
+def _by_size(dataset: ConformationDataset, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Wanted conformations of as many atoms each: rows (m,), z (m, n), pos (m, n, 3), in parts of bounded size."""
     import torch
 
     slices = dataset.slices["z"]
     sizes = slices.diff().numpy()
-    for size in np.unique(sizes):
-        rows = np.flatnonzero(sizes == size)
+    for size in np.unique(sizes[wanted]):
+        rows = np.flatnonzero(wanted & (sizes == size))
         step = max(1, _PAIRS_AT_ONCE // int(size) ** 2)
         for part in np.split(rows, range(step, len(rows), step)):
             atoms, _, _ = rows_of(slices, torch.from_numpy(part))
@@ -70,6 +86,11 @@ def _colour(z: np.ndarray, bonded: np.ndarray) -> np.ndarray:
         neighbours = np.where(bonded, _mix(colour)[:, None, :], np.uint64(0)).sum(axis=2, dtype=np.uint64)
         colour = _mix(colour * np.uint64(3) + neighbours)
     return _mix(colour.sum(axis=1, dtype=np.uint64))
+
+
+def _of_name(names: np.ndarray) -> np.ndarray:
+    """What stands for a name where a graph of bonds does otherwise; far from the numbers of elements."""
+    return _mix(~names)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

@@ -24,6 +24,9 @@ _COLUMNS = (
 )
 """Of each item, in this order."""
 
+_OF_PERIODIC = ("cell", "pbc")
+"""Of each item, too, where any is periodic: collate takes its keys from the first, so that it is all or none."""
+
 
 class Processing:
     """Takes blocks one after the other, and has the collated data set in the end.
@@ -40,6 +43,8 @@ class Processing:
         """Number of each molecule's name."""
         self.incomplete = np.zeros(n_levels, np.int64)
         """Conformations of which some force components were missing, (T,)."""
+        self.periodic = False
+        """Whether any conformation is."""
 
     def add(self, block: Block) -> None:
         """Add a block to the columns, numbering its molecules among all and finding its edges."""
@@ -64,12 +69,19 @@ class Processing:
             "split": block.split,
             "source": block.source,
         }
+        if block.cell is not None and block.pbc is not None:
+            columns |= {"cell": block.cell, "pbc": block.pbc}
+            self.periodic |= bool(block.pbc.any())
         for name, rows in columns.items():
             self.files.append(name, rows)
         if self.edges is not None:
             self._add_edges(block, self.edges)
 
     def _add_edges(self, block: Block, edges: RadiusGraph) -> None:
+        if block.periodic.any():
+            row = int(np.flatnonzero(block.periodic)[0])
+            which = f"conformation {block.conformation[row]} of {block.names[block.molecule[row]]}"
+            raise MFPyGError(f"{which} is periodic; stored edges are for molecules; use --edges batch")
         pos, owner = torch.from_numpy(block.pos), torch.from_numpy(block.owner)
         edge_index, counts = edges_of_each(pos, owner, len(block), edges.cutoff, edges.engine)
         self.files.append("edge_index", edge_index.t().numpy())
@@ -81,7 +93,7 @@ class Processing:
         by_atom = starts(self.files.column("n_atoms"))
         by_row = torch.arange(len(by_atom))
         data, slices = Data(), {}
-        for name in _COLUMNS:
+        for name in (*_COLUMNS, *(_OF_PERIODIC if self.periodic else ())):
             data[name] = self.files.column(name)
             slices[name] = by_atom if name in ATOMIC else by_row
         if self.edges is not None:

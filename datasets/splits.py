@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.isomers import same_molecule
+from mfpyg.datasets.isomers import periodic_rows, same_molecule
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.files import read_npz
 from mfpyg.settings import SplitSettings
@@ -21,8 +21,8 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
     Each source of a union is divided on its own, as it would be alone. By ``file``, what the file says
     to be for the test and out of sample stays that, and the rest is divided into training and validation; by
     ``random``, all are divided into three; by ``molecule``, too, but all conformations of a molecule
-    (see :mod:`mfpyg.datasets.isomers`) go the same way, also those of different sources; by ``index``, as a file
-    of numbers says.
+    (see :mod:`mfpyg.datasets.isomers`) go the same way, also those of different sources, and periodic ones by
+    their names or formulas alone; by ``index``, as a file of numbers says.
 
     Args:
         dataset: the data set.
@@ -74,8 +74,9 @@ def _by_molecule(dataset: ConformationDataset, settings: SplitSettings, seed: in
     molecule = same_molecule(dataset)
     sizes = np.bincount(molecule)
     if len(sizes) < 3:
+        told = "bonds or names" if periodic_rows(dataset).any() else "bonds"
         raise MFPyGError(
-            f"{dataset.what} has {len(sizes)} molecules that their bonds tell apart; a split by molecule takes three"
+            f"{dataset.what} has {len(sizes)} molecules that their {told} tell apart; a split by molecule takes three"
         )
     order = np.random.default_rng(seed).permutation(len(sizes))
     room = {"val": settings.val * len(dataset), "test": settings.test * len(dataset)}

@@ -80,9 +80,13 @@ class ColumnFiles:
 
 
 def fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
-    """SHA-256 over geometries, labels and split, which tells one content from another; not over edges."""
+    """SHA-256 over geometries, labels and split, which tells one content from another; not over edges.
+
+    Lattice vectors count only where something is periodic, so that molecules have the same with and without.
+    """
     digest = hashlib.sha256()
-    for tensor in (slices["z"], data.z, data.pos, data.energy, data.forces, data.split):
+    lattice = (data.cell, data.pbc) if "pbc" in slices and data.pbc.any() else ()
+    for tensor in (slices["z"], data.z, data.pos, data.energy, data.forces, data.split, *lattice):
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
 

@@ -19,7 +19,8 @@ from mfpyg.fidelity import LevelOfTheory
 class UnionDataset(ConformationDataset):
     """The conformations of several data sets one after the other, with the fidelities of all.
 
-    A label that a data set does not have is masked. ``source`` tells where a conformation comes from.
+    A label that a data set does not have is masked. ``source`` tells where a conformation comes from. Where any
+    data set has periodic conformations, those of the others have a ``cell`` of zeros.
 
     Args:
         root: folder for ``processed/``.
@@ -58,10 +59,11 @@ class UnionDataset(ConformationDataset):
     def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
         fidelities = [level.name for level in levels]
         first_source = 0
+        periodic = any("cell" in member.slices for member in self.members)
         waiting = iter(self.members)
         for _ in self._track([member.what for member in self.members]):
             member = next(waiting)
-            for number, block in enumerate(_blocks_of(member, fidelities, first_source)):
+            for number, block in enumerate(_blocks_of(member, fidelities, first_source, periodic)):
                 if number == 0:  # counted when the member was read; its blocks are whole or empty
                     block.incomplete[:] = [member.incomplete_forces.get(name, 0) for name in fidelities]
                 yield block
@@ -78,8 +80,17 @@ def _check_files(members: Sequence[ConformationDataset]) -> None:
                 raise MFPyGError(f"{file} is in two of the data sets, {other} and {member}; give it once")
 
 
-def _blocks_of(member: ConformationDataset, fidelities: list[str], first_source: int) -> Iterator[Block]:
-    """A member's conformations with their labels in the columns of the union, and its sources' numbers."""
+def _blocks_of(
+    member: ConformationDataset, fidelities: list[str], first_source: int, periodic: bool
+) -> Iterator[Block]:
+    """A member's conformations with their labels in the columns of the union, and its sources' numbers.
+
+    Args:
+        member: the data set.
+        fidelities: names of the union's levels.
+        first_source: number in the union of the member's first source.
+        periodic: whether to give lattice vectors, zeros if the member has none.
+    """
     data, first_atoms = member._data, member.slices["z"].numpy()
     columns = [(t, member.fidelities.index(name)) for t, name in enumerate(fidelities) if name in member.fidelities]
     n = len(first_atoms) - 1
@@ -92,6 +103,7 @@ def _blocks_of(member: ConformationDataset, fidelities: list[str], first_source:
         for t, column in columns:
             energy[:, t] = data.energy[rows, column].numpy()
             forces[:, t] = data.forces[atoms, column].numpy()
+        cell, pbc = _cells_of(member, rows) if periodic else (None, None)
         yield Block(
             n_atoms=np.diff(first_atoms[rows.start : rows.stop + 1]),
             z=data.z[atoms].numpy(),
@@ -103,4 +115,14 @@ def _blocks_of(member: ConformationDataset, fidelities: list[str], first_source:
             conformation=data.conformation[rows].numpy(),
             split=data.split[rows].numpy(),
             source=data.source[rows].numpy() + first_source,
+            cell=cell,
+            pbc=pbc,
         )
+
+
+def _cells_of(member: ConformationDataset, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """``cell`` (n, 3, 3) and ``pbc`` (n, 3) of some conformations; zeros of molecules."""
+    if "cell" in member.slices:
+        return member._data.cell[rows].numpy(), member._data.pbc[rows].numpy()
+    n = rows.stop - rows.start
+    return np.zeros((n, 3, 3), np.float32), np.zeros((n, 3), bool)

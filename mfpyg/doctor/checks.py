@@ -26,6 +26,7 @@ CHECKS: dict[str, Callable[[View], Iterator[Finding]]] = {
     "duplicates": duplicates.check,
     "labels and split": coverage.check_split,
     "reference energies": coverage.check_references,
+    "periodic conformations": geometry.check_periodic,
 }
 """Every check by name: what it finds in a view of a data set."""
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from ase.data import covalent_radii
 
+from mfpyg.doctor.images import closest_images
+
 if TYPE_CHECKING:
     from mfpyg.doctor.view import View
 
@@ -19,9 +21,11 @@ class Distances:
     """What one pass over all distances gives.
 
     Attributes:
-        closest: smallest distance over the sum of covalent radii, (n,) float32; infinite for one atom.
+        closest: smallest distance over the sum of covalent radii, (n,) float32; infinite for one atom. That to
+            the nearest image where conformations are periodic, if only of the same atom.
         invariants: three sums of distances with random signs, Å, (n, 3) float64; the same up to rotation,
-            translation and reflection, but not for another order of the atoms.
+            translation and reflection, but not for another order of the atoms. Where conformations are periodic,
+            of the atoms as they stand, and of six lengths within the lattice.
     """
 
     closest: np.ndarray
@@ -45,7 +49,20 @@ def measure(view: View) -> Distances:
             for start in range(0, len(every), step):
                 rows = every[start : start + step]
                 closest[rows], invariants[rows] = _of_size(view, rows, i, j, signs[size])
+    if view.lattice is not None:
+        _add_lattices(view, view.lattice, closest, invariants)
     return Distances(closest, invariants)
+
+
+def _add_lattices(view: View, lattice: np.ndarray, closest: np.ndarray, invariants: np.ndarray) -> None:
+    """Put the nearest images into ``closest``, and add the lattice to ``invariants``, of periodic conformations."""
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (6, 3))
+    for row in np.flatnonzero(view.periodic):
+        atoms = slice(view.starts[row], view.starts[row + 1])
+        vectors = lattice[row].astype(np.float64)
+        closest[row] = closest_images(view.pos[atoms].astype(np.float64), view.z[atoms], vectors)[0]
+        lengths = np.linalg.norm(np.concatenate([vectors, vectors + np.roll(vectors, 1, axis=0)]), axis=1)  # (6,)
+        invariants[row] += lengths @ signs
 
 
 def _of_size(

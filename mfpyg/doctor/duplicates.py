@@ -66,6 +66,9 @@ def check(view: View) -> Iterator[Finding]:
 def find(view: View) -> Pairs:
     """Pairs of conformations with the same atoms in the same order at the same relative positions.
 
+    Periodic ones must have the same lattice, too, and their atoms in the same images: those that another
+    program has moved through a boundary of the cell are not found.
+
     Conformations are put into cells of their invariants, in eight grids shifted by half a cell against
     each other, so that near ones share a cell in one of them; neighbours in a cell are then laid onto
     each other. Linear in their number but for the sorting.
@@ -73,7 +76,7 @@ def find(view: View) -> Pairs:
     invariants = view.distances.invariants  # (n, 3)
     n_atoms = view.n_atoms
     # Signs are random: the sum of n_atoms²/2 distances, each off by up to 2 tolerances, is off by n_atoms of them.
-    near = 2 * TOLERANCE * n_atoms
+    near = 2 * TOLERANCE * (n_atoms + 6 * view.periodic)
     width = 2 * near
     keys = np.random.default_rng(2).integers(1 << 63, size=3, dtype=np.uint64) | np.uint64(1)
     found = np.zeros(0, np.int64)  # first · n + second
@@ -113,6 +116,8 @@ def _verified(view: View, pairs: np.ndarray) -> Pairs:
 def _deviation(view: View, pairs: np.ndarray) -> np.ndarray:
     atoms = view.atoms_of(pairs[:, 0]), view.atoms_of(pairs[:, 1])
     a, b = view.pos[atoms[0]], view.pos[atoms[1]]  # (m, n, 3)
+    if view.lattice is not None:
+        a, b = (_with_lattice(x, view.lattice[rows]) for x, rows in ((a, pairs[:, 0]), (b, pairs[:, 1])))
     result = np.zeros(len(pairs))
     moved = (a != b).any(axis=(1, 2))
     if moved.any():
@@ -121,6 +126,20 @@ def _deviation(view: View, pairs: np.ndarray) -> np.ndarray:
         result[moved] = np.maximum(np.sqrt(((a - b) ** 2).sum(axis=2)).max(axis=1), 1e-12)
     result[(view.z[atoms[0]] != view.z[atoms[1]]).any(axis=1)] = np.inf
     return result
+
+
+def _with_lattice(pos: np.ndarray, lattice: np.ndarray) -> np.ndarray:
+    """The lattice vectors and their opposites as six points more, about the centre of the atoms, which they keep.
+
+    Args:
+        pos: (m, n, 3), Å.
+        lattice: (m, 3, 3), Å; zeros of molecules, whose rotation the points then leave as it is.
+
+    Returns:
+        (m, n + 6, 3) float64. The atoms stay where they are, so that identical ones are still so.
+    """
+    centre = pos.astype(np.float64).mean(axis=1, keepdims=True)
+    return np.concatenate([pos, centre + lattice, centre - lattice], axis=1)
 
 
 def _contradictions(view: View, pairs: Pairs) -> Iterator[Finding]:

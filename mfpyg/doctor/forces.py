@@ -121,6 +121,8 @@ def _net(view: View, name: str, sums: _Sums) -> Iterator[Finding]:
         (TORQUE, sums.torque, "the torque (over the root of Σ|r|²)"),
     ):
         some = sums.norm > 0
+        if what == TORQUE:  # which depends on where atoms are cut out of what is periodic
+            some &= ~view.periodic[sums.rows]
         share = values[some] / sums.norm[some]
         bad = np.flatnonzero(some)[values[some] > ONE * sums.norm[some] + 2]
         typical = float(np.median(share)) if len(share) else 0.0

@@ -1,4 +1,4 @@
-"""Atoms closer than bonds allow, and positions in another unit than Å."""
+"""Atoms closer than bonds allow, positions in another unit than Å, and what is not checked of periodic ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
 from mfpyg.doctor.findings import Finding
+from mfpyg.doctor.images import closest_images
 from mfpyg.doctor.view import View
 
 NAME = "atoms too close"
@@ -38,6 +39,10 @@ def check_close(view: View) -> Iterator[Finding]:
 def _closest_pair(view: View, row: int) -> str:
     atoms = slice(view.starts[row], view.starts[row + 1])
     pos, z = view.pos[atoms].astype(np.float64), view.z[atoms]
+    if view.lattice is not None and view.periodic[row]:
+        _, apart, a, b = closest_images(pos, z, view.lattice[row].astype(np.float64))
+        images = f"(atoms {a} and {b}, or images)" if a != b else f"(images of atom {a})"
+        return f"{chemical_symbols[z[a]]} and {chemical_symbols[z[b]]} {images} of {view.where(row)} at {apart:.3g} Å"
     i, j = np.triu_indices(len(z), 1)
     distance = np.linalg.norm(pos[i] - pos[j], axis=1)
     k = int(np.argmin(distance / (covalent_radii[z[i]] + covalent_radii[z[j]])))
@@ -60,3 +65,16 @@ def check_far(view: View) -> Iterator[Finding]:
         )
         fix = "positions must be in Å; 1.9 says that they are in bohr (fine for atoms in a noble gas)"
         yield Finding("positions in Å", "suspect", None, evidence, fix, (row,))
+
+
+def check_periodic(view: View) -> Iterator[Finding]:
+    """What the other checks leave out, or take as it stands, where conformations are periodic."""
+    rows = np.flatnonzero(view.periodic)
+    if len(rows):
+        evidence = (
+            f"{len(rows)} of {len(view)} conformations are periodic, as {view.where(int(rows[0]))}: no torque is "
+            f"looked at, energies and forces are compared within one cell only, and duplicates are found only where "
+            f"their atoms are in the same images"
+        )
+        fix = "nothing to mend; a split by molecule goes by the names or formulas of these"
+        yield Finding("periodic conformations", "note", None, evidence, fix, tuple(rows))

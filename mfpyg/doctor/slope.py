@@ -8,6 +8,7 @@ import numpy as np
 
 from mfpyg.datasets.consistency import Slope, energy_work_pairs, spread_rows
 from mfpyg.doctor.findings import Finding
+from mfpyg.doctor.images import followed
 from mfpyg.doctor.view import View
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.units import BOHR_TO_ANGSTROM, ENERGY_UNITS, EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL, energy_factor, force_factor
@@ -57,7 +58,10 @@ def measure(view: View, column: int, rows: np.ndarray) -> tuple[Slope, list[int]
     for group in groups(view, rows):
         chosen = group[spread_rows(len(group), IN_GROUP)]
         atoms = view.atoms_of(chosen)
-        pairs = energy_work_pairs(view.pos[atoms], view.energy[chosen, column], view.forces[atoms, column])
+        pos, turned = view.pos[atoms], True
+        if view.lattice is not None and view.periodic[chosen[0]]:
+            pos, turned = followed(pos, view.lattice[chosen[0]].astype(np.float64)), False
+        pairs = energy_work_pairs(pos, view.energy[chosen, column], view.forces[atoms, column], turned=turned)
         if len(pairs[0]):
             found.append(pairs)
             examples.append(int(chosen[0]))
@@ -71,10 +75,14 @@ def measure(view: View, column: int, rows: np.ndarray) -> tuple[Slope, list[int]
 
 
 def groups(view: View, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of one molecule and order of atoms, two at least and more than one atom, in random order."""
+    """Rows of one molecule, order of atoms and lattice, two at least and more than one atom, in random order."""
     rows = rows[view.n_atoms[rows] > 1]
     molecule = view.dataset._data.molecule.numpy()[rows].astype(np.uint64)
     key = view.sequence[rows] ^ (molecule * np.uint64(0x9E3779B97F4A7C15))
+    if view.lattice is not None:
+        bits = view.lattice[rows].reshape(len(rows), 9).view(np.uint32).astype(np.uint64)
+        odd = np.random.default_rng(3).integers(1 << 63, size=9, dtype=np.uint64) | np.uint64(1)
+        key ^= (bits * odd).sum(axis=1, dtype=np.uint64)
     order = np.argsort(key, kind="stable")
     bounds = np.flatnonzero(np.diff(key[order], prepend=~key[order[:1]], append=~key[order[-1:]]))
     large = np.flatnonzero(np.diff(bounds) > 1)

@@ -92,6 +92,21 @@ class View:
     def __len__(self) -> int:
         return len(self.energy)
 
+    @cached_property
+    def lattice(self) -> np.ndarray | None:
+        """Lattice vectors as rows, zero where nothing is repeated, (n, 3, 3) float32, Å; ``None`` of molecules."""
+        data = self.dataset._data
+        if "pbc" not in self.dataset.slices:
+            return None
+        return np.where(data.pbc.numpy()[:, :, None], data.cell.numpy(), np.float32(0))
+
+    @cached_property
+    def periodic(self) -> np.ndarray:
+        """Which conformations are repeated in some direction, (n,) bool."""
+        if "pbc" not in self.dataset.slices:
+            return np.zeros(len(self), bool)
+        return self.dataset._data.pbc.numpy().any(axis=1)
+
     @property
     def n_atoms(self) -> np.ndarray:
         """Atoms of each conformation, (n,) int64."""

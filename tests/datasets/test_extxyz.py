@@ -18,10 +18,12 @@ from ase.constraints import FixAtoms
 from torch_geometric.loader import DataLoader
 
 from mfpyg.datasets import ExtXYZ
+from mfpyg.datasets.batches import BatchLoader
 from mfpyg.datasets.frames import frames_of_database, frames_of_text
 from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
+from mfpyg.graph import RadiusGraph
 
 HARTREE, EV, BOHR = 627.5094740631, 23.060547830619, 0.529177210903
 DZ = "dz=dft_energy,dft_forces@eV"
@@ -285,6 +287,119 @@ def test_names_and_division_of_the_file_are_used(tmp_path: Path) -> None:
         assert names == ["b", "methyl group", "b", "H1", "17", "methyl group", "b"]
 
 
+# Periodic frames
+
+TRICLINIC = np.array([[9.1, 0.2, 0], [0.1, 8.3, -0.7], [1.3, 0, 7.7]])
+
+
+def periodic_frames() -> list[Atoms]:
+    """As ``frames``: periodic everywhere, along some lattice vectors, a molecule in a box, and molecules."""
+    images = frames()
+    images[1].set_cell(TRICLINIC)
+    images[1].set_pbc(True)
+    images[3].set_cell([9, 8, 0])
+    images[3].set_pbc([True, True, False])
+    images[4].set_cell([[5, 1, 0], [0, 0, 0], [0, 0, 0]])
+    images[4].set_pbc([True, False, False])
+    images[5].set_cell(2 * TRICLINIC)
+    return images
+
+
+@pytest.mark.parametrize("kind", ["xyz", "db"])
+def test_periodic_frames_keep_cell_and_pbc(tmp_path: Path, kind: str) -> None:
+    images = periodic_frames()
+    dataset = ExtXYZ((database if kind == "db" else written)(tmp_path / f"mine.{kind}", images), [DZ])
+    for data, atoms in zip(dataset, images, strict=True):
+        assert (data.cell.shape, data.cell.dtype) == ((1, 3, 3), torch.float32)
+        assert (data.pbc.shape, data.pbc.dtype) == ((1, 3), torch.bool)
+        np.testing.assert_array_equal(data.cell[0].numpy(), atoms.cell.array.astype(np.float32))
+        assert data.pbc[0].tolist() == atoms.pbc.tolist()
+        assert data.pos.numpy() == pytest.approx(atoms.positions, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["xyz", "db"])
+def test_molecules_in_boxes_have_no_cells(tmp_path: Path, kind: str) -> None:
+    write = database if kind == "db" else written
+    plain = ExtXYZ(write(tmp_path / f"plain.{kind}", frames()), [DZ])
+    images = frames()
+    images[2].set_cell([9, 9, np.nan])
+    boxed = ExtXYZ(write(tmp_path / f"boxed.{kind}", images), [DZ])
+    assert "cell" not in boxed[2]
+    assert "pbc" not in boxed[2]
+    assert boxed.fingerprint == plain.fingerprint
+    some = periodic_frames()[2:3] + periodic_frames()[5:]
+    assert "pbc" not in ExtXYZ(write(tmp_path / f"some.{kind}", some), [DZ])[0]
+
+
+def test_lattice_vector_that_is_no_number_becomes_zero_where_nothing_is_repeated(tmp_path: Path) -> None:
+    images = periodic_frames()
+    images[3].set_cell(np.diag([9, 8, np.inf]))
+    images[5].set_cell(np.diag([9, 1e39, 7]))
+    cells = ExtXYZ(written(tmp_path / "mine.xyz", images), [DZ])._data.cell
+    assert cells[3].tolist() == [[9, 0, 0], [0, 8, 0], [0, 0, 0]]
+    assert cells[5].tolist() == [[9, 0, 0], [0, 0, 0], [0, 0, 7]]
+
+
+def test_lattice_without_pbc_is_periodic(mine: Path) -> None:
+    mine.write_text(mine.read_text().replace('pbc="F F F"', 'Lattice="9 0 0 0 8 0 0 1 7"', 1))
+    dataset = ExtXYZ(mine, [DZ])
+    assert dataset._data.pbc.tolist() == [[True] * 3] + [[False] * 3] * 6
+    assert dataset._data.cell[0].tolist() == [[9, 0, 0], [0, 8, 0], [0, 1, 7]]
+    assert not dataset._data.cell[1:].any()
+
+
+def test_fingerprint_depends_on_cell_and_pbc(tmp_path: Path) -> None:
+    found = []
+    for number, (scale, pbc) in enumerate([(1, True), (2, True), (1, [True, True, False]), (1, False)]):
+        images = frames()
+        images[1].set_cell(scale * TRICLINIC)
+        images[1].set_pbc(pbc)
+        found.append(ExtXYZ(written(tmp_path / f"{number}.xyz", images), [DZ]).fingerprint)
+    assert len(set(found)) == 4
+    assert found[3] == ExtXYZ(written(tmp_path / "none.xyz", frames()), [DZ]).fingerprint
+
+
+def test_small_blocks_of_periodic_frames_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "mine.xyz", periodic_frames())
+    whole = ExtXYZ(path, [DZ], root=tmp_path / "whole")
+    monkeypatch.setattr("mfpyg.datasets.extxyz.ATOMS_IN_BLOCK", 1)
+    parts = ExtXYZ(path, [DZ], root=tmp_path / "parts")
+    assert torch.equal(parts._data.cell, whole._data.cell)
+    assert parts.fingerprint == whole.fingerprint
+
+
+def test_frames_that_are_chosen_decide_whether_there_are_cells(tmp_path: Path) -> None:
+    images = periodic_frames()
+    for i in (1, 3, 4):
+        del images[i].info["cc_energy"]
+    path = written(tmp_path / "mine.xyz", images)
+    levels = [DZ, "cc=cc_energy?@Hartree"]
+    assert "cell" not in ExtXYZ(path, levels, required=["cc"])[0]
+    assert "cell" in ExtXYZ(path, levels)[0]
+
+
+@pytest.mark.parametrize("part", [None, [6, 1, 3, 0]])
+def test_batches_of_periodic_frames_are_those_of_pyg(tmp_path: Path, part: list[int] | None) -> None:
+    dataset = ExtXYZ(written(tmp_path / "mine.xyz", periodic_frames()), [DZ])
+    dataset = dataset if part is None else dataset[part]
+    for ours, theirs in zip(BatchLoader(dataset, 3), DataLoader(dataset, 3), strict=True):
+        assert set(ours.keys()) == set(theirs.keys()) >= {"cell", "pbc"}
+        assert ours.cell.shape == (len(ours), 3, 3)
+        assert ours.pbc.shape == (len(ours), 3)
+        for key in ours.keys():  # noqa: SIM118
+            torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=0, equal_nan=True)
+        for one, other in zip(ours.to_data_list(), theirs.to_data_list(), strict=True):
+            assert torch.equal(one.cell, other.cell)
+            assert torch.equal(one.pbc, other.pbc)
+
+
+def test_copied_part_keeps_cells(tmp_path: Path) -> None:
+    dataset = ExtXYZ(written(tmp_path / "mine.xyz", periodic_frames()), [DZ])
+    part = dataset.copy([3, 1])
+    assert torch.equal(part._data.cell, dataset._data.cell[[3, 1]])
+    assert torch.equal(part[1].pbc, dataset[1].pbc)
+
+
 # What is refused
 
 
@@ -366,20 +481,45 @@ def test_wrong_value_in_the_data_of_a_database_is_named(tmp_path: Path, value: A
 
 
 @pytest.mark.parametrize("kind", ["xyz", "db"])
-def test_periodic_frame_is_refused(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("cell", "pbc", "message"),
+    [
+        (np.zeros((3, 3)), [False, True, False], "frame 2: periodic along its second lattice vector, which is zero"),
+        (np.diag([9.0, 9, 0]), True, "frame 2: periodic along its third lattice vector, which is zero; .*or F in pbc"),
+        (np.diag([np.nan, 9, 9]), True, "frame 2: periodic along its first lattice vector, which is NaN or infinite"),
+        (np.diag([9, np.inf, 9]), True, "frame 2: periodic along its second lattice vector, which is NaN or infinite"),
+        (np.diag([9, 9, 1e39]), True, "frame 2: periodic along its third lattice vector, which is NaN or infinite"),
+        (
+            [[9, 0, 0], [0, 9, 0], [9, 9, 1e-4]],
+            True,
+            "frame 2: periodic along lattice vectors that span hardly any vol",
+        ),
+        (
+            [[9, 0, 0], [9, 0, 0], [0, 0, 9]],
+            [True, True, False],
+            "frame 2: periodic along lattice vectors that span ha",
+        ),
+        (np.diag([0.01, 9, 9]), [True, False, False], "frame 2: periodic along lattice vectors that span hardly any"),
+        (np.diag([0.4, 0.4, 0.4]), True, "frame 2: periodic along lattice vectors that span hardly any volume"),
+    ],
+)
+def test_periodic_frame_without_a_cell_is_refused(tmp_path: Path, kind: str, cell: Any, pbc: Any, message: str) -> None:
     images = frames()
-    images[2].set_cell([9, 9, 9])
-    path = (database if kind == "db" else written)(tmp_path / f"mine.{kind}", images)
-    assert len(ExtXYZ(path, [DZ], root=tmp_path / "other")) == 7  # a box that repeats nowhere
-    images[2].set_pbc([False, True, False])
-    path.unlink()
-    (database if kind == "db" else written)(path, images)
-    fails(path, 'frame 2: periodic, which is not supported.*pbc="F F F"')
+    images[2].set_cell(cell)
+    images[2].set_pbc(pbc)
+    fails((database if kind == "db" else written)(tmp_path / f"mine.{kind}", images), message)
 
 
-def test_lattice_without_pbc_is_periodic(mine: Path) -> None:
-    mine.write_text(mine.read_text().replace('pbc="F F F"', 'Lattice="9 0 0 0 9 0 0 0 9"', 1))
-    fails(mine, 'frame 0: periodic.*pbc="F F F"')
+@pytest.mark.parametrize("pbc", ["t f f", "nonsense", "5", "1 0 2", "0.5 0 0", "nan 0 0"])
+def test_periodicity_that_is_none_is_refused(mine: Path, pbc: str) -> None:
+    mine.write_text(mine.read_text().replace('pbc="F F F"', f'Lattice="9 0 0 0 9 0 0 0 9" pbc="{pbc}"', 1))
+    fails(mine, "frame 0: pbc is .*, expected T or F for each lattice vector")
+
+
+def test_stored_edges_of_a_periodic_frame_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "mine.xyz", periodic_frames())
+    with pytest.raises(MFPyGError, match="conformation 1 of C1H4 is periodic; stored edges are for molecules; use --e"):
+        ExtXYZ(path, [DZ], pre_transform=RadiusGraph(3.0))
 
 
 WATER = "3\ne=1.5\nO 0 0 0\nH 0 0 1\nH 0 1 0\n"

@@ -192,6 +192,33 @@ def test_member_that_leaves_forces_out_and_one_that_has_them_are_one_level(tmp_p
         assert both.label_counts()[0]["energies"] == len(both)
 
 
+def periodic(path: Path) -> ExtXYZ:
+    """Two periodic frames and a molecule."""
+    start, frame = 'Lattice="4 0 0 1 5 0 0 0 6" pbc="T T F" e=-1.0', "H 0 0 0\nH 0 0 0.7\n"
+    path.write_text(f"2\n{start}\n{frame}1\ne=-0.5\nH 0 0 0\n2\n{start.replace('T T F', 'F T T')}\n{frame}")
+    return ExtXYZ(path, ["dz=e@eV"], root=path.parent / path.stem)
+
+
+@pytest.mark.parametrize("atoms", [1 << 18, 2])
+def test_molecules_beside_periodic_conformations_have_cells_of_zeros(
+    tmp_path: Path, members: list[MiniCHNO], monkeypatch: pytest.MonkeyPatch, atoms: int
+) -> None:
+    monkeypatch.setattr("mfpyg.datasets.union.ATOMS_IN_BLOCK", atoms)
+    crystal = periodic(tmp_path / "crystal.xyz")
+    for number, order in enumerate(([members[0], crystal], [crystal, members[0]])):
+        union = UnionDataset(tmp_path / str(number), order)
+        own = union._data.source == order.index(crystal)
+        for key in ("cell", "pbc"):
+            assert torch.equal(union._data[key][own], crystal._data[key])
+            assert not union._data[key][~own].any()
+        assert union[0].cell.shape == (1, 3, 3)
+        assert "cell" in UnionDataset(tmp_path / "nested", [union, members[1]])[0]
+        edges = RadiusGraph(3.0)
+        with pytest.raises(MFPyGError, match=r"conformation 0 of H2 is periodic; stored edges are for molecules"):
+            UnionDataset(tmp_path / "edges", order, pre_transform=edges)
+    assert "cell" not in UnionDataset(tmp_path / "part", [members[0], crystal.copy([1])])[0]
+
+
 # What is refused
 
 

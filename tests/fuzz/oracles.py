@@ -67,6 +67,8 @@ class Molecule:
     molecule: set[str]
     conformation: int
     split: int = -1
+    cell: list[list[np.float32]] = field(default_factory=lambda: [[np.float32(0)] * 3 for _ in range(3)])
+    pbc: list[bool] = field(default_factory=lambda: [False] * 3)
 
 
 @dataclass
@@ -101,8 +103,13 @@ def differences(dataset: Any, expected: Expected) -> list[str]:
         right_ones = [by_name[key] for key in keys if key in by_name]
         if len({id(right) for right in right_ones}) < len(expected.molecules):
             return [f"molecules {keys}, expected {sorted(by_name)}"]
+    periodic = any(any(right.pbc) for right in right_ones)
     for i, right in enumerate(right_ones):
         item = dataset[i]
+        if ("cell" in item, "pbc" in item) != (periodic, periodic):
+            found.append(f"keys of {i}: {sorted(item.keys())}, expected {'a' if periodic else 'no'} cell")
+        elif periodic and not (_same(item.cell[0].tolist(), right.cell) and item.pbc[0].tolist() == right.pbc):
+            found.append(f"cell of {i}: {item.cell.tolist()} {item.pbc.tolist()}, expected {right.cell} {right.pbc}")
         if item.z.tolist() != right.z:
             found.append(f"z of {i}: {item.z.tolist()}, expected {right.z}")
         if not _same(item.pos.tolist(), right.pos):
@@ -409,9 +416,9 @@ def extxyz(path: Path, levels: Sequence[Keys], optional: Sequence[str]) -> Expec
             arrays[name] = [found[name] for found in rows]
         for twice in arrays.keys() & info.keys():
             raise Unsure(f"{twice} in comment and columns")
-        if _periodic(info):
-            raise Wrong(f"frame {number} is periodic")
+        cell, pbc = _lattice(info)
         found = _frame(arrays, info, levels, optional, number)
+        found.cell, found.pbc = _checked_lattice(cell, pbc, f"frame {number}")
         seen |= arrays.keys() | info.keys()
         with_split += found.split >= 0
         expected.molecules.append(found)
@@ -466,11 +473,49 @@ def _row(line: str, columns: Sequence[tuple[str, str, int]]) -> dict[str, list[A
     return found
 
 
-def _periodic(info: Mapping[str, str]) -> bool:
-    given = info.get("pbc", "F" if "Lattice" not in info else "T")
-    if any(word not in ("T", "F", "True", "False", "true", "false", "TRUE", "FALSE") for word in given.split()):
-        raise Unsure(f"pbc {given}")
-    return any(word.lower().startswith("t") for word in given.split())
+def _lattice(info: dict[str, str]) -> tuple[list[list[float]], list[bool]]:
+    """Lattice vectors and along which of them a frame is repeated; their keys are taken out of the comment."""
+    words = info.get("pbc", "F" if "Lattice" not in info else "T").split()
+    if len(words) not in (1, 3):
+        raise Wrong(f"pbc {words}")
+    if any(word not in ("T", "F", "True", "False", "true", "false", "TRUE", "FALSE") for word in words):
+        if not all(word in ("0", "1") for word in words):
+            raise Wrong(f"pbc {words}")
+        words = ["FT"[int(word)] for word in words]
+    numbers = [_number(word) for word in info.get("Lattice", "0 0 0 0 0 0 0 0 0").split()]
+    if len(numbers) != 9:
+        raise Wrong(f"Lattice of {len(numbers)} numbers")
+    pbc = [word[0] in "Tt" for word in words] * (3 // len(words))
+    for key in ("pbc", "Lattice"):
+        info.pop(key, None)
+    return [numbers[:3], numbers[3:6], numbers[6:]], pbc
+
+
+def _checked_lattice(cell: list[list[float]], pbc: list[bool], where: str) -> tuple[list[list[np.float32]], list[bool]]:
+    """Lattice vectors in single precision, those that are no numbers zero; refused where nothing can be repeated."""
+    with np.errstate(over="ignore"):
+        single = [[np.float32(x) for x in vector] for vector in cell]
+    finite = [all(math.isfinite(x) for x in vector) for vector in single]
+    vectors = [[float(x) for x in vector] for vector, repeated in zip(single, pbc, strict=True) if repeated]
+    if any(repeated and not good for repeated, good in zip(pbc, finite, strict=True)):
+        raise Wrong(f"{where}: periodic along what is no number")
+    lengths = [math.hypot(*vector) for vector in vectors]
+    # Gram and Schmidt: the volume is the product of what is left of each vector beside those before.
+    volume, basis = 1.0, list[list[float]]()
+    for vector in vectors:
+        for unit in basis:
+            along = sum(x * y for x, y in zip(vector, unit, strict=True))
+            vector = [x - along * y for x, y in zip(vector, unit, strict=True)]
+        left = math.hypot(*vector)
+        volume *= left
+        basis.append([x / left for x in vector] if left else vector)
+    least = max(0.1, 1e-4 * math.prod(lengths))
+    if vectors and abs(volume / least - 1) < 1e-3:
+        raise Unsure(f"{where}: a cell at the border of what is one")
+    if vectors and volume < least:
+        raise Wrong(f"{where}: periodic in no volume")
+    zero = [np.float32(0)] * 3
+    return [vector if good else zero for vector, good in zip(single, finite, strict=True)], pbc
 
 
 def _frame(
@@ -567,21 +612,24 @@ def database(path: Path, levels: Sequence[Keys], optional: Sequence[str]) -> Exp
         if healthy != "ok":  # rows may be missing
             raise Wrong(f"SQLite: {' '.join(healthy.split())[:100]}")
         rows = connection.execute(
-            "SELECT id, numbers, positions, pbc, energy, forces, key_value_pairs, data FROM systems ORDER BY id"
+            "SELECT id, numbers, positions, cell, pbc, energy, forces, key_value_pairs, data FROM systems ORDER BY id"
         ).fetchall()
     except sqlite3.Error as error:
         raise Wrong(f"SQLite: {error}") from None
     finally:
         connection.close()
-    for number, (_, numbers, positions, pbc, energy, forces, pairs, data) in enumerate(rows):
+    for number, (_, numbers, positions, cell, pbc, energy, forces, pairs, data) in enumerate(rows):
         n = len(numbers) // 4
         z = list(struct.unpack(f"<{n}i", numbers))
         if any(not 1 <= value <= 118 for value in z):
             raise Wrong(f"row {number}: elements {z}")
         if not isinstance(positions, bytes) or len(positions) != 24 * n:
             raise Wrong(f"row {number}: positions")
-        if pbc is not None and (not isinstance(pbc, int) or pbc & 7):
-            raise Wrong(f"row {number}: periodic")
+        if pbc is not None and not isinstance(pbc, int):
+            raise Wrong(f"row {number}: pbc")
+        vectors = [[0.0] * 3 for _ in range(3)] if cell is None else _triples(cell)
+        if len(vectors) != 3:
+            raise Wrong(f"row {number}: cell")
         info: dict[str, Any] = {}
         arrays: dict[str, list[list[Any]]] = {}
         if energy is not None:
@@ -600,6 +648,8 @@ def database(path: Path, levels: Sequence[Keys], optional: Sequence[str]) -> Exp
             if force_key in arrays and len(arrays[force_key]) != n:
                 raise Wrong(f"row {number}: forces of another size")
         found = _frame(arrays, texts, levels, optional, number)
+        repeated = [bool((pbc or 0) & bit) for bit in (1, 2, 4)]
+        found.cell, found.pbc = _checked_lattice(vectors, repeated, f"row {number}")
         with_split += found.split >= 0
         expected.molecules.append(found)
     _finish(expected, levels, seen, with_split)
