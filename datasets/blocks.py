@@ -76,7 +76,9 @@ class Block:
     @property
     def periodic(self) -> np.ndarray:
         """Which conformations are repeated in some direction, (n,) bool."""
-        return np.zeros(len(self), bool) if self.pbc is None else self.pbc.any(axis=1)
+        if self.pbc is None:
+            return np.zeros(len(self), bool)
+        return np.logical_or.reduce(self.pbc, axis=1)
 
     @property
     def owner(self) -> np.ndarray:

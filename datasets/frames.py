@@ -24,6 +24,7 @@ from mfpyg.errors import MFPyGError
 _COUNT = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
 _QUOTED = re.compile(r'"[^"]*"|\'[^\']*\'|\{[^}]*\}|\[[^\]]*\]')
 _KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
+_PAIR = re.compile(r"[^\s=]+\s*=\s*\S+")
 _PROPERTIES = re.compile(r'(?:^|\s)Properties\s*=\s*"?([^\s"]+)')
 _PLAIN = "species:S:1:pos:R:3"
 _SEPARATORS = re.compile(r"[\s\"'{}\[\],=]+")
@@ -128,6 +129,8 @@ def _check_text(lines: list[str], where: str) -> None:
     for key in keys:
         if keys.count(key) > 1:
             raise MFPyGError(f"{where}: {key[:40]} is given {keys.count(key)} times; give it once")
+    if "pbc" in keys and "pbc" in _PAIR.sub(" ", _QUOTED.sub("_", comment)).split():
+        raise MFPyGError(f"{where}: pbc is given twice, once without a value, which says periodic; give it once")
     given = _PROPERTIES.search(comment)
     n = _n_columns(given[1] if given else _PLAIN, where)
     for number, line in enumerate(atoms):

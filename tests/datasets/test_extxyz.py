@@ -516,6 +516,12 @@ def test_periodicity_that_is_none_is_refused(mine: Path, pbc: str) -> None:
     fails(mine, "frame 0: pbc is .*, expected T or F for each lattice vector")
 
 
+@pytest.mark.parametrize("more", ["pbc", "pbc=T", "Lattice"])
+def test_periodicity_given_twice_is_refused(mine: Path, more: str) -> None:
+    mine.write_text(mine.read_text().replace('pbc="F F F"', f'Lattice="9 0 0 0 9 0 0 0 9" pbc="F F F" {more}', 1))
+    fails(mine, "frame 0: pbc is given .*; give it once" if more[0] == "p" else "frame 0 can't be read .*Lattice")
+
+
 def test_stored_edges_of_a_periodic_frame_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "mine.xyz", periodic_frames())
     with pytest.raises(MFPyGError, match="conformation 1 of C1H4 is periodic; stored edges are for molecules; use --e"):

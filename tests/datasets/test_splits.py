@@ -215,6 +215,30 @@ def test_split_by_molecule_of_two_molecules_is_refused(tmp_path: Path) -> None:
         make_splits(two, SplitSettings(method="molecule"), 0)
 
 
+def test_split_by_molecule_takes_periodic_conformations_by_their_names(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frames, names = [], []
+    for name, symbols, periodic in (("", "Cu4", True), ("salt", "NaCl", True), ("", "H2O", False), ("", "CO2", False)):
+        for _ in range(10):
+            atoms = Atoms(symbols, random.uniform(0, 6, (len(Atoms(symbols)), 3)), cell=6 * np.eye(3), pbc=periodic)
+            atoms.info["e"] = -1.0
+            if name:
+                atoms.info["molecule"] = name
+            if not periodic:
+                atoms.positions = molecule(symbols).positions
+            frames.append(atoms)
+            names.append(name or symbols)
+    frames[30].set_pbc(True)  # a molecule in a box is one with those of its formula
+    write(tmp_path / "mine.xyz", frames, format="extxyz")
+    dataset = ExtXYZ(tmp_path / "mine.xyz", ["a=e@eV"])
+    number = same_molecule(dataset)
+    assert len(set(number)) == len(set(zip(number.tolist(), names, strict=True))) == 4
+    splits = make_splits(dataset, SplitSettings(method="molecule", val=0.25, test=0.25), 0)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 20, "val": 10, "test": 10}
+    with pytest.raises(MFPyGError, match="2 molecules that their bonds or names tell apart; a split by molecule takes"):
+        make_splits(dataset.copy(range(20)), SplitSettings(method="molecule"), 0)
+
+
 # By a file of numbers
 
 

@@ -779,6 +779,8 @@ def more_keys(lines: list[bytes], random: Random) -> str:
             *(b"note", b'note="it\'s"', b"=", b'"', b"{", b"stress=5", b"Lattice=5", b'dft_forces="1 2 3"', b"uid=3"),
             *(b'x="_JSON [1, {]"', b'x="_JSON [1, 2]"', b"a" * 5000, b" ".join(b"k%d=1" % i for i in range(300))),
             *(b"cc_energy=nan", b"numbers=3", b"positions=3", b"magmom=1", b"free_energy=1", b"pbc=5", b"\\"),
+            *(b'pbc="t f f"', b'pbc="1 0 1"', b'pbc="T F"', b"pbc", b'Lattice="9 0 0 1 8 0 0 2 7" pbc="F T F"'),
+            *(b'Lattice="9 0 0 0 nan 0 0 0 9" pbc="T F F"', b'Lattice="9 0 0 9 0 0 0 0 9"', b'Lattice="1 2 3"'),
         ],
     )
     lines[row] = lines[row] + b" " + new if random.random() < 0.5 else new + b" " + lines[row]
@@ -888,6 +890,7 @@ def odd_rows(database: sqlite3.Connection, random: Random) -> str:
             *("UPDATE information SET value = '8'", "ALTER TABLE systems RENAME COLUMN energy TO energi"),
             *("ALTER TABLE systems RENAME TO system", "DELETE FROM number_key_values", "DROP TABLE information"),
             *("ALTER TABLE systems ADD COLUMN more REAL", "CREATE TABLE more (a, b)", "UPDATE systems SET pbc = 5"),
+            *("UPDATE systems SET pbc = 9", "UPDATE systems SET cell = positions", "UPDATE systems SET cell = NULL"),
         ],
     )
     database.execute(command)

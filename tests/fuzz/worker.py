@@ -165,14 +165,24 @@ def _pyanitools_seeds(folder: Path) -> Iterator[Seed]:
         yield _hdf5_seed(name, folder / f"{name}.h5", "pyanitools")
 
 
-def _frames(results: bool) -> Iterator[tuple[ase.Atoms, dict[str, Any]]]:
-    """Molecules of the bundled file, and what else a database says of each; labels as results or under keys."""
+SEEDS_OF_FRAMES = (("keys", False, False), ("results", True, False), ("periodic", False, True))
+"""Name of each, whether labels are results of a calculator, and whether frames are periodic."""
+
+
+def _frames(results: bool, periodic: bool) -> Iterator[tuple[ase.Atoms, dict[str, Any]]]:
+    """Molecules of the bundled file, and what else a database says of each; labels as results or under keys.
+
+    Of periodic ones, the second is a molecule in a box, and each other one is repeated along other lattice vectors.
+    """
     with h5py.File(bundled_file()) as file:
         for name, n in (("H2O1", 3), ("C1H4", 2), ("C2H3N1", 2)):
             group = file[name]
             for row in range(n):
                 atoms = ase.Atoms(numbers=group["atomic_numbers"][:], positions=group["coordinates"][row])
                 energy, forces = float(group["wb97x_dz.energy"][row]), group["wb97x_dz.forces"][row].astype(float)
+                if periodic:
+                    atoms.set_cell([[8.25 + row, 0, 0], [1.5, 9, 0], [0, -0.125, 7]])
+                    atoms.set_pbc([row != 1, row == 2, name == "C1H4" and row != 1])
                 about: dict[str, Any] = {"split": int(group["split"][row])}
                 if row != 1:
                     about["cc_energy"] = float(group["ccsd(t)_dz.energy"][row])
@@ -186,9 +196,9 @@ def _frames(results: bool) -> Iterator[tuple[ase.Atoms, dict[str, Any]]]:
 
 
 def _xyz_seeds(folder: Path) -> Iterator[Seed]:
-    for name, results in (("keys", False), ("results", True)):
+    for name, results, periodic in SEEDS_OF_FRAMES:
         text = io.StringIO()
-        for atoms, about in _frames(results):
+        for atoms, about in _frames(results, periodic):
             atoms.info.update(about)
             ase.io.write(text, atoms, format="extxyz")
         data = text.getvalue().encode()
@@ -197,14 +207,14 @@ def _xyz_seeds(folder: Path) -> Iterator[Seed]:
             if len(line) < 5 or b"=" in line:
                 hot.append(at)
             at += len(line) + 1
-        yield Seed(name, data, name, tuple(min(place, len(data) - 1) for place in hot))
+        yield Seed(name, data, "results" if results else "keys", tuple(min(place, len(data) - 1) for place in hot))
 
 
 def _database_seeds(folder: Path) -> Iterator[Seed]:
-    for name, results in (("keys", False), ("results", True)):
+    for name, results, periodic in SEEDS_OF_FRAMES:
         path = folder / f"{name}.db"
         with ase.db.connect(path) as database:
-            for atoms, about in _frames(results):
+            for atoms, about in _frames(results, periodic):
                 forces = atoms.arrays.pop("dft_forces", None)
                 database.write(atoms, key_value_pairs=about, data={} if forces is None else {"dft_forces": forces})
         connection = sqlite3.connect(
@@ -220,7 +230,9 @@ def _database_seeds(folder: Path) -> Iterator[Seed]:
         pages = range(0, len(data), 4096)
         (root,) = sqlite3.connect(path).execute("SELECT rootpage FROM sqlite_master WHERE name = 'systems'").fetchone()
         start = 4096 * (root - 1)  # most cases would damage an index, which nobody reads
-        yield Seed(name, data, name, (*pages, *range(start, start + 4096, 64), *([start] * 20)))
+        yield Seed(
+            name, data, "results" if results else "keys", (*pages, *range(start, start + 4096, 64), *([start] * 20))
+        )
 
 
 # --- one case -------------------------------------------------------------------------------------------------
