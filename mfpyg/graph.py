@@ -23,7 +23,16 @@ from mfpyg.errors import MFPyGError
 from mfpyg.lattice import Lattice, lattice_of
 from mfpyg.neighbours import periodic_radius_graph, radius_graph
 
-__all__ = ["Graph", "RadiusGraph", "build_graph", "edges_of_each", "molecules_of", "radius_graph"]
+__all__ = [
+    "Graph",
+    "RadiusGraph",
+    "Topology",
+    "build_graph",
+    "edges_of_each",
+    "find_topology",
+    "molecules_of",
+    "radius_graph",
+]
 
 
 @dataclass
@@ -53,6 +62,50 @@ class Graph:
         return self.z.shape[0]
 
 
+@dataclass
+class Topology:
+    """Who is whose neighbour, without any gradient: a :class:`Graph` before it has vectors.
+
+    Attributes:
+        z, edge_index, batch, n_graphs: as in :class:`Graph`.
+        edge_shift: the source's image in lattice vectors, (n_edges, 3) int32; ``None`` where nothing repeats.
+    """
+
+    z: Tensor
+    edge_index: Tensor
+    batch: Tensor
+    n_graphs: int
+    edge_shift: Tensor | None = None
+
+    def at(self, pos: Tensor, lattice: Lattice | None, plan: Any = None) -> Graph:
+        """The graph with the vectors of these positions (n_atoms, 3) and cells, differentiable in both."""
+        source, target = self.edge_index
+        edge_vec = pos[source] - pos[target]  # (n_edges, 3)
+        if lattice is not None and self.edge_shift is not None:
+            edge_vec = edge_vec + lattice.translations(self.edge_shift, self.batch[target])
+        edge_dist = edge_vec.square().sum(dim=1).sqrt()  # (n_edges,)
+        return Graph(self.z, self.edge_index, edge_vec, edge_dist, self.batch, self.n_graphs, plan)
+
+
+def find_topology(
+    data: Data, cutoff: float, engine: str = "auto", dtype: torch.dtype | None = None
+) -> tuple[Topology, Lattice | None]:
+    """Neighbours within a cutoff, and the cells where something repeats; edges stored for this cutoff are taken.
+
+    Args:
+        data, cutoff, engine: as in :func:`build_graph`.
+        dtype: in which positions and cells are compared with the cutoff; that of the positions, if not given.
+
+    Raises:
+        MFPyGError: as :func:`build_graph`.
+    """
+    batch, n_graphs = molecules_of(data)
+    pos = data.pos if dtype is None else data.pos.to(dtype)
+    lattice = lattice_of(data, n_graphs, pos.dtype)
+    edge_index, edge_shift = _stored_edges(data, cutoff, lattice) or _find_edges(pos, batch, lattice, cutoff, engine)
+    return Topology(data.z, edge_index, batch, n_graphs, edge_shift), lattice
+
+
 def build_graph(data: Data, cutoff: float, engine: str = "auto") -> Graph:
     """The graph of a ``Data`` or ``Batch``, with edges stored in it where they were made for this cutoff.
 
@@ -68,16 +121,8 @@ def build_graph(data: Data, cutoff: float, engine: str = "auto") -> Graph:
     Raises:
         MFPyGError: for an engine that can't do this, or ``cell`` and ``pbc`` that make no sense.
     """
-    z, pos = data.z, data.pos
-    batch, n_graphs = molecules_of(data)
-    lattice = lattice_of(data, n_graphs)
-    edge_index, edge_shift = _stored_edges(data, cutoff, lattice) or _find_edges(pos, batch, lattice, cutoff, engine)
-    source, target = edge_index
-    edge_vec = pos[source] - pos[target]  # (n_edges, 3)
-    if lattice is not None and edge_shift is not None:
-        edge_vec = edge_vec + lattice.translations(edge_shift, batch[target])
-    edge_dist = edge_vec.square().sum(dim=1).sqrt()  # (n_edges,)
-    return Graph(z, edge_index, edge_vec, edge_dist, batch, n_graphs)
+    topology, lattice = find_topology(data, cutoff, engine)
+    return topology.at(data.pos, lattice)
 
 
 def edges_of_each(
@@ -151,7 +196,7 @@ class RadiusGraph(BaseTransform):
 
     def forward(self, data: Data) -> Data:
         batch, n_graphs = molecules_of(data)
-        lattice = lattice_of(data, n_graphs)
+        lattice = lattice_of(data, n_graphs, data.pos.dtype)
         data.edge_index, edge_shift = _find_edges(data.pos, batch, lattice, self.cutoff, self.engine)
         if getattr(data, "pbc", None) is not None:  # molecules among crystals too, as collate wants it of all or none
             nothing = torch.zeros(data.edge_index.shape[1], 3, dtype=torch.int32, device=data.pos.device)

@@ -40,7 +40,8 @@ class Lattice:
         In one order of operations for all, so that edges found are within the cutoff to the last bit, and those
         of the two directions of a pair each other's negative.
         """
-        a, b, c = self.cell[owner].unbind(1)  # (n, 3) each
+        one = len(self.cell) == 1  # which spares nine numbers for each of many edges
+        a, b, c = self.cell.unbind(1) if one else self.cell[owner].unbind(1)  # (n, 3) each, or (1, 3)
         n_a, n_b, n_c = shift.to(self.cell.dtype).unsqueeze(2).unbind(1)  # (n, 1) each
         return n_a * a + n_b * b + n_c * c
 
@@ -56,8 +57,8 @@ class Lattice:
         return torch.where(self.pbc.unsqueeze(2), repeating, normals)
 
 
-def lattice_of(data: Data, n_graphs: int) -> Lattice | None:
-    """The cells of a ``Data`` or ``Batch``, of the type of its positions; ``None`` where nothing repeats.
+def lattice_of(data: Data, n_graphs: int, dtype: torch.dtype) -> Lattice | None:
+    """The cells of a ``Data`` or ``Batch``, in this type; ``None`` where nothing repeats.
 
     Raises:
         MFPyGError: for ``cell`` without ``pbc`` or ``pbc`` without ``cell``, wrong shapes, and cells without a volume.
@@ -75,7 +76,7 @@ def lattice_of(data: Data, n_graphs: int) -> Lattice | None:
     if cell is None:
         raise MFPyGError("pbc is set but there is no cell; expected cell (1, 3, 3) in Å, or pbc all False")
     _check_shape("cell", cell, (n_graphs, 3, 3))
-    lattice = Lattice(cell.to(data.pos.dtype), pbc)
+    lattice = Lattice(cell.to(dtype), pbc)
     _check_volume(lattice)
     return lattice
 

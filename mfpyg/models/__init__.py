@@ -1,6 +1,7 @@
 """Backbones, heads, and the potential that joins them."""
 
 from mfpyg.models.hipnn import HIPNN
-from mfpyg.models.potential import MultiFidelityPotential, Prediction
+from mfpyg.models.potential import MultiFidelityPotential
+from mfpyg.models.prediction import Prediction
 
 __all__ = ["HIPNN", "MultiFidelityPotential", "Prediction"]

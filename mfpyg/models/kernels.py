@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,8 +27,18 @@ from mfpyg.graph import Graph
 from mfpyg.models.build_native import NoCompilerError, library
 from mfpyg.models.native import native_plan
 
-Plan = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From (n_edges, n), (n_edges, n_components), (n_atoms, n, F) to (n_atoms, n_components, F), for one graph."""
+
+class Plan(Protocol):
+    """What a kernel knows of one graph."""
+
+    def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
+        """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
+
+    def tensors(self) -> list[Tensor]:
+        """What it is made of, for a compiler."""
+
+    def with_tensors(self, tensors: list[Tensor]) -> Plan:
+        """A plan of the same kind, of these."""
 
 
 def make_plan(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, n_components: int) -> Plan | None:
@@ -94,6 +103,15 @@ class PaddedPlan:
         directions = spread(harmonics, self.by_target, n_atoms * self.k_target).view(n_atoms, self.k_target, -1)
         return torch.bmm(directions.transpose(1, 2), at_target)  # (n_atoms, n_components, F)
 
+    def tensors(self) -> list[Tensor]:
+        """What it is made of, for a compiler; the numbers of columns as sizes of an empty tensor."""
+        return [self.by_source, self.by_target, self.by_source.new_empty(self.k_source, self.k_target, 0)]
+
+    def with_tensors(self, tensors: list[Tensor]) -> PaddedPlan:
+        """A plan of the same kind, of these."""
+        by_source, by_target, columns = tensors
+        return PaddedPlan(by_source, by_target, columns.shape[0], columns.shape[1])
+
 
 def padded_plan(graph: Graph) -> PaddedPlan:
     """The tables of a graph, whose edges are sorted by target."""
@@ -128,7 +146,7 @@ class _Collect(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, slots: Tensor) -> Tensor:
         ctx.save_for_backward(slots)
-        ctx.n_slots = len(table)
+        ctx.n_slots = table.shape[0]  # not len(), which a compiler would take for a constant
         return table.index_select(0, slots)
 
     @staticmethod

@@ -42,6 +42,14 @@ class NativePlan:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
         return torch.ops.mfpyg.moments(sensitivity, harmonics, transformed, self.parts, self.closed)
 
+    def tensors(self) -> list[Tensor]:
+        """What it is made of, for a compiler."""
+        return self.parts
+
+    def with_tensors(self, tensors: list[Tensor]) -> NativePlan:
+        """A plan of the same kind, of these."""
+        return NativePlan(tensors, self.closed)
+
 
 def native_plan(graph: Graph) -> NativePlan:
     """The plan of a graph, whose edges are sorted by target."""

@@ -1,0 +1,165 @@
+"""Predictions through ``torch.compile``, with the forces inside the graph that is compiled.
+
+``torch.compile`` can't look into a function that calls ``torch.autograd.grad``. So the operations of a prediction and
+of its forces (and stresses) are recorded once with symbolic sizes, as plain operations, and that record is what is
+compiled: once for each set of wanted fidelities, in some ten seconds, whatever the sizes of later batches. In training
+the compiler differentiates the record once more. Neighbour lists are made outside.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from mfpyg.errors import MFPyGError
+from mfpyg.graph import Topology
+from mfpyg.lattice import Lattice
+from mfpyg.models.prediction import Prediction, System, evaluate
+
+if TYPE_CHECKING:
+    from mfpyg.models.potential import MultiFidelityPotential
+
+_FIELDS = ("energy", "forces", "atomic_energies", "hierarchicality", "stress")
+Compiled = Callable[..., list[Tensor]]
+
+
+class Compiler:
+    """Predicts as :func:`mfpyg.models.prediction.evaluate` does, through functions compiled when they are needed.
+
+    What can't be recorded or compiled is said once, in a ``RuntimeWarning``, and evaluated without.
+    """
+
+    def __init__(self) -> None:
+        self._functions: dict[Any, Compiled | None] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Compiler:
+        return Compiler()  # a copy of the potential compiles its own
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_functions": {}}
+
+    def __call__(
+        self,
+        potential: MultiFidelityPotential,
+        system: System,
+        wanted: Mapping[str, bool],
+        stress: bool,
+        differentiable: bool,
+    ) -> dict[str, Prediction]:
+        """See :func:`mfpyg.models.prediction.evaluate`; positions and cells must not require a gradient."""
+        if hasattr(potential.backbone, "plan"):
+            system.plan = potential.backbone.plan(system.topology.at(system.pos, system.lattice))
+        key = _key(potential, system, wanted, stress, differentiable)
+        inputs = _weights(potential), flattened(system)
+        with torch.set_grad_enabled(differentiable):
+            if key not in self._functions:
+                function, outputs = _first_call(potential, system, inputs, wanted, stress, differentiable)
+                self._functions[key] = function
+            else:
+                function = self._functions[key]
+                outputs = None if function is None else function(*inputs)
+        if outputs is None:
+            return evaluate(potential, system, wanted, stress, differentiable)
+        return _named(outputs, wanted, stress)
+
+
+def _key(
+    potential: MultiFidelityPotential, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
+) -> Any:
+    """Everything but sizes that the record depends on; one system alone is recorded on its own, as 1 is no symbol."""
+    alone, plan = system.topology.n_graphs == 1, system.plan
+    kind = (type(plan).__name__, getattr(plan, "closed", None), system.topology.edge_shift is None)
+    where = (system.pos.device, system.pos.dtype, potential.training)
+    return tuple(wanted.items()), stress, differentiable, alone, kind, where
+
+
+def _first_call(
+    potential: MultiFidelityPotential,
+    system: System,
+    inputs: tuple[dict[str, Tensor], list[Tensor]],
+    wanted: Mapping[str, bool],
+    stress: bool,
+    differentiable: bool,
+) -> tuple[Compiled | None, list[Tensor] | None]:
+    """Record, compile, and call once; twice ``None``, and a warning, if anything of it fails."""
+    try:
+        function = torch.compile(_recorded(potential, system, inputs, wanted, stress, differentiable), dynamic=True)
+        return function, function(*inputs)
+    except MFPyGError:
+        raise
+    except Exception as error:  # of any kind: torch's compiler and the C++ compiler that it calls
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        warnings.warn(f"torch.compile failed, going on without it ({reason})", RuntimeWarning, stacklevel=4)
+        return None, None
+
+
+def _recorded(
+    potential: MultiFidelityPotential,
+    system: System,
+    inputs: tuple[dict[str, Tensor], list[Tensor]],
+    wanted: Mapping[str, bool],
+    stress: bool,
+    differentiable: bool,
+) -> nn.Module:
+    """The operations of a prediction as a graph module of ``(weights, tensors of the system)``."""
+    evaluator = _Evaluator(potential)
+
+    def function(weights: dict[str, Tensor], tensors: list[Tensor]) -> list[Tensor]:
+        arguments = (rebuilt(system, tensors), wanted, stress, differentiable)
+        predictions = torch.func.functional_call(evaluator, weights, arguments)
+        return [value for p in predictions.values() for name in _FIELDS if (value := getattr(p, name)) is not None]
+
+    with torch.enable_grad() if differentiable else torch.no_grad():
+        return make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+
+
+class _Evaluator(nn.Module):
+    """``evaluate`` as a module, in which torch can put other weights in place of the potential's."""
+
+    def __init__(self, potential: MultiFidelityPotential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def forward(
+        self, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
+    ) -> dict[str, Prediction]:
+        return evaluate(self.potential, system, wanted, stress, differentiable)
+
+
+def _weights(potential: MultiFidelityPotential) -> dict[str, Tensor]:
+    named = [*potential.named_parameters(), *potential.named_buffers()]
+    return {f"potential.{name}": value for name, value in named}
+
+
+def flattened(system: System) -> list[Tensor]:
+    """All tensors of a system; the number of graphs as the size of an empty one."""
+    topology, lattice = system.topology, system.lattice
+    tensors = [system.pos, system.species, topology.z, topology.batch, topology.edge_index]
+    tensors.append(system.pos.new_empty(topology.n_graphs, 0))
+    if lattice is not None and topology.edge_shift is not None:
+        tensors += [topology.edge_shift, lattice.cell, lattice.pbc]
+    return tensors if system.plan is None else [*tensors, *system.plan.tensors()]
+
+
+def rebuilt(like: System, tensors: list[Tensor]) -> System:
+    """The system whose tensors these are, of the kind of another."""
+    pos, species, z, batch, edge_index, sizes, *rest = tensors
+    topology, lattice = Topology(z, edge_index, batch, sizes.shape[0]), None
+    if like.lattice is not None and like.topology.edge_shift is not None:
+        topology.edge_shift, cell, pbc, *rest = rest
+        lattice = Lattice(cell, pbc)
+    return System(pos, species, topology, lattice, None if like.plan is None else like.plan.with_tensors(rest))
+
+
+def _named(outputs: list[Tensor], wanted: Mapping[str, bool], stress: bool) -> dict[str, Prediction]:
+    values = iter(outputs)
+    predictions = {}
+    for name, forces in wanted.items():
+        present = {"energy": True, "forces": forces, "atomic_energies": True, "hierarchicality": True, "stress": stress}
+        predictions[name] = Prediction(**{field: next(values) if present[field] else None for field in _FIELDS})
+    return predictions

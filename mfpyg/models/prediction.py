@@ -1,0 +1,161 @@
+"""From atoms and their neighbours to energies, forces and stresses: the part of a potential that is differentiated."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch_geometric.utils import scatter
+
+from mfpyg.errors import MFPyGError
+from mfpyg.graph import Graph, Topology
+from mfpyg.lattice import Lattice
+from mfpyg.models.heads import LinearHead, hierarchicality
+
+if TYPE_CHECKING:
+    from mfpyg.models.potential import MultiFidelityPotential
+
+
+@dataclass
+class Prediction:
+    """What one fidelity says of a batch of molecules.
+
+    Attributes:
+        energy: total energies in kcal/mol, (n_graphs,) float64.
+        forces: −dE/dx in kcal/mol/Å, (n_atoms, 3), or ``None`` where not asked for.
+        atomic_energies: their share of each atom in kcal/mol, (n_atoms,) float64.
+        hierarchicality: the regulariser of HIP-NN, (n_graphs,).
+        stress: (1/V) dE/dε in kcal/mol/Å³ at the strain ε = 0 of positions and cell, x → x (I + ε) with ε symmetric;
+            (n_graphs, 3, 3), symmetric; ``None`` where not asked for. Positive where the crystal pulls itself
+            together (tension), as in ASE.
+    """
+
+    energy: Tensor
+    forces: Tensor | None
+    atomic_energies: Tensor
+    hierarchicality: Tensor
+    stress: Tensor | None = None
+
+    def detached(self) -> Prediction:
+        """The same values without a graph of gradients."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Prediction(**{name: None if value is None else value.detach() for name, value in values.items()})
+
+
+@dataclass
+class System:
+    """What is predicted of.
+
+    Attributes:
+        pos: (n_atoms, 3) in Å, in the precision of the weights.
+        species: number of each atom's element among those of the potential, (n_atoms,) int64.
+        topology: atoms and neighbours.
+        lattice: cells, where something repeats.
+        plan: of the backbone's kernel, where it has one.
+    """
+
+    pos: Tensor
+    species: Tensor
+    topology: Topology
+    lattice: Lattice | None
+    plan: Any = None
+
+
+def evaluate(
+    potential: MultiFidelityPotential, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
+) -> dict[str, Prediction]:
+    """Predictions of the wanted fidelities, with forces where the value is true, and stresses of all if wanted.
+
+    One pass through the backbone, and one backward pass for each fidelity with forces or stress.
+
+    Args:
+        potential: whose backbone and heads are used.
+        system: what of; positions and cells that require a gradient keep theirs.
+        wanted, stress: what.
+        differentiable: whether the result can be differentiated (again).
+
+    Raises:
+        MFPyGError: for a stress where a graph does not repeat in all directions.
+    """
+    pos, lattice, strain = system.pos, system.lattice, None
+    with_gradients = [name for name, forces in wanted.items() if forces or stress]
+    with torch.set_grad_enabled(torch.is_grad_enabled() or bool(with_gradients)):
+        if any(wanted.values()) and not pos.requires_grad:
+            pos = pos.detach().requires_grad_()
+        at, cells = pos, lattice
+        if stress:
+            strain, at, cells = _strained(pos, lattice, system.topology)
+        graph = system.topology.at(at, cells, system.plan)
+        features = potential.backbone(graph)
+        predictions = {name: _assemble(potential.head(name), features, system.species, graph) for name in wanted}
+        for name in with_gradients:
+            keep = differentiable or name != with_gradients[-1]
+            _add_derivatives(predictions[name], pos if wanted[name] else None, strain, differentiable, keep)
+    if differentiable:
+        return predictions
+    return {name: prediction.detached() for name, prediction in predictions.items()}
+
+
+def _assemble(head: LinearHead, features: list[Tensor], species: Tensor, graph: Graph) -> Prediction:
+    reference = head.reference[species]  # (n_atoms,) float64
+    terms = head(features)
+    interacting = torch.stack(terms).sum(dim=0).to(reference.dtype)  # (n_atoms,)
+    atomic_energies = reference + interacting
+    per_atom = hierarchicality([reference.to(terms[0].dtype), *terms])
+
+    def by_molecule(x: Tensor) -> Tensor:
+        return scatter(x, graph.batch, dim_size=graph.n_graphs, reduce="sum")
+
+    return Prediction(by_molecule(atomic_energies), None, atomic_energies, by_molecule(per_atom))
+
+
+@dataclass
+class _Strain:
+    """A strain of each graph, zero, and the volumes in Å³; (n_graphs, 3, 3) and (n_graphs,)."""
+
+    tensor: Tensor
+    volume: Tensor
+
+
+def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple[_Strain, Tensor, Lattice]:
+    """A zero strain, and the positions and cells as functions of it."""
+    assert lattice is not None
+    cell = lattice.cell
+    tensor = cell.new_zeros(topology.n_graphs, 3, 3).requires_grad_()
+    deformation = torch.eye(3, dtype=cell.dtype, device=cell.device) + (tensor + tensor.mT) / 2
+    at = torch.bmm(pos.unsqueeze(1), deformation[topology.batch]).squeeze(1)  # (n_atoms, 3)
+    return _Strain(tensor, torch.linalg.det(cell).abs()), at, Lattice(cell @ deformation, lattice.pbc)
+
+
+def check_volumes(lattice: Lattice | None, n_graphs: int) -> None:
+    """Check that every graph has a volume, by which a stress is divided.
+
+    Raises:
+        MFPyGError: for the first that does not repeat in all directions.
+    """
+    repeats = torch.zeros(n_graphs, 3, dtype=torch.bool) if lattice is None else lattice.pbc
+    without = (~repeats.all(dim=1)).nonzero()
+    if len(without):
+        graph = int(without[0])
+        raise MFPyGError(
+            f"stress of graph {graph} is not defined: its pbc is {repeats[graph].tolist()}, expected True in all "
+            "three directions, with a cell; leave the stress out"
+        )
+
+
+def _add_derivatives(
+    prediction: Prediction, pos: Tensor | None, strain: _Strain | None, create_graph: bool, retain_graph: bool
+) -> None:
+    """Forces and stress in one backward pass, each where there is something to differentiate by."""
+    inputs = ([] if pos is None else [pos]) + ([] if strain is None else [strain.tensor])
+    gradients = torch.autograd.grad(
+        prediction.energy.sum(), inputs, create_graph=create_graph, retain_graph=retain_graph, materialize_grads=True
+    )
+    if pos is not None:
+        prediction.forces = -gradients[0]
+    if strain is not None:
+        prediction.stress = gradients[-1] / strain.volume[:, None, None]

@@ -1,0 +1,132 @@
+"""Compiled predictions against plain ones: values, gradients of a loss on forces, other sizes, failures."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch_geometric.data import Batch, Data
+
+from mfpyg.models import MultiFidelityPotential, Prediction, compiled
+
+Batches = Callable[..., Batch]
+Potential = Callable[..., MultiFidelityPotential]
+WANTED = {"dz": True, "cc": False}
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    """A failure to compile would be a warning, and the test one of plain predictions."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="torch.compile failed")
+        yield
+
+
+def _loss(predictions: dict[str, Prediction]) -> torch.Tensor:
+    forces = predictions["dz"].forces
+    assert forces is not None
+    energies = sum(p.energy.square().sum() + p.hierarchicality.sum() for p in predictions.values())
+    return forces.square().sum() + energies
+
+
+def _values_and_gradients(potential: MultiFidelityPotential, batch: Batch) -> list[torch.Tensor]:
+    potential.zero_grad()
+    predictions = potential.predict(batch, WANTED)
+    _loss(predictions).backward()
+    gradients = [p.grad.clone() for p in potential.parameters() if p.grad is not None]
+    values = [value for p in predictions.values() for value in vars(p).values() if value is not None]
+    return [value.detach() for value in values] + gradients
+
+
+def _assert_same(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    assert len(actual) == len(expected) > 10
+    for ours, theirs in zip(actual, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11 * max(theirs.abs().max().item(), 1e-300))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["native", "padded", "definition"])
+def test_training_is_the_same(make_batch: Batches, make_potential: Potential, kernel: str) -> None:
+    potential = make_potential(2, ["dz", "cc"], kernel=kernel).train()
+    other = copy.deepcopy(potential)
+    other.compiled = True
+    for sizes in ([9, 1, 22, 4], [5, 12, 3], [7, 7]):  # recorded at the first; the others have other sizes
+        batch = make_batch(sizes)
+        _assert_same(_values_and_gradients(other, batch), _values_and_gradients(potential, batch))
+    with torch.no_grad():
+        for p, q in zip(potential.parameters(), other.parameters(), strict=True):
+            p.mul_(1.1), q.mul_(1.1)
+    _assert_same(_values_and_gradients(other, batch), _values_and_gradients(potential, batch))  # no stale weights
+
+
+@pytest.mark.slow
+def test_predictions_are_the_same(make_batch: Batches, make_potential: Potential) -> None:
+    potential = make_potential(2, ["dz", "cc"])
+    expected = [potential(make_batch(sizes), ["cc", "dz"]) for sizes in ([9, 1, 22], [4])]
+    potential.compiled = True
+    for sizes, before in zip(([9, 1, 22], [4]), expected, strict=True):
+        after = potential(make_batch(sizes), ["cc", "dz"])
+        for name in ("cc", "dz"):
+            assert not after[name].energy.requires_grad
+            for field in ("energy", "forces", "atomic_energies"):
+                ours, theirs = getattr(after[name], field), getattr(before[name], field)
+                torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11 * theirs.abs().max().item())
+
+
+@pytest.mark.slow
+def test_stress_of_a_crystal_is_the_same(make_potential: Potential) -> None:
+    pos = torch.tensor([[0.0, 0, 0], [1.5, 1.4, 1.6], [3.0, 0.2, 2.0]], dtype=torch.float64)
+    cell = torch.tensor([[[4.0, 0, 0], [0.3, 4.2, 0], [0, 0.2, 4.4]]], dtype=torch.float64)
+    crystal = Data(z=torch.tensor([6, 8, 1]), pos=pos, cell=cell, pbc=torch.ones(1, 3, dtype=torch.bool))
+    potential = make_potential()
+    expected = potential(crystal, stress=True)
+    potential.compiled = True
+    actual = potential(crystal, stress=True)
+    for field in ("energy", "forces", "stress"):
+        torch.testing.assert_close(getattr(actual, field), getattr(expected, field), rtol=1e-10, atol=1e-10)
+
+
+def test_what_cannot_be_compiled_is_said_and_done_without(
+    make_batch: Batches, make_potential: Potential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no C++ compiler\nhere")
+
+    monkeypatch.setattr(compiled, "make_fx", broken)
+    potential, batch = make_potential(2, ["dz", "cc"]).train(), make_batch([4, 3])
+    expected = _values_and_gradients(potential, batch)
+    potential.compiled = True
+    with pytest.warns(RuntimeWarning, match=r"torch\.compile failed, going on without it \(RuntimeError: no C\+\+"):
+        actual = _values_and_gradients(potential, batch)
+    _assert_same(actual, expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        _assert_same(_values_and_gradients(potential, batch), expected)  # said once
+
+
+def test_what_compilation_does_not_cover_is_evaluated_without_it(
+    make_batch: Batches, make_potential: Potential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Positions of the caller's that require a gradient, and graphs without an edge."""
+    monkeypatch.setattr(compiled, "_first_call", None)  # would fail if it were called
+    potential = make_potential()
+    potential.compiled = True
+    batch = make_batch([5])
+    batch.pos.requires_grad_()
+    assert potential(batch).energy.requires_grad
+    assert torch.equal(potential(make_batch([1, 1])).forces, torch.zeros(2, 3, dtype=torch.float64))
+
+
+def test_a_copy_and_a_file_carry_no_compiled_functions(make_potential: Potential) -> None:
+    potential = make_potential()
+    potential._compiler._functions["key"] = lambda: []
+    assert not copy.deepcopy(potential)._compiler._functions
+    stored = io.BytesIO()
+    torch.save(potential, stored)
+    stored.seek(0)
+    assert not torch.load(stored, weights_only=False)._compiler._functions
