@@ -182,8 +182,8 @@ def _images_vesin(
         key = target * len(points) + source
         for direction, width in enumerate((high - low + 1).tolist()):
             key = key * width + shift[:, direction] - low[direction]
-        order = torch.argsort(key)
-        yield (source[order] + first).to(device), (target[order] + first).to(device), shift[order].to(device)
+        for part in torch.argsort(key).split(_PAIRS_AT_ONCE):
+            yield (source[part] + first).to(device), (target[part] + first).to(device), shift[part].to(device)
         first += len(points)
 
 

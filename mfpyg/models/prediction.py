@@ -42,7 +42,7 @@ class Prediction:
 
     def detached(self) -> Prediction:
         """The same values without a graph of gradients."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Prediction(**{name: None if value is None else value.detach() for name, value in values.items()})
 
 
