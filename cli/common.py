@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from mfpyg import interrupt
-from mfpyg.errors import MFPyGError, did_you_mean
+from mfpyg.errors import MFPyGError, MFPyGWarning, did_you_mean
 
 ERROR_STATUS = 2
 INTERRUPT_STATUS = 130
@@ -82,6 +83,7 @@ def joined(arguments: Sequence[str], option: str) -> list[str]:
 
 def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:
     """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130."""
+    _show_own_warnings(name)
     try:
         with interrupt.listening():
             command(list(sys.argv[1:] if arguments is None else arguments))
@@ -93,13 +95,26 @@ def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[
         sys.exit(INTERRUPT_STATUS)
 
 
+def _show_own_warnings(name: str) -> None:
+    """Print the package's own warnings in one line each, and all others as before."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
+        if issubclass(category, MFPyGWarning):
+            print(f"{name}: note: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            others(message, category, *place)
+
+    warnings.showwarning = show  # type: ignore[assignment]
+
+
 def quiet_frameworks() -> None:
     """Keep tips, hardware notes and deprecation warnings of Lightning and others off the terminal."""
     import logging
-    import warnings
 
     for logger in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", module=r"(lightning|torch_geometric|torch)(\..*)?")
+    warnings.filterwarnings("always", category=MFPyGWarning)

@@ -102,8 +102,10 @@ def _evaluate(
     from mfpyg.evaluation.report import metrics_table, print_table
     from mfpyg.fidelity import parse_fidelities
     from mfpyg.files import write_text
+    from mfpyg.memory import keep_freed_memory
     from mfpyg.progress import shown_on
 
+    keep_freed_memory()
     console = Console()
     checkpoint = read_checkpoint(path)
     described = checkpoint["mfpyg"]

@@ -163,8 +163,10 @@ def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool) -> None:
 
     from rich.console import Console
 
+    from mfpyg.memory import keep_freed_memory
     from mfpyg.training.run import Interrupted, final_table, train
 
+    keep_freed_memory()
     quiet_frameworks()  # after the imports, which set the levels of their loggers
     console = Console(quiet=not is_main_process())
     try:

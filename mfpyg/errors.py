@@ -17,6 +17,10 @@ class MFPyGError(ValueError):
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message)))
 
 
+class MFPyGWarning(RuntimeWarning):
+    """Something works, but not as well as it could: what, and what to do. The commands print it in a line."""
+
+
 def shortened(names: Iterable[str]) -> list[str]:
     """Names from a file as an error lists them: not more than 24 letters of each."""
     return [name if len(name) <= 24 else f"{name[:23]}…" for name in names]

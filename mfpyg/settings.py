@@ -157,6 +157,11 @@ class TrainSettings:
         "neighbour lists; auto: vesin for large graphs on the CPU, else torch; the edges are the same",
         choices=ENGINES,
     )
+    compile: str = setting(
+        "auto",
+        "training steps through torch.compile, which takes up to a minute at the start; auto: on a CPU, in long runs",
+        choices=("auto", "on", "off"),
+    )
     edges: str = setting(
         "batch", "batch: built for each batch; stored: built once, with the processed data", choices=("batch", "stored")
     )

@@ -13,13 +13,14 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch import Tensor, fx, nn
+from torch.fx.experimental import _config
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.graph import Topology
 from mfpyg.lattice import Lattice
-from mfpyg.models.prediction import Prediction, System, evaluate
+from mfpyg.models.prediction import Prediction, System, Variables, derive, energies, evaluate
 
 if TYPE_CHECKING:
     from mfpyg.models.potential import MultiFidelityPotential
@@ -31,7 +32,7 @@ Compiled = Callable[..., list[Tensor]]
 class Compiler:
     """Predicts as :func:`mfpyg.models.prediction.evaluate` does, through functions compiled when they are needed.
 
-    What can't be recorded or compiled is said once, in a ``RuntimeWarning``, and evaluated without.
+    What can't be recorded or compiled is said once, in a :class:`mfpyg.errors.MFPyGWarning`, and evaluated without.
     """
 
     def __init__(self) -> None:
@@ -54,8 +55,8 @@ class Compiler:
         """See :func:`mfpyg.models.prediction.evaluate`; positions and cells must not require a gradient."""
         if hasattr(potential.backbone, "plan"):
             system.plan = potential.backbone.plan(system.topology.at(system.pos, system.lattice))
-        key = _key(potential, system, wanted, stress, differentiable)
         inputs = _weights(potential), flattened(system)
+        key = _key(potential, system, inputs[1], wanted, stress, differentiable)
         with torch.set_grad_enabled(differentiable):
             if key not in self._functions:
                 function, outputs = _first_call(potential, system, inputs, wanted, stress, differentiable)
@@ -69,13 +70,19 @@ class Compiler:
 
 
 def _key(
-    potential: MultiFidelityPotential, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
+    potential: MultiFidelityPotential,
+    system: System,
+    tensors: list[Tensor],
+    wanted: Mapping[str, bool],
+    stress: bool,
+    differentiable: bool,
 ) -> Any:
-    """Everything but sizes that the record depends on; one system alone is recorded on its own, as 1 is no symbol."""
-    alone, plan = system.topology.n_graphs == 1, system.plan
+    """Everything that the record depends on: all but sizes, of which 0 and 1 are no symbols."""
+    plan = system.plan
     kind = (type(plan).__name__, getattr(plan, "closed", None), system.topology.edge_shift is None)
     where = (system.pos.device, system.pos.dtype, potential.training)
-    return tuple(wanted.items()), stress, differentiable, alone, kind, where
+    small = tuple(size if size < 2 else None for tensor in tensors for size in tensor.shape)
+    return tuple(wanted.items()), stress, differentiable, kind, where, small
 
 
 def _first_call(
@@ -94,7 +101,7 @@ def _first_call(
         raise
     except Exception as error:  # of any kind: torch's compiler and the C++ compiler that it calls
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        warnings.warn(f"torch.compile failed, going on without it ({reason})", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"torch.compile failed, going on without it ({reason})", MFPyGWarning, stacklevel=4)
         return None, None
 
 
@@ -105,30 +112,55 @@ def _recorded(
     wanted: Mapping[str, bool],
     stress: bool,
     differentiable: bool,
-) -> nn.Module:
+) -> fx.GraphModule:
     """The operations of a prediction as a graph module of ``(weights, tensors of the system)``."""
-    evaluator = _Evaluator(potential)
+    evaluator, last_of_energies = _Energies(potential), [""]
 
     def function(weights: dict[str, Tensor], tensors: list[Tensor]) -> list[Tensor]:
-        arguments = (rebuilt(system, tensors), wanted, stress, differentiable)
-        predictions = torch.func.functional_call(evaluator, weights, arguments)
+        arguments = (rebuilt(system, tensors), wanted, stress)
+        predictions, variables = torch.func.functional_call(evaluator, weights, arguments)
+        mode = get_proxy_mode()
+        assert mode is not None
+        last_of_energies[0] = next(reversed(mode.tracer.graph.nodes)).name
+        predictions = derive(predictions, variables, wanted, differentiable)
         return [value for p in predictions.values() for name in _FIELDS if (value := getattr(p, name)) is not None]
 
-    with torch.enable_grad() if differentiable else torch.no_grad():
-        return make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+    # Else torch takes sizes that happen to be equal, of a batch and of the network, for the same symbol.
+    with torch.set_grad_enabled(differentiable), _config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+        module = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+    _join_saved_results(module, last_of_energies[0])
+    return module
 
 
-class _Evaluator(nn.Module):
-    """``evaluate`` as a module, in which torch can put other weights in place of the potential's."""
+def _join_saved_results(module: fx.GraphModule, last_of_energies: str) -> None:
+    """Let gradients flow through what autograd saved for the derivatives.
+
+    Where the derivative of an operation needs its result, as that of exp does, autograd records a detached copy. In
+    the record it would cut off a part of the second derivatives. It is told from a ``detach`` of the network's own by
+    its users, all of which come after the energies.
+    """
+    nodes = list(module.graph.nodes)
+    place = {node: number for number, node in enumerate(nodes)}
+    end = next(number for node, number in place.items() if node.name == last_of_energies)
+    for node in reversed(nodes):
+        if node.target is torch.ops.aten.detach.default and all(place[user] > end for user in node.users):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.graph.lint()
+    module.recompile()
+
+
+class _Energies(nn.Module):
+    """``energies`` as a module, in which torch can put other weights in place of the potential's."""
 
     def __init__(self, potential: MultiFidelityPotential) -> None:
         super().__init__()
         self.potential = potential
 
     def forward(
-        self, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
-    ) -> dict[str, Prediction]:
-        return evaluate(self.potential, system, wanted, stress, differentiable)
+        self, system: System, wanted: Mapping[str, bool], stress: bool
+    ) -> tuple[dict[str, Prediction], Variables]:
+        return energies(self.potential, system, wanted, stress)
 
 
 def _weights(potential: MultiFidelityPotential) -> dict[str, Tensor]:

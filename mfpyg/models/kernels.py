@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from mfpyg.engine import KERNELS
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import Graph
 from mfpyg.models.build_native import NoCompilerError, library
 from mfpyg.models.native import native_plan
@@ -75,7 +75,7 @@ def make_plan(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, 
 
 @functools.lru_cache
 def _warn_once(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
+    warnings.warn(message, MFPyGWarning, stacklevel=3)
 
 
 @dataclass

@@ -78,24 +78,50 @@ def evaluate(
         system: what of; positions and cells that require a gradient keep theirs.
         wanted, stress: what.
         differentiable: whether the result can be differentiated (again).
-
-    Raises:
-        MFPyGError: for a stress where a graph does not repeat in all directions.
     """
-    pos, lattice, strain = system.pos, system.lattice, None
-    with_gradients = [name for name, forces in wanted.items() if forces or stress]
-    with torch.set_grad_enabled(torch.is_grad_enabled() or bool(with_gradients)):
+    return derive(*energies(potential, system, wanted, stress), wanted, differentiable)
+
+
+@dataclass
+class Variables:
+    """What energies are differentiated by.
+
+    Attributes:
+        pos: positions, (n_atoms, 3).
+        strain: of each graph, zero, (n_graphs, 3, 3), where stresses are wanted; and the volumes in Å³, (n_graphs,).
+    """
+
+    pos: Tensor
+    strain: Tensor | None = None
+    volume: Tensor | None = None
+
+
+def energies(
+    potential: MultiFidelityPotential, system: System, wanted: Mapping[str, bool], stress: bool
+) -> tuple[dict[str, Prediction], Variables]:
+    """Everything but the derivatives, and what to differentiate by; see :func:`evaluate`."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() or stress or any(wanted.values())):
+        pos = system.pos
         if any(wanted.values()) and not pos.requires_grad:
             pos = pos.detach().requires_grad_()
-        at, cells = pos, lattice
+        variables, at, cells = Variables(pos), pos, system.lattice
         if stress:
-            strain, at, cells = _strained(pos, lattice, system.topology)
+            variables, at, cells = _strained(pos, system.lattice, system.topology)
         graph = system.topology.at(at, cells, system.plan)
         features = potential.backbone(graph)
         predictions = {name: _assemble(potential.head(name), features, system.species, graph) for name in wanted}
+    return predictions, variables
+
+
+def derive(
+    predictions: dict[str, Prediction], variables: Variables, wanted: Mapping[str, bool], differentiable: bool
+) -> dict[str, Prediction]:
+    """Add the forces, where the value in ``wanted`` is true, and the stresses; see :func:`evaluate`."""
+    with_gradients = [name for name, forces in wanted.items() if forces or variables.strain is not None]
+    with torch.set_grad_enabled(torch.is_grad_enabled() or bool(with_gradients)):
         for name in with_gradients:
             keep = differentiable or name != with_gradients[-1]
-            _add_derivatives(predictions[name], pos if wanted[name] else None, strain, differentiable, keep)
+            _add_derivatives(predictions[name], variables, wanted[name], differentiable, keep)
     if differentiable:
         return predictions
     return {name: prediction.detached() for name, prediction in predictions.items()}
@@ -114,22 +140,15 @@ def _assemble(head: LinearHead, features: list[Tensor], species: Tensor, graph: 
     return Prediction(by_molecule(atomic_energies), None, atomic_energies, by_molecule(per_atom))
 
 
-@dataclass
-class _Strain:
-    """A strain of each graph, zero, and the volumes in Å³; (n_graphs, 3, 3) and (n_graphs,)."""
-
-    tensor: Tensor
-    volume: Tensor
-
-
-def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple[_Strain, Tensor, Lattice]:
+def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple[Variables, Tensor, Lattice]:
     """A zero strain, and the positions and cells as functions of it."""
     assert lattice is not None
     cell = lattice.cell
-    tensor = cell.new_zeros(topology.n_graphs, 3, 3).requires_grad_()
-    deformation = torch.eye(3, dtype=cell.dtype, device=cell.device) + (tensor + tensor.mT) / 2
+    strain = cell.new_zeros(topology.n_graphs, 3, 3).requires_grad_()
+    deformation = torch.eye(3, dtype=cell.dtype, device=cell.device) + (strain + strain.mT) / 2
     at = torch.bmm(pos.unsqueeze(1), deformation[topology.batch]).squeeze(1)  # (n_atoms, 3)
-    return _Strain(tensor, torch.linalg.det(cell).abs()), at, Lattice(cell @ deformation, lattice.pbc)
+    variables = Variables(pos, strain, torch.linalg.det(cell).abs())
+    return variables, at, Lattice(cell @ deformation, lattice.pbc)
 
 
 def check_volumes(lattice: Lattice | None, n_graphs: int) -> None:
@@ -149,14 +168,16 @@ def check_volumes(lattice: Lattice | None, n_graphs: int) -> None:
 
 
 def _add_derivatives(
-    prediction: Prediction, pos: Tensor | None, strain: _Strain | None, create_graph: bool, retain_graph: bool
+    prediction: Prediction, variables: Variables, forces: bool, create_graph: bool, retain_graph: bool
 ) -> None:
-    """Forces and stress in one backward pass, each where there is something to differentiate by."""
-    inputs = ([] if pos is None else [pos]) + ([] if strain is None else [strain.tensor])
+    """Forces and stress in one backward pass, each where it is wanted."""
+    strain = variables.strain
+    inputs = ([variables.pos] if forces else []) + ([] if strain is None else [strain])
     gradients = torch.autograd.grad(
         prediction.energy.sum(), inputs, create_graph=create_graph, retain_graph=retain_graph, materialize_grads=True
     )
-    if pos is not None:
+    if forces:
         prediction.forces = -gradients[0]
     if strain is not None:
-        prediction.stress = gradients[-1] / strain.volume[:, None, None]
+        assert variables.volume is not None
+        prediction.stress = gradients[-1] / variables.volume[:, None, None]

@@ -29,6 +29,7 @@ class MultiFidelityModule(lightning.LightningModule):
         lr: learning rate of Adam.
         metadata: plain values that go into every checkpoint under ``"mfpyg"``.
         molecules: names, by which a conformation that breaks the training is reported.
+        compiled: whether training steps go through ``torch.compile``; validation, where it gains nothing, does not.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class MultiFidelityModule(lightning.LightningModule):
         lr: float,
         metadata: Mapping[str, Any],
         molecules: list[str],
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.potential, self.loss, self.lr = potential, loss, lr
-        self.metadata, self.molecules = dict(metadata), molecules
+        self.metadata, self.molecules, self.compiled = dict(metadata), molecules, compiled
         self.labels_seen: dict[str, int] = {}
         """Energies and force components of each fidelity in the last epoch; exact, which a logged float is not."""
         self._sums: dict[str, Tensor] = {}
@@ -51,7 +53,9 @@ class MultiFidelityModule(lightning.LightningModule):
         return torch.optim.Adam(self.potential.parameters(), lr=self.lr, fused=True)
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
+        self.potential.compiled = self.compiled
         predictions = self.potential.predict(batch, self.loss.wanted)
+        self.potential.compiled = False
         loss, sums = self.loss(predictions, batch)
         if not torch.isfinite(loss):
             raise MFPyGError(self._explain(predictions, batch))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import os
+import shutil
 from collections.abc import Mapping
 
 import numpy as np
@@ -106,6 +110,26 @@ def new_potential(
                 f"{', '.join(references.undetermined)} one by one; their least-norm values are used"
             )
     return potential, notes
+
+
+COMPILE_FROM = 5000
+"""Training steps from which on the compiler's time, up to a minute, is surely earned back."""
+
+
+def with_compile_chosen(settings: TrainSettings, n_train: int, device: torch.device) -> TrainSettings:
+    """The settings with ``compile`` on or off, as a run keeps it however it is resumed.
+
+    Args:
+        settings: of the run.
+        n_train: conformations in the training split.
+        device: where it runs; ``auto`` compiles on a CPU that has a C++ compiler.
+    """
+    if settings.compile != "auto":
+        return settings
+    n_steps = settings.epochs * math.ceil(n_train / settings.batch_size)
+    compiler = next((name for name in ("g++", "c++", "clang++") if shutil.which(os.environ.get("CXX", name))), None)
+    worth = device.type == "cpu" and compiler is not None and n_steps >= COMPILE_FROM
+    return dataclasses.replace(settings, compile="on" if worth else "off")
 
 
 def check_resumable(

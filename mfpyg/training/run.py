@@ -30,7 +30,7 @@ from mfpyg.training.data import ConformationData
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
-from mfpyg.training.prepare import check_labels, check_resumable, new_potential, open_training_data
+from mfpyg.training.prepare import check_labels, check_resumable, new_potential, open_training_data, with_compile_chosen
 from mfpyg.training.schedule import Schedule
 
 
@@ -69,6 +69,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     torch.manual_seed(settings.seed)
     potential, more_notes = new_potential(settings, fidelities, dataset, splits)
     unfinished = not resume or check_resumable(folder, settings, dataset, splits)
+    settings = with_compile_chosen(settings, len(splits["train"]), device)
     for line in [*_summary(settings, potential, splits, device), *notes, *more_notes]:
         console.print(line, highlight=False, soft_wrap=True)
     if not unfinished:
@@ -152,7 +153,12 @@ def _assemble(
     methods = {row["name"]: row["method"] for row in dataset.label_counts() if row["name"] in columns}
     source = {"name": list(settings.dataset), "fingerprint": dataset.fingerprint, "methods": methods}
     module = MultiFidelityModule(
-        potential, loss, settings.optim.lr, describe(potential, settings, source, splits), dataset.molecules
+        potential,
+        loss,
+        settings.optim.lr,
+        describe(potential, settings, source, splits),
+        dataset.molecules,
+        compiled=settings.compile == "on",
     )
     minimum = check_minimum(settings, [f.name for f in fidelities])
     data = ConformationData(dataset, splits, fidelities, settings.sampling, minimum, settings.batch_size, settings.seed)
