@@ -12,8 +12,8 @@ import numpy as np
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mfpyg.datasets.blocks import Block
 from mfpyg.cache import cached_root
+from mfpyg.datasets.blocks import Block
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.consistency import Slope, energy_work_pairs, spread_rows
 from mfpyg.datasets.hdf5 import open_hdf5, reading

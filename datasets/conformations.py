@@ -14,9 +14,9 @@ from torch import Tensor
 from torch_geometric.data import Data, InMemoryDataset
 
 from mfpyg import interrupt
+from mfpyg.cache import cache_dir
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.blocks import Block, Track
-from mfpyg.cache import cache_dir
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.processing import Processing, item, transformed
 from mfpyg.datasets.storage import (

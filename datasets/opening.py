@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mfpyg.datasets.ani1x import ANI1ccx, ANI1x
 from mfpyg.cache import cache_dir, cached_root
+from mfpyg.datasets.ani1x import ANI1ccx, ANI1x
 from mfpyg.datasets.comp6 import COMP6
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.extxyz import ExtXYZ

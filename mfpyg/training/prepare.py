@@ -112,7 +112,7 @@ def new_potential(
     return potential, notes
 
 
-COMPILE_FROM = 5000
+COMPILE_FROM = 10_000
 """Training steps from which on the compiler's time, up to a minute, is surely earned back."""
 
 

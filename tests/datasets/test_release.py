@@ -16,9 +16,9 @@ import torch
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
 
+from mfpyg.cache import cache_dir
 from mfpyg.datasets import ANI1x, MiniCHNO, ReleaseDataset
 from mfpyg.datasets.ani1x import URL
-from mfpyg.cache import cache_dir
 from mfpyg.datasets.levels import ANI1X_LEVELS
 from mfpyg.datasets.minichno import bundled_file
 from mfpyg.datasets.opening import available_fidelities, open_dataset
