@@ -54,7 +54,8 @@ class Compiler:
     ) -> dict[str, Prediction]:
         """See :func:`mfpyg.models.prediction.evaluate`; positions and cells must not require a gradient."""
         if hasattr(potential.backbone, "plan"):
-            system.plan = potential.backbone.plan(system.topology.at(system.pos, system.lattice))
+            graph = system.topology.at(system.pos, system.lattice)
+            system.plan = potential.backbone.plan(graph)  # type: ignore[operator]
         inputs = _weights(potential), flattened(system)
         key = _key(potential, system, inputs[1], wanted, stress, differentiable)
         with torch.set_grad_enabled(differentiable):
@@ -190,8 +191,13 @@ def rebuilt(like: System, tensors: list[Tensor]) -> System:
 
 def _named(outputs: list[Tensor], wanted: Mapping[str, bool], stress: bool) -> dict[str, Prediction]:
     values = iter(outputs)
-    predictions = {}
-    for name, forces in wanted.items():
-        present = {"energy": True, "forces": forces, "atomic_energies": True, "hierarchicality": True, "stress": stress}
-        predictions[name] = Prediction(**{field: next(values) if present[field] else None for field in _FIELDS})
-    return predictions
+    return {
+        name: Prediction(
+            energy=next(values),
+            forces=next(values) if forces else None,
+            atomic_energies=next(values),
+            hierarchicality=next(values),
+            stress=next(values) if stress else None,
+        )
+        for name, forces in wanted.items()
+    }

@@ -137,7 +137,8 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return collect(gradients[0], *ctx.saved_tensors), None, None
+        (slots,) = ctx.saved_tensors
+        return collect(gradients[0], slots), None, None
 
 
 class _Collect(torch.autograd.Function):
@@ -151,7 +152,8 @@ class _Collect(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return spread(gradients[0], *ctx.saved_tensors, ctx.n_slots), None
+        (slots,) = ctx.saved_tensors
+        return spread(gradients[0], slots, ctx.n_slots), None
 
 
 def spread(rows: Tensor, slots: Tensor, n_slots: int) -> Tensor:
