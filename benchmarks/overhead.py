@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,13 @@ def overhead(job: Job) -> dict[str, Any]:
     from data import write_file
     from rich.console import Console
 
+    from mfpyg.errors import MFPyGWarning
     from mfpyg.memory import keep_freed_memory
     from mfpyg.settings import defaults, from_dict
     from mfpyg.training.folder import RunFolder
     from mfpyg.training.run import train
 
+    warnings.filterwarnings("error", category=MFPyGWarning)
     keep_freed_memory()
     clock = Clock(job.device)
     with tempfile.TemporaryDirectory() as folder:

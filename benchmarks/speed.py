@@ -18,7 +18,7 @@ overhead-N      of mfpyg alone: a step of ``mfpyg-train``'s own training, and ho
 ==============  =====================================================================================================
 
 mfpyg runs as its users get it: training steps on a CPU compiled, as ``mfpyg-train`` does in long runs, nothing else,
-unless ``--compile`` says otherwise; and it keeps freed memory from the start, as its commands do.
+unless ``--compile`` says otherwise; and in training it keeps freed memory, as ``mfpyg-train`` does.
 
 Memory is the most that was resident while measuring, less what was resident after imports (compilers included).
 """

@@ -49,8 +49,8 @@ def is_out_of_memory(error: Exception) -> bool:
 def _prepare(job: Job) -> Commands:
     """Import, read the resident memory, build the side.
 
-    Ours keeps freed memory as soon as it is imported, as the commands ``mfpyg-train`` and ``mfpyg-evaluate`` do, and
-    before the resident memory is read. A failing compiler, which they only warn of, is an error here.
+    In training ours keeps freed memory as soon as it is imported, as the command ``mfpyg-train`` does. What the package
+    would only warn of, a compiler that fails, is an error here.
     """
     import torch
 
@@ -63,10 +63,12 @@ def _prepare(job: Job) -> Commands:
     else:
         import mfpyg.models
         import mfpyg.training.loss  # noqa: F401
+        from mfpyg.errors import MFPyGWarning
         from mfpyg.memory import keep_freed_memory
 
-        keep_freed_memory()
-        warnings.filterwarnings("error", message="torch.compile failed")
+        if job.kind == "train":
+            keep_freed_memory()
+        warnings.filterwarnings("error", category=MFPyGWarning)
     if job.kernel == "pytorch" or (job.side == "mfpyg" and job.compile):
         torch.compile(lambda x: x.exp() + 1)(torch.ones(3))  # so that the compiler is among the imports
     imports = resident.now()
