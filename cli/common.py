@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -83,9 +84,8 @@ def joined(arguments: Sequence[str], option: str) -> list[str]:
 
 def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:
     """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130."""
-    _show_own_warnings(name)
     try:
-        with interrupt.listening():
+        with interrupt.listening(), _own_warnings_shown(name):
             command(list(sys.argv[1:] if arguments is None else arguments))
     except MFPyGError as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -95,7 +95,8 @@ def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[
         sys.exit(INTERRUPT_STATUS)
 
 
-def _show_own_warnings(name: str) -> None:
+@contextmanager
+def _own_warnings_shown(name: str) -> Iterator[None]:
     """Print the package's own warnings in one line each, and all others as before."""
     others = warnings.showwarning
 
@@ -106,6 +107,10 @@ def _show_own_warnings(name: str) -> None:
             others(message, category, *place)
 
     warnings.showwarning = show  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.showwarning = others
 
 
 def quiet_frameworks() -> None:

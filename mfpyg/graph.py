@@ -41,7 +41,7 @@ class Graph:
 
     Attributes:
         z: atomic numbers, (n_atoms,) int64.
-        edge_index: sources and targets, (2, n_edges) int64.
+        edge_index: sources and targets, (2, n_edges) int64, sorted by target.
         edge_vec: position of the source, or its image, minus that of the target in Å, (n_edges, 3); differentiable.
         edge_dist: its length in Å, (n_edges,).
         batch: number of the molecule each atom belongs to, (n_atoms,) int64, ascending.
@@ -100,6 +100,8 @@ def find_topology(
         MFPyGError: as :func:`build_graph`.
     """
     batch, n_graphs = molecules_of(data)
+    if (batch.diff() < 0).any():
+        raise MFPyGError("batch is not ascending; expected the atoms of a molecule one after another")
     pos = data.pos if dtype is None else data.pos.to(dtype)
     lattice = lattice_of(data, n_graphs, pos.dtype)
     edge_index, edge_shift = _stored_edges(data, cutoff, lattice) or _find_edges(pos, batch, lattice, cutoff, engine)
@@ -168,10 +170,13 @@ def _stored_edges(data: Data, cutoff: float, lattice: Lattice | None) -> Edges |
     made_for, edge_index = getattr(data, "edge_cutoff", None), getattr(data, "edge_index", None)
     if made_for is None or edge_index is None or not bool((made_for == cutoff).all()):
         return None
-    if lattice is None:
-        return edge_index, None
-    edge_shift = getattr(data, "edge_shift", None)
-    return None if edge_shift is None else (edge_index, edge_shift)
+    edge_shift = None if lattice is None else getattr(data, "edge_shift", None)
+    if lattice is not None and edge_shift is None:
+        return None
+    if (edge_index[1].diff() < 0).any():  # a transform has put them into another order
+        order = torch.argsort(edge_index[1], stable=True)
+        edge_index, edge_shift = edge_index[:, order], None if edge_shift is None else edge_shift[order]
+    return edge_index, edge_shift
 
 
 class RadiusGraph(BaseTransform):

@@ -248,3 +248,20 @@ def test_edges_without_a_cutoff_are_ignored(potential: MultiFidelityPotential, m
 def test_transform_names_its_settings() -> None:
     assert repr(RadiusGraph(6.5)) == "RadiusGraph(cutoff=6.5, engine='auto')"
     assert repr(RadiusGraph(5)) != repr(RadiusGraph(5.2))
+
+
+def test_a_batch_that_is_not_ascending_is_refused() -> None:
+    data = Data(z=torch.ones(4, dtype=torch.int64), pos=torch.rand(4, 3), batch=torch.tensor([0, 1, 0, 1]))
+    with pytest.raises(MFPyGError, match="batch is not ascending"):
+        build_graph(data, CUTOFF)
+
+
+def test_stored_edges_in_another_order_are_sorted() -> None:
+    pos, _ = _random_batch([8], seed=3)
+    data = RadiusGraph(CUTOFF)(Data(z=torch.ones(8, dtype=torch.int64), pos=pos))
+    expected = build_graph(data, CUTOFF)
+    data.edge_index = data.edge_index[:, torch.randperm(data.edge_index.shape[1])]
+    found = build_graph(data, CUTOFF)
+    assert torch.equal(found.edge_index[1], expected.edge_index[1])
+    numbers = [(graph.edge_index[1] * 8 + graph.edge_index[0]).sort().values for graph in (found, expected)]
+    assert torch.equal(*numbers)

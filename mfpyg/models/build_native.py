@@ -8,14 +8,18 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mfpyg.cache import cache_dir
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.files import make_folder, replace_file
 
 _SOURCE = Path(__file__).with_name("moments.c")
@@ -33,59 +37,91 @@ class NoCompilerError(MFPyGError):
     """The kernel can't be compiled here; the message says why."""
 
 
-def compiler() -> str | None:
-    """Path of the C compiler: that of ``$CC``, else cc, gcc or clang; ``None`` if there is none."""
-    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
-    return next((found for name in names if (found := shutil.which(name))), None)
+def find_compiler(variable: str, names: Sequence[str]) -> list[str] | None:
+    """The command of a compiler: what an environment variable says, else the first of the names that is there.
+
+    Args:
+        variable: such as ``CC``, which may hold options or a wrapper too, as in ``ccache gcc``.
+        names: of programs.
+
+    Returns:
+        The command's words, the first being a path; ``None`` if there is no such program.
+    """
+    given = shlex.split(os.environ.get(variable, ""))
+    for command in [given] if given else [[name] for name in names]:
+        path = shutil.which(command[0])
+        if path is not None:
+            return [path, *command[1:]]
+    return None
 
 
-@functools.lru_cache
 def library(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> ctypes.CDLL:
     """The kernel for arrays of these sizes, compiled within some two seconds if the cache has none.
 
     Raises:
-        NoCompilerError: if there is no compiler, or it fails.
+        NoCompilerError: if there is no compiler, or it fails; it is tried once in a process.
     """
+    outcome = _tried(dtype, n_features, n_sensitivities, n_components)
+    if isinstance(outcome, NoCompilerError):
+        raise outcome
+    return outcome
+
+
+@functools.lru_cache
+def _tried(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> Any:
+    try:
+        return _loaded(dtype, n_features, n_sensitivities, n_components)
+    except NoCompilerError as error:
+        return error
+    except (OSError, MFPyGError, subprocess.SubprocessError) as error:
+        return NoCompilerError(f"the native kernel can't be compiled or loaded: {error}")
+
+
+def _loaded(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> ctypes.CDLL:
     if dtype not in _TYPES:
         raise NoCompilerError(f"the native kernel takes float32 and float64, not {str(dtype).removeprefix('torch.')}")
-    cc = compiler()
+    cc = find_compiler("CC", ("cc", "gcc", "clang"))
     if cc is None:
-        raise NoCompilerError("no C compiler found (cc, gcc or clang); install one, or name it in CC")
+        sought = f"CC is '{os.environ['CC']}'" if os.environ.get("CC") else "cc, gcc or clang"
+        raise NoCompilerError(f"no C compiler found ({sought}); install one, or name it in CC")
     real, mask = _TYPES[dtype]
     sizes = [f"-DREAL={real}", f"-DMASK={mask}", f"-DF={n_features}", f"-DN={n_sensitivities}", f"-DC={n_components}"]
-    command = [cc, *_FLAGS, *sizes, str(_SOURCE)]
-    key = "\0".join([*command, _version(cc), _processor(), _SOURCE.read_text()])
-    path = cache_dir() / "kernels" / f"moments-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
-    try:
+    machine = _version(cc) + _processor()
+    failures = []
+    for threads in _ways_to_threads():
+        command = [*cc, *_FLAGS, *sizes, str(_SOURCE), *threads]
+        key = "\0".join([*command, machine, _SOURCE.read_text()])
+        path = cache_dir() / "kernels" / f"moments-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         make_folder(path.parent)
         if path.is_file():
             with contextlib.suppress(OSError):  # damaged
                 return ctypes.CDLL(str(path))
-        replace_file(path, functools.partial(_compile, command))
+        try:
+            replace_file(path, functools.partial(_compile, command))
+        except NoCompilerError as failure:
+            failures.append(failure)
+            continue
+        if not threads:
+            text = f"the native kernel was compiled without OpenMP and uses one thread ({failures[-1]})"
+            warnings.warn(text, MFPyGWarning, stacklevel=4)
         return ctypes.CDLL(str(path))
-    except (OSError, MFPyGError) as error:
-        raise NoCompilerError(f"the native kernel can't be compiled or loaded: {error}") from error
+    raise failures[0]
+
+
+def _ways_to_threads() -> list[list[str]]:
+    """OpenMP: torch's own where torch brings one, as two of them would fight for the cores; the compiler's; none."""
+    own = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return [*([["-fopenmp", *map(str, own)]] if own else []), ["-fopenmp"], []]
 
 
 def _compile(command: list[str], output: str) -> None:
-    """Compile with OpenMP, torch's own where torch brings one, as two of them would fight for the cores."""
-    own = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    failure = ""
-    for threads in (["-fopenmp", *map(str, own)], ["-fopenmp"], []):
-        try:
-            done = subprocess.run(
-                [*command, *threads, "-o", output], capture_output=True, text=True, timeout=_SECONDS, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise NoCompilerError(f"{command[0]} failed ({error})") from error
-        if done.returncode == 0:
-            return
-        failure = failure or " ".join(done.stderr.split())[:200]
-    raise NoCompilerError(f"{command[0]} failed: {failure}")
+    done = subprocess.run([*command, "-o", output], capture_output=True, text=True, timeout=_SECONDS, check=False)
+    if done.returncode:
+        raise NoCompilerError(f"{command[0]} failed: {' '.join(done.stderr.split())[:200]}")
 
 
-def _version(cc: str) -> str:
-    done = subprocess.run([cc, "--version"], capture_output=True, text=True, check=False)
+def _version(cc: list[str]) -> str:
+    done = subprocess.run([*cc, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False)
     return done.stdout
 
 

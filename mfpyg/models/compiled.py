@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,13 +37,13 @@ class Compiler:
     """
 
     def __init__(self) -> None:
-        self._functions: dict[Any, Compiled | None] = {}
+        self._records: dict[Any, list[_Record]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compiler:
         return Compiler()  # a copy of the potential compiles its own
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_functions": {}}
+        return {"_records": {}}
 
     def __call__(
         self,
@@ -58,16 +59,41 @@ class Compiler:
             system.plan = potential.backbone.plan(graph)  # type: ignore[operator]
         inputs = _weights(potential), flattened(system)
         key = _key(potential, system, inputs[1], wanted, stress, differentiable)
+        records = self._records.setdefault(key, [])
+        record = next((record for record in records if record.fits(inputs[1])), None)
         with torch.set_grad_enabled(differentiable):
-            if key not in self._functions:
-                function, outputs = _first_call(potential, system, inputs, wanted, stress, differentiable)
-                self._functions[key] = function
-            else:
-                function = self._functions[key]
-                outputs = None if function is None else function(*inputs)
+            try:
+                if record is None:
+                    record = _recorded(potential, system, inputs, wanted, stress, differentiable)
+                    records.append(record)
+                outputs = record.function(*inputs) if record.function is not None else None
+            except (MFPyGError, MemoryError, torch.OutOfMemoryError):
+                raise
+            except Exception as error:  # of any kind: torch's compiler and the C++ compiler that it calls
+                reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                text = f"torch.compile failed, going on without it ({reason})"
+                warnings.warn(text, MFPyGWarning, stacklevel=3)
+                self._records[key], outputs = [_Record(None, {})], None
         if outputs is None:
             return evaluate(potential, system, wanted, stress, differentiable)
         return _named(outputs, wanted, stress)
+
+
+@dataclass
+class _Record:
+    """A compiled record of a prediction.
+
+    Attributes:
+        function: from weights and the tensors of a system to the predictions; ``None`` where that failed.
+        fixed: ``{(tensor, dimension): size}`` of the system's sizes that torch has taken for constants.
+    """
+
+    function: Compiled | None
+    fixed: dict[tuple[int, int], int]
+
+    def fits(self, tensors: list[Tensor]) -> bool:
+        """Whether the tensors have the sizes that are constants of the record."""
+        return all(tensors[number].shape[dim] == size for (number, dim), size in self.fixed.items())
 
 
 def _key(
@@ -86,26 +112,6 @@ def _key(
     return tuple(wanted.items()), stress, differentiable, kind, where, small
 
 
-def _first_call(
-    potential: MultiFidelityPotential,
-    system: System,
-    inputs: tuple[dict[str, Tensor], list[Tensor]],
-    wanted: Mapping[str, bool],
-    stress: bool,
-    differentiable: bool,
-) -> tuple[Compiled | None, list[Tensor] | None]:
-    """Record, compile, and call once; twice ``None``, and a warning, if anything of it fails."""
-    try:
-        function = torch.compile(_recorded(potential, system, inputs, wanted, stress, differentiable), dynamic=True)
-        return function, function(*inputs)
-    except MFPyGError:
-        raise
-    except Exception as error:  # of any kind: torch's compiler and the C++ compiler that it calls
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        warnings.warn(f"torch.compile failed, going on without it ({reason})", MFPyGWarning, stacklevel=4)
-        return None, None
-
-
 def _recorded(
     potential: MultiFidelityPotential,
     system: System,
@@ -113,8 +119,8 @@ def _recorded(
     wanted: Mapping[str, bool],
     stress: bool,
     differentiable: bool,
-) -> fx.GraphModule:
-    """The operations of a prediction as a graph module of ``(weights, tensors of the system)``."""
+) -> _Record:
+    """The operations of a prediction as a graph module of ``(weights, tensors of the system)``, to be compiled."""
     evaluator, last_of_energies = _Energies(potential), [""]
 
     def function(weights: dict[str, Tensor], tensors: list[Tensor]) -> list[Tensor]:
@@ -130,7 +136,19 @@ def _recorded(
     with torch.set_grad_enabled(differentiable), _config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         module = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
     _join_saved_results(module, last_of_energies[0])
-    return module
+    return _Record(torch.compile(module, dynamic=True), _fixed_sizes(module, len(inputs[1])))
+
+
+def _fixed_sizes(module: fx.GraphModule, n_tensors: int) -> dict[tuple[int, int], int]:
+    """Sizes of the last inputs, as many as the system has tensors, that are constants in a record."""
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"][-n_tensors:]
+    fixed = {}
+    for number, node in enumerate(placeholders):
+        for dim, size in enumerate(node.meta["val"].shape):
+            constant = size if isinstance(size, int) else size.node.maybe_as_int()
+            if constant is not None:
+                fixed[number, dim] = constant
+    return fixed
 
 
 def _join_saved_results(module: fx.GraphModule, last_of_energies: str) -> None:

@@ -6,7 +6,7 @@ give the moments :math:`A_{ic} = \\sum_j Y_{ijc} \\sum_\\nu s_{ij\\nu} Q_{j\\nu}
 ==============  ======================================================================================================
 ``definition``  the ``MessagePassing`` layer itself, an array of n_components × F numbers an edge; any derivative
 ``padded``      batched matrix products, grouped by source and then by target; plain torch, for GPUs; any derivative
-``native``      compiled loops without any array of F numbers an edge; CPUs with a C compiler; two derivatives
+``native``      compiled loops without any array of F numbers an edge; CPUs with a C compiler; two derivatives, no vmap
 ``auto``        ``native`` on a CPU where it compiles, else ``padded``
 ==============  ======================================================================================================
 """
@@ -46,16 +46,18 @@ def make_plan(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, 
 
     Args:
         kernel: one of :data:`mfpyg.engine.KERNELS`.
-        graph: its edges sorted by target.
+        graph: its edges sorted by target, as :func:`mfpyg.graph.build_graph` gives them.
         n_features, n_sensitivities, n_components: sizes of the arrays it will be called with.
 
     Raises:
-        MFPyGError: for an unknown kernel, or ``native`` where it can't be used.
+        MFPyGError: for an unknown kernel, ``native`` where it can't be used, or edges that are not sorted.
     """
     if kernel not in KERNELS:
         raise unknown_name("kernel", kernel, KERNELS)
     if kernel == "definition":
         return None
+    if (graph.edge_index[1].diff() < 0).any():
+        raise MFPyGError("edges are not sorted by target, expected them as build_graph gives them; sort them")
     if kernel == "padded":
         return padded_plan(graph)
     on_cpu = graph.edge_vec.device.type == "cpu"

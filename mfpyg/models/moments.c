@@ -348,7 +348,8 @@ int moments_gradient(int threads, const plan *p, const REAL *s, const REAL *y, c
     (void)threads;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        REAL *m = malloc((most * F + degree * (F + N)) * sizeof(REAL)), *pulls = m + most * F, *own_s = pulls + degree * F;
+        REAL *m = malloc((most * F + degree * (F + N)) * sizeof(REAL));
+        REAL *pulls = m ? m + most * F : 0, *own_s = m ? pulls + degree * F : 0;
         failed = !m;
 #pragma omp for schedule(dynamic)
         for (number chunk = 0; chunk < p->n_chunks; chunk++) {
@@ -375,8 +376,9 @@ int moments_second(int threads, const plan *p, const REAL *s, const REAL *y, con
     (void)threads;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        REAL *m = malloc(2 * (most * F + degree * (F + N)) * sizeof(REAL)), *hm = m + most * F;
-        REAL *pulls = hm + most * F, *h_pulls = pulls + degree * F, *own_s = h_pulls + degree * F, *own_hs = own_s + degree * N;
+        REAL *m = malloc(2 * (most * F + degree * (F + N)) * sizeof(REAL));
+        REAL *hm = m ? m + most * F : 0, *pulls = m ? hm + most * F : 0, *h_pulls = m ? pulls + degree * F : 0;
+        REAL *own_s = m ? h_pulls + degree * F : 0, *own_hs = m ? own_s + degree * N : 0;
         failed = !m;
 #pragma omp for schedule(dynamic)
         for (number chunk = 0; chunk < p->n_chunks; chunk++) {

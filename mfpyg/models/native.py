@@ -58,7 +58,8 @@ def native_plan(graph: Graph) -> NativePlan:
     by_source = torch.argsort(source, stable=True)
     molecules = _ends(graph.batch, graph.n_graphs)  # first atom of each, (n_graphs + 1,)
     edges = target_ptr[molecules]  # first edge of each
-    closed = not graph.n_graphs or int(edges.diff().max()) <= _EDGES_OF_A_CHUNK
+    within = torch.equal(graph.batch[source], graph.batch[target])  # edges that somebody else made may not be
+    closed = within and (not graph.n_graphs or int(edges.diff().max()) <= _EDGES_OF_A_CHUNK)
     if closed:
         return NativePlan([molecules, target_ptr, by_source, source_ptr, by_source, source, target], True)
     chunk_of_target = target_ptr[:-1].div(_EDGES_OF_A_CHUNK, rounding_mode="floor")  # (n_atoms,)
@@ -81,10 +82,14 @@ def _call(name: str, parts: list[Tensor], closed: bool, inputs: list[Tensor | No
     assert sensitivity is not None
     assert harmonics is not None
     assert transformed is not None
-    n, n_features = transformed.shape[1:]
+    n_atoms, n, n_features = transformed.shape
+    if {x.dtype for x in inputs if x is not None} != {transformed.dtype}:
+        raise TypeError(f"arrays of different types: {[x.dtype for x in inputs if x is not None]}")
+    if not len(sensitivity) == len(harmonics) == len(parts[-1]) or len(parts[1]) != n_atoms + 1:
+        raise ValueError(f"{len(sensitivity)} edges and {n_atoms} atoms, expected those of the plan's graph")
     kernel = library(transformed.dtype, n_features, n, harmonics.shape[1])
     parts = [part.contiguous() for part in parts]
-    plan = _PlanStruct(transformed.shape[0], len(parts[0]) - 1, *(part.data_ptr() for part in parts), int(closed))
+    plan = _PlanStruct(n_atoms, len(parts[0]) - 1, *(part.data_ptr() for part in parts), int(closed))
     arrays = [None if array is None else array.contiguous() for array in inputs]  # alive until the call has returned
     pointers = [None if array is None else ctypes.c_void_p(array.data_ptr()) for array in (*arrays, *outputs)]
     if getattr(kernel, name)(torch.get_num_threads(), ctypes.byref(plan), *pointers):

@@ -53,9 +53,11 @@ class MultiFidelityModule(lightning.LightningModule):
         return torch.optim.Adam(self.potential.parameters(), lr=self.lr, fused=True)
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
-        self.potential.compiled = self.compiled
-        predictions = self.potential.predict(batch, self.loss.wanted)
-        self.potential.compiled = False
+        before, self.potential.compiled = self.potential.compiled, self.compiled
+        try:
+            predictions = self.potential.predict(batch, self.loss.wanted)
+        finally:
+            self.potential.compiled = before
         loss, sums = self.loss(predictions, batch)
         if not torch.isfinite(loss):
             raise MFPyGError(self._explain(predictions, batch))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import shutil
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,6 +21,7 @@ from mfpyg.fidelity import Fidelity
 from mfpyg.graph import RadiusGraph
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
+from mfpyg.models.build_native import find_compiler
 from mfpyg.settings import TrainSettings, from_dict
 from mfpyg.training.data import labelled_rows
 from mfpyg.training.folder import RunFolder, check_same
@@ -113,7 +112,7 @@ def new_potential(
 
 
 COMPILE_FROM = 10_000
-"""Training steps from which on the compiler's time, up to a minute, is surely earned back."""
+"""Training steps, if the run is not stopped early, from which on the compiler's time of up to a minute pays."""
 
 
 def with_compile_chosen(settings: TrainSettings, n_train: int, device: torch.device) -> TrainSettings:
@@ -127,7 +126,7 @@ def with_compile_chosen(settings: TrainSettings, n_train: int, device: torch.dev
     if settings.compile != "auto":
         return settings
     n_steps = settings.epochs * math.ceil(n_train / settings.batch_size)
-    compiler = next((name for name in ("g++", "c++", "clang++") if shutil.which(os.environ.get("CXX", name))), None)
+    compiler = find_compiler("CXX", ("g++", "c++", "clang++"))
     worth = device.type == "cpu" and compiler is not None and n_steps >= COMPILE_FROM
     return dataclasses.replace(settings, compile="on" if worth else "off")
 

@@ -121,7 +121,8 @@ def _summary(
     return [
         f"{' + '.join(settings.dataset)}: {sizes} conformations",
         f"{settings.backbone}, {n_parameters:,} parameters, {' '.join(settings.fidelities)}, "
-        f"preset {settings.preset}, at most {settings.epochs:,} epochs, on {settings.devices} x {device.type}",
+        f"preset {settings.preset}, at most {settings.epochs:,} epochs, on {settings.devices} x {device.type}"
+        f"{', compiled' if settings.compile == 'on' else ''}",
     ]
 
 

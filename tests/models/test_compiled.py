@@ -100,16 +100,20 @@ def test_predictions_are_the_same(make_batch: Batches, make_potential: Potential
 
 
 @pytest.mark.slow
-def test_stress_of_a_crystal_is_the_same(make_potential: Potential) -> None:
+def test_stresses_of_any_number_of_crystals_are_the_same(make_potential: Potential) -> None:
     pos = torch.tensor([[0.0, 0, 0], [1.5, 1.4, 1.6], [3.0, 0.2, 2.0]], dtype=torch.float64)
     cell = torch.tensor([[[4.0, 0, 0], [0.3, 4.2, 0], [0, 0.2, 4.4]]], dtype=torch.float64)
     crystal = Data(z=torch.tensor([6, 8, 1]), pos=pos, cell=cell, pbc=torch.ones(1, 3, dtype=torch.bool))
     potential = make_potential(**TINY)
-    expected = potential(crystal, stress=True)
-    potential.compiled = True
-    actual = potential(crystal, stress=True)
-    for field in ("energy", "forces", "stress"):
-        torch.testing.assert_close(getattr(actual, field), getattr(expected, field), rtol=1e-10, atol=1e-10)
+    for n in (2, 3):
+        batch = Batch.from_data_list([crystal] * n)
+        batch.pos = batch.pos + 0.01 * torch.arange(3 * n, dtype=torch.float64)[:, None] ** 2
+        potential.compiled = False
+        expected = potential(batch, stress=True)
+        potential.compiled = True
+        actual = potential(batch, stress=True)
+        for field in ("energy", "forces", "stress"):
+            torch.testing.assert_close(getattr(actual, field), getattr(expected, field), rtol=1e-10, atol=1e-10)
 
 
 def test_what_cannot_be_compiled_is_said_and_done_without(
@@ -134,7 +138,7 @@ def test_what_compilation_does_not_cover_is_evaluated_without_it(
     make_batch: Batches, make_potential: Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Positions of the caller's that require a gradient, and graphs without an edge."""
-    monkeypatch.setattr(compiled, "_first_call", None)  # would fail if it were called
+    monkeypatch.setattr(compiled, "_recorded", None)  # would fail if it were called
     potential = make_potential()
     potential.compiled = True
     batch = make_batch([5])
@@ -145,9 +149,9 @@ def test_what_compilation_does_not_cover_is_evaluated_without_it(
 
 def test_a_copy_and_a_file_carry_no_compiled_functions(make_potential: Potential) -> None:
     potential = make_potential()
-    potential._compiler._functions["key"] = lambda: []
-    assert not copy.deepcopy(potential)._compiler._functions
+    potential._compiler._records["key"] = [compiled._Record(lambda: [], {})]
+    assert not copy.deepcopy(potential)._compiler._records
     stored = io.BytesIO()
     torch.save(potential, stored)
     stored.seek(0)
-    assert not torch.load(stored, weights_only=False)._compiler._functions
+    assert not torch.load(stored, weights_only=False)._compiler._records

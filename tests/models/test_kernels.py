@@ -169,6 +169,36 @@ def test_a_third_derivative_of_the_native_kernel_is_refused(make_batch: Batches)
         torch.autograd.grad(sum(x.square().sum() for x in second), arrays)
 
 
+@pytest.mark.parametrize("kernel", ["auto", *FAST])
+def test_edges_in_another_order_are_refused(make_batch: Batches, kernel: str) -> None:
+    graph = _graph(make_batch([5, 4]))
+    back = torch.arange(graph.edge_index.shape[1]).flip(0)
+    graph = Graph(graph.z, graph.edge_index[:, back], graph.edge_vec[back], graph.edge_dist[back], graph.batch, 2)
+    with pytest.raises(MFPyGError, match="not sorted by target"):
+        make_plan(kernel, graph, 4, 2, 9)
+
+
+def test_edges_between_molecules_are_taken_as_they_are(make_batch: Batches) -> None:
+    """Of a graph that somebody else has made."""
+    graph = _graph(make_batch([5, 4]))
+    source, target = graph.edge_index
+    graph.edge_index = torch.stack([source.flip(0), target])
+    arrays = _arrays(graph, 5, 3, 9, torch.float64)
+    expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
+    for ours, theirs in zip(_derivatives(native.native_plan(graph), arrays), expected, strict=True):
+        _assert_close(ours, theirs)
+
+
+def test_arrays_of_another_graph_or_type_are_refused(make_batch: Batches) -> None:
+    graph, other = _graph(make_batch([5, 4])), _graph(make_batch([6, 4]))
+    plan = native.native_plan(graph)
+    with pytest.raises(ValueError, match="expected those of the plan's graph"):
+        plan(*_arrays(other, 4, 3, 9, torch.float64))
+    s, y, q = _arrays(graph, 4, 3, 9, torch.float64)
+    with pytest.raises(TypeError, match="different types"):
+        plan(s.float(), y, q)
+
+
 # The choice
 
 
@@ -188,10 +218,10 @@ def test_unknown_kernels_are_refused_with_the_known_ones(make_batch: Batches) ->
 def own_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of compiled kernels."""
     monkeypatch.setenv("MFPYG_CACHE", str(tmp_path))
-    build_native.library.cache_clear()
+    build_native._tried.cache_clear()
     kernels._warn_once.cache_clear()
     yield tmp_path / "kernels"
-    build_native.library.cache_clear()
+    build_native._tried.cache_clear()
 
 
 def test_without_a_compiler_it_says_so_and_uses_the_padded_kernel(
@@ -204,7 +234,7 @@ def test_without_a_compiler_it_says_so_and_uses_the_padded_kernel(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make_plan("auto", graph, 4, 2, 9)  # says it once
-    with pytest.raises(MFPyGError, match="no C compiler found"):
+    with pytest.raises(MFPyGError, match="CC is 'no-such-compiler'"):
         make_plan("native", graph, 4, 2, 9)
 
 
@@ -212,12 +242,45 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
     own_kernels: Path, make_batch: Batches, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken-cc"
-    broken.write_text("#!/bin/sh\necho 'fatal: disk on fire' >&2\nexit 1\n")
+    calls = tmp_path / "calls"
+    broken.write_text(f"#!/bin/sh\necho x >> {calls}\necho 'fatal: disk on fire' >&2\nexit 1\n")
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CC", str(broken))
     with pytest.raises(MFPyGError, match="disk on fire"):
         make_plan("native", _graph(make_batch([3])), 4, 2, 9)
     assert not list(own_kernels.iterdir())
+    before = calls.read_text()
+    with pytest.raises(MFPyGError, match="disk on fire"):
+        make_plan("native", _graph(make_batch([3])), 4, 2, 9)
+    assert calls.read_text() == before  # not tried again at every step
+
+
+@pytest.mark.parametrize("content", [b"no program at all", b"#!/no/such/interpreter\n"])
+def test_a_compiler_that_does_not_start_is_none(
+    own_kernels: Path, make_batch: Batches, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
+    garbage = tmp_path / "garbage"
+    garbage.write_bytes(content)
+    garbage.chmod(0o755)
+    monkeypatch.setenv("CC", str(garbage))
+    with pytest.warns(RuntimeWarning, match="can't be compiled.*'padded' is used instead"):
+        assert isinstance(make_plan("auto", _graph(make_batch([3])), 4, 2, 9), kernels.PaddedPlan)
+
+
+def test_a_compiler_may_have_a_wrapper_and_options(own_kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "env cc -g")
+    assert isinstance(build_native.library(torch.float64, 4, 2, 1), ctypes.CDLL)
+
+
+def test_without_openmp_it_says_that_it_uses_one_thread(
+    own_kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without = tmp_path / "cc-without-openmp"
+    without.write_text('#!/bin/sh\ncase "$*" in *-fopenmp*) echo no OpenMP >&2; exit 1;; esac\nexec cc "$@"\n')
+    without.chmod(0o755)
+    monkeypatch.setenv("CC", str(without))
+    with pytest.warns(RuntimeWarning, match="without OpenMP and uses one thread"):
+        assert isinstance(build_native.library(torch.float64, 4, 2, 1), ctypes.CDLL)
 
 
 def test_a_damaged_kernel_in_the_cache_is_compiled_anew(
@@ -229,7 +292,7 @@ def test_a_damaged_kernel_in_the_cache_is_compiled_anew(
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(compiled.read_bytes()[:100])
     monkeypatch.setenv("MFPYG_CACHE", str(tmp_path / "other"))
-    build_native.library.cache_clear()
+    build_native._tried.cache_clear()
     assert isinstance(build_native.library(torch.float64, 4, 2, 1), ctypes.CDLL)
     assert damaged.stat().st_size == compiled.stat().st_size
 
