@@ -41,7 +41,7 @@ def overhead(job: Job) -> dict[str, Any]:
 
     warnings.filterwarnings("error", category=MFPyGWarning)
     keep_freed_memory()
-    clock = Clock(job.device)
+    clock, n_epochs = Clock(job.device), max(2, job.repeats)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MFPYG_CACHE"] = folder
         file = Path(folder) / "synthetic.h5"
@@ -50,7 +50,7 @@ def overhead(job: Job) -> dict[str, Any]:
             **defaults("published", "hipnn"),
             "fidelities": ["dz:EF"],
             "dataset": [f"ani1x:{file}"],
-            "epochs": job.repeats,
+            "epochs": n_epochs,
             "batch_size": job.size,
             "threads": job.threads,
             "accelerator": job.device,
@@ -59,7 +59,7 @@ def overhead(job: Job) -> dict[str, Any]:
         settings["model"]["kernel"] = job.kernel
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             train(from_dict(settings), RunFolder(Path(folder) / "run"), Console(file=nowhere))
-    steps = clock.steps[len(clock.steps) // job.repeats :]  # without the first epoch
+    steps = clock.steps[len(clock.steps) // n_epochs :]  # without the first epoch
     walls, insides = zip(*steps, strict=True)
     outside = [wall - inside for wall, inside in steps]
     median = statistics.median

@@ -8,7 +8,7 @@ and of its periodic pair finders, both tried out for each case first.
     python benchmarks/speed.py [--cases train-32 liquid-2000] [--json FILE]
     python benchmarks/speed.py --device cuda
 
-Cases:
+Cases (N as listed by ``--help``):
 
 ==============  =====================================================================================================
 train-N         training step on N molecules: energies, forces, RMSE + MAE of both, hierarchicality, backward, Adam
@@ -49,7 +49,8 @@ CASES = {
 def parsed() -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cases", nargs="+", help="default: all of the device, see above")
+    listed = "; ".join(f"{device}: {', '.join(cases)}" for device, cases in CASES.items())
+    parser.add_argument("--cases", nargs="+", help=f"default: all of the device ({listed})")
     parser.add_argument("--device", choices=list(CASES), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7, help="blocks of each side")
@@ -59,6 +60,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--memory-gb", type=float, default=20.0, help="of each process on a CPU; 0: no limit")
     parser.add_argument("--json", type=Path, help="where every figure goes")
     options = parser.parse_args()
+    if options.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("no CUDA device found; use --device cpu")
     options.cases = options.cases or CASES[options.device]
     known = list(dict.fromkeys([*CASES["cpu"], *CASES["cuda"]]))
     unknown = [case for case in options.cases if case not in known]
