@@ -58,16 +58,17 @@ def _prepare(job: Job) -> Commands:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if job.device == "cpu" and job.memory_gb:
         resource.setrlimit(resource.RLIMIT_AS, (int(job.memory_gb * 1e9),) * 2)
+    if job.keep_memory or (job.side == "mfpyg" and job.kind == "train"):
+        from mfpyg.memory import keep_freed_memory
+
+        keep_freed_memory()
     if job.side == "hippynn":
         import hippynn  # noqa: F401
     else:
         import mfpyg.models
         import mfpyg.training.loss  # noqa: F401
         from mfpyg.errors import MFPyGWarning
-        from mfpyg.memory import keep_freed_memory
 
-        if job.kind == "train":
-            keep_freed_memory()
         warnings.filterwarnings("error", category=MFPyGWarning)
     if job.kernel == "pytorch" or (job.side == "mfpyg" and job.compile):
         torch.compile(lambda x: x.exp() + 1)(torch.ones(3))  # so that the compiler is among the imports
