@@ -47,6 +47,8 @@ class Graph:
         batch: number of the molecule each atom belongs to, (n_atoms,) int64, ascending.
         n_graphs: number of molecules.
         plan: what the backbone's kernel knows of the graph already, see :mod:`mfpyg.models.kernels`.
+        by_weights: whether the result is differentiated by the weights of the backbone, too; where it is not, a
+            backbone may spare itself what that needs.
     """
 
     z: Tensor
@@ -56,6 +58,7 @@ class Graph:
     batch: Tensor
     n_graphs: int
     plan: Any = None
+    by_weights: bool = True
 
     @property
     def n_atoms(self) -> int:

@@ -45,6 +45,21 @@ class Lattice:
         n_a, n_b, n_c = shift.to(self.cell.dtype).unsqueeze(2).unbind(1)  # (n, 1) each
         return n_a * a + n_b * b + n_c * c
 
+    def fractional(self, pos: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions in lattice vectors, from 0 to 1 where they repeat, and how many were taken away for that.
+
+        Args:
+            pos: (n_atoms, 3) float64 in Å.
+            batch: graph of each atom, (n_atoms,) int64.
+
+        Returns:
+            (n_atoms, 3) float64 and (n_atoms, 3) int64.
+        """
+        inverse = torch.linalg.inv(self.completed())[batch]  # (n_atoms, 3, 3)
+        fractional = torch.einsum("na,nak->nk", pos, inverse)
+        wraps = fractional.floor().long() * self.pbc[batch]
+        return fractional - wraps, wraps
+
     def completed(self) -> Tensor:
         """Cells with unit vectors at right angles to all others where nothing repeats, (n_graphs, 3, 3) float64."""
         if self.pbc.all():
@@ -139,9 +154,7 @@ def images_within(pos: Tensor, batch: Tensor, lattice: Lattice, cutoff: float) -
     """
     inverse = torch.linalg.inv(lattice.completed())  # (n_graphs, 3, 3)
     repeating = lattice.pbc[batch]  # (n_atoms, 3)
-    fractional = torch.einsum("na,nak->nk", pos, inverse[batch])  # (n_atoms, 3)
-    wraps = fractional.floor().long() * repeating
-    fractional = fractional - wraps
+    fractional, wraps = lattice.fractional(pos, batch)
     # A cutoff in units of the distance between lattice planes, the planes of a direction being those it crosses.
     reach = MARGIN * cutoff * inverse.norm(dim=1)[batch]  # (n_atoms, 3)
     low = (-reach - fractional).ceil() * repeating

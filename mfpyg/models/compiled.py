@@ -124,7 +124,7 @@ def _recorded(
     evaluator, last_of_energies = _Energies(potential), [""]
 
     def function(weights: dict[str, Tensor], tensors: list[Tensor]) -> list[Tensor]:
-        arguments = (rebuilt(system, tensors), wanted, stress)
+        arguments = (rebuilt(system, tensors), wanted, stress, differentiable)
         predictions, variables = torch.func.functional_call(evaluator, weights, arguments)
         mode = get_proxy_mode()
         assert mode is not None
@@ -177,9 +177,9 @@ class _Energies(nn.Module):
         self.potential = potential
 
     def forward(
-        self, system: System, wanted: Mapping[str, bool], stress: bool
+        self, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
     ) -> tuple[dict[str, Prediction], Variables]:
-        return energies(self.potential, system, wanted, stress)
+        return energies(self.potential, system, wanted, stress, differentiable)
 
 
 def _weights(potential: MultiFidelityPotential) -> dict[str, Tensor]:

@@ -85,8 +85,8 @@ class Interaction(MessagePassing):
 
         ``plan`` sums over the neighbours in place of :meth:`message`, see :mod:`mfpyg.models.kernels`.
         """
-        n = len(self.weight)
-        transformed = (z @ self.weight.reshape(-1, self.in_features).T).view(-1, n, self.out_features)
+        n, weight = len(self.weight), self.weight if graph.by_weights else self.weight.detach()
+        transformed = (z @ weight.reshape(-1, self.in_features).T).view(-1, n, self.out_features)
         sensitivity = self.sensitivity(graph.edge_dist)  # (n_edges, n)
         if plan is not None:
             moments = plan(sensitivity, harmonics, transformed)
@@ -104,8 +104,8 @@ class Interaction(MessagePassing):
 
     def invariants(self, moments: Tensor) -> Tensor:
         """Rotational invariants of summed tensors. (n_atoms, n_components, F_out) -> (n_atoms, F_out)."""
-        result = moments[:, 0]
-        for order, scale in enumerate(self.tensor_scales, start=1):
-            tensor = moments[:, TENSOR_COMPONENTS[order - 1] : TENSOR_COMPONENTS[order]]
+        scalar, *tensors = moments.split([2 * order + 1 for order in range(self.order + 1)], dim=1)
+        result = scalar.squeeze(1)
+        for tensor, scale in zip(tensors, self.tensor_scales, strict=True):
             result = result + scale * (tensor.square().sum(dim=1) + self.cusp).sqrt()
         return result

@@ -263,10 +263,10 @@ INLINE void first_of_source(const plan *p, number j, const REAL *s, const REAL *
     const number count = p->source_ptr[j + 1] - p->source_ptr[j], *edges = p->by_source + p->source_ptr[j];
     for (number k = 0; k < count; k++) {
         pull(y + edges[k] * C, g + p->target[edges[k]] * C * F, pulls + k * F);
-        memcpy(own_s + k * N, s + edges[k] * N, N * sizeof(REAL));
+        if (dq) memcpy(own_s + k * N, s + edges[k] * N, N * sizeof(REAL));
     }
     sensitivity_gradient(1, count, edges, pulls, q + j * N * F, 0, 0, ds);
-    summed(N, 1, count, own_s, pulls, 0, 0, dq + j * N * F);
+    if (dq) summed(N, 1, count, own_s, pulls, 0, 0, dq + j * N * F);
 }
 
 typedef struct { const REAL *s, *y, *q; } tangents; /* q may be null, for zero */
@@ -341,6 +341,7 @@ int moments(int threads, const plan *p, const REAL *s, const REAL *y, const REAL
     return failed;
 }
 
+/* dq may be null, if it is not wanted. */
 int moments_gradient(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
                      REAL *dy, REAL *dq) {
     const number most = most_in_chunk(p), degree = most_of_source(p);

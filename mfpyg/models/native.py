@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mfpyg.graph import Graph
+from mfpyg.memory import in_huge_pages
 from mfpyg.models.build_native import library
 
 _EDGES_OF_A_CHUNK = 2048
@@ -76,7 +78,13 @@ def _ends(sorted_or_not: Tensor, n: int) -> Tensor:
     return ends
 
 
-def _call(name: str, parts: list[Tensor], closed: bool, inputs: list[Tensor | None], outputs: list[Tensor]) -> None:
+def _like(arrays: list[Tensor]) -> list[Tensor]:
+    return [torch.empty_like(array, memory_format=torch.contiguous_format) for array in arrays]
+
+
+def _call(
+    name: str, parts: list[Tensor], closed: bool, inputs: list[Tensor | None], outputs: Sequence[Tensor | None]
+) -> None:
     """Call a function of ``moments.c``; ``None`` is a null pointer."""
     sensitivity, harmonics, transformed, *_ = inputs
     assert sensitivity is not None
@@ -90,6 +98,9 @@ def _call(name: str, parts: list[Tensor], closed: bool, inputs: list[Tensor | No
     kernel = library(transformed.dtype, n_features, n, harmonics.shape[1])
     parts = [part.contiguous() for part in parts]
     plan = _PlanStruct(n_atoms, len(parts[0]) - 1, *(part.data_ptr() for part in parts), int(closed))
+    for output in outputs:
+        if output is not None:
+            in_huge_pages(output)
     arrays = [None if array is None else array.contiguous() for array in inputs]  # alive until the call has returned
     pointers = [None if array is None else ctypes.c_void_p(array.data_ptr()) for array in (*arrays, *outputs)]
     if getattr(kernel, name)(torch.get_num_threads(), ctypes.byref(plan), *pointers):
@@ -105,11 +116,11 @@ def _moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool)
 
 @torch.library.custom_op("mfpyg::moments_gradient", mutates_args=(), device_types="cpu")
 def _gradient(
-    s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], closed: bool
+    s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], closed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q)]
-    _call("moments_gradient", parts, closed, [s, y, q, g], outputs)
-    return outputs[0], outputs[1], outputs[2]
+    outputs = _like([s, y, q] if with_q else [s, y])
+    _call("moments_gradient", parts, closed, [s, y, q, g], outputs if with_q else [*outputs, None])
+    return outputs[0], outputs[1], outputs[2] if with_q else q.new_empty(0)
 
 
 @torch.library.custom_op("mfpyg::moments_second", mutates_args=(), device_types="cpu")
@@ -124,7 +135,7 @@ def _second(
     parts: list[Tensor],
     closed: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    outputs = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q, g)]
+    outputs = _like([s, y, q, g])
     _call("moments_second", parts, closed, [s, y, q, g, hs, hy, hq], outputs)
     return outputs[0], outputs[1], outputs[2], outputs[3]
 
@@ -135,8 +146,8 @@ def _(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Ten
 
 
 @_gradient.register_fake
-def _(s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], closed: bool) -> Any:
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q))
+def _(s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], closed: bool) -> Any:
+    return tuple(_like([s, y, q] if with_q else [s, y, q.new_empty(0)]))
 
 
 @_second.register_fake
@@ -151,7 +162,7 @@ def _(
     parts: list[Tensor],
     closed: bool,
 ) -> Any:
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (s, y, q, g))
+    return tuple(_like([s, y, q, g]))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -161,18 +172,24 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.set_materialize_grads(False)  # zeros of the size of Q cost as much as their use
 
 
+def _keep_of_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    s, y, q, g, _, parts, closed = inputs
+    _keep(ctx, (s, y, q, g, parts, closed), output)
+
+
 def _moments_backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
     if g is None:
         return None, None, None, [None] * len(ctx.parts), None
-    gradients = torch.ops.mfpyg.moments_gradient(*ctx.saved_tensors, g, ctx.parts, ctx.closed)
-    return (*gradients, [None] * len(ctx.parts), None)
+    with_q = ctx.needs_input_grad[2]  # not in the first layer, unless by weights
+    ds, dy, dq = torch.ops.mfpyg.moments_gradient(*ctx.saved_tensors, g, with_q, ctx.parts, ctx.closed)
+    return ds, dy, dq if with_q else None, [None] * len(ctx.parts), None
 
 
 def _gradient_backward(ctx: Any, hs: Tensor | None, hy: Tensor | None, hq: Tensor | None) -> tuple[Any, ...]:
     s, y, *_ = ctx.saved_tensors
     hs, hy = torch.zeros_like(s) if hs is None else hs, torch.zeros_like(y) if hy is None else hy
     gradients = torch.ops.mfpyg.moments_second(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
-    return (*gradients, [None] * len(ctx.parts), None)
+    return (*gradients, None, [None] * len(ctx.parts), None)
 
 
 def _second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
@@ -180,5 +197,5 @@ def _second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
 
 
 _moments.register_autograd(_moments_backward, setup_context=_keep)
-_gradient.register_autograd(_gradient_backward, setup_context=_keep)
+_gradient.register_autograd(_gradient_backward, setup_context=_keep_of_gradient)
 _second.register_autograd(_second_backward)

@@ -12,6 +12,7 @@ from torch_geometric.utils import scatter
 
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.graph import find_topology, molecules_of
+from mfpyg.locality import is_large, reordered, spatial_order
 from mfpyg.models.compiled import Compiler
 from mfpyg.models.heads import LinearHead
 from mfpyg.models.prediction import Prediction, System, check_volumes, evaluate
@@ -128,9 +129,14 @@ class MultiFidelityPotential(nn.Module):
         if stress:
             check_volumes(lattice, topology.n_graphs)
         system = System(data.pos.to(self.dtype), species, topology, lattice)
-        if self.compiled and not traced and topology.edge_index.shape[1]:
-            return self._compiler(self, system, wanted, stress, differentiable)
-        return evaluate(self, system, wanted, stress, differentiable)
+        through_compiler = self.compiled and not traced and topology.edge_index.shape[1] > 0
+        evaluator = self._compiler if through_compiler else evaluate
+        if not is_large(topology):
+            return evaluator(self, system, wanted, stress, differentiable)
+        order = spatial_order(system.pos, topology.batch, lattice)
+        system = System(system.pos[order], species[order], reordered(topology, order), lattice)
+        predictions = evaluator(self, system, wanted, stress, differentiable)
+        return {name: prediction.of_atoms(torch.argsort(order)) for name, prediction in predictions.items()}
 
     @property
     def dtype(self) -> torch.dtype:

@@ -46,6 +46,11 @@ class Prediction:
         values = {name: None if value is None else value.detach() for name, value in values.items()}
         return Prediction(**values)
 
+    def of_atoms(self, atoms: Tensor) -> Prediction:
+        """The same with the atoms in this order, (n_atoms,) int64."""
+        forces = None if self.forces is None else self.forces[atoms]
+        return dataclasses.replace(self, forces=forces, atomic_energies=self.atomic_energies[atoms])
+
 
 @dataclass
 class System:
@@ -79,7 +84,7 @@ def evaluate(
         wanted, stress: what.
         differentiable: whether the result can be differentiated (again).
     """
-    return derive(*energies(potential, system, wanted, stress), wanted, differentiable)
+    return derive(*energies(potential, system, wanted, stress, differentiable), wanted, differentiable)
 
 
 @dataclass
@@ -97,7 +102,7 @@ class Variables:
 
 
 def energies(
-    potential: MultiFidelityPotential, system: System, wanted: Mapping[str, bool], stress: bool
+    potential: MultiFidelityPotential, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
 ) -> tuple[dict[str, Prediction], Variables]:
     """Everything but the derivatives, and what to differentiate by; see :func:`evaluate`."""
     with torch.set_grad_enabled(torch.is_grad_enabled() or stress or any(wanted.values())):
@@ -108,6 +113,7 @@ def energies(
         if stress:
             variables, at, cells = _strained(pos, system.lattice, system.topology)
         graph = system.topology.at(at, cells, system.plan)
+        graph.by_weights = differentiable
         features = potential.backbone(graph)
         predictions = {name: _assemble(potential.head(name), features, system.species, graph) for name in wanted}
     return predictions, variables

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from mfpyg.models.parts import by_parts
+
 
 def cosine_cutoff(dist: Tensor, cutoff: float) -> Tensor:
     """cos²(πr / 2R_c) up to the cutoff R_c, zero beyond. dist (n_edges,) in Å -> (n_edges,)."""
@@ -43,7 +45,10 @@ class Sensitivity(nn.Module):
 
     def forward(self, dist: Tensor) -> Tensor:
         """dist (n_edges,) in Å -> (n_edges, n)."""
-        deviation = self.sigma * (1 / dist.unsqueeze(1) - 1 / self.mu)  # (n_edges, n)
+        return by_parts(self.of_part, dist, self.mu, self.sigma)
+
+    def of_part(self, dist: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
+        deviation = sigma * (1 / dist.unsqueeze(1) - 1 / mu)  # (n_edges, n)
         # Below e⁻⁸⁰ = 2e-35 nothing is felt; exp is ten times slower where its result underflows.
         shells = torch.exp((-0.5 * deviation.square()).clamp(min=-80.0))  # (n_edges, n)
         return shells * cosine_cutoff(dist, self.cutoff).unsqueeze(1)
