@@ -13,7 +13,7 @@ from mfpyg.cli.common import Parser, quiet_frameworks, run
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
-from mfpyg.settings import in_words
+from mfpyg.options import in_words
 
 if TYPE_CHECKING:
     from mfpyg.doctor import Finding, View

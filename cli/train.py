@@ -11,10 +11,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mfpyg import backbones
 from mfpyg import settings as s
 from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, joined, quiet_frameworks, run
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
+from mfpyg.options import choices_of, in_words
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.folder import RunFolder, check_same
 
@@ -98,7 +100,7 @@ def build_parser(backbone: str) -> Parser:
     parser.add_argument(
         "--resume", metavar="RUN", default=argparse.SUPPRESS, help="continue a stopped run in its folder"
     )
-    _add(parser, s.TrainSettings(model=s.BACKBONES[backbone]()), parser.words)
+    _add(parser, s.TrainSettings(model=backbones.find(backbone).options()), parser.words)
     return parser
 
 
@@ -111,13 +113,13 @@ def _add(parser: Any, settings: Any, words: dict[str, str], prefix: str = "") ->
             _add(parser.add_argument_group(f"{name}: {field.metadata['help']}"), value, words, f"{name}.")
             continue
         kind = hints[field.name]
-        options: dict[str, Any] = {"type": kind, "help": field.metadata["help"], "default": value}
+        options: dict[str, Any] = {"type": kind, "help": field.metadata.get("help", ""), "default": value}
         if typing.get_origin(kind) is list:
             options |= {"type": typing.get_args(kind)[0], "nargs": "+", "metavar": "ITEM"}
         else:
-            options["metavar"] = _kind(kind, field.metadata["choices"])
+            options["metavar"] = _kind(kind, choices_of(field))
         parser.add_argument(f"--{name.replace('_', '-')}", **options)
-        words[name] = s.in_words(kind)
+        words[name] = in_words(kind)
 
 
 def _kind(kind: Any, choices: tuple[str, ...]) -> str:
@@ -126,7 +128,7 @@ def _kind(kind: Any, choices: tuple[str, ...]) -> str:
     kinds = [
         k for k in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)) if k is not type(None)
     ]
-    return {"int": "N", "float": "X"}.get(kinds[0].__name__, "TEXT")
+    return {"int": "N", "float": "X", "bool": "{true,false}"}.get(kinds[0].__name__, "TEXT")
 
 
 def _values(arguments: Sequence[str], option: str) -> list[str]:
@@ -152,9 +154,10 @@ def _without(arguments: Sequence[str], options: tuple[str, ...]) -> list[str]:
 
 
 def default_out(settings: s.TrainSettings) -> str:
-    """Name of the run folder: data set, fidelities and seed."""
+    """Name of the run folder: data set, backbone if not the default one, fidelities and seed."""
     labels = "+".join(spec.label for spec in parse_specs(settings.dataset))
-    name = "-".join([labels, *settings.fidelities, f"seed{settings.seed}"])
+    backbone = [] if settings.backbone == "hipnn" else [settings.backbone]
+    name = "-".join([labels, *backbone, *settings.fidelities, f"seed{settings.seed}"])
     return f"runs/{name.replace(':', '_')}"
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
+from mfpyg import backbones
 from mfpyg.errors import MFPyGError
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
@@ -60,6 +61,7 @@ def describe(
         "data": dict(data),
         "splits": {name: torch.from_numpy(rows.astype(np.int32)) for name, rows in splits.items()},
         "versions": versions(),
+        "backbone_package": backbones.find(settings.backbone).package,
     }
 
 
@@ -130,6 +132,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPoten
     described = checkpoint["mfpyg"]
     if described["units"] != UNITS:
         raise MFPyGError(f"{name}: units {described['units']}, expected {UNITS}")
+    _check_installed(described, name)
     settings = from_dict(described["config"])
     weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
     with torch.random.fork_rng(devices=[]):  # the initial weights drawn here are replaced at once
@@ -147,6 +150,16 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPoten
     potential.load_state_dict(weights)
     _check_references(potential, described["reference_energies"], name)
     return potential.eval()
+
+
+def _check_installed(described: Mapping[str, Any], name: str) -> None:
+    """Check that the backbone is one of this package, or that the package it came from is there."""
+    backbone, package = described["config"].get("backbone"), described.get("backbone_package")
+    if package is not None and backbone not in backbones.names():
+        raise MFPyGError(
+            f"{name}: its backbone '{backbone}' comes from package {package}, which is not installed here; install it, "
+            "or call mfpyg.models.register for it first"
+        )
 
 
 def _check_references(potential: MultiFidelityPotential, described: Mapping[str, Any], name: str) -> None:

@@ -7,78 +7,16 @@ field can be given on the command line or in a YAML file.
 from __future__ import annotations
 
 import dataclasses
-import sys
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mfpyg.engine import ENGINES, KERNELS
+from mfpyg import backbones
+from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, unknown_name
-
-
-def setting(
-    default: Any, help: str, *, choices: tuple[Any, ...] = (), low: float | None = None, high: float | None = None
-) -> Any:
-    """A dataclass field with its help text, its allowed names, and the least and largest value allowed."""
-    metadata = {"help": help, "choices": choices, "low": low, "high": high}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-def check(settings: Any, prefix: str = "") -> None:
-    """Check every field of a settings dataclass against its type, its allowed names and its bounds.
-
-    Raises:
-        MFPyGError: naming the setting, what was found and what is allowed.
-    """
-    hints = typing.get_type_hints(type(settings))
-    for f in dataclasses.fields(settings):
-        value, name = getattr(settings, f.name), prefix + f.name
-        if dataclasses.is_dataclass(value):
-            check(value, f"{name}.")
-            continue
-        if not _fits(value, hints[f.name]):
-            raise MFPyGError(f"{name} is {value!r}, expected {in_words(hints[f.name])}")
-        choices, low = f.metadata["choices"], f.metadata["low"]
-        if choices and value not in choices:
-            raise unknown_name(name, str(value), map(str, choices))
-        high = f.metadata["high"]
-        if low is not None and value is not None and not low <= value <= (sys.float_info.max if high is None else high):
-            bounds = f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-            raise MFPyGError(f"{name} is {value}, expected a number {bounds}")
-
-
-@dataclass
-class HIPNNSettings:
-    """Options of the HIP-NN-TS backbone."""
-
-    n_interactions: int = setting(2, "interaction blocks", low=1)
-    n_atom_layers: int = setting(4, "layers on single atoms in each block", low=0)
-    n_features: int = setting(120, "width of the features", low=1)
-    n_sensitivities: int = setting(20, "radial sensitivity functions", low=2)
-    tensor_order: int = setting(2, "highest order of the tensor sensitivities: 0, 1 or 2", low=0, high=2)
-    cutoff: float = setting(6.5, "cutoff in Å", low=1.0)
-    r_soft_min: float = setting(0.75, "initial position of the innermost sensitivity in Å", low=1e-3)
-    r_soft_max: float = setting(5.5, "initial position of the outermost sensitivity in Å", low=1e-3)
-    cusp: float = setting(1e-6, "regularisation of the tensor norms at zero", low=0.0)
-    kernel: str = setting("auto", "how neighbours are summed over; auto: the fastest that runs here", choices=KERNELS)
-
-    def check(self) -> None:
-        """Raise :class:`MFPyGError` where the options do not go together."""
-        if not self.r_soft_min < self.r_soft_max <= self.cutoff:
-            raise MFPyGError(
-                f"model.r_soft_min {self.r_soft_min:g}, model.r_soft_max {self.r_soft_max:g} and model.cutoff "
-                f"{self.cutoff:g} must stand in ascending order"
-            )
-
-
-BACKBONES: dict[str, type] = {"hipnn": HIPNNSettings}
-"""Options of each backbone that ``--backbone`` can name."""
+from mfpyg.options import build, check, setting
 
 
 @dataclass
@@ -132,6 +70,25 @@ class OptimSettings:
 
 
 @dataclass
+class HeadSettings:
+    """What each fidelity has of its own."""
+
+    kind: str = setting(
+        "linear",
+        "output layers of each level; linear: as in the paper; nonlinear: with a hidden layer",
+        choices=("linear", "nonlinear"),
+    )
+    width: int | None = setting(None, "of the hidden layer; null: half the features' width", low=1)
+    private_blocks: int = setting(0, "last interaction blocks that each fidelity has of its own", low=0)
+    isolated: str = setting(
+        "network",
+        "energy of an atom without neighbours; network: its reference and what the network gives; reference: its "
+        "reference alone, the network's share being subtracted everywhere",
+        choices=("network", "reference"),
+    )
+
+
+@dataclass
 class TrainSettings:
     """Everything that defines a training run."""
 
@@ -141,7 +98,7 @@ class TrainSettings:
         "minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, FILE.xyz:LEVEL, FILE.db:LEVEL or "
         "pyanitools:FILE:LEVEL, a LEVEL being NAME=ENERGY[,FORCES]@UNIT; several become one data set",
     )
-    backbone: str = setting("hipnn", "the network shared by all fidelities", choices=tuple(BACKBONES))
+    backbone: str = setting("hipnn", "the network shared by all fidelities", choices=backbones.names)
     preset: str = setting("small", "defaults of everything below", choices=("small", "published"))
     out: str | None = setting(None, "run folder; null: runs/ and a name made of the settings")
     epochs: int = setting(2000, "most passes over the training data", low=1)
@@ -168,7 +125,10 @@ class TrainSettings:
     weights: list[str] = setting([], "loss weights that are not 1, as dz:F=0.5 cc:E=2")
     hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity", low=0.0)
     monitor: str = setting("sum", "whose validation loss decides the best epoch: a fidelity, or sum for all")
-    model: Any = field(default_factory=HIPNNSettings, metadata={"help": "options of the backbone"})
+    model: Any = field(
+        default_factory=backbones.find("hipnn").options, metadata={"help": "options of the backbone"}
+    )
+    head: HeadSettings = field(default_factory=HeadSettings, metadata={"help": "what each fidelity has of its own"})
     optim: OptimSettings = field(default_factory=OptimSettings, metadata={"help": "optimiser and schedule"})
     split: SplitSettings = field(default_factory=SplitSettings, metadata={"help": "training, validation, test"})
     sampling: SamplingSettings = field(
@@ -182,7 +142,10 @@ class TrainSettings:
             MFPyGError: in one line, for the first thing that is wrong.
         """
         check(self)
-        self.model.check()
+        if hasattr(self.model, "check"):
+            self.model.check()
+        if self.head.width is not None and self.head.kind != "nonlinear":
+            raise MFPyGError(f"head.width is given, but head.kind is {self.head.kind}; it has to be nonlinear")
         if self.out is not None and not self.out.strip():
             raise MFPyGError("out is empty, expected the name of a run folder")
         if self.split.val + self.split.test >= 1:
@@ -218,7 +181,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 8,
         "threads": 1,
         "hierarchicality": 0.1,
-        "model": {"n_features": 64, "n_atom_layers": 3, "n_sensitivities": 12, "cutoff": 4.5, "r_soft_max": 3.8},
         "optim": {"schedule": "cosine", "stop_after": None},
     },
 }
@@ -238,10 +200,11 @@ def defaults(preset: str, backbone: str) -> dict[str, Any]:
     """
     if preset not in PRESETS:
         raise unknown_name("preset", preset, PRESETS)
-    if backbone not in BACKBONES:
-        raise unknown_name("backbone", backbone, BACKBONES)
-    values = dataclasses.asdict(TrainSettings(model=BACKBONES[backbone]()))
+    kind = backbones.find(backbone)
+    values = dataclasses.asdict(TrainSettings(model=kind.options()))
     values.update(preset=preset, backbone=backbone)
+    if preset == "small":
+        values["model"].update(kind.small)
     for name, value in PRESETS[preset].items():
         if isinstance(value, dict):
             values[name].update(value)
@@ -257,11 +220,11 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
         MFPyGError: for a name that is no setting, or a value of the wrong kind.
     """
     backbone = values.get("backbone", "hipnn")
-    if backbone not in BACKBONES:
-        raise unknown_name("backbone", str(backbone), BACKBONES)
+    kind = backbones.find(str(backbone))
     values = with_dataset_list(values)
     groups = {
-        "model": BACKBONES[backbone],
+        "model": kind.options,
+        "head": HeadSettings,
         "optim": OptimSettings,
         "split": SplitSettings,
         "sampling": SamplingSettings,
@@ -269,56 +232,14 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     for name in groups:
         if not isinstance(values.get(name) or {}, dict):
             raise MFPyGError(f"{name} is {values[name]!r}, expected settings such as '{name}: {{…}}'")
-    built = {name: _build(cls, values.get(name) or {}, f"{name}.") for name, cls in groups.items()}
-    return _build(TrainSettings, {**values, **built})
+    built = {name: build(cls, values.get(name) or {}, f"{name}.") for name, cls in groups.items()}
+    return build(TrainSettings, {**values, **built})
 
 
 def with_dataset_list(values: dict[str, Any]) -> dict[str, Any]:
     """The same values, a data set alone having become a list of one; files of mfpyg 0.1.0 have it alone."""
     alone = isinstance(values.get("dataset"), str)
     return {**values, "dataset": [values["dataset"]]} if alone else values
-
-
-def _build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
-    known = [f.name for f in dataclasses.fields(cls)]
-    for name in values:
-        if name not in known:
-            raise unknown_name("setting", prefix + str(name), [prefix + k for k in known])
-    hints = typing.get_type_hints(cls)
-    values = {name: _number(value) if hints[name] in (float, float | None) else value for name, value in values.items()}
-    for name, value in values.items():
-        if not dataclasses.is_dataclass(value) and not _fits(value, hints[name]):
-            raise MFPyGError(f"{prefix}{name} is {value!r}, expected {in_words(hints[name])}")
-    return cls(**values)
-
-
-def _number(value: Any) -> Any:
-    """A number that YAML takes for text, as it does 1e-3 without a point."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, k) for k in typing.get_args(kind))
-    if typing.get_origin(kind) is list:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def in_words(kind: Any) -> str:
-    """What a setting of this type takes, for errors: ``int | None`` is "a whole number, or null"."""
-    if isinstance(kind, types.UnionType):
-        return ", or ".join(in_words(k) for k in typing.get_args(kind))
-    if typing.get_origin(kind) is list:
-        return "a list such as [dz:EF, cc:E]"
-    return {int: "a whole number", float: "a number", str: "text", type(None): "null"}[kind]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 """Backbones, heads, and the potential that joins them."""
 
+from mfpyg.backbones import register
+from mfpyg.models.backbone import Backbone
 from mfpyg.models.hipnn import HIPNN
 from mfpyg.models.potential import MultiFidelityPotential
 from mfpyg.models.prediction import Prediction
 
-__all__ = ["HIPNN", "MultiFidelityPotential", "Prediction"]
+__all__ = ["HIPNN", "Backbone", "MultiFidelityPotential", "Prediction", "register"]

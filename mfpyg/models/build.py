@@ -5,15 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from torch import nn
-
-from mfpyg.errors import unknown_name
-from mfpyg.models.hipnn import HIPNN
+from mfpyg import backbones
 from mfpyg.models.potential import MultiFidelityPotential
-from mfpyg.settings import BACKBONES, TrainSettings
-
-_CLASSES: dict[str, type[nn.Module]] = {"hipnn": HIPNN}
-assert _CLASSES.keys() == BACKBONES.keys()
+from mfpyg.settings import TrainSettings
 
 
 def build_potential(
@@ -22,14 +16,21 @@ def build_potential(
     """A potential with fresh weights, drawn from torch's global generator.
 
     Args:
-        settings: backbone, its options, and the neighbour-list engine.
+        settings: backbone, its options, heads, and the neighbour-list engine.
         species: atomic numbers.
         fidelities: names of the levels of theory.
 
     Raises:
-        MFPyGError: for an unknown backbone.
+        MFPyGError: for an unknown backbone, or options that make no sense.
     """
-    if settings.backbone not in _CLASSES:
-        raise unknown_name("backbone", settings.backbone, _CLASSES)
-    backbone = _CLASSES[settings.backbone](species, **dataclasses.asdict(settings.model))
-    return MultiFidelityPotential(backbone, fidelities, settings.engine)
+    backbone = backbones.find(settings.backbone).make(species, dataclasses.asdict(settings.model))
+    head = settings.head
+    return MultiFidelityPotential(
+        backbone,
+        fidelities,
+        settings.engine,
+        head=head.kind,
+        head_width=head.width,
+        private_blocks=head.private_blocks,
+        isolated=head.isolated,
+    )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mfpyg.graph import Graph
+from mfpyg.models.backbone import Backbone
 from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, harmonics
 from mfpyg.models.kernels import Plan, make_plan
 from mfpyg.models.sensitivity import Sensitivity
@@ -43,7 +44,34 @@ class AtomLayer(nn.Linear):
         nn.init.xavier_normal_(self.weight)
 
 
-class HIPNN(nn.Module):
+class State(NamedTuple):
+    """What goes from block to block.
+
+    Attributes:
+        features: of the atoms, (n_atoms, width).
+        graph: atoms and edges.
+        directions: harmonics of the edges, (n_edges, n_components).
+        plan: of the kernel.
+    """
+
+    features: Tensor
+    graph: Graph
+    directions: Tensor
+    plan: Plan | None
+
+
+class Block(nn.ModuleList):
+    """An interaction, then layers on single atoms."""
+
+    def forward(self, state: State) -> State:
+        interaction, *atom_layers = self.children()
+        x = interaction(state.features, state.graph, state.directions, state.plan)
+        for layer in atom_layers:
+            x = layer(x)
+        return state._replace(features=x)
+
+
+class HIPNN(Backbone):
     """HIP-NN-TS: the hierarchically interacting particle neural network with tensor sensitivities.
 
     Each block is one interaction between atoms and then layers on single atoms, all residual; the
@@ -63,8 +91,6 @@ class HIPNN(nn.Module):
         kernel: how neighbours are summed over, see :mod:`mfpyg.models.kernels`.
     """
 
-    species: Tensor
-
     def __init__(
         self,
         species: Sequence[int],
@@ -79,41 +105,26 @@ class HIPNN(nn.Module):
         cusp: float = 1e-6,
         kernel: str = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(species, cutoff)
         if tensor_order not in (0, 1, 2):
             raise ValueError(f"tensor_order is {tensor_order}, expected 0, 1 or 2")
-        self.cutoff, self.tensor_order, self.kernel = float(cutoff), tensor_order, kernel
+        self.tensor_order, self.kernel = tensor_order, kernel
         self.n_sensitivities, self.n_components = n_sensitivities, TENSOR_COMPONENTS[tensor_order]
-        self.register_buffer("species", torch.tensor(sorted(set(species))), persistent=False)
         self.feature_sizes = (len(self.species), *[n_features] * n_interactions)
-        self.blocks = nn.ModuleList()
         for width in self.feature_sizes[:-1]:
             sensitivity = Sensitivity(n_sensitivities, r_soft_min, r_soft_max, self.cutoff)
             interaction = Interaction(width, n_features, sensitivity, tensor_order, cusp)
             atom_layers = [AtomLayer(n_features, n_features) for _ in range(n_atom_layers)]
-            block = nn.ModuleList([Residual(interaction, width, n_features)])
+            block = Block([Residual(interaction, width, n_features)])
             block.extend(Residual(layer, n_features, n_features) for layer in atom_layers)
             self.blocks.append(block)
-
-    def reset_parameters(self) -> None:
-        for block in self.blocks:
-            for layer in block.children():
-                layer.reset_parameters()  # type: ignore[operator]
 
     def plan(self, graph: Graph) -> Plan | None:
         """What the kernel needs to know of a graph, once for all layers; see :mod:`mfpyg.models.kernels`."""
         return make_plan(self.kernel, graph, self.feature_sizes[-1], self.n_sensitivities, self.n_components)
 
-    def forward(self, graph: Graph) -> list[Tensor]:
-        """Features of every level: (n_atoms, n_species), then (n_atoms, F) for each block."""
-        one_hot = torch.eq(graph.z.unsqueeze(1), self.species)  # (n_atoms, n_species)
-        levels = [one_hot.to(graph.edge_vec.dtype)]
+    def embed(self, graph: Graph) -> State:
+        """Before the first block the features are the one-hot species."""
         directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
         plan = self.plan(graph) if graph.plan is None else graph.plan
-        for block in self.blocks:
-            interaction, *atom_layers = block.children()
-            x = interaction(levels[-1], graph, directions, plan)
-            for layer in atom_layers:
-                x = layer(x)
-            levels.append(x)
-        return levels
+        return State(self.one_hot(graph), graph, directions, plan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from ase.data import chemical_symbols
@@ -11,11 +11,14 @@ from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.graph import find_topology, molecules_of
+from mfpyg.graph import Graph, find_topology, molecules_of
 from mfpyg.locality import is_large, reordered, spatial_order
+from mfpyg.models.backbone import Backbone, check_backbone, reset, through
 from mfpyg.models.compiled import Compiler
-from mfpyg.models.heads import LinearHead
+from mfpyg.models.heads import Head, make_head
+from mfpyg.models.isolated import with_isolated_atoms
 from mfpyg.models.prediction import Prediction, System, check_volumes, evaluate
+from mfpyg.models.sharing import private_copies
 
 
 class MultiFidelityPotential(nn.Module):
@@ -26,6 +29,14 @@ class MultiFidelityPotential(nn.Module):
             ``cutoff``, ``species``, ``feature_sizes`` and ``reset_parameters``.
         fidelities: names of the levels of theory, each getting a head of its own.
         engine: neighbour-list engine, see :mod:`mfpyg.neighbours`.
+        head, head_width: output layers of each fidelity, see :func:`mfpyg.models.heads.make_head`.
+        private_blocks: how many of the backbone's last blocks each fidelity has of its own, instead of sharing them;
+            they are taken out of the backbone.
+        isolated: energy of an atom without neighbours, ``network`` or ``reference``; see
+            :mod:`mfpyg.models.isolated`.
+
+    Raises:
+        MFPyGError: for fidelities twice or none, or a module that lacks what a backbone needs.
 
     Attributes:
         compiled: whether predictions, their forces included, go through ``torch.compile``; see
@@ -37,23 +48,39 @@ class MultiFidelityPotential(nn.Module):
         >>> prediction.energy, prediction.forces                     # doctest: +SKIP
     """
 
-    def __init__(self, backbone: nn.Module, fidelities: Sequence[str], engine: str = "auto") -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        fidelities: Sequence[str],
+        engine: str = "auto",
+        *,
+        head: str = "linear",
+        head_width: int | None = None,
+        private_blocks: int = 0,
+        isolated: str = "network",
+    ) -> None:
         super().__init__()
         if len(set(fidelities)) < len(fidelities) or not fidelities:
             raise MFPyGError(
                 f"fidelities are {', '.join(fidelities) or 'none'}, expected different names, at least one"
             )
+        if isolated not in ("network", "reference"):
+            raise unknown_name("energy of isolated atoms", isolated, ("network", "reference"))
+        check_backbone(backbone)
         self.backbone = backbone
         self.fidelities = tuple(fidelities)
-        self.engine, self.compiled = engine, False
+        self.engine, self.isolated, self.compiled = engine, isolated, False
         self._compiler = Compiler()
-        self.heads = nn.ModuleList(LinearHead(backbone.feature_sizes) for _ in fidelities)  # type: ignore[arg-type]
+        sizes: Sequence[int] = backbone.feature_sizes  # type: ignore[assignment]
+        self.heads = nn.ModuleList(make_head(head, sizes, head_width) for _ in fidelities)
+        self.private = private_copies(backbone, private_blocks, len(fidelities))
 
     def reset_parameters(self) -> None:
         """Draw new weights; the reference energies stay."""
         self.backbone.reset_parameters()  # type: ignore[operator]
         for head in self.heads:
             head.reset_parameters()  # type: ignore[operator]
+        reset(self.private)
 
     @property
     def cutoff(self) -> float:
@@ -65,7 +92,17 @@ class MultiFidelityPotential(nn.Module):
         """Atomic numbers that the potential knows."""
         return tuple(self.backbone.species.tolist())  # type: ignore[operator, union-attr]
 
-    def head(self, fidelity: str) -> LinearHead:
+    def features(self, graph: Graph, fidelities: Iterable[str]) -> dict[str, list[Tensor]]:
+        """What each fidelity's head sees: features of every level, (n_atoms, width) each."""
+        if not self.private:
+            return dict.fromkeys(fidelities, self.backbone(graph))
+        assert isinstance(self.backbone, Backbone)
+        shared, state = through(self.backbone.blocks, self.backbone.embed(graph))
+        levels = [self.backbone.one_hot(graph), *shared]
+        numbers = {name: self.fidelities.index(name) for name in fidelities}
+        return {name: [*levels, *through(self.private[i], state)[0]] for name, i in numbers.items()}  # type: ignore[arg-type]
+
+    def head(self, fidelity: str) -> Head:
         """The output layers of a fidelity.
 
         Raises:
@@ -131,12 +168,17 @@ class MultiFidelityPotential(nn.Module):
         system = System(data.pos.to(self.dtype), species, topology, lattice)
         through_compiler = self.compiled and not traced and topology.edge_index.shape[1] > 0
         evaluator = self._compiler if through_compiler else evaluate
-        if not is_large(topology):
-            return evaluator(self, system, wanted, stress, differentiable)
-        order = spatial_order(system.pos, topology.batch, lattice)
-        system = System(system.pos[order], species[order], reordered(topology, order), lattice)
+        order = spatial_order(system.pos, topology.batch, lattice) if is_large(topology) else None
+        if order is not None:
+            system = System(system.pos[order], species[order], reordered(topology, order), lattice)
+        if self.isolated == "reference":
+            system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
         predictions = evaluator(self, system, wanted, stress, differentiable)
-        return {name: prediction.of_atoms(torch.argsort(order)) for name, prediction in predictions.items()}
+        if self.isolated == "reference":
+            predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
+        if order is not None:
+            predictions = {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
+        return predictions
 
     @property
     def dtype(self) -> torch.dtype:

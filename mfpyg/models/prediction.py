@@ -14,7 +14,7 @@ from torch_geometric.utils import scatter
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import Graph, Topology
 from mfpyg.lattice import Lattice
-from mfpyg.models.heads import LinearHead, hierarchicality
+from mfpyg.models.heads import hierarchicality
 
 if TYPE_CHECKING:
     from mfpyg.models.potential import MultiFidelityPotential
@@ -45,6 +45,11 @@ class Prediction:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values = {name: None if value is None else value.detach() for name, value in values.items()}
         return Prediction(**values)
+
+    def without_last(self, n: int) -> Prediction:
+        """The same without the last graphs, of one atom each."""
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Prediction(**{name: None if value is None else value[: len(value) - n] for name, value in values.items()})
 
     def of_atoms(self, atoms: Tensor) -> Prediction:
         """The same with the atoms in this order, (n_atoms,) int64."""
@@ -114,8 +119,8 @@ def energies(
             variables, at, cells = _strained(pos, system.lattice, system.topology)
         graph = system.topology.at(at, cells, system.plan)
         graph.by_weights = differentiable
-        features = potential.backbone(graph)
-        predictions = {name: _assemble(potential.head(name), features, system.species, graph) for name in wanted}
+        features = potential.features(graph, wanted)
+        predictions = {name: _assemble(potential, name, features[name], system.species, graph) for name in wanted}
     return predictions, variables
 
 
@@ -133,9 +138,14 @@ def derive(
     return {name: prediction.detached() for name, prediction in predictions.items()}
 
 
-def _assemble(head: LinearHead, features: list[Tensor], species: Tensor, graph: Graph) -> Prediction:
+def _assemble(
+    potential: MultiFidelityPotential, name: str, features: list[Tensor], species: Tensor, graph: Graph
+) -> Prediction:
+    head = potential.head(name)
     reference = head.reference[species]  # (n_atoms,) float64
     terms = head(features)
+    if potential.isolated == "reference":  # the last atoms are one of each element, alone
+        terms = [term - term[-len(head.reference) :][species] for term in terms]
     interacting = torch.stack(terms).sum(dim=0).to(reference.dtype)  # (n_atoms,)
     atomic_energies = reference + interacting
     per_atom = hierarchicality([reference.to(terms[0].dtype), *terms])

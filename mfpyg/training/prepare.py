@@ -31,9 +31,16 @@ def open_training_data(
     settings: TrainSettings, fidelities: tuple[Fidelity, ...], track: Track = iter
 ) -> ConformationDataset:
     """The data set of the settings, with edges where they ask for stored ones."""
-    pre_transform = RadiusGraph(settings.model.cutoff, settings.engine) if settings.edges == "stored" else None
+    pre_transform = RadiusGraph(_cutoff(settings), settings.engine) if settings.edges == "stored" else None
     names = [f.name for f in fidelities]
     return open_dataset(parse_specs(settings.dataset), names, pre_transform=pre_transform, track=track)
+
+
+def _cutoff(settings: TrainSettings) -> float:
+    cutoff = getattr(settings.model, "cutoff", None)
+    if cutoff is None:
+        raise MFPyGError(f"edges can't be stored: backbone '{settings.backbone}' has no option 'cutoff'; use edges batch")
+    return float(cutoff)
 
 
 def check_labels(

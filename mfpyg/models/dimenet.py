@@ -1,0 +1,183 @@
+"""DimeNet++, in PyTorch Geometric's implementation, on the edges of any graph."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn.models.dimenet import (
+    BesselBasisLayer,
+    EmbeddingBlock,
+    InteractionPPBlock,
+    OutputPPBlock,
+    SphericalBasisLayer,
+)
+
+from mfpyg.graph import Graph
+from mfpyg.models.backbone import Backbone
+
+
+@dataclass
+class Triplets:
+    """Edges k→j that end where another, j→i, begins, without the way back.
+
+    Attributes:
+        incoming: number of the edge k→j, (n_triplets,) int64.
+        outgoing: number of the edge j→i, (n_triplets,) int64.
+    """
+
+    incoming: Tensor
+    outgoing: Tensor
+
+    def tensors(self) -> list[Tensor]:
+        """What it is made of, for a compiler."""
+        return [self.incoming, self.outgoing]
+
+    def with_tensors(self, tensors: list[Tensor]) -> Triplets:
+        """The same of these."""
+        return Triplets(*tensors)
+
+
+def find_triplets(graph: Graph) -> Triplets:
+    """The triplets of a graph, whose edges are sorted by target.
+
+    Other images of i count as atoms k: an edge is left out only where it leads back from j to the same image of i.
+    """
+    source, target = graph.edge_index
+    degree = torch.bincount(target, minlength=graph.n_atoms)  # (n_atoms,)
+    first = degree.cumsum(0) - degree
+    counts = degree[source]  # edges that end where each begins, (n_edges,)
+    edges = torch.arange(len(source), device=source.device)
+    outgoing = torch.repeat_interleave(edges, counts)
+    number = torch.arange(len(outgoing), device=source.device) - (counts.cumsum(0) - counts)[outgoing]
+    incoming = first[source[outgoing]] + number
+    # The two directions of a pair have vectors that are each other's negative to the last bit.
+    there = graph.edge_vec.detach()
+    back = (there[incoming] + there[outgoing] == 0).all(dim=1)
+    return Triplets(incoming[~back], outgoing[~back])
+
+
+class State(NamedTuple):
+    """What goes from block to block.
+
+    Attributes:
+        features: of the atoms, (n_atoms, n_out).
+        messages: of the edges, (n_edges, n_features).
+        radial: basis functions of the edges, (n_edges, n_radial).
+        angular: of the triplets, (n_triplets, n_spherical · n_radial).
+        target: atom where each edge ends, (n_edges,).
+        triplets: which these are.
+        n_atoms: number of atoms.
+    """
+
+    features: Tensor
+    messages: Tensor
+    radial: Tensor
+    angular: Tensor
+    target: Tensor
+    triplets: Triplets
+    n_atoms: int
+
+
+class First(nn.Module):
+    """An output block alone, for the messages before the first interaction."""
+
+    def __init__(self, output: nn.Module) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, state: State) -> State:
+        features = self.output(state.messages, state.radial, state.target, state.n_atoms)
+        return state._replace(features=features)
+
+
+class Block(First):
+    """An interaction of the messages, and the output block of its level."""
+
+    def __init__(self, interaction: nn.Module, output: nn.Module) -> None:
+        super().__init__(output)
+        self.interaction = interaction
+
+    def forward(self, state: State) -> State:
+        triplets = state.triplets
+        messages = self.interaction(
+            state.messages, state.radial, state.angular, triplets.incoming, triplets.outgoing
+        )
+        return super().forward(state._replace(messages=messages))
+
+
+class DimeNetBackbone(Backbone):
+    """DimeNet++ with features of atoms in place of a molecule's property.
+
+    A level is what an output block of :class:`torch_geometric.nn.models.DimeNetPlusPlus` gives each atom; the first
+    comes before any interaction, of distances alone. PyG's module sums them over levels and atoms.
+    (Gasteiger et al., arXiv 2011.14115.)
+
+    Args:
+        species: atomic numbers that the network knows.
+        n_interactions: interaction blocks, one fewer than levels.
+        n_features: width of the messages.
+        n_triplet: width of what messages tell each other.
+        n_basis: width of the embedded bases.
+        n_out: width of the features of atoms.
+        n_spherical, n_radial: angular and radial basis functions.
+        cutoff: in Å.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        n_interactions: int = 4,
+        n_features: int = 128,
+        n_triplet: int = 64,
+        n_basis: int = 8,
+        n_out: int = 256,
+        n_spherical: int = 7,
+        n_radial: int = 6,
+        cutoff: float = 5.0,
+    ) -> None:
+        super().__init__(species, cutoff)
+        self.radial = BesselBasisLayer(n_radial, self.cutoff)
+        self.angular = _angular_basis(n_spherical, n_radial, self.cutoff)
+        self.embedding = EmbeddingBlock(n_radial, n_features, nn.SiLU())
+        for number in range(n_interactions + 1):
+            # Zero, as PyG initialises the output of one number, would leave what comes before without a gradient.
+            output = OutputPPBlock(n_radial, n_features, n_out, n_out, 3, nn.SiLU(), "glorot_orthogonal")
+            sizes = (n_features, n_triplet, n_basis, n_spherical, n_radial, 1, 2)
+            self.blocks.append(Block(InteractionPPBlock(*sizes, nn.SiLU()), output) if number else First(output))
+        self.feature_sizes = (len(self.species), *[n_out] * (n_interactions + 1))
+
+    def plan(self, graph: Graph) -> Triplets:
+        return find_triplets(graph)
+
+    def embed(self, graph: Graph) -> State:
+        triplets = self.plan(graph) if graph.plan is None else graph.plan
+        source, target = graph.edge_index
+        radial = self.radial(graph.edge_dist)
+        angular = self.angular(graph.edge_dist, angles(graph.edge_vec, triplets), triplets.incoming)
+        messages = self.embedding(graph.z, radial, target, source)
+        none = messages.new_empty(graph.n_atoms, 0)
+        return State(none, messages, radial, angular, target, triplets, graph.n_atoms)
+
+
+@functools.lru_cache(maxsize=8)
+def _angular_basis(n_spherical: int, n_radial: int, cutoff: float) -> SphericalBasisLayer:
+    """Without weights, and of formulas that take seconds to derive."""
+    return SphericalBasisLayer(n_spherical, n_radial, cutoff)
+
+
+def angles(edge_vec: Tensor, triplets: Triplets) -> Tensor:
+    """Angles from 0 to π between the vectors of the two edges of each triplet, (n_triplets,).
+
+    As in PyG's DimeNet++, arctan2(|a × b|, a · b), but with derivatives where atoms stand on a line: what depends on
+    the angle's cosine has none by the angle there, while that of |a × b| does not exist.
+    """
+    a, b = edge_vec[triplets.outgoing], edge_vec[triplets.incoming]  # (n_triplets, 3) each
+    squared = torch.linalg.cross(a, b, dim=1).square().sum(dim=1)
+    straight = squared == 0
+    sine = torch.where(straight, 0.0, torch.where(straight, 1.0, squared).sqrt())
+    return torch.atan2(sine, (a * b).sum(dim=1))

@@ -1,0 +1,37 @@
+"""Energies relative to isolated atoms: an atom without neighbours has its reference energy, and nothing else.
+
+What the network gives an atom that is alone depends on nothing but its element. Where it is subtracted from every
+atomic energy, E_i = E⁰(z_i) + ε_i − ε(z_i alone), level by level, fragments part to the references. For this an atom
+of each element, alone, goes through the network with every batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from mfpyg.graph import Topology
+from mfpyg.lattice import Lattice
+from mfpyg.models.prediction import System
+
+
+def with_isolated_atoms(system: System, elements: Tensor) -> System:
+    """The same system, and then one atom of each element, (n_species,) int64, as a graph of its own."""
+    n, topology = len(elements), system.topology
+    number = torch.arange(n, device=elements.device)
+    new = Topology(
+        torch.cat([topology.z, elements]),
+        topology.edge_index,
+        torch.cat([topology.batch, topology.n_graphs + number]),
+        topology.n_graphs + n,
+        topology.edge_shift,
+    )
+    lattice = system.lattice
+    if lattice is not None:
+        cubes = torch.eye(3, dtype=lattice.cell.dtype, device=lattice.cell.device).expand(n, 3, 3)
+        lattice = Lattice(torch.cat([lattice.cell, cubes]), torch.cat([lattice.pbc, lattice.pbc.new_zeros(n, 3)]))
+    pos, species = torch.cat([system.pos, system.pos.new_zeros(n, 3)]), torch.cat([system.species, number])
+    return dataclasses.replace(system, pos=pos, species=species, topology=new, lattice=lattice)
+

@@ -1,0 +1,74 @@
+"""SchNet, in PyTorch Geometric's implementation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch_geometric.nn.models import SchNet
+
+from mfpyg.graph import Graph
+from mfpyg.models.backbone import Backbone
+
+
+class State(NamedTuple):
+    """What goes from block to block.
+
+    Attributes:
+        features: of the atoms, (n_atoms, n_features).
+        edge_index: sources and targets, (2, n_edges).
+        dist: lengths of the edges in Å, (n_edges,).
+        radial: Gaussians of them, (n_edges, n_gaussians).
+    """
+
+    features: Tensor
+    edge_index: Tensor
+    dist: Tensor
+    radial: Tensor
+
+
+class Block(nn.Module):
+    """An interaction of PyG's SchNet with its residual connection."""
+
+    def __init__(self, interaction: nn.Module) -> None:
+        super().__init__()
+        self.interaction = interaction
+
+    def forward(self, state: State) -> State:
+        change = self.interaction(state.features, state.edge_index, state.dist, state.radial)
+        return state._replace(features=state.features + change)
+
+
+class SchNetBackbone(Backbone):
+    """SchNet without its output layers: the features after every interaction.
+
+    The features after the last are those that :class:`torch_geometric.nn.models.SchNet` hands to its output layers.
+    (Schütt et al., NeurIPS 2017, arXiv 1706.08566.)
+
+    Args:
+        species: atomic numbers that the network knows.
+        n_interactions: number of blocks.
+        n_features: width of the features.
+        n_filters: width of the continuous filters.
+        n_gaussians: radial basis functions, evenly spaced up to the cutoff.
+        cutoff: in Å.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        n_interactions: int = 6,
+        n_features: int = 128,
+        n_filters: int = 128,
+        n_gaussians: int = 50,
+        cutoff: float = 5.0,
+    ) -> None:
+        super().__init__(species, cutoff)
+        net = SchNet(n_features, n_filters, n_interactions, n_gaussians, self.cutoff)
+        self.embedding, self.expansion = net.embedding, net.distance_expansion
+        self.blocks.extend(Block(interaction) for interaction in net.interactions)
+        self.feature_sizes = (len(self.species), *[n_features] * n_interactions)
+
+    def embed(self, graph: Graph) -> State:
+        return State(self.embedding(graph.z), graph.edge_index, graph.edge_dist, self.expansion(graph.edge_dist))

@@ -1,0 +1,130 @@
+"""ViSNet, in PyTorch Geometric's implementation, on the edges of any graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn.models.visnet import ViSNetBlock
+
+from mfpyg.graph import Graph
+from mfpyg.models.backbone import Backbone
+
+
+class State(NamedTuple):
+    """What goes from block to block. Edges include one from each atom to itself, of length zero.
+
+    Attributes:
+        features: of the atoms, (n_atoms, 2 n_features); of the level, not used by the next block.
+        scalars: of the atoms, (n_atoms, n_features).
+        vectors: harmonics of the atoms, (n_atoms, n_harmonics, n_features).
+        edges: features of the edges, (n_edges, n_features).
+        edge_index: sources and targets, (2, n_edges).
+        dist: lengths of the edges in Å, (n_edges,).
+        harmonics: of the edges, (n_edges, n_harmonics).
+    """
+
+    features: Tensor
+    scalars: Tensor
+    vectors: Tensor
+    edges: Tensor
+    edge_index: Tensor
+    dist: Tensor
+    harmonics: Tensor
+
+
+class Block(nn.Module):
+    """A message-passing layer of PyG's ViSNet with its residual connections."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        # Beyond PyG: this bias is zero at the start, and if it were trained, vectors and with them forces would jump
+        # where an atom crosses the cutoff, as it is added to what vanishes there.
+        layer.s_proj.bias.requires_grad_(False)  # type: ignore[union-attr, operator]
+
+    def forward(self, state: State) -> State:
+        s = state
+        scalars, vectors, edges = self.layer(s.scalars, s.vectors, s.edge_index, s.dist, s.edges, s.harmonics)
+        scalars, vectors = s.scalars + scalars, s.vectors + vectors
+        edges = s.edges if edges is None else s.edges + edges  # the last layer has none
+        return s._replace(features=invariants(scalars, vectors), scalars=scalars, vectors=vectors, edges=edges)
+
+
+class LastBlock(Block):
+    """The last layer, and the normalisation of scalars and vectors after it."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, vector_norm: nn.Module) -> None:
+        super().__init__(layer)
+        self.norm, self.vector_norm = norm, vector_norm
+
+    def forward(self, state: State) -> State:
+        state = super().forward(state)
+        scalars, vectors = self.norm(state.scalars), self.vector_norm(state.vectors)
+        return state._replace(features=invariants(scalars, vectors), scalars=scalars, vectors=vectors)
+
+
+class ViSNetBackbone(Backbone):
+    """ViSNet without its output layers: the scalars after every layer, and squared lengths of the vectors.
+
+    Scalars and vectors after the last layer are those of :class:`torch_geometric.nn.models.ViSNet`, whose output
+    layers take lengths of the vectors, too. (Wang et al., Nat. Commun. 15, 313 (2024), arXiv 2210.16518.)
+
+    Args:
+        species: atomic numbers that the network knows.
+        n_interactions: number of blocks.
+        n_features: width of scalars, vectors and edges.
+        n_heads: attention heads.
+        n_radial: radial basis functions.
+        l_max: highest degree of the harmonics, 1 or 2.
+        vertex: whether edges see the geometry around their target, too.
+        cutoff: in Å.
+    """
+
+    def __init__(
+        self,
+        species: Sequence[int],
+        n_interactions: int = 6,
+        n_features: int = 128,
+        n_heads: int = 8,
+        n_radial: int = 32,
+        l_max: int = 1,
+        vertex: bool = False,
+        cutoff: float = 5.0,
+    ) -> None:
+        super().__init__(species, cutoff)
+        net = ViSNetBlock(
+            lmax=l_max,
+            num_heads=n_heads,
+            num_layers=n_interactions,
+            hidden_channels=n_features,
+            num_rbf=n_radial,
+            cutoff=self.cutoff,
+            vertex=vertex,
+        )
+        self.embedding, self.neighbour_embedding = net.embedding, net.neighbor_embedding
+        self.expansion, self.sphere, self.edge_embedding = net.distance_expansion, net.sphere, net.edge_embedding
+        *layers, last = net.vis_mp_layers
+        self.blocks.extend(map(Block, layers))
+        self.blocks.append(LastBlock(last, net.out_norm, net.vec_out_norm))
+        self.feature_sizes = (len(self.species), *[2 * n_features] * n_interactions)
+
+    def embed(self, graph: Graph) -> State:
+        atoms = torch.arange(graph.n_atoms, device=graph.z.device)
+        edge_index = torch.cat([graph.edge_index, torch.stack([atoms, atoms])], dim=1)
+        zero = graph.edge_dist.new_zeros(graph.n_atoms, 1)
+        dist = torch.cat([graph.edge_dist, zero.squeeze(1)])
+        unit = torch.cat([graph.edge_vec / graph.edge_dist.unsqueeze(1), zero.expand(-1, 3)])
+        harmonics, radial = self.sphere(unit), self.expansion(dist)
+        scalars = self.embedding(graph.z)
+        scalars = self.neighbour_embedding(graph.z, scalars, edge_index, dist, radial)
+        vectors = scalars.new_zeros(scalars.shape[0], harmonics.shape[1], scalars.shape[1])
+        edges = self.edge_embedding(edge_index, radial, scalars)
+        return State(invariants(scalars, vectors), scalars, vectors, edges, edge_index, dist, harmonics)
+
+
+def invariants(scalars: Tensor, vectors: Tensor) -> Tensor:
+    """Scalars, and squared lengths of the vectors, beside each other: (n_atoms, 2F)."""
+    return torch.cat([scalars, vectors.square().sum(dim=1)], dim=1)

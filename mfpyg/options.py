@@ -1,0 +1,118 @@
+"""Options as fields of dataclasses: their help, their allowed values, and plain values checked against them.
+
+Nothing here imports torch. A field's ``help`` is what a command's ``--help`` shows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any
+
+from mfpyg.errors import MFPyGError, unknown_name
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    choices: tuple[Any, ...] | Callable[[], tuple[Any, ...]] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A dataclass field with its help text, its allowed names, and the least and largest value allowed.
+
+    Names that are not known until they are asked for come from a function.
+    """
+    metadata = {"help": help, "choices": choices, "low": low, "high": high}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def choices_of(field: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    """The allowed names of a field; empty where there is no list of them."""
+    choices = field.metadata.get("choices", ())
+    return tuple(choices() if callable(choices) else choices)
+
+
+def check(settings: Any, prefix: str = "") -> None:
+    """Check every field of a settings dataclass against its type, its allowed names and its bounds.
+
+    Raises:
+        MFPyGError: naming the setting, what was found and what is allowed.
+    """
+    hints = typing.get_type_hints(type(settings))
+    for f in dataclasses.fields(settings):
+        value, name = getattr(settings, f.name), prefix + f.name
+        if dataclasses.is_dataclass(value):
+            check(value, f"{name}.")
+            continue
+        if not _fits(value, hints[f.name]):
+            raise MFPyGError(f"{name} is {value!r}, expected {in_words(hints[f.name])}")
+        choices, low = choices_of(f), f.metadata.get("low")
+        if choices and value not in choices:
+            raise unknown_name(name, str(value), map(str, choices))
+        high = f.metadata.get("high")
+        if low is not None and value is not None and not low <= value <= (sys.float_info.max if high is None else high):
+            bounds = f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise MFPyGError(f"{name} is {value}, expected a number {bounds}")
+
+
+def build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
+    """An options class made of plain values, such as those of a YAML file.
+
+    Raises:
+        MFPyGError: for a name that is no option, or a value of the wrong kind.
+    """
+    known = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in known:
+            raise unknown_name("setting", prefix + str(name), [prefix + k for k in known])
+    hints = typing.get_type_hints(cls)
+    values = {name: _number(value) if hints[name] in (float, float | None) else value for name, value in values.items()}
+    for name, value in values.items():
+        if not dataclasses.is_dataclass(value) and not _fits(value, hints[name]):
+            raise MFPyGError(f"{prefix}{name} is {value!r}, expected {in_words(hints[name])}")
+    return cls(**values)
+
+
+def _number(value: Any) -> Any:
+    """A number that YAML takes for text, as it does 1e-3 without a point."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, k) for k in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def in_words(kind: Any) -> str:
+    """What a setting of this type takes, for errors: ``int | None`` is "a whole number, or null"."""
+    if isinstance(kind, types.UnionType):
+        return ", or ".join(in_words(k) for k in typing.get_args(kind))
+    if typing.get_origin(kind) is list:
+        return "a list such as [dz:EF, cc:E]"
+    return {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        type(None): "null",
+    }[kind]
+
+
