@@ -181,7 +181,11 @@ def _options_of(name: str, factory: Callable[..., Any]) -> type:
     for p in parameters:
         kind = hints.get(p.name)
         kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-        if not set(kinds) <= set(_KINDS) or p.default is p.empty or p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY):
+        if (
+            not set(kinds) <= set(_KINDS)
+            or p.default is p.empty
+            or p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ):
             raise MFPyGError(
                 f"backbone '{name}': parameter '{p}' can't be an option; expected a kind such as int, float, str, bool "
                 "or int | None, and a default, as in 'width: int = 64'"

@@ -114,5 +114,3 @@ def in_words(kind: Any) -> str:
         bool: "true or false",
         type(None): "null",
     }[kind]
-
-

@@ -98,7 +98,11 @@ class TrainSettings:
         "minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, FILE.xyz:LEVEL, FILE.db:LEVEL or "
         "pyanitools:FILE:LEVEL, a LEVEL being NAME=ENERGY[,FORCES]@UNIT; several become one data set",
     )
-    backbone: str = setting("hipnn", "the network shared by all fidelities", choices=backbones.names)
+    backbone: str = setting(
+        "hipnn",
+        "the network shared by all fidelities; --backbone NAME --help shows its options",
+        choices=backbones.names,
+    )
     preset: str = setting("small", "defaults of everything below", choices=("small", "published"))
     out: str | None = setting(None, "run folder; null: runs/ and a name made of the settings")
     epochs: int = setting(2000, "most passes over the training data", low=1)
@@ -125,9 +129,7 @@ class TrainSettings:
     weights: list[str] = setting([], "loss weights that are not 1, as dz:F=0.5 cc:E=2")
     hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity", low=0.0)
     monitor: str = setting("sum", "whose validation loss decides the best epoch: a fidelity, or sum for all")
-    model: Any = field(
-        default_factory=backbones.find("hipnn").options, metadata={"help": "options of the backbone"}
-    )
+    model: Any = field(default_factory=backbones.find("hipnn").options, metadata={"help": "options of the backbone"})
     head: HeadSettings = field(default_factory=HeadSettings, metadata={"help": "what each fidelity has of its own"})
     optim: OptimSettings = field(default_factory=OptimSettings, metadata={"help": "optimiser and schedule"})
     split: SplitSettings = field(default_factory=SplitSettings, metadata={"help": "training, validation, test"})

@@ -198,7 +198,11 @@ def _continuity(s: _Subject) -> list[Law]:
     energies, forces = well - outer, well_forces - outer_forces
     return [
         Law("energy continuous at the cutoff", _error(inner, outer, torch.cat([energies, outer])), 1e-6),
-        Law("forces continuous at the cutoff", _error(inner_forces, outer_forces, torch.cat([forces, outer_forces])), 1e-5),
+        Law(
+            "forces continuous at the cutoff",
+            _error(inner_forces, outer_forces, torch.cat([forces, outer_forces])),
+            1e-5,
+        ),
     ]
 
 

@@ -104,9 +104,7 @@ class Block(First):
 
     def forward(self, state: State) -> State:
         triplets = state.triplets
-        messages = self.interaction(
-            state.messages, state.radial, state.angular, triplets.incoming, triplets.outgoing
-        )
+        messages = self.interaction(state.messages, state.radial, state.angular, triplets.incoming, triplets.outgoing)
         return super().forward(state._replace(messages=messages))
 
 

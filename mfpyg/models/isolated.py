@@ -34,4 +34,3 @@ def with_isolated_atoms(system: System, elements: Tensor) -> System:
         lattice = Lattice(torch.cat([lattice.cell, cubes]), torch.cat([lattice.pbc, lattice.pbc.new_zeros(n, 3)]))
     pos, species = torch.cat([system.pos, system.pos.new_zeros(n, 3)]), torch.cat([system.species, number])
     return dataclasses.replace(system, pos=pos, species=species, topology=new, lattice=lattice)
-

@@ -175,7 +175,9 @@ class NequIP(Backbone):
         n_species = len(self.species)
         self.harmonics = o3.Irreps.spherical_harmonics(l_max)
         parities = (1, -1) if parity else (1,)
-        hidden = o3.Irreps([(n_features, ((degree, p * (-1) ** degree))) for degree in range(l_max + 1) for p in parities])
+        hidden = o3.Irreps(
+            [(n_features, ((degree, p * (-1) ** degree))) for degree in range(l_max + 1) for p in parities]
+        )
         invariant = o3.Irreps([(n_features, SCALAR)])
         self.radial = BesselBasisLayer(n_radial, self.cutoff)
         self.embedding = nn.Embedding(n_species, n_features)

@@ -49,7 +49,9 @@ class Prediction:
     def without_last(self, n: int) -> Prediction:
         """The same without the last graphs, of one atom each."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Prediction(**{name: None if value is None else value[: len(value) - n] for name, value in values.items()})
+        return Prediction(
+            **{name: None if value is None else value[: len(value) - n] for name, value in values.items()}
+        )
 
     def of_atoms(self, atoms: Tensor) -> Prediction:
         """The same with the atoms in this order, (n_atoms,) int64."""

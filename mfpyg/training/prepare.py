@@ -39,7 +39,9 @@ def open_training_data(
 def _cutoff(settings: TrainSettings) -> float:
     cutoff = getattr(settings.model, "cutoff", None)
     if cutoff is None:
-        raise MFPyGError(f"edges can't be stored: backbone '{settings.backbone}' has no option 'cutoff'; use edges batch")
+        raise MFPyGError(
+            f"edges can't be stored: backbone '{settings.backbone}' has no option 'cutoff'; use edges batch"
+        )
     return float(cutoff)
 
 
