@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from molecules import organic_molecules
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.nn.models import DimeNetPlusPlus, SchNet, ViSNet, dimenet, visnet
@@ -26,7 +27,6 @@ from mfpyg import backbones
 from mfpyg.graph import Graph, RadiusGraph, find_topology
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.dimenet import find_triplets
-from molecules import organic_molecules
 
 SPECIES = [1, 6, 7, 8]
 

@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import mfpyg
 from claim import spread
+
+import mfpyg
 from mfpyg import backbones
 
 MODELS = ("cc:E", "dz:EF cc:E")

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from mfpyg.options import setting
 
 
 @pytest.fixture(autouse=True)
-def _own_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "_KNOWN", dict(backbones._KNOWN))
-    yield
 
 
 def network(species: Sequence[int], width: int = 8, cutoff: float = 5.0, act: str = "silu", deep: bool = False) -> Any:
@@ -113,7 +112,7 @@ def _of_any_number(species: Sequence[int], *sizes: int) -> None:
 
 @pytest.mark.parametrize("factory", [_of_tensors, _without_default, _without_kind, _of_any_number])
 def test_parameters_that_can_be_no_options_are_named(factory: Any) -> None:
-    with pytest.raises(MFPyGError, match="parameter '.*' can't be an option; expected"):
+    with pytest.raises(MFPyGError, match=r"parameter '.*' can't be an option; expected"):
         backbones.register("mine", factory)
 
 

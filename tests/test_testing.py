@@ -75,7 +75,7 @@ def _rounded(graph: Graph, x: Tensor) -> Tensor:
 
 
 def _random(graph: Graph, x: Tensor) -> Tensor:
-    return x * (1 + 1e-13 * torch.randn(()))
+    return x * (1 + 1e-13 * torch.randn((), dtype=x.dtype))
 
 
 def _second_derivative_cut(graph: Graph, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def _crowded(graph: Graph, x: Tensor) -> Tensor:
         (_numbered, "energy unchanged by order of the atoms"),
         (_coupled, "energies of a batch are each graph's own"),
         (_cut_off_from_gradients, "forces are the negative numerical gradient"),
-        (_rounded, "energy unchanged by rotation"),
+        (_rounded, "forces are the negative numerical gradient"),
         (_random, "a prediction repeats to the last bit"),
         (_second_derivative_cut, "second derivatives by positions are the numerical ones"),
         (_crowded, "energy of an atom alone depends on its element only"),

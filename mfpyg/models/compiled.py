@@ -125,7 +125,7 @@ def _recorded(
 
     def function(weights: dict[str, Tensor], tensors: list[Tensor]) -> list[Tensor]:
         arguments = (rebuilt(system, tensors), wanted, stress, differentiable)
-        predictions, variables = torch.func.functional_call(evaluator, weights, arguments)
+        predictions, variables = torch.func.functional_call(evaluator, weights, arguments, tie_weights=False)
         mode = get_proxy_mode()
         assert mode is not None
         last_of_energies[0] = next(reversed(mode.tracer.graph.nodes)).name
@@ -183,8 +183,16 @@ class _Energies(nn.Module):
 
 
 def _weights(potential: MultiFidelityPotential) -> dict[str, Tensor]:
-    named = [*potential.named_parameters(), *potential.named_buffers()]
-    return {f"potential.{name}": value for name, value in named}
+    """Parameters and buffers by their names in :class:`_Energies`.
+
+    A weight that several modules share has all of its names, so that none of them is left in place; a module that
+    stands in several places has one, as torch would otherwise not find its way back from putting others there.
+    """
+    named: dict[str, Tensor] = {}
+    for name, module in potential.named_modules(prefix="potential"):
+        named.update(module.named_parameters(name, recurse=False))
+        named.update(module.named_buffers(name, recurse=False))
+    return named
 
 
 def flattened(system: System) -> list[Tensor]:

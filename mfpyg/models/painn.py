@@ -59,7 +59,7 @@ class Message(MessagePassing):
 
     def forward(self, state: State) -> tuple[Tensor, Tensor]:
         """Changes of the scalars, (n_atoms, F), and of the vectors, (n_atoms, 3, F)."""
-        n_atoms, n_features = state.features.shape
+        n_atoms = state.features.shape[0]
         told = self.atom(state.features)  # (n_atoms, 3F)
         filters = self.filter(state.radial) * state.within  # (n_edges, 3F)
         changes = self.propagate(

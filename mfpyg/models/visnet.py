@@ -118,11 +118,22 @@ class ViSNetBackbone(Backbone):
         dist = torch.cat([graph.edge_dist, zero.squeeze(1)])
         unit = torch.cat([graph.edge_vec / graph.edge_dist.unsqueeze(1), zero.expand(-1, 3)])
         harmonics, radial = self.sphere(unit), self.expansion(dist)
-        scalars = self.embedding(graph.z)
-        scalars = self.neighbour_embedding(graph.z, scalars, edge_index, dist, radial)
+        scalars = self.embedded(graph, radial[: graph.edge_dist.shape[0]])
         vectors = scalars.new_zeros(scalars.shape[0], harmonics.shape[1], scalars.shape[1])
         edges = self.edge_embedding(edge_index, radial, scalars)
         return State(invariants(scalars, vectors), scalars, vectors, edges, edge_index, dist, harmonics)
+
+    def embedded(self, graph: Graph, radial: Tensor) -> Tensor:
+        """Species of the atoms and of their neighbours, (n_atoms, n_features).
+
+        As PyG's ``NeighborEmbedding``, which takes an atom's own periodic image for the atom itself and leaves it out.
+        """
+        layer = self.neighbour_embedding
+        filters = layer.distance_proj(radial) * layer.cutoff(graph.edge_dist).unsqueeze(1)  # (n_edges, n_features)
+        neighbours = layer.propagate(
+            graph.edge_index, x=layer.embedding(graph.z), W=filters, size=(graph.n_atoms, graph.n_atoms)
+        )
+        return layer.combine(torch.cat([self.embedding(graph.z), neighbours], dim=1))
 
 
 def invariants(scalars: Tensor, vectors: Tensor) -> Tensor:
