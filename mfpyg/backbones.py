@@ -42,6 +42,7 @@ class BackboneKind:
         options: dataclass of its options.
         small: options that ``--preset small`` changes.
         package: what has to be installed for it; ``None`` for those of this package.
+        compiles: whether ``torch.compile`` takes it within about a minute, so that long runs do better with it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class BackboneKind:
     options: type
     small: Mapping[str, Any] = field(default_factory=dict)
     package: str | None = None
+    compiles: bool = False
 
     def make(self, species: Sequence[int], options: Mapping[str, Any]) -> Any:
         """A backbone with fresh weights, drawn from torch's global generator.
@@ -69,7 +71,8 @@ class BackboneKind:
 
 
 def _builtin(name: str, factory: str, options: type, **small: Any) -> BackboneKind:
-    return BackboneKind(name, f"mfpyg.models.{factory}", options, small)
+    compiles = name in ("hipnn", "schnet", "painn")  # the others take many minutes
+    return BackboneKind(name, f"mfpyg.models.{factory}", options, small, compiles=compiles)
 
 
 _KNOWN: dict[str, BackboneKind] = {

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
+from mfpyg.backbones import find as find_backbone
 from mfpyg.checkpoint import epochs_done, potential_of, read_checkpoint
 from mfpyg.datasets.blocks import Track
 from mfpyg.datasets.conformations import ConformationDataset
@@ -130,13 +131,14 @@ def with_compile_chosen(settings: TrainSettings, n_train: int, device: torch.dev
     Args:
         settings: of the run.
         n_train: conformations in the training split.
-        device: where it runs; ``auto`` compiles on a CPU that has a C++ compiler.
+        device: where it runs; ``auto`` compiles on a CPU that has a C++ compiler, backbones that compile soon.
     """
     if settings.compile != "auto":
         return settings
     n_steps = settings.epochs * math.ceil(n_train / settings.batch_size)
     compiler = find_compiler("CXX", ("g++", "c++", "clang++"))
-    worth = device.type == "cpu" and compiler is not None and n_steps >= COMPILE_FROM
+    able = find_backbone(settings.backbone).compiles and compiler is not None
+    worth = able and device.type == "cpu" and n_steps >= COMPILE_FROM
     return dataclasses.replace(settings, compile="on" if worth else "off")
 
 
