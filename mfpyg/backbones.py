@@ -70,40 +70,76 @@ class BackboneKind:
             raise MFPyGError(f"backbone '{self.name}': {error}") from error
 
 
-def _builtin(name: str, factory: str, options: type, **small: Any) -> BackboneKind:
-    compiles = name in ("hipnn", "schnet", "painn")  # the others take many minutes
+def _builtin(name: str, factory: str, options: type, compiles: bool = False, **small: Any) -> BackboneKind:
     return BackboneKind(name, f"mfpyg.models.{factory}", options, small, compiles=compiles)
 
 
-_KNOWN: dict[str, BackboneKind] = {
-    kind.name: kind
-    for kind in (
-        _builtin(
-            *("hipnn", "hipnn:HIPNN", builtin.HIPNNOptions),
-            **{"n_features": 64, "n_atom_layers": 3, "n_sensitivities": 12, "cutoff": 4.5, "r_soft_max": 3.8},
-        ),
-        _builtin(
-            *("schnet", "schnet:SchNetBackbone", builtin.SchNetOptions),
-            **{"n_interactions": 3, "n_features": 64, "n_filters": 64, "n_gaussians": 25, "cutoff": 4.5},
-        ),
-        _builtin(
-            *("painn", "painn:PaiNN", builtin.PaiNNOptions),
-            **{"n_interactions": 2, "n_features": 64, "n_radial": 16, "cutoff": 4.5},
-        ),
-        _builtin(
-            *("dimenet++", "dimenet:DimeNetBackbone", builtin.DimeNetOptions),
-            **{"n_interactions": 2, "n_features": 64, "n_triplet": 32, "n_out": 64, "n_spherical": 5, "cutoff": 4.5},
-        ),
-        _builtin(
-            *("visnet", "visnet:ViSNetBackbone", builtin.ViSNetOptions),
-            **{"n_interactions": 2, "n_features": 64, "n_radial": 16, "cutoff": 4.5},
-        ),
-        _builtin(
-            *("nequip", "nequip:NequIP", builtin.NequIPOptions),
-            **{"n_interactions": 2, "n_features": 16, "radial_width": 32, "n_neighbours": 8.0, "cutoff": 4.5},
-        ),
-    )
-}
+_KINDS_OF_THE_PACKAGE = (
+    _builtin(
+        "hipnn",
+        "hipnn:HIPNN",
+        builtin.HIPNNOptions,
+        compiles=True,
+        n_features=64,
+        n_atom_layers=3,
+        n_sensitivities=12,
+        cutoff=4.5,
+        r_soft_max=3.8,
+    ),
+    _builtin(
+        "schnet",
+        "schnet:SchNetBackbone",
+        builtin.SchNetOptions,
+        compiles=True,
+        n_interactions=3,
+        n_features=64,
+        n_filters=64,
+        n_gaussians=25,
+        cutoff=4.5,
+    ),
+    _builtin(
+        "painn",
+        "painn:PaiNN",
+        builtin.PaiNNOptions,
+        compiles=True,
+        n_interactions=2,
+        n_features=64,
+        n_radial=16,
+        cutoff=4.5,
+    ),
+    _builtin(
+        "dimenet++",
+        "dimenet:DimeNetBackbone",
+        builtin.DimeNetOptions,
+        n_interactions=2,
+        n_features=64,
+        n_triplet=32,
+        n_out=64,
+        n_spherical=5,
+        cutoff=4.5,
+    ),
+    _builtin(
+        "visnet",
+        "visnet:ViSNetBackbone",
+        builtin.ViSNetOptions,
+        n_interactions=2,
+        n_features=64,
+        n_radial=16,
+        cutoff=4.5,
+    ),
+    _builtin(
+        "nequip",
+        "nequip:NequIP",
+        builtin.NequIPOptions,
+        n_interactions=2,
+        n_features=16,
+        radial_width=32,
+        n_neighbours=8.0,
+        cutoff=4.5,
+    ),
+)
+
+_KNOWN: dict[str, BackboneKind] = {kind.name: kind for kind in _KINDS_OF_THE_PACKAGE}
 """Those of the package, and what was registered or loaded since."""
 
 

@@ -120,8 +120,8 @@ class TrainSettings:
     )
     compile: str = setting(
         "auto",
-        "training steps through torch.compile, which takes up to a minute at the start; auto: on a CPU, in long runs, where the "
-        "backbone compiles soon",
+        "training steps through torch.compile, which takes up to a minute at the start; auto: on a CPU, in long runs, "
+        "where the backbone compiles soon",
         choices=("auto", "on", "off"),
     )
     edges: str = setting(

@@ -160,7 +160,8 @@ class PaiNN(Backbone):
         )
 
 
-def _reset(layer: nn.Linear) -> None:
+def _reset(layer: nn.Module) -> None:
+    assert isinstance(layer, nn.Linear)
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

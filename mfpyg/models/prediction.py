@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,16 +42,16 @@ class Prediction:
 
     def detached(self) -> Prediction:
         """The same values without a graph of gradients."""
-        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values = {name: None if value is None else value.detach() for name, value in values.items()}
-        return Prediction(**values)
+        return self._of_all(Tensor.detach)
 
     def without_last(self, n: int) -> Prediction:
         """The same without the last graphs, of one atom each."""
+        return self._of_all(lambda value: value[: len(value) - n])
+
+    def _of_all(self, change: Callable[[Tensor], Tensor]) -> Prediction:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Prediction(
-            **{name: None if value is None else value[: len(value) - n] for name, value in values.items()}
-        )
+        changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
+        return Prediction(**changed)
 
     def of_atoms(self, atoms: Tensor) -> Prediction:
         """The same with the atoms in this order, (n_atoms,) int64."""

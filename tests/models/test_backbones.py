@@ -74,7 +74,7 @@ def test_physics_with_other_options(name: str, options: dict[str, Any]) -> None:
 
 
 def test_all_backbones_of_the_package_are_tested() -> None:
-    assert set(NAMES) == {kind.name for kind in backbones._KNOWN.values() if kind.package is None}
+    assert set(NAMES) == {kind.name for kind in backbones._KINDS_OF_THE_PACKAGE}
 
 
 @pytest.mark.parametrize("name", NAMES)
