@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,28 +69,61 @@ def evaluate(
     Raises:
         MFPyGError: if the data set has none of the potential's fidelities, or an element it does not know.
     """
-    columns = {name: dataset.fidelities.index(name) for name in potential.fidelities if name in dataset.fidelities}
-    if not columns:
-        raise MFPyGError(
-            f"the data set has none of the potential's fidelities {', '.join(potential.fidelities)} "
-            f"(it has {', '.join(dataset.fidelities)})"
-        )
+    columns = common_columns(potential, dataset)
     result = Evaluation({}, {})
-    device = next(potential.parameters()).device
-    n_atoms = dataset.slices["z"].diff().numpy()
     for split, rows in splits.items():
         table = MetricTable(columns)
         pairs: dict[tuple[str, str], Parity] = {}
-        loader = BatchLoader(dataset, plan=by_size(rows, n_atoms, BATCH_SIZE, ATOMS))
-        for batch in track(loader, split):
-            batch = batch.to(device)
-            predictions = potential.predict(batch, _labelled(batch, columns))
+        for _, batch, predictions in predicted(potential, dataset, rows, columns, split, track):
             table.add(predictions, batch)
             if parity:
                 _collect(pairs, potential, predictions, batch, columns)
         result.metrics[split] = table.result()
         result.parity[split] = pairs
     return result
+
+
+def common_columns(potential: MultiFidelityPotential, dataset: ConformationDataset) -> dict[str, int]:
+    """Fidelities that potential and data set have in common, and the number of each among the T of the data set.
+
+    Raises:
+        MFPyGError: if there is none.
+    """
+    columns = {name: dataset.fidelities.index(name) for name in potential.fidelities if name in dataset.fidelities}
+    if not columns:
+        raise MFPyGError(
+            f"the data set has none of the potential's fidelities {', '.join(potential.fidelities)} "
+            f"(it has {', '.join(dataset.fidelities)})"
+        )
+    return columns
+
+
+def predicted(
+    potential: MultiFidelityPotential,
+    dataset: ConformationDataset,
+    rows: np.ndarray,
+    columns: Mapping[str, int],
+    split: str = "",
+    track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
+) -> Iterator[tuple[np.ndarray, Batch, dict[str, Prediction]]]:
+    """Predictions of what has a label, batch by batch, conformations of like size together.
+
+    Args:
+        potential: in evaluation mode.
+        dataset: all of it, not a part.
+        rows: numbers of the conformations, (n,) int64.
+        columns: of :func:`common_columns`.
+        split: what progress is shown of.
+        track: shows the progress over the batches of a split.
+
+    Yields:
+        Numbers of a batch's conformations, the batch, and predictions of each fidelity that has a label in it.
+    """
+    device = next(potential.parameters()).device
+    plan = by_size(rows, dataset.slices["z"].diff().numpy(), BATCH_SIZE, ATOMS)
+    for chosen, batch in zip(plan(0), track(BatchLoader(dataset, plan=plan), split), strict=True):
+        batch = batch.to(device)
+        yield chosen, batch, potential.predict(batch, _labelled(batch, columns))
 
 
 def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, bool]:

@@ -1,0 +1,223 @@
+"""Errors of ensembles: members alike in everything but the seed, and what their number says of the uncertainty.
+
+Two questions have two answers. How good is a model that is trained like these? The mean over the members with a
+confidence interval by Student's t. How good is the average of their predictions on molecules like these? Its error
+with a bootstrap interval over the molecules of the test: conformations of a molecule resemble each other, so that
+drawing single ones would pretend to more independent evidence than there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+
+from mfpyg.datasets.batches import rows_of
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.conformers import in_window, molecules_of_rows, pair_sums
+from mfpyg.evaluation.predictions import Predictions, average
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+DRAWN_AT_ONCE = 1 << 22
+"""Molecules, over all resamples that are made together."""
+
+PROPERTIES = {
+    "energy": "energies",
+    "forces": "force components",
+    "conformers": "energy differences between conformers",
+    "conformer_forces": "force components of conformers",
+}
+"""What errors are of; the last two are of conformations within the window of :mod:`mfpyg.evaluation.conformers`."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % interval; ``None`` for both ends where there is too little to tell."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class PropertyErrors:
+    """Errors of one property, of one fidelity, on one split; in kcal/mol or kcal/mol/Å.
+
+    Attributes:
+        n: labels: energies, force components or pairs of conformers.
+        n_molecules: that they are of.
+        member_rmse, member_mae: of each member.
+        rmse, mae: mean over the members, Student's t interval; without an interval for a single member.
+        ensemble_rmse, ensemble_mae: of the averaged prediction, bootstrap interval over molecules; without an
+            interval for a single molecule.
+    """
+
+    n: int
+    n_molecules: int
+    member_rmse: tuple[float, ...]
+    member_mae: tuple[float, ...]
+    rmse: Estimate
+    mae: Estimate
+    ensemble_rmse: Estimate
+    ensemble_mae: Estimate
+
+
+@dataclass
+class Labels:
+    """Labels of n conformations with N atoms altogether; those that the masks leave out are never looked at.
+
+    Attributes:
+        rows: numbers of the conformations in the data set, (n,) int64.
+        molecule: number of each one's molecule, (n,) int64.
+        n_molecules: how many there are.
+        n_atoms: of each, (n,) int64.
+        energy, energy_mask: of each fidelity, in kcal/mol, (n,).
+        forces: of each fidelity, in kcal/mol/Å, (N, 3); forces_mask: (n,).
+    """
+
+    rows: np.ndarray
+    molecule: np.ndarray
+    n_molecules: int
+    n_atoms: np.ndarray
+    energy: dict[str, np.ndarray]
+    energy_mask: dict[str, np.ndarray]
+    forces: dict[str, np.ndarray]
+    forces_mask: dict[str, np.ndarray]
+
+
+def labels_of(dataset: ConformationDataset, rows: np.ndarray, molecule: np.ndarray | None = None) -> Labels:
+    """Labels of some conformations.
+
+    Args:
+        dataset: all of it, not a part.
+        rows: numbers of the conformations, (n,) int64.
+        molecule: number of each one's molecule, (n,) int64; by
+            :func:`mfpyg.evaluation.conformers.molecules_of_rows` if not given.
+    """
+    chosen = torch.from_numpy(rows)
+    atoms, _, _ = rows_of(dataset.slices["z"], chosen)
+    data = dataset._data
+    energy, energy_mask = data.energy[chosen].numpy(), data.energy_mask[chosen].numpy()
+    forces, forces_mask = data.forces[atoms].numpy(), data.forces_mask[chosen].numpy()
+    molecule = molecules_of_rows(dataset, rows) if molecule is None else molecule
+    columns = {name: t for t, name in enumerate(dataset.fidelities)}
+    return Labels(
+        rows,
+        molecule,
+        int(molecule.max(initial=-1)) + 1,
+        dataset.slices["z"].diff()[chosen].numpy(),
+        {name: energy[:, t] for name, t in columns.items()},
+        {name: energy_mask[:, t] for name, t in columns.items()},
+        {name: forces[:, t] for name, t in columns.items()},
+        {name: forces_mask[:, t] for name, t in columns.items()},
+    )
+
+
+def sums_by_molecule(predictions: Predictions, labels: Labels, fidelity: str) -> dict[str, np.ndarray]:
+    """Count, Σ|e| and Σe² of each molecule for every property that has labels: ``{property: (n_molecules, 3)}``.
+
+    Args:
+        predictions, labels: of the same conformations.
+        fidelity: that both have.
+    """
+    found: dict[str, np.ndarray] = {}
+    mask, molecule = labels.energy_mask[fidelity], labels.molecule
+    label = labels.energy[fidelity][mask]
+    errors = predictions.energy[fidelity][mask] - label
+    found["energy"] = _sums(errors, molecule[mask], labels.n_molecules)
+    near = np.zeros(len(mask), bool)
+    near[np.flatnonzero(mask)] = inside = in_window(label, molecule[mask])
+    found["conformers"] = pair_sums(errors[inside], molecule[mask][inside], labels.n_molecules)
+    if fidelity in predictions.forces:
+        owner = np.repeat(np.arange(len(mask)), labels.n_atoms)
+        for name, wanted in (("forces", labels.forces_mask[fidelity]), ("conformer_forces", near)):
+            atoms = (labels.forces_mask[fidelity] & wanted)[owner]
+            missed = predictions.forces[fidelity][atoms].astype(np.float64) - labels.forces[fidelity][atoms]
+            found[name] = _sums(missed.ravel(), np.repeat(molecule[owner[atoms]], 3), labels.n_molecules)
+    return {name: found[name] for name in PROPERTIES if name in found and found[name][:, 0].any()}
+
+
+def _sums(errors: np.ndarray, molecule: np.ndarray, n_molecules: int) -> np.ndarray:
+    parts = (None, np.abs(errors), errors * errors)
+    return np.stack([np.bincount(molecule, part, minlength=n_molecules) for part in parts], axis=1)
+
+
+def rmse_and_mae(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From count, Σ|e| and Σe², (…, 3), of at least one error."""
+    count, absolute, squared = np.moveaxis(sums, -1, 0)
+    return np.sqrt(squared / count), absolute / count
+
+
+def mean_estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
+    """Mean over members, and mean ± t s/√n with Student's t of n − 1 degrees of freedom; no interval for n = 1."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return Estimate(mean)
+    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return Estimate(mean, mean - half, mean + half)
+
+
+def bootstrap_estimates(
+    sums: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, confidence: float = CONFIDENCE
+) -> tuple[Estimate, Estimate]:
+    """RMSE and MAE with percentile intervals over resampled molecules; no interval for a single molecule.
+
+    Args:
+        sums: count, Σ|e| and Σe² of each molecule, (n_molecules, 3); those without any are not drawn.
+        resamples: how often as many molecules as there are are drawn with replacement.
+        seed: the same seed draws the same molecules for every model.
+        confidence: of the interval.
+    """
+    sums = sums[sums[:, 0] > 0]
+    values = [float(v) for v in rmse_and_mae(sums.sum(axis=0))]
+    if len(sums) < 2:
+        return Estimate(values[0]), Estimate(values[1])
+    random = np.random.default_rng(seed)
+    even = np.full(len(sums), 1 / len(sums))
+    drawn = np.concatenate(
+        [  # a part at a time, so that many molecules take no more memory than few
+            random.multinomial(len(sums), even, size=size) @ sums
+            for size in _parts(resamples, max(1, DRAWN_AT_ONCE // len(sums)))
+        ]
+    )
+    tail = (1 - confidence) / 2
+    low_high = [np.quantile(v, [tail, 1 - tail]) for v in rmse_and_mae(drawn)]
+    rmse, mae = (Estimate(v, float(low), float(high)) for v, (low, high) in zip(values, low_high, strict=True))
+    return rmse, mae
+
+
+def _parts(total: int, most: int) -> list[int]:
+    return [min(most, total - start) for start in range(0, total, most)]
+
+
+def ensemble_errors(
+    members: Sequence[Predictions], labels: Labels, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, dict[str, PropertyErrors]]:
+    """Errors of members and of their average: ``{fidelity: {property: PropertyErrors}}`` for all that have labels.
+
+    Args:
+        members: predictions of one or more potentials, of the same conformations as the labels.
+        labels: of :func:`labels_of`.
+        resamples, seed: of the bootstrap.
+
+    Raises:
+        MFPyGError: if there is no member, or members differ in conformations or fidelities.
+    """
+    if not members:
+        raise MFPyGError("an ensemble without members; expected the predictions of at least one run")
+    mean = average(members)
+    result: dict[str, dict[str, PropertyErrors]] = {}
+    for fidelity in mean.energy:
+        of_members = [sums_by_molecule(member, labels, fidelity) for member in members]
+        for name, sums in sums_by_molecule(mean, labels, fidelity).items():
+            pairs = [rmse_and_mae(of[name].sum(axis=0)) for of in of_members]
+            rmse, mae = (tuple(float(pair[i]) for pair in pairs) for i in (0, 1))
+            estimates = (mean_estimate(rmse), mean_estimate(mae), *bootstrap_estimates(sums, resamples, seed))
+            n, n_molecules = int(sums[:, 0].sum()), int((sums[:, 0] > 0).sum())
+            result.setdefault(fidelity, {})[name] = PropertyErrors(n, n_molecules, rmse, mae, *estimates)
+    return result

@@ -1,0 +1,187 @@
+"""Predictions kept conformation by conformation, and beside the run that made them.
+
+What errors of ensembles and of energy differences need is which prediction is of which conformation, which
+:func:`mfpyg.evaluation.evaluate.evaluate` does not keep. A run's predictions are stored in its folder with what they
+depend on: the checkpoint's SHA-256, the data's fingerprint, the conformations and the version of the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import mfpyg
+from mfpyg.checkpoint import potential_of, read_checkpoint
+from mfpyg.datasets.batches import rows_of
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.evaluate import common_columns, predicted
+from mfpyg.files import read_npz, replace_file
+from mfpyg.models import MultiFidelityPotential
+
+FORMAT = 1
+
+
+@dataclass
+class Predictions:
+    """What a potential, or the average of several, says of n conformations with N atoms altogether.
+
+    Each array holds NaN where the data have no label: nothing is predicted there.
+
+    Attributes:
+        rows: numbers of the conformations in the data set, (n,) int64.
+        energy: total energies of each fidelity in kcal/mol, (n,) float64.
+        forces: of each fidelity that has any, in kcal/mol/Å, (N, 3) float32.
+        reference: sums of the atomic reference energies of each fidelity in kcal/mol, (n,) float64.
+    """
+
+    rows: np.ndarray
+    energy: dict[str, np.ndarray]
+    forces: dict[str, np.ndarray]
+    reference: dict[str, np.ndarray]
+
+
+def predict_rows(
+    potential: MultiFidelityPotential,
+    dataset: ConformationDataset,
+    rows: np.ndarray,
+) -> Predictions:
+    """Predict every label that these conformations have.
+
+    Args:
+        potential: in evaluation mode.
+        dataset: all of it, not a part; with at least one of the potential's fidelities.
+        rows: numbers of the conformations, (n,) int64.
+
+    Raises:
+        MFPyGError: if data and potential have no fidelity in common, or a prediction is NaN or infinite.
+    """
+    columns = common_columns(potential, dataset)
+    n_atoms = dataset.slices["z"].diff().numpy()[rows]
+    starts = np.concatenate([[0], np.cumsum(n_atoms)])
+    place = np.full(len(dataset), -1)
+    place[rows] = np.arange(len(rows))
+    energy = {name: np.full(len(rows), np.nan) for name in columns}
+    reference = {name: np.full(len(rows), np.nan) for name in columns}
+    forces = {name: np.full((starts[-1], 3), np.nan, np.float32) for name in columns}
+    for chosen, batch, predictions in predicted(potential, dataset, rows, columns):
+        at = place[chosen]
+        for name, prediction in predictions.items():
+            labelled = batch.energy_mask[:, columns[name]].cpu().numpy()
+            energy[name][at[labelled]] = prediction.energy.cpu().numpy()[labelled]
+            reference[name][at[labelled]] = potential.reference_energy(batch, name).cpu().numpy()[labelled]
+            if prediction.forces is not None:
+                mask = batch.forces_mask[:, columns[name]].cpu().numpy()
+                atoms, _, _ = rows_of(torch.from_numpy(starts), torch.from_numpy(at[mask]))
+                of_labelled = mask[batch.batch.cpu().numpy()]
+                forces[name][atoms.numpy()] = prediction.forces.cpu().numpy()[of_labelled]
+    found = Predictions(rows, energy, forces, reference)
+    _check_finite(found, dataset, columns, n_atoms)
+    found.forces = {name: of for name, of in forces.items() if not np.isnan(of).all()}
+    return found
+
+
+def _check_finite(
+    found: Predictions, dataset: ConformationDataset, columns: dict[str, int], n_atoms: np.ndarray
+) -> None:
+    # A prediction that is NaN must not pass for a label that is missing.
+    for name, column in columns.items():
+        has_energy = dataset._data.energy_mask[found.rows, column].numpy()
+        has_forces = dataset._data.forces_mask[found.rows, column].numpy()
+        bad = has_energy & ~np.isfinite(found.energy[name])
+        owner = np.repeat(np.arange(len(found.rows)), n_atoms)
+        wrong = owner[has_forces[owner] & ~np.isfinite(found.forces[name]).all(axis=1)]
+        bad[wrong] = True
+        if bad.any():
+            row = int(found.rows[np.flatnonzero(bad)[0]])
+            molecule = dataset.molecules[int(dataset._data.molecule[row])]
+            raise MFPyGError(
+                f"the potential predicts NaN or infinity for '{name}' of {bad.sum()} conformations, the first being "
+                f"number {row} ({molecule}); expected finite energies and forces; train it anew"
+            )
+
+
+def average(members: Sequence[Predictions]) -> Predictions:
+    """The prediction of an ensemble: the mean of its members' energies and forces.
+
+    Raises:
+        MFPyGError: if the members are not of the same conformations or fidelities.
+    """
+    first = members[0]
+    for other in members[1:]:
+        if not np.array_equal(first.rows, other.rows) or set(first.energy) != set(other.energy):
+            raise MFPyGError("members of an ensemble predict different conformations or fidelities; expected the same")
+    return Predictions(
+        first.rows,
+        {name: np.mean([m.energy[name] for m in members], axis=0) for name in first.energy},
+        {name: np.mean([m.forces[name].astype(np.float64) for m in members], axis=0) for name in first.forces},
+        {name: np.mean([m.reference[name] for m in members], axis=0) for name in first.reference},
+    )
+
+
+def run_predictions(
+    run: Path,
+    dataset: ConformationDataset,
+    rows: np.ndarray,
+    *,
+    device: torch.device | str = "cpu",
+) -> Predictions:
+    """Predictions of a run's best epoch: those stored in its folder, or new ones, which are stored there.
+
+    Args:
+        run: folder of mfpyg-train.
+        dataset: all of it, not a part.
+        rows: numbers of the conformations, (n,) int64.
+        device: where to predict.
+
+    Raises:
+        MFPyGError: if the run can't be read or its folder not be written to, or as :func:`predict_rows`.
+    """
+    rows_hash = hashlib.sha256(np.ascontiguousarray(rows, np.int64).data).hexdigest()
+    path = run / f"predictions-{dataset.fingerprint[:8]}-{rows_hash[:8]}.npz"
+    about = {
+        "format": FORMAT,
+        "version": mfpyg.__version__,
+        "checkpoint": _sha256(run / "best.ckpt"),
+        "data": dataset.fingerprint,
+        "rows": rows_hash,
+        "fidelities": list(dataset.fidelities),
+    }
+    stored = read_npz(path) if zipfile.is_zipfile(path) else {}  # one that was cut off is made anew
+    if str(stored.get("about")) == json.dumps(about):
+        return Predictions(rows, _of(stored, "energy"), _of(stored, "forces"), _of(stored, "reference"))
+    potential = potential_of(read_checkpoint(run), str(run)).to(device)
+    found = predict_rows(potential, dataset, rows)
+    arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
+    for kind in ("energy", "forces", "reference"):
+        arrays |= {f"{kind}/{name}": values for name, values in getattr(found, kind).items()}
+    replace_file(path, lambda name: _save(name, arrays))
+    return found
+
+
+def _of(stored: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+    return {key.partition("/")[2]: values for key, values in stored.items() if key.startswith(f"{kind}/")}
+
+
+def _save(name: str, arrays: dict[str, Any]) -> None:
+    with open(name, "wb") as file:  # a file of the handle, as numpy appends .npz to a name
+        np.savez(file, **arrays)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise MFPyGError(f"{path}: can't read it ({error.strerror}); expected the checkpoint of a run") from error
+    return digest.hexdigest()

@@ -1,0 +1,205 @@
+"""Errors of ensembles against numpy, scipy and hand cases."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from mfpyg.datasets import MiniCHNO
+from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.ensemble import (
+    Estimate,
+    bootstrap_estimates,
+    ensemble_errors,
+    labels_of,
+    mean_estimate,
+    sums_by_molecule,
+)
+from mfpyg.evaluation.evaluate import evaluate
+from mfpyg.evaluation.predictions import Predictions, average, predict_rows
+from mfpyg.models import HIPNN, MultiFidelityPotential
+
+
+@pytest.fixture(scope="module")
+def dataset() -> MiniCHNO:
+    return MiniCHNO()
+
+
+@pytest.fixture(scope="module")
+def test_rows(dataset: MiniCHNO) -> np.ndarray:
+    return np.flatnonzero(dataset.given_split() == 1)
+
+
+def potential(seed: int, fidelities: tuple[str, ...] = ("dz", "cc")) -> MultiFidelityPotential:
+    torch.manual_seed(seed)
+    return MultiFidelityPotential(HIPNN([1, 6, 7, 8], 1, 0, 4, 4), fidelities).eval()
+
+
+def test_interval_over_members_is_scipys() -> None:
+    values = [1.0, 2.0, 4.0]
+    found = mean_estimate(values)
+    low, high = stats.t.interval(0.95, df=2, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.value, found.low, found.high) == pytest.approx((7 / 3, low, high), rel=1e-12)
+    # By hand: s² = 7/3, t(0.975; 2) = 4.3027, half the interval is 4.3027 · √(7/9).
+    assert found.high - found.value == pytest.approx(4.302653 * (7 / 9) ** 0.5, rel=1e-6)
+
+
+def test_single_member_has_no_interval() -> None:
+    assert mean_estimate([3.0]) == Estimate(3.0, None, None)
+
+
+def test_single_molecule_has_no_interval() -> None:
+    rmse, mae = bootstrap_estimates(np.array([[4.0, 8.0, 64.0], [0.0, 0.0, 0.0]]))
+    assert (rmse, mae) == (Estimate(4.0), Estimate(2.0))
+
+
+def test_bootstrap_draws_molecules_and_not_conformations() -> None:
+    # Ten molecules of a hundred conformations, all of a molecule off by the same amount.
+    off = np.arange(1.0, 11.0)
+    of_molecules = np.stack([np.full(10, 100.0), 100 * off, 100 * off**2], axis=1)
+    of_conformations = np.repeat(of_molecules / 100, 100, axis=0)
+    by_molecule, by_conformation = (bootstrap_estimates(s)[1] for s in (of_molecules, of_conformations))
+    assert by_molecule.value == pytest.approx(5.5)
+    assert by_conformation.value == pytest.approx(5.5)
+    widths = [e.high - e.low for e in (by_molecule, by_conformation)]  # type: ignore[operator]
+    # The standard error of a mean falls with the root of what is drawn: √100 narrower.
+    assert widths[0] / widths[1] == pytest.approx(10, rel=0.15)
+    standard_error = np.std(off) / 10**0.5
+    assert widths[0] == pytest.approx(2 * 1.96 * standard_error, rel=0.1)
+
+
+def test_bootstrap_is_seeded_and_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = np.abs(np.random.default_rng(0).normal(size=(40, 3))) + 1
+    once = bootstrap_estimates(sums, seed=3)
+    assert bootstrap_estimates(sums, seed=3) == once
+    assert bootstrap_estimates(sums, seed=4) != once
+    monkeypatch.setattr("mfpyg.evaluation.ensemble.DRAWN_AT_ONCE", 1000)
+    assert bootstrap_estimates(sums, seed=3) == once
+
+
+def test_bootstrap_of_two_molecules_is_enumerated() -> None:
+    # Draws of two out of {a, b}: aa, ab, ba, bb. The 2.5 % and 97.5 % quantiles are those of aa and bb.
+    rmse, mae = bootstrap_estimates(np.array([[1.0, 1.0, 1.0], [3.0, 9.0, 27.0]]))
+    assert (mae.value, mae.low, mae.high) == (2.5, 1.0, 3.0)
+    assert (rmse.value, rmse.low, rmse.high) == pytest.approx((7**0.5, 1.0, 3.0))
+
+
+def loops(dataset: MiniCHNO, rows: np.ndarray, found: Predictions, name: str) -> dict[str, list[float]]:
+    """Errors of every property, one conformation and one pair at a time."""
+    column = dataset.fidelities.index(name)
+    errors: dict[str, list[float]] = {"energy": [], "forces": [], "conformers": [], "conformer_forces": []}
+    lowest: dict[int, float] = {}
+    for row in rows:
+        data = dataset[int(row)]
+        if data.energy_mask[0, column]:
+            number = int(data.molecule)
+            lowest[number] = min(lowest.get(number, np.inf), float(data.energy[0, column]))
+    inside: list[tuple[int, float]] = []
+    start = 0
+    for i, row in enumerate(rows):
+        data = dataset[int(row)]
+        stop, near = start + len(data.z), False
+        if data.energy_mask[0, column]:
+            error = float(found.energy[name][i] - data.energy[0, column])
+            errors["energy"].append(error)
+            near = float(data.energy[0, column]) - lowest[int(data.molecule)] <= 100
+            if near:
+                inside.append((int(data.molecule), error))
+        if data.forces_mask[0, column]:
+            missed = (found.forces[name][start:stop].astype(float) - data.forces[:, column].numpy()).ravel().tolist()
+            errors["forces"] += missed
+            errors["conformer_forces"] += missed if near else []
+        start = stop
+    errors["conformers"] = [a - b for (m, a), (n, b) in itertools.combinations(inside, 2) if m == n]
+    return errors
+
+
+def test_errors_are_those_of_loops_over_conformations_and_pairs(dataset: MiniCHNO, test_rows: np.ndarray) -> None:
+    members = [predict_rows(potential(seed), dataset, test_rows) for seed in range(3)]
+    labels = labels_of(dataset, test_rows)
+    result = ensemble_errors(members, labels)
+    everyone = [*members, average(members)]
+    for name in ("dz", "cc"):
+        expected = [loops(dataset, test_rows, one, name) for one in everyone]
+        assert set(result[name]) == set(expected[0])
+        for prop, found in result[name].items():
+            arrays = [np.array(one[prop]) for one in expected]
+            assert found.n == len(arrays[0]) > 0
+            rmse = [np.sqrt(np.mean(a**2)) for a in arrays]
+            mae = [np.mean(np.abs(a)) for a in arrays]
+            np.testing.assert_allclose([*found.member_rmse, found.ensemble_rmse.value], rmse, rtol=1e-9)
+            np.testing.assert_allclose([*found.member_mae, found.ensemble_mae.value], mae, rtol=1e-9)
+            assert found.rmse == mean_estimate(found.member_rmse)
+            assert found.ensemble_rmse.low < found.ensemble_rmse.value < found.ensemble_rmse.high  # type: ignore[operator]
+            assert found.ensemble_rmse.value <= np.sqrt(np.mean(np.square(found.member_rmse)))  # by Jensen
+    window = result["dz"]["conformer_forces"].n
+    assert 0 < window <= result["dz"]["forces"].n
+
+
+def test_errors_are_those_of_the_table_of_mfpyg_evaluate(dataset: MiniCHNO, test_rows: np.ndarray) -> None:
+    one = potential(0, ("tz", "mp2", "cc"))
+    table = evaluate(one, dataset, {"test": test_rows}).metrics["test"]
+    found = ensemble_errors([predict_rows(one, dataset, test_rows)], labels_of(dataset, test_rows))
+    assert set(found) == set(table) == {"tz", "mp2", "cc"}
+    assert "forces" not in found["mp2"]
+    for name, prop in (("mp2", "energy"), ("cc", "energy"), ("cc", "forces")):
+        assert found[name][prop].n == table[name][prop]["n"]
+        assert found[name][prop].rmse == Estimate(pytest.approx(table[name][prop]["rmse"], rel=1e-6))
+        assert found[name][prop].mae == Estimate(pytest.approx(table[name][prop]["mae"], rel=1e-6))
+
+
+@pytest.mark.parametrize("poison", [np.nan, 1e30])
+def test_masked_labels_are_never_looked_at(dataset: MiniCHNO, poison: float) -> None:
+    rows = np.sort(np.random.default_rng(0).permutation(len(dataset))[:150])
+    members = [predict_rows(potential(seed, ("tz", "cc")), dataset, rows) for seed in range(2)]
+    clean = ensemble_errors(members, labels_of(dataset, rows))
+    poisoned = copy.copy(dataset)
+    poisoned._data = dataset._data.clone()
+    poisoned._data.energy[~dataset._data.energy_mask] = poison
+    atoms = dataset._data.forces_mask.repeat_interleave(dataset.slices["z"].diff(), dim=0)
+    poisoned._data.forces[~atoms] = poison
+    members = [predict_rows(potential(seed, ("tz", "cc")), poisoned, rows) for seed in range(2)]
+    again = ensemble_errors(members, labels_of(poisoned, rows))
+    assert again == clean
+    assert 0 < clean["tz"]["energy"].n < 150
+    assert all(np.isfinite(e.ensemble_rmse.value) for of in clean.values() for e in of.values())
+
+
+def test_prediction_that_is_nan_does_not_pass_for_a_missing_label(dataset: MiniCHNO, test_rows: np.ndarray) -> None:
+    broken = potential(0)
+    with torch.no_grad():
+        for parameter in broken.heads[1].parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(MFPyGError, match=f"predicts NaN or infinity for 'cc' of {len(test_rows)} conformations"):
+        predict_rows(broken, dataset, test_rows)
+
+
+def test_members_of_other_conformations_are_refused(dataset: MiniCHNO, test_rows: np.ndarray) -> None:
+    one, other = predict_rows(potential(0), dataset, test_rows), predict_rows(potential(0), dataset, test_rows[1:])
+    with pytest.raises(MFPyGError, match="different conformations"):
+        average([one, other])
+    with pytest.raises(MFPyGError, match="without members"):
+        ensemble_errors([], labels_of(dataset, test_rows))
+
+
+def test_order_of_the_conformations_does_not_matter(dataset: MiniCHNO, test_rows: np.ndarray) -> None:
+    shuffled = np.random.default_rng(1).permutation(test_rows)
+    results: list[Any] = []
+    for rows in (test_rows, shuffled):
+        results.append(ensemble_errors([predict_rows(potential(0), dataset, rows)], labels_of(dataset, rows)))
+    for prop, found in results[0]["cc"].items():
+        assert results[1]["cc"][prop].n == found.n
+        assert results[1]["cc"][prop].rmse.value == pytest.approx(found.rmse.value, rel=1e-6)
+
+
+def test_what_has_no_label_is_absent(dataset: MiniCHNO) -> None:
+    train = np.flatnonzero(dataset.given_split() == 0)[:20]
+    labels = labels_of(dataset, train)
+    sums = sums_by_molecule(predict_rows(potential(0), dataset, train), labels, "cc")
+    assert set(sums) == {"energy", "conformers"}
