@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import mfpyg
-from mfpyg.checkpoint import potential_of, read_checkpoint
+from mfpyg.checkpoint import load
 from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
@@ -158,8 +158,7 @@ def run_predictions(
     stored = read_npz(path) if zipfile.is_zipfile(path) else {}  # one that was cut off is made anew
     if str(stored.get("about")) == json.dumps(about):
         return Predictions(rows, _of(stored, "energy"), _of(stored, "forces"), _of(stored, "reference"))
-    potential = potential_of(read_checkpoint(run), str(run)).to(device)
-    found = predict_rows(potential, dataset, rows)
+    found = predict_rows(load(run).to(device), dataset, rows)
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
     for kind in ("energy", "forces", "reference"):
         arrays |= {f"{kind}/{name}": values for name, values in getattr(found, kind).items()}

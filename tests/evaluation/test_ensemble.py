@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
@@ -190,9 +189,10 @@ def test_members_of_other_conformations_are_refused(dataset: MiniCHNO, test_rows
 
 def test_order_of_the_conformations_does_not_matter(dataset: MiniCHNO, test_rows: np.ndarray) -> None:
     shuffled = np.random.default_rng(1).permutation(test_rows)
-    results: list[Any] = []
-    for rows in (test_rows, shuffled):
-        results.append(ensemble_errors([predict_rows(potential(0), dataset, rows)], labels_of(dataset, rows)))
+    results = [
+        ensemble_errors([predict_rows(potential(0), dataset, rows)], labels_of(dataset, rows))
+        for rows in (test_rows, shuffled)
+    ]
     for prop, found in results[0]["cc"].items():
         assert results[1]["cc"][prop].n == found.n
         assert results[1]["cc"][prop].rmse.value == pytest.approx(found.rmse.value, rel=1e-6)

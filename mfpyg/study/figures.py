@@ -1,0 +1,212 @@
+"""Figures of a study: improvement over single-fidelity models, learning curves, and parity plots."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
+from mfpyg.evaluation.ensemble import PROPERTIES
+from mfpyg.evaluation.plots import parity_plot
+from mfpyg.files import make_folder, replace_file
+from mfpyg.study.improvement import half_width, improvement
+from mfpyg.study.runs import ModelResult, StudyResult
+from mfpyg.study.tables import UNITS, number_of_labels
+
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+"""Okabe and Ito's, which people with any colour vision can tell apart."""
+
+_BEYOND = 40.0
+"""Percent that the axis goes beyond the bars; an interval of two members may reach much further."""
+
+_SHORT = {
+    "energy": "energies",
+    "forces": "forces",
+    "conformers": "conformer ΔE",
+    "conformer_forces": "conformer forces",
+}
+
+
+@dataclass(frozen=True)
+class StudyFigure:
+    """A picture and what it shows.
+
+    Attributes:
+        path: of the PNG file.
+        caption: what is to be seen.
+    """
+
+    path: Path
+    caption: str
+
+
+def write_figures(result: StudyResult, folder: Path) -> list[StudyFigure]:
+    """Draw what there is something to draw of.
+
+    Returns:
+        ``improvement.png`` where a model has a baseline, ``learning-….png`` for each target with several shares of
+        labels, and ``parity-….png`` for each model and strategy, of its largest share of labels.
+
+    Raises:
+        MFPyGError: if the folder can't be written to.
+    """
+    make_folder(folder)
+    found = [_improvement(result, folder / "improvement.png")]
+    targets = dict.fromkeys(model.target.name for model in result.models)
+    found += [_learning_curves(result, target, folder / f"learning-{target}.png") for target in targets]
+    found += [_parity(model, folder) for model in largest_shares(result)]
+    return [figure for figure in found if figure is not None]
+
+
+def largest_shares(result: StudyResult) -> list[ModelResult]:
+    """Of each model and strategy the one that was trained on most labels."""
+    most: dict[tuple[str, str], ModelResult] = {}
+    for model in result.models:
+        best = most.setdefault((model.name, model.strategy), model)
+        if model.label_fraction > best.label_fraction:
+            most[model.name, model.strategy] = model
+    return list(most.values())
+
+
+def _save(figure: Any, path: Path) -> None:
+    replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight"))
+    plt.close(figure)
+
+
+def _improvement(result: StudyResult, path: Path) -> StudyFigure | None:
+    models = [m for m in largest_shares(result) if any(improvement(result, m, s, p) for s, p in _columns(result))]
+    splits = [s for s in result.splits if any(improvement(result, m, s, p) for m in models for p in PROPERTIES)]
+    if not models:
+        return None
+    several = len({model.strategy for model in models}) > 1
+    height = 0.8 / len(PROPERTIES)
+    figure, axes = plt.subplots(
+        1, len(splits), figsize=(2.2 + 3.6 * len(splits), 1.3 + 0.75 * len(models)), squeeze=False, sharey=True
+    )
+    for axis, split in zip(axes[0], splits, strict=True):
+        for number, (prop, colour) in enumerate(zip(PROPERTIES, COLOURS, strict=False)):
+            values = [improvement(result, model, split, prop) for model in models]
+            at = [i for i, value in enumerate(values) if value is not None]
+            widths = [half_width(v) or 0.0 for v in values if v is not None]
+            axis.barh(
+                np.array(at) + (number - (len(PROPERTIES) - 1) / 2) * height,
+                [v.value for v in values if v is not None],
+                height * 0.9,
+                xerr=widths if any(widths) else None,
+                color=colour,
+                label=_SHORT[prop],
+                error_kw={"elinewidth": 0.8, "ecolor": "0.25"},
+            )
+        bars = [
+            e.value for e in (improvement(result, m, split, p) for m in models for p in PROPERTIES) if e is not None
+        ]
+        axis.set_xlim(min(0.0, *bars) - _BEYOND, max(0.0, *bars) + _BEYOND)
+        axis.axvline(0, color="0.3", linewidth=0.8)
+        axis.grid(axis="x", color="0.9")
+        axis.set_axisbelow(True)
+        axis.set(title=split, xlabel="lower RMSE than the single-fidelity model (%)")
+    axes[0][0].set_yticks(range(len(models)), [_name(model, several) for model in models])
+    axes[0][0].invert_yaxis()
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(labels), frameon=False)
+    figure.tight_layout()
+    _save(figure, path)
+    return StudyFigure(
+        path,
+        "Percent by which a model's RMSE at its target is lower than that of the single-fidelity model with the same "
+        "labels of the same target (Figure 3 of the paper); positive is better. Mean over the members; lines: 95 % "
+        "interval, where both have several members, cut off at the frame.",
+    )
+
+
+def _columns(result: StudyResult) -> list[tuple[str, str]]:
+    return [(split, prop) for split in result.splits for prop in PROPERTIES]
+
+
+def _name(model: ModelResult, with_strategy: bool) -> str:
+    return f"{model.name}\n{model.strategy}" if with_strategy else model.name
+
+
+def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigure | None:
+    """Target error against number of the target's labels; needs a model with several numbers."""
+    models = [model for model in result.models if model.target.name == target and model.n_labels is not None]
+    lines = {key: [m for m in models if (m.name, m.strategy) == key] for key in [(m.name, m.strategy) for m in models]}
+    if all(len({model.n_labels for model in line}) < 2 for line in lines.values()):
+        return None
+    wanted = ("energy", "forces", "conformers")
+    splits = [s for s in result.splits if any(m.of_target(s, p) for m in models for p in wanted)]
+    properties = [p for p in wanted if any(m.of_target(s, p) for m in models for s in splits)]
+    figure, axes = plt.subplots(
+        len(splits), len(properties), figsize=(3.5 * len(properties), 3.1 * len(splits)), squeeze=False
+    )
+    for row, split in zip(axes, splits, strict=True):
+        for axis, prop in zip(row, properties, strict=True):
+            for number, ((name, strategy), line) in enumerate(lines.items()):
+                colour, style = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
+                beside = 1.02 ** (number - (len(lines) - 1) / 2)  # or intervals would cover each other
+                _curve(axis, line, split, prop, beside, colour, style, f"{name}, {strategy}")
+            axis.set(title=f"{split}: {_SHORT[prop]}", xscale="log", yscale="log", ylabel=f"RMSE ({UNITS[prop]})")
+            axis.set_xlabel(f"{target} labels in training")
+            counts = sorted({model.n_labels for model in models if model.n_labels is not None})
+            axis.xaxis.set_major_locator(FixedLocator(counts))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xticklabels([f"{n:,}" for n in counts], rotation=45)
+            values = [found.rmse.value for model in models if (found := model.of_target(split, prop)) is not None]
+            if values:  # what intervals of two members reach would leave no room for the curves
+                axis.set_ylim(max(min(values) / 2, 1e-12), 2 * max(values))
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.tick_params(labelsize=8)
+            axis.grid(color="0.9")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
+    figure.tight_layout()
+    _save(figure, path)
+    return StudyFigure(
+        path,
+        f"RMSE at {target} against the number of {target} labels in training: mean over the members, lines: 95 % "
+        "interval over the members, where there are several, cut off at the frame.",
+    )
+
+
+def _curve(
+    axis: plt.Axes, line: list[ModelResult], split: str, prop: str, beside: float, colour: str, style: str, label: str
+) -> None:
+    points = sorted(
+        (model.n_labels or 0, found.rmse) for model in line if (found := model.of_target(split, prop)) is not None
+    )
+    if not points:
+        return
+    x, y = [n * beside for n, _ in points], np.array([e.value for _, e in points])
+    width = np.array([half_width(e) or 0.0 for _, e in points])
+    low = np.minimum(width, 0.999 * y)  # an interval that reaches zero has no end on a logarithmic axis
+    errors = np.stack([low, width]) if width.any() else None
+    axis.errorbar(x, y, errors, color=colour, linestyle=style, marker="o", markersize=4, capsize=2, label=label)
+
+
+def _parity(model: ModelResult, folder: Path) -> StudyFigure | None:
+    target = model.target.name
+    pairs = {
+        (f"{target}, {split}", prop): points for split, of in model.parity.items() for (_, prop), points in of.items()
+    }
+    if not pairs:
+        return None
+    path = folder / f"parity-{safe_name(f'{model.name}-{model.strategy}')}.png"
+    title = f"{model.name}, {model.strategy}, {number_of_labels(model)} {target} labels"
+    parity_plot(pairs, path, title)
+    members = f"the average of {len(model.runs)} members" if len(model.runs) > 1 else "its single member"
+    return StudyFigure(path, f"{title}: predictions of {members} against the labels.")
+
+
+def safe_name(text: str) -> str:
+    """A name for files: letters, digits, dots and hyphens."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", text)

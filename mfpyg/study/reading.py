@@ -1,0 +1,189 @@
+"""Finished runs of a study: what their folders say, and whether they can be compared."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mfpyg.checkpoint import epochs_done, read_checkpoint
+from mfpyg.datasets.batches import rows_of
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.opening import open_dataset
+from mfpyg.datasets.spec import parse_specs
+from mfpyg.errors import MFPyGError
+from mfpyg.study.names import parse_model
+from mfpyg.training.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    Args:
+        name: the paper's name of the model, such as ``MF-DZ/EF-CC/E``.
+        folder: run folder of mfpyg-train.
+        strategy: how it was trained; runs of different strategies are never averaged.
+        label_fraction: share of the target's labels that it was trained on.
+        seed: that tells the members of an ensemble apart.
+        n_labels: conformations with a label of the target that it was trained on; if not given, by
+            :func:`mfpyg.study.provenance.n_target_labels`.
+        failure: why there is nothing in the folder, where that is known.
+        known: names of levels that the model may have; if not given, those of ANI-1x and the bundled data.
+    """
+
+    name: str
+    folder: Path
+    strategy: str = "joint"
+    label_fraction: float = 1.0
+    seed: int = 0
+    n_labels: int | None = None
+    failure: str | None = None
+    known: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder))  # where a string was given
+
+    @property
+    def fidelities(self) -> list[str]:
+        """As ``mfpyg-train`` takes them, cheap ones first.
+
+        Raises:
+            MFPyGError: as :func:`mfpyg.study.names.parse_model`.
+        """
+        return parse_model(self.name) if self.known is None else parse_model(self.name, self.known)
+
+    @property
+    def key(self) -> tuple[str, str, float]:
+        """What the members of an ensemble have in common."""
+        return self.name, self.strategy, self.label_fraction
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.strategy}, {self.label_fraction:.0%} of the labels, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that has no part in the figures, and why."""
+
+    run: StudyRun
+    reason: str
+
+
+@dataclass
+class ReadRun:
+    """What the folder of a finished run says.
+
+    Attributes:
+        run: which one.
+        config: its settings, nested plain values.
+        data: name, fingerprint and methods of its data.
+        splits: numbers of the conformations of each split.
+        versions: of packages.
+        epochs: until its best one.
+        fidelities: that its potential has.
+        dataset: its data.
+        signature: of each split, equal where the geometries are.
+    """
+
+    run: StudyRun
+    config: dict[str, Any]
+    data: dict[str, Any]
+    splits: dict[str, np.ndarray]
+    versions: dict[str, str]
+    epochs: int
+    fidelities: tuple[str, ...]
+    dataset: ConformationDataset
+    signature: dict[str, str] = field(default_factory=dict)
+
+
+def read_runs(runs: Iterable[StudyRun], splits: Sequence[str]) -> tuple[list[ReadRun], list[Failure]]:
+    """Finished runs whose splits agree, and all others with the reason.
+
+    The splits that are asked for have to be of the same conformations in all runs, or their errors could not be
+    compared; where they differ, the runs that agree with most others stay.
+
+    Args:
+        runs: of the study.
+        splits: that errors are wanted on.
+
+    Raises:
+        MFPyGError: for a wrong name of a model, or if a run is given twice.
+    """
+    found: list[ReadRun] = []
+    failures: list[Failure] = []
+    opened: dict[tuple[Any, ...], ConformationDataset] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for run in runs:
+        _ = run.fidelities  # a name that is wrong is the caller's mistake, not the run's
+        if (*run.key, run.seed) in seen:
+            raise MFPyGError(f"the study has two runs of {run}; give members of an ensemble different seeds")
+        seen.add((*run.key, run.seed))
+        try:
+            found.append(_read(run, splits, opened))
+        except MFPyGError as error:
+            failures.append(Failure(run, str(error)))
+    agreeing, differing = _agreeing(found, splits)
+    return agreeing, failures + differing
+
+
+def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], ConformationDataset]) -> ReadRun:
+    if run.failure is not None:
+        raise MFPyGError(run.failure)
+    folder = RunFolder(Path(run.folder))
+    if not folder.path.is_dir():
+        raise MFPyGError(f"{folder.path}: no such run folder; train it")
+    if not folder.metrics.is_file():
+        raise MFPyGError(f"{folder.path}: not finished, it has no {folder.metrics.name}; continue it with --resume")
+    checkpoint = read_checkpoint(folder.best)
+    described = checkpoint["mfpyg"]
+    fidelities, target = tuple(described["fidelities"]), run.fidelities[-1].partition(":")[0]
+    if target not in fidelities:
+        raise MFPyGError(f"{folder.path}: predicts {', '.join(fidelities)}, but {run.name} needs its target '{target}'")
+    named = described["data"]["name"]
+    key = (*([named] if isinstance(named, str) else named), fidelities)
+    if key not in opened:
+        opened[key] = open_dataset(parse_specs(key[:-1]), fidelities)
+    dataset = opened[key]
+    if dataset.fingerprint != described["data"]["fingerprint"]:
+        raise MFPyGError(f"{folder.path}: {' + '.join(key[:-1])} is not the data any more that it was trained on")
+    rows = {name: of.numpy().astype(np.int64) for name, of in described["splits"].items()}
+    missing = [name for name in splits if not len(rows.get(name, ()))]
+    if missing:
+        raise MFPyGError(f"{folder.path}: has no split {missing[0]} (it has {', '.join(rows)})")
+    signature = {name: _signature(dataset, rows[name]) for name in splits}
+    return ReadRun(
+        *(run, described["config"], described["data"], rows, described["versions"]),
+        *(epochs_done(checkpoint), fidelities, dataset, signature),
+    )
+
+
+def _signature(dataset: ConformationDataset, rows: np.ndarray) -> str:
+    """Of elements and positions: the labels may be those of other levels."""
+    atoms, starts, _ = rows_of(dataset.slices["z"], torch.from_numpy(rows))
+    digest = hashlib.sha256()
+    for tensor in (starts, dataset._data.z[atoms], dataset._data.pos[atoms]):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _agreeing(found: list[ReadRun], splits: Sequence[str]) -> tuple[list[ReadRun], list[Failure]]:
+    if not found:
+        return [], []
+    counted = Counter(tuple(read.signature.values()) for read in found)
+    usual = max(counted, key=lambda signature: counted[signature])  # the first given of equally frequent ones
+    agreeing = [read for read in found if tuple(read.signature.values()) == usual]
+    example = agreeing[0].run.folder
+    differing = []
+    for read in found:
+        other = [name for name, one in zip(splits, usual, strict=True) if read.signature[name] != one]
+        if other:
+            where = f"{read.run.folder}: its split {', '.join(other)} is not that of {example}"
+            differing.append(Failure(read.run, f"{where}; train them on the same conformations"))
+    return agreeing, differing
