@@ -1,8 +1,8 @@
 """Energy differences between conformers of a molecule, over all pairs of them.
 
 Messerly et al., arXiv 2505.01590, section 2.2.2: of each molecule the conformations within 100 kcal/mol of its lowest
-one among those evaluated count, by the labels of the level in question, and the error of a pair is that of ΔE_ij = E_i − E_j. With the
-errors e_i of the n energies of a molecule, no loop over the n(n−1)/2 pairs is needed:
+one among those evaluated count, by the labels of the level in question, and the error of a pair is that of
+ΔE_ij = E_i − E_j. With the errors e_i of the n energies of a molecule, no loop over the n(n−1)/2 pairs is needed:
 
     Σ_{i<j} (e_i − e_j)² = n Σ_i (e_i − ē)²
     Σ_{i<j} |e_i − e_j|  = Σ_k (2k − n + 1) e_(k),   e_(0) ≤ e_(1) ≤ … ≤ e_(n−1)
