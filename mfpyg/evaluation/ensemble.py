@@ -18,7 +18,7 @@ from scipy import stats
 from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation.conformers import in_window, molecules_of_rows, pair_sums
+from mfpyg.evaluation.conformers import WINDOW, in_window, molecules_of_rows, pair_sums
 from mfpyg.evaluation.predictions import Predictions, average
 
 CONFIDENCE = 0.95
@@ -118,12 +118,15 @@ def labels_of(dataset: ConformationDataset, rows: np.ndarray, molecule: np.ndarr
     )
 
 
-def sums_by_molecule(predictions: Predictions, labels: Labels, fidelity: str) -> dict[str, np.ndarray]:
+def sums_by_molecule(
+    predictions: Predictions, labels: Labels, fidelity: str, window: float = WINDOW
+) -> dict[str, np.ndarray]:
     """Count, Σ|e| and Σe² of each molecule for every property that has labels: ``{property: (n_molecules, 3)}``.
 
     Args:
         predictions, labels: of the same conformations.
         fidelity: that both have.
+        window: in which conformations are conformers, in kcal/mol.
     """
     found: dict[str, np.ndarray] = {}
     mask, molecule = labels.energy_mask[fidelity], labels.molecule
@@ -131,7 +134,7 @@ def sums_by_molecule(predictions: Predictions, labels: Labels, fidelity: str) ->
     errors = predictions.energy[fidelity][mask] - label
     found["energy"] = _sums(errors, molecule[mask], labels.n_molecules)
     near = np.zeros(len(mask), bool)
-    near[np.flatnonzero(mask)] = inside = in_window(label, molecule[mask])
+    near[np.flatnonzero(mask)] = inside = in_window(label, molecule[mask], window)
     found["conformers"] = pair_sums(errors[inside], molecule[mask][inside], labels.n_molecules)
     if fidelity in predictions.forces:
         owner = np.repeat(np.arange(len(mask)), labels.n_atoms)
@@ -196,7 +199,11 @@ def _parts(total: int, most: int) -> list[int]:
 
 
 def ensemble_errors(
-    members: Sequence[Predictions], labels: Labels, resamples: int = RESAMPLES, seed: int = 0
+    members: Sequence[Predictions],
+    labels: Labels,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    window: float = WINDOW,
 ) -> dict[str, dict[str, PropertyErrors]]:
     """Errors of members and of their average: ``{fidelity: {property: PropertyErrors}}`` for all that have labels.
 
@@ -204,6 +211,7 @@ def ensemble_errors(
         members: predictions of one or more potentials, of the same conformations as the labels.
         labels: of :func:`labels_of`.
         resamples, seed: of the bootstrap.
+        window: in which conformations are conformers, in kcal/mol.
 
     Raises:
         MFPyGError: if there is no member, or members differ in conformations or fidelities.
@@ -213,8 +221,8 @@ def ensemble_errors(
     mean = average(members)
     result: dict[str, dict[str, PropertyErrors]] = {}
     for fidelity in mean.energy:
-        of_members = [sums_by_molecule(member, labels, fidelity) for member in members]
-        for name, sums in sums_by_molecule(mean, labels, fidelity).items():
+        of_members = [sums_by_molecule(member, labels, fidelity, window) for member in members]
+        for name, sums in sums_by_molecule(mean, labels, fidelity, window).items():
             pairs = [rmse_and_mae(of[name].sum(axis=0)) for of in of_members]
             rmse, mae = (tuple(float(pair[i]) for pair in pairs) for i in (0, 1))
             estimates = (mean_estimate(rmse), mean_estimate(mae), *bootstrap_estimates(sums, resamples, seed))

@@ -65,6 +65,22 @@ def test_members_have_the_errors_of_their_own_tables(result: StudyResult) -> Non
                     assert of[prop].rmse == mean_estimate(of[prop].member_rmse)
 
 
+def test_parity_is_of_the_averaged_prediction(result: StudyResult) -> None:
+    dataset = MiniCHNO()
+    n_atoms = dataset.slices["z"].diff().numpy()[np.flatnonzero(dataset.given_split() == 1)]
+    model = result.models[0]
+    for prop, scale in (("energy", n_atoms), ("forces", 1)):
+        parity = model.parity["test"]["cc", prop]
+        (label,), (predicted,) = parity.labels, parity.predictions
+        errors = (predicted - label) * scale
+        assert np.sqrt(np.mean(errors**2)) == pytest.approx(
+            model.errors["test"]["cc"][prop].ensemble_rmse.value, rel=1e-6
+        )
+    assert set(model.parity["ood"]) == {("cc", "energy"), ("cc", "forces")}
+    assert set(result.models[2].parity["test"]) == {("tz", "energy"), ("tz", "forces")}
+    assert result.models[2].parity["ood"] == {}
+
+
 def test_second_report_predicts_nothing(
     study: list[StudyRun], result: StudyResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
