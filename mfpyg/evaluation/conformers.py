@@ -50,12 +50,13 @@ def _named_by_formula(dataset: ConformationDataset) -> np.ndarray:
     """Which conformations have a name that is the formula of their atoms, (n,) bool."""
     names = dataset._data.molecule.numpy()
     starts, z = dataset.slices["z"].numpy(), dataset._data.z.numpy()
-    found = np.zeros(len(names), bool)
-    for number, row in zip(*np.unique(names, return_index=True), strict=True):
+    numbers, first, of = np.unique(names, return_index=True, return_inverse=True)
+    found = np.zeros(len(numbers), bool)
+    for i, (number, row) in enumerate(zip(numbers, first, strict=True)):
         symbols, counts = np.unique(z[starts[row] : starts[row + 1]], return_counts=True)
-        atoms = dict(zip((chemical_symbols[i] for i in symbols), counts.tolist(), strict=True))
-        found[names == number] = _formula(dataset.molecules[number]) == atoms
-    return found
+        atoms = dict(zip((chemical_symbols[s] for s in symbols), counts.tolist(), strict=True))
+        found[i] = _formula(dataset.molecules[number]) == atoms
+    return found[of.reshape(-1)]
 
 
 def _formula(name: str) -> dict[str, int] | None:

@@ -23,7 +23,7 @@ from mfpyg.evaluation.predictions import Predictions, average
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-DRAWN_AT_ONCE = 1 << 22
+DRAWN_AT_ONCE = 1 << 20
 """Molecules, over all resamples that are made together."""
 
 PROPERTIES = {
@@ -141,12 +141,14 @@ def sums_by_molecule(
         for name, wanted in (("forces", labels.forces_mask[fidelity]), ("conformer_forces", near)):
             atoms = (labels.forces_mask[fidelity] & wanted)[owner]
             missed = predictions.forces[fidelity][atoms].astype(np.float64) - labels.forces[fidelity][atoms]
-            found[name] = _sums(missed.ravel(), np.repeat(molecule[owner[atoms]], 3), labels.n_molecules)
+            found[name] = _sums(missed, molecule[owner[atoms]], labels.n_molecules)
     return {name: found[name] for name in PROPERTIES if name in found and found[name][:, 0].any()}
 
 
 def _sums(errors: np.ndarray, molecule: np.ndarray, n_molecules: int) -> np.ndarray:
-    parts = (None, np.abs(errors), errors * errors)
+    """Of the errors of conformations (n,) or the components of atoms (n, 3), by the molecule of each, (n,)."""
+    errors = errors[:, None] if errors.ndim == 1 else errors
+    parts = (np.full(len(molecule), errors.shape[1]), np.abs(errors).sum(axis=1), np.square(errors).sum(axis=1))
     return np.stack([np.bincount(molecule, part, minlength=n_molecules) for part in parts], axis=1)
 
 
@@ -181,13 +183,11 @@ def bootstrap_estimates(
     if len(sums) < 2:
         return Estimate(values[0]), Estimate(values[1])
     random = np.random.default_rng(seed)
-    even = np.full(len(sums), 1 / len(sums))
-    drawn = np.concatenate(
-        [  # a part at a time, so that many molecules take no more memory than few
-            random.multinomial(len(sums), even, size=size) @ sums
-            for size in _parts(resamples, max(1, DRAWN_AT_ONCE // len(sums)))
-        ]
-    )
+    parts = []
+    for size in _parts(resamples, max(1, DRAWN_AT_ONCE // len(sums))):  # or many molecules would take much memory
+        chosen = random.integers(len(sums), size=(size, len(sums)))
+        parts.append(np.stack([column[chosen].sum(axis=1) for column in sums.T], axis=1))
+    drawn = np.concatenate(parts)
     tail = (1 - confidence) / 2
     low_high = [np.quantile(v, [tail, 1 - tail]) for v in rmse_and_mae(drawn)]
     rmse, mae = (Estimate(v, float(low), float(high)) for v, (low, high) in zip(values, low_high, strict=True))

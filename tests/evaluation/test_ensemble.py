@@ -206,3 +206,6 @@ def test_what_has_no_label_is_absent(dataset: MiniCHNO) -> None:
     labels = labels_of(dataset, train)
     sums = sums_by_molecule(predict_rows(potential(0), dataset, train), labels, "cc")
     assert set(sums) == {"energy", "conformers"}
+    ood = np.flatnonzero(dataset.given_split() == 2)  # without any tz label
+    found = ensemble_errors([predict_rows(potential(0, ("tz", "cc")), dataset, ood)], labels_of(dataset, ood))
+    assert set(found) == {"cc"}
