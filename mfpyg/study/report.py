@@ -15,26 +15,9 @@ from mfpyg.evaluation.ensemble import CONFIDENCE
 from mfpyg.files import make_folder, write_text
 from mfpyg.study.figures import StudyFigure, largest_shares, write_figures
 from mfpyg.study.improvement import baseline, baseline_name
+from mfpyg.study.page import grid, page, paragraph, section
 from mfpyg.study.runs import StudyResult
 from mfpyg.study.tables import DASH, StudyTable, number_of_labels, other_tables, tables
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 90rem;
-       padding: 1.5rem; }
-h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.6rem; text-align: right; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
-td { white-space: nowrap; } td.text { white-space: normal; overflow-wrap: anywhere; }
-th { border-bottom: 2px solid #999; vertical-align: bottom; }
-th:first-child, td:first-child, .text { text-align: left; }
-p, figcaption, caption { max-width: 60rem; }
-caption { text-align: left; padding-bottom: 0.5rem; font-size: 0.9rem; color: #444; }
-.wide { overflow-x: auto; margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
-figure { margin: 1.5rem 0; } figcaption { color: #444; font-size: 0.9rem; }
-pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem; }
-summary { cursor: pointer; margin: 1.5rem 0; }
-.failed { border-left: 4px solid #c0392b; padding-left: 1rem; }
-"""
 
 
 def write_report(
@@ -62,40 +45,27 @@ def write_report(
     sections = [
         _introduction(result),
         _left_out(result),
-        _section("What was trained", _models(result)),
-        _section("On what", _data(result)),
-        _section("Errors", *[_html_table(table) for table in tables(result)], _missing_baselines(result)),
+        section("What was trained", _models(result)),
+        section("On what", _data(result)),
+        section("Errors", *[_html_table(table) for table in tables(result)], _missing_baselines(result)),
         _other_levels(result),
-        _section("Figures", *map(_figure, drawn), _unknown_numbers(result)),
-        _section("How to do it again", _commands(commands), _settings(result), _versions(result)),
+        section("Figures", *map(_figure, drawn), _unknown_numbers(result)),
+        section("How to do it again", _commands(commands), _settings(result), _versions(result)),
     ]
-    page = (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{escape(title)}</h1>\n{''.join(sections)}</body>\n</html>\n"
-    )
     path = folder / "report.html"
-    write_text(path, page)
+    write_text(path, page(title, "".join(sections)))
     return path
-
-
-def _section(title: str, *parts: str) -> str:
-    return f"<h2>{escape(title)}</h2>\n{''.join(parts)}"
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>\n"
 
 
 def _introduction(result: StudyResult) -> str:
     n_runs = sum(len(model.runs) for model in result.models)
-    return _paragraph(
+    return paragraph(
         "Interatomic potentials trained on labels of several levels of quantum chemistry (fidelities) at once, after "
         "Messerly et al., “Multi-fidelity learning for interatomic potentials”, arXiv 2505.01590. A model's name lists "
         "the levels it was trained on, cheap ones first, and their labels: MF-DZ/EF-CC/E was trained on energies (E) "
         "and forces (F) of dz and energies of cc; SF marks a single level. The last level is the target, at which the "
         "model is judged."
-    ) + _paragraph(
+    ) + paragraph(
         f"{n_runs} runs make {len(result.models)} models; runs that differ in the seed alone are members of an "
         f"ensemble. {len(result.failures) or 'No'} run{'s' if len(result.failures) != 1 else ''} could not be used."
     )
@@ -107,10 +77,10 @@ def _left_out(result: StudyResult) -> str:
     rows = [
         [f.run.name, f.run.strategy, f"{f.run.label_fraction:.0%}", str(f.run.seed), f.reason] for f in result.failures
     ]
-    table = _grid(
+    table = grid(
         ["model", "strategy", "labels", "seed", "why"], rows, "No figure below contains these runs.", text=(1, 4)
     )
-    return f'<div class="failed">{_section("Runs that are missing", table)}</div>\n'
+    return f'<div class="failed">{section("Runs that are missing", table)}</div>\n'
 
 
 def _models(result: StudyResult) -> str:
@@ -137,7 +107,7 @@ def _models(result: StudyResult) -> str:
     caption = (
         "A row a model: its runs are alike but for the seed. Epochs are those until the best one by validation loss."
     )
-    return _grid(header, rows, caption, text=(1, 2, 7))
+    return grid(header, rows, caption, text=(1, 2, 7))
 
 
 def _listed(values: Any) -> str:
@@ -148,15 +118,13 @@ def _listed(values: Any) -> str:
 def _data(result: StudyResult) -> str:
     parts = []
     for spec, sizes in result.trained_on.items():
-        parts.append(
-            _paragraph(f"{spec}, conformations: {', '.join(f'{n:,} in {name}' for name, n in sizes.items())}.")
-        )
+        parts.append(paragraph(f"{spec}, conformations: {', '.join(f'{n:,} in {name}' for name, n in sizes.items())}."))
     rows = [[name, f"{n:,}", f"{molecules:,}"] for name, (n, molecules) in result.sizes.items()]
     caption = (
         "What errors are of. No run was trained on the splits test and ood of its data; what other data have in common "
         "with training data is not told apart."
     )
-    parts.append(_grid(["evaluated on", "conformations", "molecules"], rows, caption))
+    parts.append(grid(["evaluated on", "conformations", "molecules"], rows, caption))
     splits = list(dict.fromkeys(split for of_split in result.label_counts.values() for split in of_split))
     levels = [
         [name, result.methods.get(name, DASH), *(_energies_and_forces(of_split.get(split)) for split in splits)]
@@ -167,9 +135,9 @@ def _data(result: StudyResult) -> str:
         "that its name says."
     )
     if levels:
-        parts.append(_grid(["level", "method", *splits], levels, caption, text=(1,)))
+        parts.append(grid(["level", "method", *splits], levels, caption, text=(1,)))
     parts.append(
-        _paragraph(
+        paragraph(
             f"Conformers are the conformations of one molecule within {WINDOW:g} kcal/mol of its lowest one, by the "
             f"labels of the level in question. Intervals are of {CONFIDENCE:.0%}: Student's t over members; "
             f"{result.resamples:,} bootstrap resamples of whole molecules for the averaged prediction."
@@ -195,14 +163,14 @@ def _missing_baselines(result: StudyResult) -> str:
     if not missing:
         return ""
     names = ", ".join(f"{m.name} ({baseline_name(m)}, {m.label_fraction:.0%} of the labels)" for m in missing)
-    return _paragraph(f"No improvement is given for models without a single-fidelity counterpart here: {names}.")
+    return paragraph(f"No improvement is given for models without a single-fidelity counterpart here: {names}.")
 
 
 def _unknown_numbers(result: StudyResult) -> str:
     unknown = [f"{m.name} ({m.strategy}, {m.label_fraction:.0%})" for m in result.models if m.n_labels is None]
     if not unknown:
         return ""
-    return _paragraph(
+    return paragraph(
         f"Not in a learning curve, as the number of labels in training is not known: {', '.join(unknown)}."
     )
 
@@ -215,26 +183,12 @@ def _figure(figure: StudyFigure) -> str:
 
 
 def _html_table(table: StudyTable) -> str:
-    return _grid(table.header, table.rows, table.caption, text=(1,))
-
-
-def _grid(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, text: tuple[int, ...] = ()) -> str:
-    """An HTML table; columns in ``text`` are of words and may wrap."""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        kinds = [' class="text"' if i in text else "" for i in range(len(cells))]
-        return "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
-
-    head, body = line("th", header), "".join(f"<tr>{line('td', row)}</tr>\n" for row in rows)
-    return (
-        f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>\n"
-    )
+    return grid(table.header, table.rows, table.caption, text=(1,))
 
 
 def _commands(commands: Sequence[str]) -> str:
     if not commands:
-        return _paragraph("The commands that made the study were not given to this report.")
+        return paragraph("The commands that made the study were not given to this report.")
     return f"<pre>{escape(chr(10).join(commands))}</pre>\n"
 
 
@@ -242,7 +196,7 @@ def _settings(result: StudyResult) -> str:
     if not result.settings:
         return ""
     rows = [[name, str(value)] for name, value in result.settings.items()]
-    return _grid(["setting", "value"], rows, "Settings that all runs share.", text=(1,))
+    return grid(["setting", "value"], rows, "Settings that all runs share.", text=(1,))
 
 
 def _versions(result: StudyResult) -> str:
@@ -251,4 +205,4 @@ def _versions(result: StudyResult) -> str:
         [name, _listed(result.versions.get(name, [DASH])), now.get(name, DASH)] for name in {**result.versions, **now}
     ]
     caption = f"Versions that the runs were trained with, and that evaluated them ({platform.platform()})."
-    return _grid(["package", "trained with", "evaluated with"], rows, caption)
+    return grid(["package", "trained with", "evaluated with"], rows, caption)
