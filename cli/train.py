@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-import types
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from mfpyg import settings as s
 from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, joined, quiet_frameworks, run
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
-from mfpyg.options import choices_of, in_words
+from mfpyg.options import alternatives, choices_of, in_words
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.folder import RunFolder, check_same
 
@@ -77,6 +76,10 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
             raise MFPyGError(
                 f"--{name} is {wanted}, but the settings in {config} were made for {written}; give one of them"
             )
+    if resumed is not None and stored.get("backbone", "hipnn") not in backbones.names():
+        package = RunFolder(Path(resumed)).read_versions().get("backbone_package")
+        if package is not None:
+            raise MFPyGError(f"{resumed}: {backbones.missing(stored['backbone'], package)}")
     dataset = _values(arguments, "--dataset") or stored.get("dataset") or ["minichno"]
     preset = chosen("preset", s.default_preset(dataset if isinstance(dataset, list) else []))
     values = s.defaults(preset, chosen("backbone", "hipnn"))
@@ -125,9 +128,7 @@ def _add(parser: Any, settings: Any, words: dict[str, str], prefix: str = "") ->
 def _kind(kind: Any, choices: tuple[str, ...]) -> str:
     if choices:
         return "{" + ",".join(map(str, choices)) + "}"
-    kinds = [
-        k for k in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)) if k is not type(None)
-    ]
+    kinds = [k for k in alternatives(kind) if k is not type(None)]
     return {"int": "N", "float": "X", "bool": "{true,false}"}.get(kinds[0].__name__, "TEXT")
 
 

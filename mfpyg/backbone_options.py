@@ -56,7 +56,7 @@ class DimeNetOptions:
     n_triplet: int = setting(64, "width of what messages tell each other", low=1)
     n_basis: int = setting(8, "width of the embedded bases", low=1)
     n_out: int = setting(256, "width of the features of atoms", low=1)
-    n_spherical: int = setting(7, "angular basis functions", low=2, high=20)
+    n_spherical: int = setting(7, "angular basis functions", low=2, high=10)
     n_radial: int = setting(6, "radial basis functions", low=1, high=64)
     cutoff: float = setting(5.0, "cutoff in Å", low=1.0)
 

@@ -16,20 +16,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import inspect
 import re
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, make_dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mfpyg import backbone_options as builtin
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.options import build, setting
+from mfpyg.plugin_options import options_of
 
 GROUP = "mfpyg.backbones"
-_KINDS = (int, float, str, bool, type(None))
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,11 @@ class BackboneKind:
             return factory(species, **options)
         except MFPyGError:
             raise
-        except ValueError as error:
-            raise MFPyGError(f"backbone '{self.name}': {error}") from error
+        except Exception as error:
+            if self.package is None and not isinstance(error, ValueError):  # ours to mend
+                raise
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise MFPyGError(f"backbone '{self.name}' can't be made with these options ({reason})") from error
 
 
 def _builtin(name: str, factory: str, options: type, compiles: bool = False, **small: Any) -> BackboneKind:
@@ -165,7 +164,8 @@ def find(name: str) -> BackboneKind:
     except Exception as error:  # whatever a package may raise when it is imported
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise MFPyGError(f"backbone '{name}' of package {package} can't be imported ({reason}); mend it") from error
-    _KNOWN[name] = BackboneKind(name, factory, _options_of(name, factory), package=package)
+    _check_callable(name, factory)
+    _KNOWN[name] = BackboneKind(name, factory, options_of(name, factory), package=package)
     return _KNOWN[name]
 
 
@@ -188,54 +188,25 @@ def register(name: str, factory: Callable[..., Any]) -> None:
         raise MFPyGError(f"there is a backbone '{name}' already; register yours by another name")
     if not re.fullmatch(r"[A-Za-z0-9][\w+.-]*", name):
         raise MFPyGError(f"'{name}' can't name a backbone; expected letters, digits, and - + . _ between")
+    _check_callable(name, factory)
+    package = getattr(factory, "__module__", type(factory).__module__).partition(".")[0]
+    _KNOWN[name] = BackboneKind(name, factory, options_of(name, factory), package=package)
+
+
+def missing(name: str, package: str) -> MFPyGError:
+    """The error for a backbone that a run was made with, and that is not known here."""
+    if package == "__main__":
+        return MFPyGError(f"its backbone '{name}' was registered by a script; call mfpyg.models.register for it first")
+    return MFPyGError(
+        f"its backbone '{name}' comes from package {package}, which is not installed here; install it, or call "
+        "mfpyg.models.register for it first"
+    )
+
+
+def _check_callable(name: str, factory: Any) -> None:
     if not callable(factory):
         raise MFPyGError(f"backbone '{name}' is made by {factory!r}, expected a class or a function")
-    package = factory.__module__.partition(".")[0]
-    _KNOWN[name] = BackboneKind(name, factory, _options_of(name, factory), package=package)
-
-
-def options_from(name: str, values: Mapping[str, Any]) -> Any:
-    """The options of a backbone from plain values, defaults in place of what is not given.
-
-    Raises:
-        MFPyGError: for an unknown backbone, an unknown option, or a value of the wrong kind.
-    """
-    return build(find(name).options, dict(values), "model.")
 
 
 def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
     return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}
-
-
-def _options_of(name: str, factory: Callable[..., Any]) -> type:
-    given = getattr(factory, "Options", None)
-    if given is not None:
-        if not (isinstance(given, type) and is_dataclass(given)):
-            raise MFPyGError(f"backbone '{name}': Options is {given!r}, expected a dataclass")
-        return given
-    _, *parameters = inspect.signature(factory).parameters.values()
-    hints = typing.get_type_hints(factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]
-    helps = _helps(factory)
-    fields = []
-    for p in parameters:
-        kind = hints.get(p.name)
-        kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-        if (
-            not set(kinds) <= set(_KINDS)
-            or p.default is p.empty
-            or p.kind not in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        ):
-            raise MFPyGError(
-                f"backbone '{name}': parameter '{p}' can't be an option; expected a kind such as int, float, str, bool "
-                "or int | None, and a default, as in 'width: int = 64'"
-            )
-        fields.append((p.name, kind, setting(p.default, helps.get(p.name, "see the backbone's documentation"))))
-    return make_dataclass(f"{getattr(factory, '__name__', name)}Options", fields)
-
-
-def _helps(factory: Callable[..., Any]) -> dict[str, str]:
-    """What the section ``Args:`` of a docstring says of each parameter."""
-    _, _, section = (inspect.getdoc(factory) or "").partition("Args:\n")
-    section = re.split(r"\n(?=\S)", section)[0]
-    found = re.findall(r"^ {4}(\w+)(?: \([^)]*\))?: (.*(?:\n {5,}.*)*)", section, re.MULTILINE)
-    return {name: " ".join(text.split()).rstrip(".") for name, text in found}

@@ -27,10 +27,12 @@ _PREFIX = "potential."
 UNITS = {"energy": ENERGY_UNIT, "forces": FORCE_UNIT, "length": LENGTH_UNIT}
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
+def versions(backbone: str = "hipnn") -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on, and where a backbone of others comes from."""
     names = ("mfpyg", "torch", "torch-geometric", "lightning", "e3nn", "numpy", "h5py", "ase")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+    found = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+    package = backbones.find(backbone).package
+    return found if package is None else {**found, "backbone_package": package}
 
 
 def describe(
@@ -60,7 +62,7 @@ def describe(
         "reference_energies": references,
         "data": dict(data),
         "splits": {name: torch.from_numpy(rows.astype(np.int32)) for name, rows in splits.items()},
-        "versions": versions(),
+        "versions": versions(settings.backbone),
         "backbone_package": backbones.find(settings.backbone).package,
     }
 
@@ -153,13 +155,15 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPoten
 
 
 def _check_installed(described: Mapping[str, Any], name: str) -> None:
-    """Check that the backbone is one of this package, or that the package it came from is there."""
+    """Check that the backbone is one of this package, or of the package that it came from."""
     backbone, package = described["config"].get("backbone"), described.get("backbone_package")
-    if package is not None and backbone not in backbones.names():
-        raise MFPyGError(
-            f"{name}: its backbone '{backbone}' comes from package {package}, which is not installed here; install it, "
-            "or call mfpyg.models.register for it first"
-        )
+    if package is None:
+        return
+    if backbone not in backbones.names():
+        raise MFPyGError(f"{name}: {backbones.missing(backbone, package)}")
+    found = backbones.find(backbone).package
+    if found != package:
+        raise MFPyGError(f"{name}: its backbone '{backbone}' is that of package {package}, but the one here of {found}")
 
 
 def _check_references(potential: MultiFidelityPotential, described: Mapping[str, Any], name: str) -> None:

@@ -52,7 +52,7 @@ def check(settings: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(value):
             check(value, f"{name}.")
             continue
-        if not _fits(value, hints[f.name]):
+        if not fits(value, hints[f.name]):
             raise MFPyGError(f"{name} is {value!r}, expected {in_words(hints[f.name])}")
         choices, low = choices_of(f), f.metadata.get("low")
         if choices and value not in choices:
@@ -76,7 +76,7 @@ def build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
     hints = typing.get_type_hints(cls)
     values = {name: _number(value) if hints[name] in (float, float | None) else value for name, value in values.items()}
     for name, value in values.items():
-        if not dataclasses.is_dataclass(value) and not _fits(value, hints[name]):
+        if not dataclasses.is_dataclass(value) and not fits(value, hints[name]):
             raise MFPyGError(f"{prefix}{name} is {value!r}, expected {in_words(hints[name])}")
     return cls(**values)
 
@@ -89,9 +89,15 @@ def _number(value: Any) -> Any:
         return value
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, k) for k in typing.get_args(kind))
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The kinds that a kind such as ``int | None`` is made of; the kind itself where there is one only."""
+    return typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a kind; a whole number is a number, and true is none."""
+    if len(alternatives(kind)) > 1:
+        return any(fits(value, k) for k in alternatives(kind))
     if typing.get_origin(kind) is list:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if kind is float:
@@ -103,8 +109,8 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def in_words(kind: Any) -> str:
     """What a setting of this type takes, for errors: ``int | None`` is "a whole number, or null"."""
-    if isinstance(kind, types.UnionType):
-        return ", or ".join(in_words(k) for k in typing.get_args(kind))
+    if len(alternatives(kind)) > 1:
+        return ", or ".join(map(in_words, alternatives(kind)))
     if typing.get_origin(kind) is list:
         return "a list such as [dz:EF, cc:E]"
     return {

@@ -11,6 +11,7 @@ nothing is right only because a weight is zero.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,32 +53,40 @@ class Law:
 def check_potential(potential: nn.Module, *, seed: int = 0) -> list[Law]:
     """Check a potential, or a backbone, which linear heads of two fidelities are put on.
 
-    That is: energies do not change with rotation, reflection, translation and order of the atoms, and forces turn with
-    them; forces are the negative numerical gradient; energies and forces are continuous where an atom crosses the
-    cutoff; energies of fragments far from each other add; graphs of a batch do not see each other; an atom alone has
-    an energy that depends on nothing else and no force (its reference energy, where ``potential.isolated`` is
-    ``"reference"``); energies can be differentiated twice, and a loss of forces by the weights; a prediction repeats
-    to the last bit; and the loss of one fidelity leaves the parts of another alone.
+    That is, for each fidelity: energies do not change with rotation, reflection, translation and order of the atoms,
+    and forces turn with them; forces are the negative numerical gradient; energies and forces are continuous where an
+    atom crosses the cutoff, and energies on a path through a crowd of atoms; energies of fragments far from each other
+    add; graphs of a batch do not see each other, in training neither; a supercell is its cells (energy, forces,
+    stress); an atom alone has an energy that depends on nothing else and no force (its reference energy, where
+    ``potential.isolated`` is ``"reference"``); energies can be differentiated twice, and a loss of forces by the
+    weights; a prediction repeats to the last bit; and the loss of one fidelity leaves the parts of another alone.
 
     Args:
-        potential: is not changed. It knows two elements at least, or one.
+        potential: is not changed.
         seed: of molecules and weights.
 
     Returns:
-        The laws with their errors, in the order above.
+        The laws with their errors, in the order above, fidelity by fidelity.
 
     Raises:
         PotentialError: naming each law that is broken. An error of the potential itself comes as it is.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        subject = _Subject(_prepared(potential))
+        prepared = _prepared(potential)
         with torch.enable_grad():
-            laws = [law for check in _CHECKS for law in check(subject)]
+            laws = [law for name in prepared.fidelities for law in _laws(_Subject(prepared, name))]
     broken = [law for law in laws if not law.holds]
     if broken:
         listed = "\n".join(map(str, broken))
         raise PotentialError(f"{len(broken)} of {len(laws)} laws are broken:\n{listed}")
+    return laws
+
+
+def _laws(subject: _Subject) -> list[Law]:
+    laws = [law for check in _CHECKS for law in check(subject)]
+    if len(subject.potential.fidelities) > 1:
+        laws = [dataclasses.replace(law, name=f"{law.name} ({subject.fidelity})") for law in laws]
     return laws
 
 
@@ -86,6 +95,7 @@ def _prepared(module: nn.Module) -> MultiFidelityPotential:
     module = copy.deepcopy(module).cpu()
     potential = module if isinstance(module, MultiFidelityPotential) else MultiFidelityPotential(module, ["a", "b"])
     potential = potential.double().eval()
+    potential.engine, potential.compiled = "auto", False
     with torch.no_grad():
         for parameter in potential.parameters():
             if parameter.requires_grad:
@@ -100,9 +110,8 @@ def _prepared(module: nn.Module) -> MultiFidelityPotential:
 class _Subject:
     """A potential and molecules to try it on."""
 
-    def __init__(self, potential: MultiFidelityPotential) -> None:
-        self.potential, self.cutoff = potential, potential.cutoff
-        self.fidelity = potential.fidelities[0]
+    def __init__(self, potential: MultiFidelityPotential, fidelity: str) -> None:
+        self.potential, self.cutoff, self.fidelity = potential, potential.cutoff, fidelity
         self.molecule = self.cluster(7)
 
     def cluster(self, n_atoms: int) -> Data:
@@ -222,6 +231,67 @@ def _independence(s: _Subject) -> list[Law]:
         Law("forces of a batch are each graph's own", _error(batch_forces, own_forces), 1e-10),
         Law("energy unmoved by another graph", _error(first[0], in_batch[0]), 1e-10),
         Law("forces unmoved by another graph", _error(still[: len(one.z)], batch_forces[: len(one.z)]), 1e-10),
+        Law("energy in training does not see another graph", _seen_in_training(s, one, two), 0.0),
+    ]
+
+
+def _seen_in_training(s: _Subject, one: Data, two: Data) -> float:
+    """Largest derivative of the energy of the first graph by positions in the second."""
+    batch = Batch.from_data_list([one, two])
+    batch.pos = batch.pos.clone().requires_grad_()
+    potential = s.potential.train()
+    energy = potential.predict(batch, {s.fidelity: False})[s.fidelity].energy
+    potential.eval()
+    (gradient,) = torch.autograd.grad(energy[0], batch.pos)
+    return float(gradient[len(one.z) :].abs().max())
+
+
+def _crowd(s: _Subject) -> list[Law]:
+    """A step of the energy on a straight path through other atoms, found by halving where it changes unlike forces."""
+    others = s.cluster(9)
+    centre = others.pos.mean(dim=0)
+    directions = torch.nn.functional.normalize(torch.randn(40, 3, dtype=torch.float64), dim=1)
+    offsets = torch.linspace(-1, 1, 301, dtype=torch.float64)[:, None] * (s.cutoff + 3)  # (n_places, 1)
+    paths = centre + offsets * directions[:, None]  # (n_directions, n_places, 3)
+    free = torch.cdist(paths.flatten(0, 1), others.pos).amin(dim=1).view(40, -1).amin(dim=1)
+    direction, z = directions[int(free.argmax())], torch.cat([others.z, others.z[:1]])
+
+    def at(places: Tensor) -> tuple[Tensor, Tensor]:
+        data = [Data(z=z, pos=torch.cat([others.pos, (centre + x * direction)[None]])) for x in places]
+        energy, forces = s.predict(Batch.from_data_list(data))
+        return energy, forces.view(len(data), -1, 3)[:, -1] @ direction
+
+    places = offsets.squeeze(1)
+    energies, forces = at(places)
+    spread = energies.max() - energies.min()
+    unlike = (energies.diff() + (forces[1:] + forces[:-1]) / 2 * places.diff()).abs()
+    begin = int(unlike.argmax()) if unlike.isfinite().all() else 0
+    low, high = places[begin], places[begin + 1]
+    for _ in range(30):
+        middle = (low + high) / 2
+        (a, b, c), _ = at(torch.stack([low, middle, high]))
+        low, high = (low, middle) if (b - a).abs() > (c - b).abs() else (middle, high)
+    ends, _ = at(torch.stack([low, high]))
+    return [Law("energy continuous on a path through a crowd", _error(ends[1], ends[0], spread.view(1)), 1e-5)]
+
+
+def _supercell(s: _Subject) -> list[Law]:
+    """A cell smaller than the cutoff, whose atoms see their own images, and twice the cell."""
+    pair = s.cluster(2)
+    cell = 0.8 * s.cutoff * torch.eye(3, dtype=torch.float64) + 0.1 * torch.rand(3, 3, dtype=torch.float64)
+    all_ways = torch.ones(1, 3, dtype=torch.bool)
+    small = Data(z=pair.z, pos=pair.pos, cell=cell[None], pbc=all_ways)
+    double = torch.cat([2 * cell[:1], cell[1:]])[None]
+    large = Data(z=pair.z.repeat(2), pos=torch.cat([pair.pos, pair.pos + cell[0]]), cell=double, pbc=all_ways)
+    one, two = (s.potential.predict(data, {s.fidelity: True}, stress=True)[s.fidelity] for data in (small, large))
+    assert one.forces is not None
+    assert two.forces is not None
+    assert one.stress is not None
+    assert two.stress is not None
+    return [
+        Law("energy of a supercell is that of its cells", _error(two.energy, 2 * one.energy), 1e-10),
+        Law("forces of a supercell are those of its cells", _error(two.forces, one.forces.repeat(2, 1)), 1e-10),
+        Law("stress of a supercell is that of its cells", _error(two.stress, one.stress), 1e-10),
     ]
 
 
@@ -330,7 +400,9 @@ _CHECKS: tuple[Callable[[_Subject], list[Law]], ...] = (
     _symmetries,
     _gradient,
     _continuity,
+    _crowd,
     _independence,
+    _supercell,
     _isolated,
     _second_derivatives,
     _repeats,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from mfpyg.graph import Graph
 from mfpyg.models import HIPNN, Backbone, MultiFidelityPotential
+from mfpyg.models.heads import LinearHead
 from mfpyg.testing import PotentialError, check_potential
 
 SPECIES = (1, 6)
@@ -62,7 +64,7 @@ def _numbered(graph: Graph, x: Tensor) -> Tensor:
 
 
 def _coupled(graph: Graph, x: Tensor) -> Tensor:
-    """As a batch norm in training mode."""
+    """As a norm over all atoms there are."""
     return x - x.mean(dim=0)
 
 
@@ -130,6 +132,69 @@ def test_a_mirror_image_is_told_from_a_rotation() -> None:
     with pytest.raises(PotentialError) as broken:
         check_potential(Simple(_chiral))
     assert "rotation" not in str(broken.value)
+
+
+class _Normed(Simple):
+    """Batch norm, which couples graphs in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(5)
+
+    def forward(self, graph: Graph) -> list[Tensor]:
+        one_hot, features = super().forward(graph)
+        return [one_hot, self.norm(features)]
+
+
+class _Nearest(Simple):
+    """Sees its three nearest neighbours."""
+
+    def forward(self, graph: Graph) -> list[Tensor]:
+        order = torch.argsort(graph.edge_dist)
+        order = order[torch.argsort(graph.edge_index[1, order], stable=True)]
+        degree = torch.bincount(graph.edge_index[1], minlength=graph.n_atoms)
+        first = (degree.cumsum(0) - degree)[graph.edge_index[1, order]]
+        kept = order[torch.arange(len(order)) - first < 3]
+        seen = dataclasses.replace(
+            graph, edge_index=graph.edge_index[:, kept], edge_vec=graph.edge_vec[kept], edge_dist=graph.edge_dist[kept]
+        )
+        return super().forward(seen)
+
+
+class _WithoutImages(Simple):
+    """Takes an atom's own image for the atom itself."""
+
+    def forward(self, graph: Graph) -> list[Tensor]:
+        kept = graph.edge_index[0] != graph.edge_index[1]
+        seen = dataclasses.replace(
+            graph, edge_index=graph.edge_index[:, kept], edge_vec=graph.edge_vec[kept], edge_dist=graph.edge_dist[kept]
+        )
+        return super().forward(seen)
+
+
+@pytest.mark.parametrize(
+    ("network", "law"),
+    [
+        (_Normed, "energy in training does not see another graph"),
+        (_Nearest, "energy continuous on a path through a crowd"),
+        (_WithoutImages, "energy of a supercell is that of its cells"),
+    ],
+)
+def test_broken_networks_are_found(network: type[Simple], law: str) -> None:
+    with pytest.raises(PotentialError, match=law):
+        check_potential(network())
+
+
+def test_every_fidelity_is_checked() -> None:
+    class Numbered(LinearHead):
+        def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+            return [term * (1 + torch.arange(len(term))) for term in super().forward(features)]
+
+    potential = MultiFidelityPotential(Simple(), ["a", "b"])
+    potential.heads[1] = Numbered([2, 5])
+    with pytest.raises(PotentialError, match=r"energy unchanged by order of the atoms \(b\)") as broken:
+        check_potential(potential)
+    assert "(a)" not in str(broken.value)
 
 
 def test_fidelities_that_share_a_head_are_found() -> None:

@@ -72,7 +72,12 @@ class Backbone(nn.Module):
         return [self.one_hot(graph), *levels]
 
     def reset_parameters(self) -> None:
-        """Draw new weights."""
+        """Draw new weights.
+
+        Raises:
+            MFPyGError: if the network itself has some, and not only its parts; it has to draw those.
+        """
+        check_drawn_by_parts(self)
         reset(self)
 
 
@@ -89,15 +94,34 @@ def reset(module: nn.Module) -> None:
     """Draw new weights of all that a module is made of, by the ``reset_parameters`` of its parts.
 
     Raises:
-        TypeError: for a part with weights of its own and no such method.
+        MFPyGError: for a part with weights of its own and no such method.
     """
     for part in module.children():
         if hasattr(part, "reset_parameters"):
             part.reset_parameters()  # type: ignore[operator]
             continue
-        if next(part.parameters(recurse=False), None) is not None:
-            raise TypeError(f"{type(part).__name__} has weights and no reset_parameters; add one to what holds it")
+        check_drawn_by_parts(part)
         reset(part)
+
+
+def check_drawn_by_parts(module: nn.Module) -> None:
+    """Check that a module without a ``reset_parameters`` of its own has no weights of its own.
+
+    Raises:
+        MFPyGError: if it has.
+    """
+    if next(module.parameters(recurse=False), None) is not None:
+        raise MFPyGError(f"{type(module).__name__} has weights and no reset_parameters of its own; add one")
+
+
+def check_elements(name: str, species: Sequence[int], most: int) -> None:
+    """Check that a network has room for the elements.
+
+    Raises:
+        MFPyGError: for an atomic number beyond ``most``.
+    """
+    if max(species) > most:
+        raise MFPyGError(f"{name} knows elements up to number {most}, not {max(species)}; use another backbone")
 
 
 def check_backbone(backbone: nn.Module) -> None:
@@ -110,8 +134,11 @@ def check_backbone(backbone: nn.Module) -> None:
     for name in ("cutoff", "species", "feature_sizes", "reset_parameters"):
         if not hasattr(backbone, name):
             raise MFPyGError(f"backbone {kind} has no '{name}'; see mfpyg.models.Backbone for what one needs")
-    if len(backbone.feature_sizes) < 2:  # type: ignore[arg-type]
+    sizes, species = tuple(backbone.feature_sizes), backbone.species  # type: ignore[arg-type]
+    if len(sizes) < 2 or sizes[0] != len(species):  # type: ignore[arg-type]
         raise MFPyGError(
-            f"backbone {kind} has feature_sizes {backbone.feature_sizes}, expected the number of species and then the "
+            f"backbone {kind} has feature_sizes {sizes}, expected the number of species, {len(species)}, and then the "  # type: ignore[arg-type]
             "width of each level"
         )
+    if (species.diff() <= 0).any():  # type: ignore[operator, union-attr]
+        raise MFPyGError(f"backbone {kind} has species {species.tolist()}, expected different ones in ascending order")  # type: ignore[operator, union-attr]

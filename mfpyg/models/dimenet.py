@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import sympy
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn.models.dimenet import (
     BesselBasisLayer,
     EmbeddingBlock,
+    Envelope,
     InteractionPPBlock,
     OutputPPBlock,
-    SphericalBasisLayer,
 )
+from torch_geometric.nn.models.dimenet_utils import bessel_basis, real_sph_harm
 
 from mfpyg.graph import Graph
-from mfpyg.models.backbone import Backbone
+from mfpyg.models.backbone import Backbone, check_elements
 
 
 @dataclass
@@ -139,8 +141,9 @@ class DimeNetBackbone(Backbone):
         cutoff: float = 5.0,
     ) -> None:
         super().__init__(species, cutoff)
+        check_elements("DimeNet++", species, 94)
         self.radial = BesselBasisLayer(n_radial, self.cutoff)
-        self.angular = _angular_basis(n_spherical, n_radial, self.cutoff)
+        self.angular = AngularBasis(n_spherical, n_radial, self.cutoff)
         self.embedding = EmbeddingBlock(n_radial, n_features, nn.SiLU())
         for number in range(n_interactions + 1):
             # Zero, as PyG initialises the output of one number, would leave what comes before without a gradient.
@@ -156,26 +159,57 @@ class DimeNetBackbone(Backbone):
         triplets = self.plan(graph) if graph.plan is None else graph.plan
         source, target = graph.edge_index
         radial = self.radial(graph.edge_dist)
-        angular = self.angular(graph.edge_dist, angles(graph.edge_vec, triplets), triplets.incoming)
+        angular = self.angular(graph.edge_dist, cosines(graph.edge_vec, triplets), triplets.incoming)
         messages = self.embedding(graph.z, radial, target, source)
         none = messages.new_empty(graph.n_atoms, 0)
         return State(none, messages, radial, angular, target, triplets, graph.n_atoms)
 
 
-@functools.lru_cache(maxsize=8)
-def _angular_basis(n_spherical: int, n_radial: int, cutoff: float) -> SphericalBasisLayer:
-    """Without weights, and of formulas that take seconds to derive."""
-    return SphericalBasisLayer(n_spherical, n_radial, cutoff)
-
-
-def angles(edge_vec: Tensor, triplets: Triplets) -> Tensor:
-    """Angles from 0 to π between the vectors of the two edges of each triplet, (n_triplets,).
-
-    As in PyG's DimeNet++, arctan2(|a × b|, a · b), but with derivatives where atoms stand on a line: what depends on
-    the angle's cosine has none by the angle there, while that of |a × b| does not exist.
-    """
+def cosines(edge_vec: Tensor, triplets: Triplets) -> Tensor:
+    """Cosine of the angle between the vectors of the two edges of each triplet, (n_triplets,)."""
     a, b = edge_vec[triplets.outgoing], edge_vec[triplets.incoming]  # (n_triplets, 3) each
-    squared = torch.linalg.cross(a, b, dim=1).square().sum(dim=1)
-    straight = squared == 0
-    sine = torch.where(straight, 0.0, torch.where(straight, 1.0, squared).sqrt())
-    return torch.atan2(sine, (a * b).sum(dim=1))
+    return (a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
+
+
+class AngularBasis(nn.Module):
+    """PyG's ``SphericalBasisLayer``, of the same formulas, for cosines in place of angles.
+
+    The formulas depend on the angle's cosine only. It has all derivatives where three atoms stand on a line, and the
+    angle has none. The spherical Bessel functions are evaluated in float64, as their closed forms cancel near zero.
+
+    Args:
+        n_spherical, n_radial: angular and radial functions.
+        cutoff: in Å.
+    """
+
+    def __init__(self, n_spherical: int, n_radial: int, cutoff: float) -> None:
+        super().__init__()
+        self.sizes, self.cutoff = (n_spherical, n_radial), cutoff
+        self.envelope = Envelope(5)
+        _formulas(*self.sizes)  # takes seconds; not in the first batch
+
+    def forward(self, dist: Tensor, cosine: Tensor, incoming: Tensor) -> Tensor:
+        """dist (n_edges,), cosine (n_triplets,) -> (n_triplets, n_spherical · n_radial)."""
+        bessel, legendre = _formulas(*self.sizes)
+        scaled = dist / self.cutoff
+        radial = torch.stack([f(scaled.double()) for f in bessel], dim=1).to(dist.dtype)
+        radial = (self.envelope(scaled).unsqueeze(1) * radial)[incoming].view(-1, *self.sizes)
+        angular = torch.stack([f(cosine) for f in legendre], dim=1)  # (n_triplets, n_spherical)
+        return (radial * angular.unsqueeze(2)).flatten(1)
+
+
+Formulas = list[Callable[[Tensor], Tensor]]
+
+
+@functools.lru_cache(maxsize=16)
+def _formulas(n_spherical: int, n_radial: int) -> tuple[Formulas, Formulas]:
+    """Spherical Bessel functions of a distance in cutoffs, degree by degree, and Legendre functions of a cosine."""
+    distance, angle = sympy.symbols("x theta")
+    bessel = [
+        sympy.lambdify([distance], form, {"sin": torch.sin, "cos": torch.cos})
+        for forms in bessel_basis(n_spherical, n_radial)
+        for form in forms
+    ]
+    constant, *others = [forms[0] for forms in real_sph_harm(n_spherical)]
+    legendre = [sympy.lambdify([angle], form, {"cos": lambda cosine: cosine}) for form in others]
+    return bessel, [lambda cosine: torch.full_like(cosine, float(constant)), *legendre]

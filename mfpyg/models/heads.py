@@ -17,8 +17,9 @@ class Head(nn.Module):
 
     Level 0 is a table of atomic reference energies, fitted and then fixed; it is kept in float64
     whatever the model is cast to, as total energies of -10⁵ kcal/mol would lose 0.01 kcal/mol in float32.
-    Level l ≥ 1 is a layer with bias, whose initial (last) weights are scaled by 1e-2, 1e-4, …, each the
-    square of the one before, so that the references dominate at the start.
+    Level l ≥ 1 is a layer with bias, whose initial (last) weights are scaled by 1e-2, 1e-4, 1e-8, each the
+    square of the one before, so that the references dominate at the start; levels beyond the third by 1e-8, too, as
+    they would be zero soon.
 
     Args:
         feature_sizes: width of each level, that of level 0 being the number of species.
@@ -48,7 +49,7 @@ class Head(nn.Module):
             with torch.no_grad():
                 for parameter in self.last(level).parameters():
                     parameter.mul_(decay)
-            decay *= decay
+            decay = max(decay * decay, 1e-8)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Features of every level -> atomic energy term of every level ≥ 1, (n_atoms,) each, in kcal/mol."""

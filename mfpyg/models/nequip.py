@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -201,4 +202,14 @@ class NequIP(Backbone):
         features = one_hot @ self.embedding.weight  # (n_atoms, n_features)
         unit = graph.edge_vec / graph.edge_dist.unsqueeze(1)
         harmonics = o3.spherical_harmonics(self.harmonics, unit, normalize=False, normalization="component")
-        return State(features, features, one_hot, graph.edge_index, harmonics, self.radial(graph.edge_dist))
+        radial = self.radial(graph.edge_dist) * (2 / self.cutoff**2)  # PyG's has another constant in front
+        return State(features, features, one_hot, graph.edge_index, harmonics, radial)
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        # e3nn keeps the Wigner 3j symbols as float32 buffers, and a cast to float64 would keep their rounding.
+        for name, buffer in self.named_buffers():
+            found = re.search(r"_w3j_(\d+)_(\d+)_(\d+)$", name)
+            if found:
+                buffer.copy_(o3.wigner_3j(*map(int, found.groups()), dtype=torch.float64))
+        return self

@@ -155,7 +155,7 @@ class PaiNN(Backbone):
             vectors=scalars.new_zeros(scalars.shape[0], 3, scalars.shape[1]),
             edge_index=graph.edge_index,
             unit=graph.edge_vec / graph.edge_dist.unsqueeze(1),
-            radial=self.radial(graph.edge_dist),
+            radial=self.radial(graph.edge_dist) / self.cutoff,  # sin(nπr/R_c)/r; PyG's is that of r/R_c
             within=cosine_cutoff(graph.edge_dist, self.cutoff).unsqueeze(1),
         )
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.models import SchNet
 
 from mfpyg.graph import Graph
-from mfpyg.models.backbone import Backbone
+from mfpyg.models.backbone import Backbone, check_elements
 
 
 class State(NamedTuple):
@@ -65,6 +65,7 @@ class SchNetBackbone(Backbone):
         cutoff: float = 5.0,
     ) -> None:
         super().__init__(species, cutoff)
+        check_elements("SchNet", species, 99)
         net = SchNet(n_features, n_filters, n_interactions, n_gaussians, self.cutoff)
         self.embedding, self.expansion = net.embedding, net.distance_expansion
         self.blocks.extend(Block(interaction) for interaction in net.interactions)

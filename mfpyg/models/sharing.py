@@ -31,6 +31,11 @@ def private_copies(backbone: nn.Module, n_blocks: int, n_fidelities: int) -> nn.
             f"backbone {type(backbone).__name__} is no mfpyg.models.Backbone, whose blocks can be told apart; "
             "private_blocks has to be 0"
         )
+    if type(backbone).forward is not Backbone.forward:
+        raise MFPyGError(
+            f"backbone {type(backbone).__name__} has a forward of its own, which private blocks would go past; "
+            "private_blocks has to be 0"
+        )
     if not 0 < n_blocks <= len(backbone.blocks):
         raise MFPyGError(f"private_blocks is {n_blocks}, expected at most the backbone's {len(backbone.blocks)}")
     own = backbone.blocks[len(backbone.blocks) - n_blocks :]

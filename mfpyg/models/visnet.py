@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.models.visnet import ViSNetBlock
 
 from mfpyg.graph import Graph
-from mfpyg.models.backbone import Backbone
+from mfpyg.models.backbone import Backbone, check_elements
 
 
 class State(NamedTuple):
@@ -95,6 +95,7 @@ class ViSNetBackbone(Backbone):
         cutoff: float = 5.0,
     ) -> None:
         super().__init__(species, cutoff)
+        check_elements("ViSNet", species, 99)
         net = ViSNetBlock(
             lmax=l_max,
             num_heads=n_heads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -112,6 +113,14 @@ class RunFolder:
             MFPyGError: if the folder is no run, or its configuration is damaged.
         """
         return from_dict(read_yaml(self.config))
+
+    def read_versions(self) -> dict[str, str]:
+        """Versions that the run was started with; nothing where the file is missing or damaged."""
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self.versions.read_text(encoding="utf-8"))
+            if isinstance(found, dict):
+                return found
+        return {}
 
     def read_splits(self) -> dict[str, np.ndarray]:
         """Conformations of each split.

@@ -80,7 +80,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
             if resume:
                 folder.write_config(settings)
             else:
-                folder.create(settings, splits, versions())
+                folder.create(settings, splits, versions(settings.backbone))
         module, data, trainer = _assemble(settings, fidelities, potential, dataset, splits, folder, console, device)
         trainer.fit(module, data, ckpt_path=str(folder.last) if resume else None)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from e3nn import o3
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn.models import DimeNetPlusPlus, SchNet, ViSNet, dimenet, visnet
 
 from mfpyg import backbones
+from mfpyg import settings as s
+from mfpyg.errors import MFPyGError
 from mfpyg.graph import build_graph
 from mfpyg.models import Backbone, MultiFidelityPotential
 from mfpyg.models.dimenet import DimeNetBackbone, find_triplets
@@ -38,9 +42,11 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("hipnn", {"tensor_order": 1, "kernel": "padded"}),
     ("hipnn", {"kernel": "definition"}),
     ("visnet", {"l_max": 2}),
-    ("visnet", {"vertex": True, "n_interactions": 1}),
-    ("nequip", {"l_max": 2, "n_interactions": 2}),
-    ("nequip", {"parity": False}),
+    ("visnet", {"n_interactions": 1}),
+    ("visnet", {"vertex": True}),
+    ("nequip", {"l_max": 2}),
+    ("nequip", {"l_max": 3, "parity": False}),
+    ("nequip", {"n_interactions": 1}),
     ("nequip", {"l_max": 0}),
     ("dimenet++", {"n_interactions": 1, "n_spherical": 7}),
 ]
@@ -59,9 +65,10 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("private_blocks", [0, 1])
-@pytest.mark.parametrize("head", ["linear", "nonlinear"])
-@pytest.mark.parametrize("isolated", ["network", "reference"])
+@pytest.mark.parametrize(
+    ("isolated", "head", "private_blocks"),
+    [("network", "linear", 0), ("reference", "nonlinear", 1), ("reference", "linear", 0)],
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_physics(name: str, isolated: str, head: str, private_blocks: int) -> None:
     options = {"isolated": isolated, "head": head, "private_blocks": private_blocks}
@@ -105,6 +112,51 @@ def test_resetting_draws_other_weights(make_batch: Batches, name: str) -> None:
     before = backbone(graph)
     backbone.reset_parameters()
     assert not torch.allclose(backbone(graph)[-1], before[-1])
+
+
+@pytest.mark.parametrize("preset", ["published", "small"])
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_of_order_one_before_training(make_batch: Batches, name: str, preset: str) -> None:
+    backbone = backbones.find(name).make(SPECIES, s.defaults(preset, name)["model"]).double()
+    for level in backbone(build_graph(make_batch([12, 9]), backbone.cutoff))[1:]:
+        assert 1e-2 < level.square().mean().sqrt() < 20
+
+
+def test_constants_of_e3nn_keep_their_digits() -> None:
+    backbone = make("nequip", l_max=2).float().double()
+    constants = {name: value for name, value in backbone.named_buffers() if "_w3j_" in name}
+    assert constants
+    for name, value in constants.items():
+        l1, l2, l3 = map(int, name.rsplit("_", 3)[1:])
+        assert torch.equal(value, o3.wigner_3j(l1, l2, l3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_potential_can_be_pickled(make_batch: Batches, name: str) -> None:
+    potential, batch = MultiFidelityPotential(make(name), ["dz"]).double().eval(), make_batch([4])
+    assert torch.equal(pickle.loads(pickle.dumps(potential))(batch).energy, potential(batch).energy)
+
+
+@pytest.mark.parametrize("name", ["schnet", "dimenet++", "visnet"])
+def test_elements_beyond_the_networks_tables_are_refused(name: str) -> None:
+    with pytest.raises(MFPyGError, match="knows elements up to number"):
+        backbones.find(name).make([1, 110], SMALL[name])
+
+
+def test_second_derivatives_of_dimenet_hold_on_a_line() -> None:
+    """The angle has no derivative there, its cosine has."""
+    potential = MultiFidelityPotential(make("dimenet++"), ["dz"]).double()
+    z, line = torch.tensor([8, 6, 8]), torch.tensor([[-1.16, 0, 0], [0, 0, 0], [1.16, 0, 0]], dtype=torch.float64)
+
+    def curvature(bent: float) -> Tensor:
+        pos = line.clone()
+        pos[1, 1] = bent
+        pos.requires_grad_()
+        energy = potential.predict(Data(z=z, pos=pos), {"dz": False})["dz"].energy
+        (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=True)
+        return torch.autograd.grad(gradient[1, 1], pos)[0][1, 1]
+
+    torch.testing.assert_close(curvature(0.0), curvature(1e-6), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NAMES)

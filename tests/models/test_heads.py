@@ -10,7 +10,7 @@ from torch import nn
 from torch_geometric.data import Batch
 
 from mfpyg.errors import MFPyGError
-from mfpyg.graph import build_graph
+from mfpyg.graph import Graph, build_graph
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.models.backbone import check_backbone, reset
 from mfpyg.models.heads import NonlinearHead, make_head
@@ -134,9 +134,14 @@ def test_private_blocks_that_there_are_not_are_refused() -> None:
 def test_modules_that_are_no_backbones_are_refused_by_what_they_lack() -> None:
     with pytest.raises(MFPyGError, match="backbone Linear has no 'cutoff'"):
         MultiFidelityPotential(nn.Linear(1, 1), ["dz"])
+    for sizes in ((1,), (3, 8)):
+        plain = _Plain()
+        plain.feature_sizes = sizes  # type: ignore[assignment]
+        with pytest.raises(MFPyGError, match="feature_sizes"):
+            check_backbone(plain)
     plain = _Plain()
-    plain.feature_sizes = (1,)  # type: ignore[assignment]
-    with pytest.raises(MFPyGError, match="feature_sizes"):
+    plain.species, plain.feature_sizes = torch.tensor([8, 1]), (2, 8)
+    with pytest.raises(MFPyGError, match="ascending order"):
         check_backbone(plain)
 
 
@@ -146,8 +151,26 @@ def test_weights_without_a_way_to_draw_them_are_named() -> None:
             super().__init__()
             self.weight = nn.Parameter(torch.zeros(1))
 
-    with pytest.raises(TypeError, match="Own has weights and no reset_parameters"):
+    with pytest.raises(MFPyGError, match="Own has weights and no reset_parameters"):
         reset(nn.Sequential(nn.Linear(1, 1), Own()))
+    backbone = HIPNN([1], 1, 0, 2, 2)
+    backbone.weight = nn.Parameter(torch.zeros(1))
+    with pytest.raises(MFPyGError, match="HIPNN has weights and no reset_parameters of its own"):
+        backbone.reset_parameters()
+
+
+def test_a_forward_of_its_own_is_not_gone_past() -> None:
+    class Doubled(HIPNN):
+        def forward(self, graph: Graph) -> list[torch.Tensor]:
+            return [2 * level for level in super().forward(graph)]
+
+    with pytest.raises(MFPyGError, match="Doubled has a forward of its own"):
+        MultiFidelityPotential(Doubled([1, 6], 2, 0, 2, 2), ["dz"], private_blocks=1)
+
+
+def test_many_levels_all_have_a_share() -> None:
+    head = make_head("linear", [4, *[64] * 8])
+    assert all(term.abs().max() > 0 for term in head([torch.ones(2, 4), *[torch.ones(2, 64)] * 8]))
 
 
 # Energies relative to isolated atoms
