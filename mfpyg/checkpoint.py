@@ -16,8 +16,8 @@ from ase.data import chemical_symbols
 
 from mfpyg import backbones
 from mfpyg.errors import MFPyGError
-from mfpyg.models import MultiFidelityPotential
-from mfpyg.models.build import build_potential
+from mfpyg.models import DeltaPotential, Potential
+from mfpyg.models.build import build_delta, build_potential
 from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT, LENGTH_UNIT
 
@@ -36,7 +36,7 @@ def versions(backbone: str = "hipnn") -> dict[str, str]:
 
 
 def describe(
-    potential: MultiFidelityPotential,
+    potential: Potential,
     settings: TrainSettings,
     data: Mapping[str, Any],
     splits: Mapping[str, np.ndarray],
@@ -51,12 +51,13 @@ def describe(
     """
     symbols = [chemical_symbols[number] for number in potential.species]
     references = {
-        name: dict(zip(symbols, potential.head(name).reference.tolist(), strict=True)) for name in potential.fidelities
+        name: dict(zip(symbols, potential.reference(name).tolist(), strict=True)) for name in potential.fidelities
     }
     return {
         "format": FORMAT,
         "config": to_dict(settings),
         "fidelities": list(potential.fidelities),
+        "base_level": potential.base_level if isinstance(potential, DeltaPotential) else None,
         "units": UNITS,
         "species": list(potential.species),
         "reference_energies": references,
@@ -105,7 +106,7 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
     return int(checkpoint["epoch"]) + 1 if progress is None else int(progress["epochs"])
 
 
-def load(path: str | os.PathLike[str]) -> MultiFidelityPotential:
+def load(path: str | os.PathLike[str]) -> Potential:
     """The trained potential of a run folder (its best epoch) or of a checkpoint, ready to predict.
 
     Args:
@@ -121,7 +122,7 @@ def load(path: str | os.PathLike[str]) -> MultiFidelityPotential:
     return potential_of(read_checkpoint(path), str(path))
 
 
-def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPotential:
+def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     """The potential in the contents of a checkpoint, in evaluation mode.
 
     Args:
@@ -138,7 +139,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPoten
     settings = from_dict(described["config"])
     weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
     with torch.random.fork_rng(devices=[]):  # the initial weights drawn here are replaced at once
-        potential = build_potential(settings, described["species"], described["fidelities"])
+        potential = _built(settings, described)
     if settings.precision == 64:
         potential.double()
     expected = {key: tuple(value.shape) for key, value in potential.state_dict().items()}
@@ -154,6 +155,13 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> MultiFidelityPoten
     return potential.eval()
 
 
+def _built(settings: TrainSettings, described: Mapping[str, Any]) -> Potential:
+    species, fidelities, base_level = described["species"], described["fidelities"], described.get("base_level")
+    if base_level is None:
+        return build_potential(settings, species, fidelities)
+    return build_delta(settings, species, fidelities, base_level)
+
+
 def _check_installed(described: Mapping[str, Any], name: str) -> None:
     """Check that the backbone is one of this package, or of the package that it came from."""
     backbone, package = described["config"].get("backbone"), described.get("backbone_package")
@@ -166,9 +174,9 @@ def _check_installed(described: Mapping[str, Any], name: str) -> None:
         raise MFPyGError(f"{name}: its backbone '{backbone}' is that of package {package}, but the one here of {found}")
 
 
-def _check_references(potential: MultiFidelityPotential, described: Mapping[str, Any], name: str) -> None:
+def _check_references(potential: Potential, described: Mapping[str, Any], name: str) -> None:
     """Check that the heads belong to the fidelities they are said to: each has references of its own."""
     for fidelity in potential.fidelities:
-        stored = potential.head(fidelity).reference.tolist()
+        stored = potential.reference(fidelity).tolist()
         if list(described.get(fidelity, {}).values()) != stored:
             raise MFPyGError(f"{name}: the weights are not those of fidelity '{fidelity}' that it describes")

@@ -14,7 +14,7 @@ from mfpyg.datasets.batches import BatchLoader, by_size
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.metrics import MetricTable
-from mfpyg.models import MultiFidelityPotential, Prediction
+from mfpyg.models import Potential, Prediction
 
 BATCH_SIZE = 128
 """Most conformations evaluated at once; no second derivatives are kept."""
@@ -50,7 +50,7 @@ class Evaluation:
 
 
 def evaluate(
-    potential: MultiFidelityPotential,
+    potential: Potential,
     dataset: ConformationDataset,
     splits: Mapping[str, np.ndarray],
     *,
@@ -134,7 +134,7 @@ def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, bool]:
 
 def _collect(
     pairs: dict[tuple[str, str], Parity],
-    potential: MultiFidelityPotential,
+    potential: Potential,
     predictions: Mapping[str, Prediction],
     batch: Batch,
     columns: Mapping[str, int],

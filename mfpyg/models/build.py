@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mfpyg import backbones
+from mfpyg.models.delta import DeltaPotential, difference_name
 from mfpyg.models.potential import MultiFidelityPotential
 from mfpyg.settings import TrainSettings
 
@@ -34,3 +35,23 @@ def build_potential(
         private_blocks=head.private_blocks,
         isolated=head.isolated,
     )
+
+
+def build_delta(
+    settings: TrainSettings, species: Sequence[int], fidelities: Sequence[str], base_level: str
+) -> DeltaPotential:
+    """A potential of Δ-learning with fresh weights, drawn from torch's global generator.
+
+    Args:
+        settings: as in :func:`build_potential`, of both networks.
+        species: atomic numbers.
+        fidelities: names of the lower levels, and then of the target.
+        base_level: which of them the difference is added to.
+
+    Raises:
+        MFPyGError: as in :func:`build_potential`, or if the base is none of the lower levels.
+    """
+    *lower, target = fidelities
+    base = build_potential(settings, species, lower)
+    difference = build_potential(settings, species, [difference_name(target, base_level)])
+    return DeltaPotential(base, difference, base_level, target)

@@ -8,20 +8,20 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
 from torch_geometric.data import Data
-from torch_geometric.utils import scatter
 
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.graph import Graph, find_topology, molecules_of
+from mfpyg.graph import Graph, find_topology
 from mfpyg.locality import is_large, reordered, spatial_order
 from mfpyg.models.backbone import Backbone, check_backbone, reset, through
 from mfpyg.models.compiled import Compiler
 from mfpyg.models.heads import Head, make_head
+from mfpyg.models.interface import Potential
 from mfpyg.models.isolated import with_isolated_atoms
 from mfpyg.models.prediction import Prediction, System, check_volumes, evaluate
 from mfpyg.models.sharing import private_copies
 
 
-class MultiFidelityPotential(nn.Module):
+class MultiFidelityPotential(Potential):
     """Energies, forces and stresses of several levels of theory from one pass through a shared backbone.
 
     Args:
@@ -108,38 +108,33 @@ class MultiFidelityPotential(nn.Module):
         Raises:
             MFPyGError: for an unknown fidelity.
         """
-        if fidelity not in self.fidelities:
-            raise unknown_name("fidelity", fidelity, self.fidelities)
+        self.check_fidelity(fidelity)
         return self.heads[self.fidelities.index(fidelity)]  # type: ignore[return-value]
 
-    def forward(
-        self, data: Data, fidelity: str | Sequence[str] | None = None, forces: bool = True, stress: bool = False
-    ) -> Prediction | dict[str, Prediction]:
-        """Energies, and forces unless told otherwise, of a molecule, a crystal or a batch.
+    def reference(self, fidelity: str) -> Tensor:
+        return self.head(fidelity).reference
 
-        Args:
-            data: ``Data`` or ``Batch`` with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; with ``cell``
-                (n_graphs, 3, 3) in Å and ``pbc`` (n_graphs, 3) bool where graphs repeat, see :mod:`mfpyg.lattice`.
-            fidelity: a name, or a list of names for several in one pass; may be left out only where
-                the potential has a single one.
-            forces: whether forces are wanted; each fidelity's cost a backward pass.
-            stress: whether stresses are wanted, of graphs that repeat in all directions; they come with the forces.
-
-        Returns:
-            A :class:`Prediction` for a name, ``{name: Prediction}`` for a list.
+    def rename(self, fidelity: str) -> None:
+        """Let the one fidelity of the potential be another from now on; its weights stay as they are.
 
         Raises:
-            MFPyGError: for an unknown fidelity or element, no fidelity given among several, or a stress where
-                the volume is not defined.
+            MFPyGError: if there are several.
         """
-        if fidelity is None:
-            if len(self.fidelities) > 1:
-                known = ", ".join(self.fidelities)
-                raise MFPyGError(f"no fidelity given: this potential has several ({known}); name one")
-            fidelity = self.fidelities[0]
-        if isinstance(fidelity, str):
-            return self.predict(data, {fidelity: forces}, stress)[fidelity]
-        return self.predict(data, dict.fromkeys(fidelity, forces), stress)
+        if len(self.fidelities) != 1:
+            raise MFPyGError(f"fidelities are {', '.join(self.fidelities)}, expected a single one to rename")
+        self.fidelities, self._compiler = (fidelity,), Compiler()
+
+    def keep_only(self, fidelity: str) -> None:
+        """Drop what all other fidelities have of their own.
+
+        Raises:
+            MFPyGError: for an unknown fidelity.
+        """
+        self.check_fidelity(fidelity)
+        number = self.fidelities.index(fidelity)
+        self.heads = nn.ModuleList([self.heads[number]])
+        self.private = nn.ModuleList([self.private[number]] if self.private else [])
+        self.fidelities, self._compiler = (fidelity,), Compiler()  # what was compiled knows the other weights
 
     def predict(self, data: Data, wanted: Mapping[str, bool], stress: bool = False) -> dict[str, Prediction]:
         """Predictions of the wanted fidelities, with forces where the value is true, and stresses of all if wanted.
@@ -180,11 +175,6 @@ class MultiFidelityPotential(nn.Module):
             predictions = {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
         return predictions
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights, and of everything but total energies."""
-        return next(self.parameters()).dtype
-
     def species_number(self, z: Tensor) -> Tensor:
         """Number of each atom's element among ``species``, (n_atoms,) int64.
 
@@ -199,12 +189,6 @@ class MultiFidelityPotential(nn.Module):
             having = ", ".join(chemical_symbols[i] for i in self.species)
             raise MFPyGError(f"element {names} is unknown to this potential (it knows {having})")
         return number
-
-    def reference_energy(self, data: Data, fidelity: str) -> Tensor:
-        """Sum of the atomic reference energies of each molecule in kcal/mol, (n_graphs,) float64."""
-        reference = self.head(fidelity).reference[self.species_number(data.z)]  # (n_atoms,)
-        batch, n_graphs = molecules_of(data)
-        return scatter(reference, batch, dim_size=n_graphs, reduce="sum")
 
 
 def _requires_grad(data: Data) -> bool:
