@@ -155,3 +155,41 @@ def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[
                     raise MFPyGError(f"weight '{text}' is of a label that is not trained on (fidelities: {trained})")
                 weights[fidelity.name, prop] = weight
     return weights
+
+
+def parse_numbers(
+    setting: str, texts: Iterable[str], fidelities: Sequence[Fidelity], high: float = float("inf")
+) -> dict[str, float]:
+    """Read a number for each of some fidelities, such as ``["cc=0.1", "dz=0.5"]``.
+
+    Args:
+        setting: its name, for the error.
+        texts: of the setting.
+        fidelities: that may be named.
+        high: largest number allowed; all are greater than 0.
+
+    Returns:
+        ``{fidelity: number}`` of those that are named.
+
+    Raises:
+        MFPyGError: for a malformed entry, an unknown fidelity, one named twice, or a number out of bounds.
+    """
+    numbers: dict[str, float] = {}
+    known = [f.name for f in fidelities]
+    for text in texts:
+        name, equals, written = text.partition("=")
+        try:
+            number = float(written)
+        except ValueError:
+            number = float("nan")
+        if not equals or number != number:
+            raise MFPyGError(f"{setting} is '{text}', expected a fidelity and a number, as in {known[-1]}=0.1")
+        if name not in known:
+            raise unknown_name(f"fidelity of {setting}", name, known)
+        if name in numbers:
+            raise MFPyGError(f"{setting} names '{name}' twice; give it once")
+        if not 0 < number <= high or number == float("inf"):
+            bound = "" if high == float("inf") else f" and at most {high:g}"
+            raise MFPyGError(f"{setting} of {name} is {written}, expected a number above 0{bound}")
+        numbers[name] = number
+    return numbers
