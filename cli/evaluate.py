@@ -97,6 +97,7 @@ def _evaluate(
 
     from mfpyg.checkpoint import potential_of, read_checkpoint
     from mfpyg.datasets.opening import available_fidelities, open_dataset
+    from mfpyg.datasets.thinning import thin_labels
     from mfpyg.device import choose_device
     from mfpyg.evaluation.evaluate import evaluate
     from mfpyg.evaluation.report import metrics_table, print_table
@@ -104,12 +105,17 @@ def _evaluate(
     from mfpyg.files import write_text
     from mfpyg.memory import keep_freed_memory
     from mfpyg.progress import shown_on
+    from mfpyg.settings import from_dict
+    from mfpyg.training.check import label_fractions
 
     keep_freed_memory()
     console = Console()
     checkpoint = read_checkpoint(path)
     described = checkpoint["mfpyg"]
     potential = potential_of(checkpoint, str(path)).to(choose_device(accelerator))
+    settings = from_dict(described["config"])
+    trained = parse_fidelities(settings.fidelities)
+    own = specs is None
     named = described["data"]["name"]
     specs = specs or parse_specs([named] if isinstance(named, str) else named)
     spec = " + ".join(map(str, specs))
@@ -120,16 +126,19 @@ def _evaluate(
             f"{spec} has none of the potential's fidelities {', '.join(potential.fidelities)} "
             f"(it has {', '.join(present)})"
         )
-    dataset = open_dataset(specs, common, track=shown_on(console))
+    # Its own data as in training, where there may have been levels that the potential does not have.
+    dataset = open_dataset(specs, [f.name for f in trained] if own else common, track=shown_on(console))
     _note_methods(console, dataset, described["data"]["methods"])
     rows = _rows(console, dataset, described, spec, split)
+    if split != "all" and dataset.fingerprint == described["data"]["fingerprint"]:
+        fractions = label_fractions(settings, trained)
+        dataset = thin_labels(dataset, _splits_of(described), fractions, settings.seed)
 
     def progress(batches: Any, name: str) -> Any:
         return track(batches, description=name, console=console, transient=True, disable=not console.is_terminal)
 
     result = evaluate(potential, dataset, rows, parity=plot, track=progress)
-    trained = {f.name: f.labels for f in parse_fidelities(described["config"]["fidelities"])}
-    print_table(console, metrics_table(result.metrics, trained))
+    print_table(console, metrics_table(result.metrics, {f.name: f.labels for f in trained}))
     write_text(out, json.dumps(result.metrics, indent=2) + "\n")
     console.print(f"written: {out}", highlight=False, soft_wrap=True)
     if plot:
@@ -150,6 +159,12 @@ def _note_methods(console: Any, dataset: ConformationDataset, trained: dict[str,
             console.print(text, highlight=False, soft_wrap=True)
 
 
+def _splits_of(described: dict[str, Any]) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    return {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
+
+
 def _rows(
     console: Any, dataset: ConformationDataset, described: dict[str, Any], spec: str, split: str | None
 ) -> dict[str, np.ndarray]:
@@ -160,7 +175,7 @@ def _rows(
     if split == "all":
         return everything
     if dataset.fingerprint == described["data"]["fingerprint"]:
-        splits = {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
+        splits = _splits_of(described)
     elif split is None:
         text = f"note: all of {spec}; what may be among the training data is not told apart"
         console.print(text, highlight=False, soft_wrap=True)

@@ -129,7 +129,7 @@ def _kind(kind: Any, choices: tuple[str, ...]) -> str:
     if choices:
         return "{" + ",".join(map(str, choices)) + "}"
     kinds = [k for k in alternatives(kind) if k is not type(None)]
-    return {"int": "N", "float": "X", "bool": "{true,false}"}.get(kinds[0].__name__, "TEXT")
+    return "|".join({"int": "N", "float": "X", "bool": "{true,false}"}.get(kind.__name__, "TEXT") for kind in kinds)
 
 
 def _values(arguments: Sequence[str], option: str) -> list[str]:
@@ -155,10 +155,13 @@ def _without(arguments: Sequence[str], options: tuple[str, ...]) -> list[str]:
 
 
 def default_out(settings: s.TrainSettings) -> str:
-    """Name of the run folder: data set, backbone if not the default one, fidelities and seed."""
+    """Name of the run folder: data set, backbone and strategy if not the default ones, fidelities, their labels' parts
+    and seed."""
     labels = "+".join(spec.label for spec in parse_specs(settings.dataset))
     backbone = [] if settings.backbone == "hipnn" else [settings.backbone]
-    name = "-".join([labels, *backbone, *settings.fidelities, f"seed{settings.seed}"])
+    strategy = [] if settings.strategy == "mfl" else [settings.strategy]
+    parts = [*settings.fidelities, *settings.label_fraction, f"seed{settings.seed}"]
+    name = "-".join([labels, *backbone, *strategy, *parts])
     return f"runs/{name.replace(':', '_')}"
 
 

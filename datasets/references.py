@@ -71,10 +71,15 @@ def fit_references(
         column = dataset.fidelities.index(name)
         labelled = dataset._data.energy_mask[:, column].numpy()[rows]
         energy = dataset._data.energy[:, column].numpy()[rows[labelled]]
-        solution, _, rank, _ = np.linalg.lstsq(counts[labelled], energy, rcond=None)
-        undetermined = _undetermined(counts[labelled]) if rank < len(species) else []
-        result[name] = References(solution, [chemical_symbols[species[i]] for i in undetermined])
+        result[name] = fit(counts[labelled], energy, species)
     return result
+
+
+def fit(counts: np.ndarray, energy: np.ndarray, species: tuple[int, ...]) -> References:
+    """References of total energies, (n,) float64, given the conformations' :func:`compositions`, (n, n_species)."""
+    solution, _, rank, _ = np.linalg.lstsq(counts, energy, rcond=None)
+    undetermined = _undetermined(counts) if rank < len(species) else []
+    return References(solution, [chemical_symbols[species[i]] for i in undetermined])
 
 
 def silent_directions(counts: np.ndarray) -> np.ndarray:

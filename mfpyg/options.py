@@ -58,7 +58,11 @@ def check(settings: Any, prefix: str = "") -> None:
         if choices and value not in choices:
             raise unknown_name(name, str(value), map(str, choices))
         high = f.metadata.get("high")
-        if low is not None and value is not None and not low <= value <= (sys.float_info.max if high is None else high):
+        if (
+            low is not None
+            and not isinstance(value, str | None)
+            and not low <= value <= (sys.float_info.max if high is None else high)
+        ):
             bounds = f"of at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             raise MFPyGError(f"{name} is {value}, expected a number {bounds}")
 

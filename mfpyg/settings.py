@@ -17,6 +17,7 @@ from mfpyg import backbones
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.options import build, check, setting
+from mfpyg.strategy_options import STRATEGIES, DeltaSettings, MetaSettings, TransferSettings, check_groups
 
 
 @dataclass
@@ -103,6 +104,20 @@ class TrainSettings:
         "the network shared by all fidelities; --backbone NAME --help shows its options",
         choices=backbones.names,
     )
+    strategy: str = setting(
+        "mfl",
+        "how the levels teach the network; mfl: all at once; the others have the same splits and, before any early "
+        "stop, the same number of optimiser steps, divided among stages: tl: one level after the other, in the order "
+        "given; delta: a model of the lower levels and one of the difference of the target's labels; meta: Reptile "
+        "over the levels, then adaptation to the target",
+        choices=STRATEGIES,
+    )
+    target: str | None = setting(None, "fidelity that strategies tl, delta and meta end with; null: the last one")
+    label_fraction: list[str] = setting(
+        [],
+        "part of the conformations in training and validation that keeps its labels of a fidelity, as cc=0.1 dz=0.5; "
+        "drawn by the seed, a smaller part being within a larger one; the test keeps all",
+    )
     preset: str = setting("small", "defaults of everything below", choices=("small", "published"))
     out: str | None = setting(None, "run folder; null: runs/ and a name made of the settings")
     epochs: int = setting(2000, "most passes over the training data", low=1)
@@ -137,6 +152,9 @@ class TrainSettings:
     sampling: SamplingSettings = field(
         default_factory=SamplingSettings, metadata={"help": "what a training epoch is made of"}
     )
+    transfer: TransferSettings = field(default_factory=TransferSettings, metadata={"help": "of strategy tl"})
+    delta: DeltaSettings = field(default_factory=DeltaSettings, metadata={"help": "of strategy delta"})
+    meta: MetaSettings = field(default_factory=MetaSettings, metadata={"help": "of strategy meta"})
 
     def check(self) -> None:
         """Check everything that can be checked without the data.
@@ -170,8 +188,29 @@ class TrainSettings:
         largest = self.optim.max_batch_size
         if largest is not None and largest < self.batch_size:
             raise MFPyGError(f"optim.max_batch_size {largest} is less than batch_size {self.batch_size}")
+        check_groups(self, self.strategy)
+        self.transfer.check()
+        self._check_strategy()
         if self.batch_size < self.devices:
             raise MFPyGError(f"batch_size {self.batch_size} is less than devices {self.devices}; each needs a share")
+
+    def _check_strategy(self) -> None:
+        """What goes with training on all levels at once alone, and what does not."""
+        if self.strategy == "mfl":
+            if self.target is not None:
+                raise MFPyGError("target is given, but strategy mfl has none; it has to be tl, delta or meta")
+            return
+        for name, value, only in (
+            ("monitor", self.monitor, "sum"),
+            ("sampling.strategy", self.sampling.strategy, "proportional"),
+            ("sampling.minimum", self.sampling.minimum, None),
+        ):
+            if value != only:
+                raise MFPyGError(f"{name} is {value}, which goes with strategy mfl alone, not with {self.strategy}")
+        if self.devices > 1:
+            raise MFPyGError(f"devices is {self.devices}, but strategy {self.strategy} runs in one process; give 1")
+        if self.strategy == "tl" and self.head.private_blocks:
+            raise MFPyGError("head.private_blocks does nothing with strategy tl, which has one level at a time")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -231,6 +270,9 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
         "optim": OptimSettings,
         "split": SplitSettings,
         "sampling": SamplingSettings,
+        "transfer": TransferSettings,
+        "delta": DeltaSettings,
+        "meta": MetaSettings,
     }
     for name in groups:
         if not isinstance(values.get(name) or {}, dict):

@@ -115,10 +115,16 @@ class EpochLog(Callback):
         data: ConformationData = trainer.datamodule  # type: ignore[attr-defined]
         row = {
             "epoch": str(trainer.current_epoch),
+            **self.more(module),
             "seconds": f"{time.perf_counter() - self._started:.3f}",
             "lr": f"{get_lr(trainer):.6g}",
             "batch_size": str(data.batch_size),
-            **{name: f"{float(value):.6g}" for name, value in sorted(trainer.callback_metrics.items())},
+            # Lightning keeps what was logged of earlier epochs, too.
+            **{
+                name: f"{float(value):.6g}"
+                for name, value in sorted(trainer.callback_metrics.items())
+                if name in module.logged
+            },
             **{name: str(count) for name, count in sorted(module.labels_seen.items())},
         }
         header = self._header()
@@ -129,6 +135,10 @@ class EpochLog(Callback):
             return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, header, restval="", lineterminator="\n").writerow(row)
+
+    def more(self, module: MultiFidelityModule) -> dict[str, str]:
+        """More columns, for what some trainings have."""
+        return {}
 
     def _header(self) -> list[str]:
         if not self.path.is_file():
@@ -171,11 +181,16 @@ class EpochProgress(Callback):
         if not trainer.is_global_zero:
             return
         done, total = trainer.current_epoch + 1, trainer.max_epochs or 1
-        text = "  ".join(self._errors(trainer, fidelity) for fidelity in self.fidelities)
+        assert isinstance(module, MultiFidelityModule)
+        text = self.text(trainer, module)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, description=text)
         elif done % max(1, total // 20) == 0 or done == total:
             self.console.print(f"epoch {done}/{total}  {text}", highlight=False, soft_wrap=True)
+
+    def text(self, trainer: lightning.Trainer, module: MultiFidelityModule) -> str:
+        """What is said of an epoch."""
+        return "  ".join(self._errors(trainer, fidelity) for fidelity in self.fidelities)
 
     @staticmethod
     def _errors(trainer: lightning.Trainer, fidelity: Fidelity) -> str:

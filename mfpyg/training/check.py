@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_weights
+from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
 from mfpyg.settings import TrainSettings
+from mfpyg.training.strategies.plan import plan_of
 
 
 def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
@@ -30,11 +31,23 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     check_minimum(settings, names)
     check_engine(settings.engine)
     weights = parse_weights(settings.weights, fidelities)
+    label_fractions(settings, fidelities)
+    if settings.strategy != "mfl":
+        plan_of(settings, fidelities)
     if settings.monitor not in ("sum", *names):
         raise unknown_name("monitor", settings.monitor, ["sum", *names])
     if not any(weight for (name, _), weight in weights.items() if settings.monitor in ("sum", name)):
         raise MFPyGError(f"monitor {settings.monitor} weighs 0 in the loss, so that no epoch is best; give it a weight")
     return fidelities
+
+
+def label_fractions(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> dict[str, float]:
+    """The part of each fidelity's labels that is kept, where one is given; see :mod:`mfpyg.datasets.thinning`.
+
+    Raises:
+        MFPyGError: if it is malformed, of a fidelity not trained on, or not above 0 and at most 1.
+    """
+    return parse_numbers("label_fraction", settings.label_fraction, fidelities, high=1.0)
 
 
 def check_minimum(settings: TrainSettings, fidelities: Sequence[str]) -> tuple[str, int] | None:

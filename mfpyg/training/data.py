@@ -15,7 +15,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import BATCH_SIZE
 from mfpyg.fidelity import Fidelity
 from mfpyg.settings import SamplingSettings
-from mfpyg.training.sampling import Sampling
+from mfpyg.training.sampling import Interleaved, Sampling
 
 
 def labelled_rows(dataset: ConformationDataset, rows: np.ndarray, fidelities: Sequence[Fidelity]) -> np.ndarray:
@@ -73,7 +73,7 @@ class ConformationData(lightning.LightningDataModule):
         names = [f.name for f in fidelities]
         train = labelled_rows(dataset, splits["train"], fidelities)
         kept = train.any(axis=1)
-        self.train = Sampling(
+        self._train = Sampling(
             splits["train"][kept],
             train[kept],
             seed,
@@ -82,7 +82,17 @@ class ConformationData(lightning.LightningDataModule):
             self.n_atoms[splits["train"][kept]],
             sampling.window,
         )
-        self.val = splits["val"][labelled_rows(dataset, splits["val"], fidelities).any(axis=1)]
+        self._val = splits["val"][labelled_rows(dataset, splits["val"], fidelities).any(axis=1)]
+
+    @property
+    def train(self) -> Sampling | Interleaved:
+        """What training batches are made of."""
+        return self._train
+
+    @property
+    def val(self) -> np.ndarray:
+        """Conformations of the validation, (n,) int64."""
+        return self._val
 
     def setup(self, stage: str) -> None:
         for name, rows, batch_size in (("train", self.train.rows, self.batch_size), ("val", self.val, BATCH_SIZE)):

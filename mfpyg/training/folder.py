@@ -17,7 +17,7 @@ from mfpyg.files import make_folder, read_npz, replace_file, write_text
 from mfpyg.settings import TrainSettings, flat, from_dict, read_yaml, to_dict
 
 MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "accelerator", "threads")
-"""Settings that a resumed run may change."""
+"""Settings that a resumed run may change; the epochs only with strategy ``mfl``."""
 
 
 class RunFolder:
@@ -147,14 +147,16 @@ def check_same(before: TrainSettings, now: TrainSettings) -> None:
     Raises:
         MFPyGError: naming every other difference.
     """
+    # Other strategies divide the epochs among stages, of which one may be over.
+    may_change = tuple(name for name in MAY_CHANGE if name != "epochs" or before.strategy == "mfl")
     old, new = flat(to_dict(before)), flat(to_dict(now))
     del old["out"], new["out"]  # where it lies now
     changed = [
         f"{name} was {old[name]}, now {new[name]}"
         for name in old
-        if old[name] != new.get(name) and name not in MAY_CHANGE
+        if old[name] != new.get(name) and name not in may_change
     ]
     if changed:
         raise MFPyGError(
-            f"a resumed run keeps its settings, but {'; '.join(changed)} (only {', '.join(MAY_CHANGE)} may change)"
+            f"a resumed run keeps its settings, but {'; '.join(changed)} (only {', '.join(may_change)} may change)"
         )

@@ -12,7 +12,7 @@ from torch_geometric.data import Batch
 
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.metrics import mae_and_rmse
-from mfpyg.models import MultiFidelityPotential, Prediction
+from mfpyg.models import Potential, Prediction
 from mfpyg.training.loss import MultiFidelityLoss, sum_over_processes
 
 
@@ -34,7 +34,7 @@ class MultiFidelityModule(lightning.LightningModule):
 
     def __init__(
         self,
-        potential: MultiFidelityPotential,
+        potential: Potential,
         loss: MultiFidelityLoss,
         lr: float,
         metadata: Mapping[str, Any],
@@ -46,6 +46,8 @@ class MultiFidelityModule(lightning.LightningModule):
         self.metadata, self.molecules, self.compiled = dict(metadata), molecules, compiled
         self.labels_seen: dict[str, int] = {}
         """Energies and force components of each fidelity in the last epoch; exact, which a logged float is not."""
+        self.logged: set[str] = set()
+        """Names of all that was logged of the last epoch."""
         self._sums: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -53,30 +55,46 @@ class MultiFidelityModule(lightning.LightningModule):
         return torch.optim.Adam(self.potential.parameters(), lr=self.lr, fused=True)
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
-        before, self.potential.compiled = self.potential.compiled, self.compiled
-        try:
-            predictions = self.potential.predict(batch, self.loss.wanted)
-        finally:
-            self.potential.compiled = before
-        loss, sums = self.loss(predictions, batch)
-        if not torch.isfinite(loss):
-            raise MFPyGError(self._explain(predictions, batch))
-        # Those of a resumed epoch were read before the module came to its device.
-        self._sums["train"] = sums + self._sums["train"].to(sums) if "train" in self._sums else sums
+        loss, sums = self.compare(self.potential, self.loss, batch)
+        self._add("train", sums)
         return loss
 
+    def compare(self, potential: Potential, loss: MultiFidelityLoss, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss of a potential on a batch, and the error sums, as :class:`MultiFidelityLoss` gives them.
+
+        Raises:
+            MFPyGError: if the loss is not finite, naming the conformation where that comes from.
+        """
+        before, potential.compiled = potential.compiled, self.compiled
+        try:
+            predictions = potential.predict(batch, loss.wanted)
+        finally:
+            potential.compiled = before
+        value, sums = loss(predictions, batch)
+        if not torch.isfinite(value):
+            raise MFPyGError(self._explain(loss, predictions, batch))
+        return value, sums
+
+    def _add(self, split: str, sums: Tensor) -> None:
+        # Those of a resumed epoch were read before the module came to its device.
+        self._sums[split] = sums + self._sums[split].to(sums) if split in self._sums else sums
+
     def validation_step(self, batch: Batch, batch_number: int) -> None:
-        sums = self.loss.sums(self.potential.predict(batch, self.loss.wanted), batch)
-        self._sums["val"] = self._sums.get("val", torch.zeros_like(sums)) + sums
+        self._add("val", self.loss.sums(self.potential.predict(batch, self.loss.wanted), batch))
 
     def on_validation_epoch_end(self) -> None:
         # Those of the training step are over all processes already.
         self._sums["val"] = sum_over_processes(self._sums["val"])
+        self.logged = set()
         for split in ("train", "val"):
-            self._log(split, self._sums.pop(split))
+            self._log(split, self.loss_of(split), self._sums.pop(split))
 
-    def _log(self, split: str, sums: Tensor) -> None:
-        errors = self.loss.error(sums)
+    def loss_of(self, split: str) -> MultiFidelityLoss:
+        """What the error sums of ``train`` or ``val`` are of."""
+        return self.loss
+
+    def _log(self, split: str, loss: MultiFidelityLoss, sums: Tensor) -> None:
+        errors = loss.error(sums)
         total = errors.sum()
         if not torch.isfinite(total):
             raise MFPyGError(
@@ -84,7 +102,7 @@ class MultiFidelityModule(lightning.LightningModule):
                 f"try a lower optim.lr or optim.clip"
             )
         values = {f"{split}/loss": float(total)}
-        for (name, prop), row, error in zip(self.loss.weights, sums, errors, strict=True):
+        for (name, prop), row, error in zip(loss.weights, sums, errors, strict=True):
             key = f"{split}/{name}/loss"
             values[key] = values.get(key, 0.0) + float(error)
             if split == "train":
@@ -93,13 +111,14 @@ class MultiFidelityModule(lightning.LightningModule):
                 mae, rmse = mae_and_rmse(row)
                 values[f"{split}/{name}/{prop}_mae"], values[f"{split}/{name}/{prop}_rmse"] = mae, rmse
         seen = {name: float(count) for name, count in self.labels_seen.items()} if split == "train" else {}
+        self.logged |= {*values, *seen}
         self.log_dict({**values, **seen}, batch_size=1)
 
-    def _explain(self, predictions: Mapping[str, Prediction], batch: Batch) -> str:
+    def _explain(self, loss: MultiFidelityLoss, predictions: Mapping[str, Prediction], batch: Batch) -> str:
         """Name the conformation where a NaN comes from."""
         message = f"the loss became NaN in epoch {self.current_epoch}"
         for name, prediction in predictions.items():
-            column = self.loss.columns[name]
+            column = loss.columns[name]
             bad = {"energy": ~torch.isfinite(prediction.energy)}
             bad["energy label"] = batch.energy_mask[:, column] & ~torch.isfinite(batch.energy[:, column])
             if prediction.forces is not None:

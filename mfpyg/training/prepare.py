@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,15 +16,17 @@ from mfpyg.checkpoint import epochs_done, potential_of, read_checkpoint
 from mfpyg.datasets.blocks import Track
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.references import compositions, fit_references, species_of
+from mfpyg.datasets.references import References, compositions, fit_references, species_of
 from mfpyg.datasets.spec import parse_specs
+from mfpyg.datasets.thinning import thin_labels
 from mfpyg.errors import MFPyGError
-from mfpyg.fidelity import Fidelity
+from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.graph import RadiusGraph
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
 from mfpyg.models.build_native import find_compiler
 from mfpyg.settings import TrainSettings, from_dict
+from mfpyg.training.check import label_fractions
 from mfpyg.training.data import labelled_rows
 from mfpyg.training.folder import RunFolder, check_same
 
@@ -46,10 +49,44 @@ def _cutoff(settings: TrainSettings) -> float:
     return float(cutoff)
 
 
+def with_labels_kept(
+    settings: TrainSettings,
+    fidelities: tuple[Fidelity, ...],
+    dataset: ConformationDataset,
+    splits: Mapping[str, np.ndarray],
+) -> ConformationDataset:
+    """The data set with the part of the labels that the settings keep, see :mod:`mfpyg.datasets.thinning`."""
+    return thin_labels(dataset, splits, label_fractions(settings, fidelities), settings.seed)
+
+
+def label_notes(settings: TrainSettings, dataset: ConformationDataset, splits: Mapping[str, np.ndarray]) -> list[str]:
+    """A line for each fidelity of which only a part of the labels is kept: how many conformations have some."""
+    lines = []
+    for name in label_fractions(settings, parse_fidelities(settings.fidelities)):
+        any_label = (Fidelity(name, energy=True, forces=True),)
+        train, val = (int(labelled_rows(dataset, splits[split], any_label).sum()) for split in ("train", "val"))
+        lines.append(f"labels of {name} are kept of {train:,} conformations in train and {val:,} in val")
+    return lines
+
+
+def needed(settings: TrainSettings) -> tuple[str, ...]:
+    """Fidelities without whose labels in the validation split no epoch, or stage, can be judged."""
+    if settings.strategy != "mfl":
+        return tuple(f.name for f in parse_fidelities(settings.fidelities))
+    return () if settings.monitor == "sum" else (settings.monitor,)
+
+
 def check_labels(
-    dataset: ConformationDataset, splits: Mapping[str, np.ndarray], fidelities: tuple[Fidelity, ...], monitor: str
+    dataset: ConformationDataset,
+    splits: Mapping[str, np.ndarray],
+    fidelities: tuple[Fidelity, ...],
+    needed: Sequence[str],
 ) -> list[str]:
     """Check that every kind of label to train on occurs in the training split.
+
+    Args:
+        dataset, splits, fidelities: of the training.
+        needed: fidelities that the validation split must have labels of; it must have some of one, anyway.
 
     Returns:
         A line for each kind that the validation split lacks, which the choice of the best epoch can't see, and one
@@ -78,9 +115,43 @@ def check_labels(
                 seen.append(fidelity.name)
             else:
                 notes.append(f"note: no {fidelity.name} {name} in validation; the best epoch is chosen without them")
-    if not seen or (monitor != "sum" and monitor not in seen):
-        raise MFPyGError(f"monitor {monitor} has no labels in the validation split; give split.val a larger share")
+    for name in needed or (() if seen else ("sum",)):
+        if name not in seen:
+            raise MFPyGError(f"monitor {name} has no labels in the validation split; give split.val a larger share")
     return notes
+
+
+@dataclass(frozen=True)
+class Elements:
+    """The elements of the training split.
+
+    Attributes:
+        species: atomic numbers, ascending.
+        counts: how many atoms of each every conformation of the data set has, (n_conformations, n_species) float64.
+    """
+
+    species: tuple[int, ...]
+    counts: np.ndarray
+
+
+def elements_of(dataset: ConformationDataset, splits: Mapping[str, np.ndarray]) -> Elements:
+    """The elements that a potential can be trained on.
+
+    Raises:
+        MFPyGError: if another split has an element that the training split has not.
+    """
+    every = species_of(dataset)
+    counts = compositions(dataset, every)
+    there = counts[splits["train"]].any(axis=0)
+    for name, rows in splits.items():
+        extra = counts[rows].any(axis=0) & ~there
+        if extra.any():
+            symbols = ", ".join(chemical_symbols[every[i]] for i in np.flatnonzero(extra))
+            raise MFPyGError(
+                f"element {symbols} occurs in split '{name}' but not in training; use another seed or split"
+            )
+    species = tuple(number for number, trained in zip(every, there, strict=True) if trained)
+    return Elements(species, counts[:, there])
 
 
 def new_potential(
@@ -97,28 +168,23 @@ def new_potential(
     Raises:
         MFPyGError: if another split has an element that the training split has not.
     """
-    every = species_of(dataset)
-    counts = compositions(dataset, every)
-    there = counts[splits["train"]].any(axis=0)
-    species = tuple(number for number, trained in zip(every, there, strict=True) if trained)
-    for name, rows in splits.items():
-        extra = counts[rows].any(axis=0) & ~there
-        if extra.any():
-            symbols = ", ".join(chemical_symbols[every[i]] for i in np.flatnonzero(extra))
-            raise MFPyGError(
-                f"element {symbols} occurs in split '{name}' but not in training; use another seed or split"
-            )
+    elements = elements_of(dataset, splits)
     names = [f.name for f in fidelities]
-    potential = build_potential(settings, species, names)
-    notes = []
-    for name, references in fit_references(dataset, splits["train"], species, names, counts[:, there]).items():
+    potential = build_potential(settings, elements.species, names)
+    fitted = fit_references(dataset, splits["train"], elements.species, names, elements.counts)
+    for name, references in fitted.items():
         potential.head(name).reference.copy_(torch.from_numpy(references.energies))
-        if references.undetermined:
-            notes.append(
-                f"note: the {name} labels do not determine the reference energies of "
-                f"{', '.join(references.undetermined)} one by one; their least-norm values are used"
-            )
-    return potential, notes
+    return potential, undetermined_notes(fitted)
+
+
+def undetermined_notes(fitted: Mapping[str, References]) -> list[str]:
+    """A line for each fidelity whose references the labels do not determine."""
+    return [
+        f"note: the {name} labels do not determine the reference energies of "
+        f"{', '.join(references.undetermined)} one by one; their least-norm values are used"
+        for name, references in fitted.items()
+        if references.undetermined
+    ]
 
 
 COMPILE_FROM = 10_000
@@ -148,7 +214,7 @@ def check_resumable(
     """Check that the last checkpoint is of this run, and of these data and splits.
 
     Returns:
-        Whether there is anything left to train; not if it had stopped early.
+        Whether there is anything left to train; not if it had stopped early, or its last stage is over.
 
     Raises:
         MFPyGError: naming what is missing or different.
@@ -157,7 +223,8 @@ def check_resumable(
     checkpoint = read_checkpoint(folder.last)
     potential_of(checkpoint, str(folder.last))
     done = epochs_done(checkpoint)
-    if done:  # needed in the end; better missed now
+    states = checkpoint["callbacks"].values()
+    if any(state.get("best_epoch", -1) >= 0 for state in states):  # needed in the end; better missed now
         read_checkpoint(folder.best)
     folder.read_splits()
     described = checkpoint["mfpyg"]
@@ -169,5 +236,6 @@ def check_resumable(
         raise MFPyGError(f"{folder.path}: the splits are not those the run was started on")
     if settings.epochs < done:
         raise MFPyGError(f"{folder.path} has {done} epochs already; --epochs {settings.epochs} is less")
-    states = checkpoint["callbacks"].values()
+    if checkpoint.get("stage", {}).get("ended"):
+        return False
     return not any("wait_count" in state and state["wait_count"] >= state["patience"] for state in states)

@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
@@ -20,18 +20,24 @@ from mfpyg.datasets.splits import make_splits
 from mfpyg.device import choose_device
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
-from mfpyg.fidelity import Fidelity, parse_fidelities, parse_weights
-from mfpyg.models import MultiFidelityPotential
+from mfpyg.fidelity import parse_fidelities
+from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
-from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
-from mfpyg.training.check import check_minimum, check_settings, is_main_process
-from mfpyg.training.data import ConformationData
+from mfpyg.training.callbacks import SafeCheckpointIO
+from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.folder import RunFolder
-from mfpyg.training.loss import MultiFidelityLoss
-from mfpyg.training.module import MultiFidelityModule
-from mfpyg.training.prepare import check_labels, check_resumable, new_potential, open_training_data, with_compile_chosen
-from mfpyg.training.schedule import Schedule
+from mfpyg.training.prepare import (
+    check_labels,
+    check_resumable,
+    label_notes,
+    needed,
+    open_training_data,
+    with_compile_chosen,
+    with_labels_kept,
+)
+from mfpyg.training.recipe import Describe
+from mfpyg.training.strategies.build import recipe_of
 
 
 class Interrupted(Exception):
@@ -57,23 +63,24 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
         torch.set_num_threads(settings.threads)
     if not resume and is_main_process():
         folder.check_new()
-    dataset = open_training_data(settings, fidelities, shown_on(console))
+    full = open_training_data(settings, fidelities, shown_on(console))
     if resume and settings.split.method == "index":  # the file that said it may be gone
         splits = folder.read_splits()
     else:
-        splits = make_splits(dataset, settings.split, settings.seed)
-    notes = check_labels(dataset, splits, fidelities, settings.monitor)
+        splits = make_splits(full, settings.split, settings.seed)
+    dataset = with_labels_kept(settings, fidelities, full, splits)
+    notes = [*label_notes(settings, dataset, splits), *check_labels(dataset, splits, fidelities, needed(settings))]
     left_out = len(dataset) - sum(len(rows) for rows in splits.values())
     if left_out:
         notes.append(f"note: {left_out:,} of {len(dataset):,} conformations are in no split")
     torch.manual_seed(settings.seed)
-    potential, more_notes = new_potential(settings, fidelities, dataset, splits)
+    recipe = recipe_of(settings, fidelities, dataset, splits)
     unfinished = not resume or check_resumable(folder, settings, dataset, splits)
     settings = with_compile_chosen(settings, len(splits["train"]), device)
-    for line in [*_summary(settings, potential, splits, device), *notes, *more_notes]:
+    for line in [*_summary(settings, recipe.potential, splits, device), *notes, *recipe.notes]:
         console.print(line, highlight=False, soft_wrap=True)
     if not unfinished:
-        console.print("the run had stopped early; there is nothing left to train", highlight=False)
+        console.print("the run has ended; there is nothing left to train", highlight=False)
         return
     with _interruptible(folder):
         if is_main_process():
@@ -81,8 +88,9 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
                 folder.write_config(settings)
             else:
                 folder.create(settings, splits, versions(settings.backbone))
-        module, data, trainer = _assemble(settings, fidelities, potential, dataset, splits, folder, console, device)
-        trainer.fit(module, data, ckpt_path=str(folder.last) if resume else None)
+        module = recipe.module(_describer(settings, dataset, splits), compiled=settings.compile == "on")
+        trainer = _trainer(settings, recipe.callbacks(folder, console), folder, device)
+        trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
 
 
 @contextmanager
@@ -114,7 +122,7 @@ def _is_interrupt(stop: BaseException) -> bool:
 
 
 def _summary(
-    settings: TrainSettings, potential: MultiFidelityPotential, splits: Mapping[str, np.ndarray], device: torch.device
+    settings: TrainSettings, potential: Potential, splits: Mapping[str, np.ndarray], device: torch.device
 ) -> list[str]:
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
     n_parameters = sum(p.numel() for p in potential.parameters())
@@ -130,49 +138,27 @@ def final_table(settings: TrainSettings, folder: RunFolder, console: Console) ->
     """Evaluate the best epoch on every split, print the table, and keep it in the run folder."""
     checkpoint = read_checkpoint(folder.best)
     fidelities = parse_fidelities(settings.fidelities)
-    dataset = open_training_data(settings, fidelities)
+    splits = folder.read_splits()
+    dataset = with_labels_kept(settings, fidelities, open_training_data(settings, fidelities), splits)
     potential = potential_of(checkpoint, str(folder.best)).to(choose_device(settings.accelerator))
-    result = evaluate(potential, dataset, folder.read_splits())
+    result = evaluate(potential, dataset, splits)
     table = metrics_table(result.metrics, {f.name: f.labels for f in fidelities})
     folder.write_metrics(result.metrics, as_text(table))
     print_table(console, table)
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
 
 
-def _assemble(
-    settings: TrainSettings,
-    fidelities: tuple[Fidelity, ...],
-    potential: MultiFidelityPotential,
-    dataset: ConformationDataset,
-    splits: dict[str, np.ndarray],
-    folder: RunFolder,
-    console: Console,
-    device: torch.device,
-) -> tuple[MultiFidelityModule, ConformationData, lightning.Trainer]:
-    columns = {name: dataset.fidelities.index(name) for name in potential.fidelities}
-    loss = MultiFidelityLoss(fidelities, columns, parse_weights(settings.weights, fidelities), settings.hierarchicality)
-    methods = {row["name"]: row["method"] for row in dataset.label_counts() if row["name"] in columns}
+def _describer(settings: TrainSettings, dataset: ConformationDataset, splits: Mapping[str, np.ndarray]) -> Describe:
+    trained = [fidelity.name for fidelity in parse_fidelities(settings.fidelities)]
+    methods = {row["name"]: row["method"] for row in dataset.label_counts() if row["name"] in trained}
     source = {"name": list(settings.dataset), "fingerprint": dataset.fingerprint, "methods": methods}
-    module = MultiFidelityModule(
-        potential,
-        loss,
-        settings.optim.lr,
-        describe(potential, settings, source, splits),
-        dataset.molecules,
-        compiled=settings.compile == "on",
-    )
-    minimum = check_minimum(settings, [f.name for f in fidelities])
-    data = ConformationData(dataset, splits, fidelities, settings.sampling, minimum, settings.batch_size, settings.seed)
-    monitor = "val/loss" if settings.monitor == "sum" else f"val/{settings.monitor}/loss"
-    callbacks: list[Callback] = [
-        Schedule(settings.optim, monitor, settings.batch_size),
-        EpochLog(folder.log),
-        EpochProgress(fidelities, console),
-        RunCheckpoint(folder.path, monitor, settings.checkpoint_minutes),
-    ]
-    if settings.optim.stop_after is not None:
-        callbacks.append(EarlyStopping(monitor, patience=settings.optim.stop_after, check_on_train_epoch_end=True))
-    trainer = lightning.Trainer(
+    return lambda potential: describe(potential, settings, source, splits)
+
+
+def _trainer(
+    settings: TrainSettings, callbacks: list[Callback], folder: RunFolder, device: torch.device
+) -> lightning.Trainer:
+    return lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=settings.devices,
         strategy="ddp" if settings.devices > 1 else "auto",
@@ -190,7 +176,6 @@ def _assemble(
         enable_model_summary=False,
         enable_checkpointing=True,
     )
-    return module, data, trainer
 
 
 def _tensorboard(path: Path) -> TensorBoardLogger | bool:

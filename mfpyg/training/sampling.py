@@ -33,6 +33,9 @@ class Sampling:
         minimum: number among the T, and fewest graphs with a label of it in each batch; ``None`` for any.
         n_atoms: of each conformation, (n,), where graphs of like size are to be brought together.
         window: batches within which they are; 0 for none.
+        budget: an epoch has as many batches as one of this number of conformations would have, for which there may
+            be fewer: they are gone through in one shuffled order after the other, over the epochs, and no batch has
+            more of them than there are. Of one class, whatever the temperature. ``None`` for the plain number.
     """
 
     rows: np.ndarray
@@ -42,6 +45,7 @@ class Sampling:
     minimum: tuple[int, int] | None = None
     n_atoms: np.ndarray | None = None
     window: int = 0
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         assert self.labelled.any(axis=1).all()
@@ -62,11 +66,13 @@ class Sampling:
         the weight of a large one.
         """
         random = np.random.default_rng((self.seed, epoch))
-        if len(self.classes) == 1 or self.temperature == 1:
+        n_batches = math.ceil((self.budget or len(self.rows)) / batch_size)
+        if self.budget not in (None, len(self.rows)):
+            drawn = self._in_turn(epoch, n_batches)
+        elif len(self.classes) == 1 or self.temperature == 1:
             drawn = random.permutation(len(self.rows))
         else:
             drawn = random.permutation(np.concatenate(self._drawn(epoch)))
-        n_batches = math.ceil(len(drawn) / batch_size)
         if self.window:
             drawn = self._like_sizes(drawn, n_batches)
         batches = np.array_split(drawn, n_batches)
@@ -90,12 +96,24 @@ class Sampling:
         """The members of each class that this epoch draws: the next ones in its endless sequence of orders."""
         drawn = []
         for number, (members, count) in enumerate(zip(self.classes, self.shares(), strict=True)):
-            start = epoch * int(count)
-            orders = range(start // len(members), (start + int(count) - 1) // len(members) + 1)
-            sequence = [np.random.default_rng((self.seed, number, order)).permutation(members) for order in orders]
-            offset = start - orders.start * len(members)
-            drawn.append(np.concatenate(sequence)[offset : offset + int(count)] if count else members[:0])
+            drawn.append(self._next(members, number, epoch, int(count)))
         return drawn
+
+    def _in_turn(self, epoch: int, n_batches: int) -> np.ndarray:
+        """As many of all members as the budget asks for, less where a batch would hold more than there are."""
+        assert self.budget is not None
+        n = len(self.rows)
+        return self._next(np.arange(n), len(self.classes), epoch, min(self.budget, n_batches * n))
+
+    def _next(self, members: np.ndarray, number: int, epoch: int, count: int) -> np.ndarray:
+        """What an epoch draws of the endless sequence of shuffled orders that the seed and a number decide."""
+        if not count:
+            return members[:0]
+        start = epoch * count
+        orders = range(start // len(members), (start + count - 1) // len(members) + 1)
+        sequence = [np.random.default_rng((self.seed, number, order)).permutation(members) for order in orders]
+        offset = start - orders.start * len(members)
+        return np.concatenate(sequence)[offset : offset + count]
 
     def _like_sizes(self, drawn: np.ndarray, n_batches: int) -> np.ndarray:
         assert self.n_atoms is not None
@@ -132,3 +150,39 @@ class Sampling:
                         another = random.choice(labelled)
                     batch[place] = another
         return batches
+
+
+@dataclass
+class Interleaved:
+    """Batches of one sampling for some steps, then of the next, round and round.
+
+    Every epoch begins with a run of its own, so that its last one may be shorter.
+
+    Attributes:
+        samplings: with as many batches an epoch each.
+        length: steps of a run.
+    """
+
+    samplings: Sequence[Sampling]
+    length: int
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Conformations of any of them, (n,) int64."""
+        return np.unique(np.concatenate([sampling.rows for sampling in self.samplings]))
+
+    def which(self, epoch: int, step: int, n_steps: int) -> int:
+        """The number of the sampling that a step of an epoch of ``n_steps`` takes its batch from."""
+        runs = math.ceil(n_steps / self.length)
+        return (epoch * runs + step // self.length) % len(self.samplings)
+
+    def ends(self, step: int, n_steps: int) -> bool:
+        """Whether a step is the last of a run."""
+        return (step + 1) % self.length == 0 or step + 1 == n_steps
+
+    def batches(self, epoch: int, batch_size: int) -> list[np.ndarray]:
+        """Numbers of the conformations in each batch of an epoch."""
+        every = [sampling.batches(epoch, batch_size) for sampling in self.samplings]
+        n_steps = len(every[0])
+        assert all(len(batches) == n_steps for batches in every)
+        return [every[self.which(epoch, step, n_steps)][step] for step in range(n_steps)]

@@ -61,16 +61,25 @@ class Schedule(Callback):
     """
 
     def __init__(self, settings: OptimSettings, monitor: str, batch_size: int) -> None:
-        self.settings, self.monitor = settings, monitor
-        self.plateau = Plateau(settings.patience, settings.factor, settings.max_batch_size or batch_size)
+        self.settings, self.monitor, self.batch_size = settings, monitor, batch_size
+        self.plateau = self._new_plateau()
+
+    def _new_plateau(self) -> Plateau:
+        settings = self.settings
+        return Plateau(settings.patience, settings.factor, settings.max_batch_size or self.batch_size)
+
+    def course(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> tuple[float, int, int]:
+        """Initial learning rate, epochs so far, and epochs in all, of what the cosine goes over."""
+        assert trainer.max_epochs is not None
+        return self.settings.lr, trainer.current_epoch, trainer.max_epochs
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_number: int
     ) -> None:
         if self.settings.schedule == "cosine":
-            assert trainer.max_epochs is not None
-            done = trainer.current_epoch + batch_number / trainer.num_training_batches
-            _set_lr(trainer, self.settings.lr * cosine(min(done / trainer.max_epochs, 1.0)))
+            lr, epochs, in_all = self.course(trainer, module)
+            done = epochs + batch_number / trainer.num_training_batches
+            _set_lr(trainer, lr * cosine(min(done / in_all, 1.0)))
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if self.settings.schedule == "plateau":

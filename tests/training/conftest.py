@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,36 @@ TINY = [
     "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=64",
 ]  # fmt: skip
 MAIN = ["--fidelities", "dz:EF", "cc:E"]
+
+KILLED = '''
+"""mfpyg-train that is killed at a given moment of a given step."""
+import os, signal, sys
+import lightning
+from mfpyg.cli.train import main
+from mfpyg.files import replace_file
+from mfpyg.training.callbacks import EpochLog, RunCheckpoint
+from mfpyg.training.module import MultiFidelityModule
+
+moment, step = sys.argv[1].split(":")
+cls, hook = {
+    "batch": (RunCheckpoint, "on_train_batch_end"),
+    "validation": (MultiFidelityModule, "validation_step"),
+    "log": (EpochLog, "on_train_epoch_end"),
+    "best": (lightning.Trainer, "save_checkpoint"),
+    "last": (lightning.Trainer, "save_checkpoint"),
+}[moment]
+original = getattr(cls, hook)
+
+def then_die(self, *rest, **more):
+    result = original(self, *rest, **more)
+    trainer = self if cls is lightning.Trainer else self.trainer if moment == "validation" else rest[0]
+    if trainer.global_step == int(step) and (cls is not lightning.Trainer or rest[0].stem == moment):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(cls, hook, then_die)
+main(sys.argv[2:])
+'''
 
 
 class Trainer:
@@ -34,6 +65,16 @@ class Trainer:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         return output
+
+    def killed(self, moment: str, *arguments: str) -> None:
+        """Run the command until it kills itself at a moment such as ``batch:3``, when step 3 has been made."""
+        script = self.folder / "killed.py"
+        script.write_text(KILLED)
+        process = subprocess.run(
+            [sys.executable, str(script), moment, *arguments],
+            cwd=self.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, timeout=300,
+        )  # fmt: skip
+        assert process.returncode == -signal.SIGKILL, process.stdout + process.stderr
 
     def new(self, out: str, *arguments: str) -> list[str]:
         """Arguments of a new run."""

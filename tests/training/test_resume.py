@@ -82,52 +82,10 @@ def test_termination_by_the_system_keeps_the_run_and_says_how_to_go_on(trainer: 
     assert "Traceback" not in output
 
 
-KILLED = '''
-"""mfpyg-train that is killed at a given moment of a given step."""
-import os, signal, sys
-import lightning
-from mfpyg.cli.train import main
-from mfpyg.files import replace_file
-from mfpyg.training.callbacks import EpochLog, RunCheckpoint
-from mfpyg.training.module import MultiFidelityModule
-
-moment, step = sys.argv[1].split(":")
-cls, hook = {
-    "batch": (RunCheckpoint, "on_train_batch_end"),
-    "validation": (MultiFidelityModule, "validation_step"),
-    "log": (EpochLog, "on_train_epoch_end"),
-    "best": (lightning.Trainer, "save_checkpoint"),
-    "last": (lightning.Trainer, "save_checkpoint"),
-}[moment]
-original = getattr(cls, hook)
-
-def then_die(self, *rest, **more):
-    result = original(self, *rest, **more)
-    trainer = self if cls is lightning.Trainer else self.trainer if moment == "validation" else rest[0]
-    if trainer.global_step == int(step) and (cls is not lightning.Trainer or rest[0].stem == moment):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-
-setattr(cls, hook, then_die)
-main(sys.argv[2:])
-'''
-
-
 SEVERAL_BATCHES = (
     "--checkpoint-minutes=0", "--epochs=3", "--batch-size=100", "--sampling.strategy=balanced",
     "--sampling.minimum=tz=20", "--optim.lr=0.01", "--fidelities", "dz:EF", "tz:E",
 )  # fmt: skip
-
-
-def killed(trainer: Any, moment: str, *arguments: str) -> None:
-    """Runs the command until it kills itself at a moment such as ``batch:3``, when step 3 has been made."""
-    script = trainer.folder / "killed.py"
-    script.write_text(KILLED)
-    process = subprocess.run(
-        [sys.executable, str(script), moment, *arguments],
-        cwd=trainer.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, capture_output=True, timeout=300,
-    )  # fmt: skip
-    assert process.returncode == -signal.SIGKILL, process.stdout + process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -160,11 +118,11 @@ def test_run_killed_within_an_epoch_ends_with_the_same_weights(
     trainer: Any, uninterrupted: Path, moments: list[str]
 ) -> None:
     cut = trainer.folder / "cut"
-    killed(trainer, moments[0], *TINY, *SEVERAL_BATCHES, "--out", "cut")
+    trainer.killed(moments[0], *TINY, *SEVERAL_BATCHES, "--out", "cut")
     moment, step = moments[0].split(":")
     assert (cut / "best.ckpt").is_file() == (moment in ("best", "last") or int(step) > 7)
     for moment in moments[1:]:
-        killed(trainer, moment, "--resume", "cut")
+        trainer.killed(moment, "--resume", "cut")
     trainer.run("--resume", "cut")
     for name in ("last.ckpt", "best.ckpt"):
         one, two = (torch.load(run / name, weights_only=True) for run in (uninterrupted, cut))

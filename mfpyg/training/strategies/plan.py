@@ -1,0 +1,121 @@
+"""Which levels a strategy trains on in which stage, and for how many epochs; without torch.
+
+The budget of a training is its number of optimiser steps: as many in an epoch of any stage as an epoch of training
+on all levels at once (``mfl``) has with the same data, labels and batch size, and as many epochs in all. Where a
+stage has fewer conformations, it goes through them several times an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.fidelity import Fidelity, parse_numbers, parse_weights
+from mfpyg.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage of a training.
+
+    Attributes:
+        name: in ``metrics.csv`` and on the terminal.
+        fidelities: whose labels are trained on.
+        epochs: at most.
+    """
+
+    name: str
+    fidelities: tuple[Fidelity, ...]
+    epochs: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a strategy other than ``mfl`` makes of a list of fidelities.
+
+    Attributes:
+        target: the fidelity that it ends with.
+        lower: the others, in the order given.
+        stages: one after the other.
+        base: of strategy ``delta``, the level that the difference is added to.
+    """
+
+    target: Fidelity
+    lower: tuple[Fidelity, ...]
+    stages: tuple[StagePlan, ...]
+    base: Fidelity | None = None
+
+
+def plan_of(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> Plan:
+    """The stages of the strategy that the settings name.
+
+    Raises:
+        MFPyGError: if there are too few fidelities or epochs, a level is unknown or weighs nothing, or its labels do
+            not go with those of the target.
+    """
+    strategy, names = settings.strategy, [f.name for f in fidelities]
+    if len(fidelities) < 2:
+        raise MFPyGError(f"strategy {strategy} goes from level to level, but there is {names[0]} alone; name another")
+    _check_weights(settings, fidelities)
+    if settings.target is not None and settings.target not in names:
+        raise unknown_name("target", settings.target, names)
+    target = fidelities[-1] if settings.target is None else fidelities[names.index(settings.target)]
+    lower = tuple(f for f in fidelities if f is not target)
+    ordered = (*lower, target)
+    if strategy == "tl":
+        shares = {**dict.fromkeys(names, 1.0), **parse_numbers("transfer.share", settings.transfer.share, fidelities)}
+        epochs = divided(settings.epochs, [shares[f.name] for f in ordered])
+        stages = [StagePlan(f.name, (f,), n) for f, n in zip(ordered, epochs, strict=True)]
+        return Plan(target, lower, tuple(stages))
+    if strategy == "delta":
+        base = _base_of(settings, lower, target)
+        before, after = divided(settings.epochs, [settings.delta.share, 1 - settings.delta.share])
+        return Plan(target, lower, (StagePlan("base", lower, before), StagePlan("difference", (target,), after)), base)
+    before, after = divided(settings.epochs, [settings.meta.share, 1 - settings.meta.share])
+    return Plan(target, lower, (StagePlan("meta", ordered, before), StagePlan("adaptation", (target,), after)))
+
+
+def _check_weights(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> None:
+    weights = parse_weights(settings.weights, fidelities)
+    for fidelity in fidelities:
+        if not any(weight for (name, _), weight in weights.items() if name == fidelity.name):
+            raise MFPyGError(
+                f"{fidelity.name} weighs 0 in the loss, but strategy {settings.strategy} trains on it alone; give it a "
+                "weight, or leave it out"
+            )
+
+
+def _base_of(settings: TrainSettings, lower: tuple[Fidelity, ...], target: Fidelity) -> Fidelity:
+    names = [f.name for f in lower]
+    if settings.delta.base is not None and settings.delta.base not in names:
+        raise unknown_name("delta.base", settings.delta.base, names)
+    base = lower[-1] if settings.delta.base is None else lower[names.index(settings.delta.base)]
+    missing = [label for label in target.labels if label not in base.labels]
+    if missing:
+        what = " and ".join({"E": "energies", "F": "forces"}[label] for label in missing)
+        raise MFPyGError(
+            f"strategy delta learns {target} from differences to {base}, which lacks {what}; give {base.name} those "
+            f"labels, or leave them out of {target.name}"
+        )
+    if settings.head.private_blocks and len(lower) == 1:
+        raise MFPyGError("head.private_blocks does nothing with strategy delta and one lower level")
+    return base
+
+
+def divided(epochs: int, shares: Sequence[float]) -> list[int]:
+    """Epochs of each stage, by their shares, at least one each.
+
+    Raises:
+        MFPyGError: if there are fewer epochs than stages.
+    """
+    if epochs < len(shares):
+        raise MFPyGError(f"epochs is {epochs}, expected at least one for each of the {len(shares)} stages")
+    exact = [epochs * share / sum(shares) for share in shares]
+    counts = [max(1, int(x)) for x in exact]
+    while sum(counts) != epochs:
+        step = 1 if sum(counts) < epochs else -1
+        possible = [i for i, count in enumerate(counts) if count + step >= 1]
+        # To the one that has too little by most, or from the one that has too much by most; the first of equals.
+        counts[max(possible, key=lambda i: (step * (exact[i] - counts[i]), -i))] += step
+    return counts
