@@ -132,7 +132,7 @@ def _evaluate(
     rows = _rows(console, dataset, described, spec, split)
     if split != "all" and dataset.fingerprint == described["data"]["fingerprint"]:
         fractions = label_fractions(settings, trained)
-        dataset = thin_labels(dataset, _splits_of(described), fractions, settings.seed)
+        dataset = thin_labels(dataset, _splits_of(described), fractions, settings.split_seed)
 
     def progress(batches: Any, name: str) -> Any:
         return track(batches, description=name, console=console, transient=True, disable=not console.is_terminal)

@@ -33,6 +33,9 @@ class SplitSettings:
     file: str | None = setting(None, "npz file with the numbers of train, val, test, such as a run's splits.npz")
     val: float = setting(0.1, "fraction for validation", low=0.0)
     test: float = setting(0.1, "fraction for the test, where the file does not give one", low=0.0)
+    seed: int | None = setting(
+        None, "seed of the split, and of labels left out by label_fraction; null: as seed", low=0, high=2**63 - 1
+    )
 
 
 @dataclass
@@ -155,6 +158,11 @@ class TrainSettings:
     transfer: TransferSettings = field(default_factory=TransferSettings, metadata={"help": "of strategy tl"})
     delta: DeltaSettings = field(default_factory=DeltaSettings, metadata={"help": "of strategy delta"})
     meta: MetaSettings = field(default_factory=MetaSettings, metadata={"help": "of strategy meta"})
+
+    @property
+    def split_seed(self) -> int:
+        """What the split and the labels left out are drawn by."""
+        return self.seed if self.split.seed is None else self.split.seed
 
     def check(self) -> None:
         """Check everything that can be checked without the data.

@@ -83,7 +83,7 @@ def evaluate(
     return result
 
 
-def common_columns(potential: MultiFidelityPotential, dataset: ConformationDataset) -> dict[str, int]:
+def common_columns(potential: Potential, dataset: ConformationDataset) -> dict[str, int]:
     """Fidelities that potential and data set have in common, and the number of each among the T of the data set.
 
     Raises:
@@ -99,7 +99,7 @@ def common_columns(potential: MultiFidelityPotential, dataset: ConformationDatas
 
 
 def predicted(
-    potential: MultiFidelityPotential,
+    potential: Potential,
     dataset: ConformationDataset,
     rows: np.ndarray,
     columns: Mapping[str, int],

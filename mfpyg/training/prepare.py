@@ -56,7 +56,7 @@ def with_labels_kept(
     splits: Mapping[str, np.ndarray],
 ) -> ConformationDataset:
     """The data set with the part of the labels that the settings keep, see :mod:`mfpyg.datasets.thinning`."""
-    return thin_labels(dataset, splits, label_fractions(settings, fidelities), settings.seed)
+    return thin_labels(dataset, splits, label_fractions(settings, fidelities), settings.split_seed)
 
 
 def label_notes(settings: TrainSettings, dataset: ConformationDataset, splits: Mapping[str, np.ndarray]) -> list[str]:

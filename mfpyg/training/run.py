@@ -67,7 +67,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     if resume and settings.split.method == "index":  # the file that said it may be gone
         splits = folder.read_splits()
     else:
-        splits = make_splits(full, settings.split, settings.seed)
+        splits = make_splits(full, settings.split, settings.split_seed)
     dataset = with_labels_kept(settings, fidelities, full, splits)
     notes = [*label_notes(settings, dataset, splits), *check_labels(dataset, splits, fidelities, needed(settings))]
     left_out = len(dataset) - sum(len(rows) for rows in splits.values())

@@ -1,0 +1,138 @@
+"""What runs a study is made of, and the folder that holds them; importable without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.files import make_folder, write_text
+from mfpyg.settings import read_yaml
+from mfpyg.strategy_options import STRATEGIES
+from mfpyg.study.names import PAPER_MODELS, TARGET_WITHOUT_FORCES, model_name, parse_model, target_of
+from mfpyg.study.studyrun import StudyRun
+
+SETS: dict[str, tuple[str, ...]] = {"table1": PAPER_MODELS, "tables2-4": TARGET_WITHOUT_FORCES}
+"""Names for several models at once."""
+
+
+@dataclass
+class StudyPlan:
+    """A study: every model with every strategy and share of labels, as an ensemble.
+
+    Attributes:
+        models: names as in the paper.
+        strategies: how they are trained; models of a single fidelity in one way only.
+        fractions: shares of the target's labels.
+        members: of each ensemble, with the seeds 0, 1, ….
+        options: of mfpyg-train, the same for all.
+        levels: that the data have, which names of models are made of.
+    """
+
+    models: list[str]
+    strategies: list[str] = field(default_factory=lambda: ["mfl"])
+    fractions: list[float] = field(default_factory=lambda: [1.0])
+    members: int = 8
+    options: list[str] = field(default_factory=list)
+    levels: list[str] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Check everything that needs no data.
+
+        Raises:
+            MFPyGError: in one line, for the first thing that is wrong.
+        """
+        self.models = [model_name(parse_model(name, self.levels)) for name in self.models]
+        for name, values in (("models", self.models), ("strategies", self.strategies), ("fractions", self.fractions)):
+            if not values or len(set(values)) < len(values):
+                raise MFPyGError(f"{name} are {', '.join(map(str, values)) or 'none'}, expected different ones")
+        for strategy in self.strategies:
+            if strategy not in STRATEGIES:
+                raise unknown_name("strategy", strategy, STRATEGIES)
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise MFPyGError(f"share of labels is {fraction:g}, expected a number above 0 and up to 1")
+        if self.members < 1:
+            raise MFPyGError(f"members is {self.members}, expected at least 1")
+
+    def runs(self, folder: Path) -> list[StudyRun]:
+        """Every run, seed by seed, so that a study that is stopped early has a member of each ensemble."""
+        return [
+            StudyRun(name, folder / place(name, strategy, fraction, seed), strategy, fraction, seed,
+                     known=tuple(self.levels))
+            for seed in range(self.members)
+            for fraction in self.fractions
+            for name in self.models
+            for strategy in (self.strategies if len(parse_model(name, self.levels)) > 1 else ["mfl"])
+        ]  # fmt: skip
+
+    def arguments(self, run: StudyRun) -> list[str]:
+        """The arguments of mfpyg-train for a run from its beginning."""
+        arguments = ["--fidelities", *run.fidelities, "--seed", str(run.seed), "--split.seed", "0"]
+        if run.strategy != "mfl":
+            arguments += ["--strategy", run.strategy]
+        if run.label_fraction < 1:
+            arguments += ["--label-fraction", f"{target_of(run.fidelities).name}={run.label_fraction:g}"]
+        return [*arguments, "--out", str(run.folder), *self.options]
+
+
+def place(name: str, strategy: str, fraction: float, seed: int) -> str:
+    """Where in a study's folder a run is: ``runs/MF-DZ_EF-CC_E/mfl-1/seed-0``."""
+    return f"runs/{name.replace('/', '_')}/{strategy}-{fraction:g}/seed-{seed}"
+
+
+def models_named(words: Iterable[str]) -> list[str]:
+    """Models of a list of names and sets of them, each once."""
+    return list(dict.fromkeys(name for word in words for name in SETS.get(word, (word,))))
+
+
+def joined_with_stored(plan: StudyPlan, folder: Path) -> StudyPlan:
+    """The plan together with what the folder's ``study.yaml`` says was asked for before.
+
+    Raises:
+        MFPyGError: if the options of the runs differ, naming them, or the folder is something else.
+    """
+    path = folder / "study.yaml"
+    if not path.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise MFPyGError(f"{folder} exists and is no study; choose another folder with --out")
+        return plan
+    stored = _from_dict(read_yaml(path), path)
+    if (stored.options, stored.levels) != (plan.options, plan.levels):
+        raise MFPyGError(
+            f"{folder} is a study with the options '{' '.join(stored.options)}', not '{' '.join(plan.options)}'; "
+            "give those, or another folder with --out"
+        )
+    return dataclasses.replace(
+        plan,
+        models=_joined(stored.models, plan.models),
+        strategies=_joined(stored.strategies, plan.strategies),
+        fractions=_joined(stored.fractions, plan.fractions),
+        members=max(stored.members, plan.members),
+    )
+
+
+def store(plan: StudyPlan, folder: Path) -> None:
+    """Write ``study.yaml``.
+
+    Raises:
+        MFPyGError: if the folder can't be written to.
+    """
+    make_folder(folder)
+    write_text(folder / "study.yaml", yaml.safe_dump(dataclasses.asdict(plan), sort_keys=False))
+
+
+def _joined(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    return list(dict.fromkeys([*first, *second]))
+
+
+def _from_dict(values: dict[str, Any], path: Path) -> StudyPlan:
+    known = {f.name for f in dataclasses.fields(StudyPlan)}
+    if set(values) != known:
+        raise MFPyGError(f"{path}: holds {', '.join(map(str, values))}, expected {', '.join(sorted(known))}")
+    return StudyPlan(**values)
