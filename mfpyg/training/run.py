@@ -80,7 +80,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     for line in [*_summary(settings, recipe.potential, splits, device), *notes, *recipe.notes]:
         console.print(line, highlight=False, soft_wrap=True)
     if not unfinished:
-        console.print("the run has ended; there is nothing left to train", highlight=False)
+        console.print("the run has ended or stopped early; there is nothing left to train", highlight=False)
         return
     with _interruptible(folder):
         if is_main_process():

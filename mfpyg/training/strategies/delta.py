@@ -128,6 +128,5 @@ def stages(materials: Materials) -> tuple[Potential, list[Stage]]:
         MFPyGError: if no conformation has both labels.
     """
     before, after = materials.plan.stages
-    difference = DifferenceStage(after, materials)
     potential = materials.potential([f.name for f in before.fidelities])
-    return potential, [BaseStage(before, materials), difference]
+    return potential, [BaseStage(before, materials), DifferenceStage(after, materials)]
