@@ -82,6 +82,11 @@ def joined(arguments: Sequence[str], option: str) -> list[str]:
     return [*rest, option, *values] if found else rest
 
 
+def hyphenated(arguments: Iterable[str]) -> list[str]:
+    """The arguments with hyphens in the names of options where underscores were given."""
+    return [re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), argument) for argument in arguments]
+
+
 def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:
     """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130."""
     try:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mfpyg.cli import train
-from mfpyg.cli.common import INTERRUPT_STATUS, Parser, run
-from mfpyg.datasets.spec import combined_levels, parse_specs
+from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, hyphenated, joined, run
+from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
-from mfpyg.study.names import target_of
+from mfpyg.fidelity import parse_fidelities
+from mfpyg.study.names import parse_model, target_of
 from mfpyg.study.plan import SETS, StudyPlan, joined_with_stored, models_named, store
+from mfpyg.study.scheduling import Job, run_jobs
 from mfpyg.training.check import check_settings
 
 if TYPE_CHECKING:
-    from mfpyg.study.scheduling import Job
+    from mfpyg.datasets.conformations import ConformationDataset
+    from mfpyg.settings import TrainSettings
     from mfpyg.study.studyrun import StudyRun
 
 NAME = "mfpyg-study"
-_FIXED = ("--fidelities", "--seed", "--split.seed", "--strategy", "--out", "--resume", "--config", "--print-config")
+_FIXED = (
+    *("--fidelities", "--target", "--seed", "--split.seed", "--strategy"),
+    *("--resume", "--config", "--print-config"),
+)
 """Options of mfpyg-train that a study sets itself, or that make no sense in one."""
+_SPLITS = ("test", "ood")
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -69,7 +78,7 @@ def build_parser() -> Parser:
 def study_command(arguments: Sequence[str]) -> None:
     """Parse and check everything, train, write."""
     parser = build_parser()
-    own, options = _parted(arguments, parser)
+    own, options = _parted(hyphenated(arguments), parser)
     parsed = parser.parse_args(own)
     if parsed.out is None:
         raise MFPyGError("--out is missing; expected a folder for the runs and the report")
@@ -85,18 +94,20 @@ def study_command(arguments: Sequence[str]) -> None:
     plan.fractions = [_fraction(text, plan) for text in parsed.label_fraction]
     plan.check()
     plan = joined_with_stored(plan, folder)
+    plan.check_options()
     runs = plan.runs(folder)
-    for study_run in runs[: len(runs) // plan.members]:  # the first members; the others differ in their seeds
-        settings, _ = train.parse(plan.arguments(study_run))
-        check_settings(settings)
-    jobs_at_a_time = parsed.jobs or (len(parsed.gpus) if parsed.gpus else os.cpu_count() or 1)
-    if jobs_at_a_time < 1:
-        raise MFPyGError(f"jobs is {jobs_at_a_time}, expected at least 1")
-    more = [_named(text) for text in parsed.evaluate]
+    settings = [train.parse(plan.arguments(r))[0] for r in runs if r.seed == 0]  # others differ in nothing but that
+    for of_run in settings:
+        check_settings(of_run)
+    at_a_time = _at_a_time(parsed.jobs, parsed.gpus or [])
+    more = _named(parsed.evaluate)
+    device = ["--accelerator", "cuda"] if parsed.gpus and given(options, "--accelerator") is None else []
+    jobs = [Job(str(r), r.folder, [*plan.arguments(r), *device], settings[0].epochs) for r in runs]
+    others = _open_data(settings, more, anything_to_train=not all(job.finished() for job in jobs))
     store(plan, folder)
-    jobs = _jobs(plan, runs, settings.epochs)
-    _train(jobs, jobs_at_a_time, parsed.gpus or [])
-    _write(folder, runs, jobs, more, [shlex.join([NAME, *arguments])])
+    _train(jobs, at_a_time, parsed.gpus or [])
+    evaluated = ["--evaluate", *parsed.evaluate] if parsed.evaluate else []
+    _write(folder, runs, jobs, others, settings[0].accelerator, shlex.join([NAME, *plan.command(folder), *evaluated]))
     if any(job.state == "failed" for job in jobs):
         sys.exit(1)
 
@@ -108,24 +119,18 @@ def _parted(arguments: Sequence[str], parser: Parser) -> tuple[list[str], list[s
         MFPyGError: for an option that neither has, or that a study sets itself.
     """
     mine = [option for action in parser._actions for option in action.option_strings]
-    own, others = [], []
+    own: list[str] = []
+    others: list[str] = []
     into = own
     for argument in arguments:
         name = argument.split("=", 1)[0]
         if name.startswith("--"):
             into = own if name in mine else others
-            if name in _FIXED and name not in mine:
+            if name in _FIXED:
                 raise MFPyGError(f"option {name} can't be given; a study sets it for each run")
         into.append(argument)
-    known = train.build_parser("hipnn") if not others else train.build_parser(_backbone(others))
-    known.check_names(others)
-    return own, others
-
-
-def _backbone(options: Sequence[str]) -> str:
-    from mfpyg.cli.common import given
-
-    return given(options, "--backbone") or "hipnn"
+    train.build_parser(given(others, "--backbone") or "hipnn").check_names(others)
+    return own, joined(others, "--dataset")
 
 
 def _levels(options: Sequence[str]) -> list[str]:
@@ -141,35 +146,58 @@ def _fraction(text: str, plan: StudyPlan) -> float:
     except ValueError:
         raise MFPyGError(f"label-fraction is '{text}', expected a number such as 0.1, or cc=0.1") from None
     if name:
-        from mfpyg.study.names import parse_model
-
         targets = {target_of(parse_model(model, plan.levels)).name for model in plan.models}
         if targets != {name}:
             raise MFPyGError(f"label-fraction {text}: the models' targets are {', '.join(sorted(targets))}; name those")
     return fraction
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, equals, spec = text.partition("=")
-    if not equals or not name or not spec:
-        raise MFPyGError(f"evaluate is '{text}', expected a name and a data set, as comp6=comp6:COMP6/COMP6v1")
-    parse_specs([spec])
-    return name, spec
+def _at_a_time(jobs: int | None, gpus: Sequence[str]) -> int:
+    for gpu in gpus:
+        if not gpu.isdecimal() or gpus.count(gpu) > 1:
+            raise MFPyGError(f"gpus are {' '.join(gpus)}, expected different numbers, as 0 1")
+    at_a_time = (len(gpus) or os.cpu_count() or 1) if jobs is None else jobs
+    if at_a_time < 1:
+        raise MFPyGError(f"jobs is {at_a_time}, expected at least 1")
+    return at_a_time
 
 
-def _jobs(plan: StudyPlan, runs: Sequence[StudyRun], epochs: int) -> list[Job]:
-    from mfpyg.study.scheduling import Job
+def _named(texts: Sequence[str]) -> dict[str, DatasetSpec]:
+    found: dict[str, DatasetSpec] = {}
+    for text in texts:
+        name, _, spec = text.partition("=")
+        if not name or not spec:
+            raise MFPyGError(f"evaluate is '{text}', expected a name and a data set, as comp6=comp6:COMP6/COMP6v1")
+        if name in found or name in _SPLITS:
+            raise MFPyGError(f"evaluate {text}: there is a '{name}' already; choose another name")
+        (found[name],) = parse_specs([spec])
+    return found
 
-    return [Job(str(r), r.folder, plan.arguments(r), epochs) for r in runs]
+
+def _open_data(
+    settings: Sequence[TrainSettings], more: Mapping[str, DatasetSpec], anything_to_train: bool
+) -> dict[str, ConformationDataset]:
+    """The data to evaluate on; those to train on are opened once, so that they are processed before runs share them.
+
+    Raises:
+        MFPyGError: if a file is missing or wrong.
+    """
+    from mfpyg.datasets.opening import open_dataset
+    from mfpyg.training.prepare import open_training_data
+
+    if anything_to_train:
+        for fidelities, one in {tuple(s.fidelities): s for s in settings}.items():
+            open_training_data(one, parse_fidelities(fidelities))
+    return {name: open_dataset(spec) for name, spec in more.items()}
 
 
 def _train(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:
     from rich.console import Console
 
     from mfpyg.study.progress import StudyProgress
-    from mfpyg.study.scheduling import run_jobs
 
     console = Console()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, or the runs would go on alone
     try:
         with StudyProgress(console, jobs) as progress:
             run_jobs(jobs, at_a_time, gpus, progress)
@@ -182,26 +210,35 @@ def _train(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:
 
 
 def _write(
-    folder: Path, runs: Sequence[StudyRun], jobs: Sequence[Job], more: Sequence[tuple[str, str]], commands: list[str]
+    folder: Path,
+    runs: Sequence[StudyRun],
+    jobs: Sequence[Job],
+    others: Mapping[str, ConformationDataset],
+    accelerator: str,
+    command: str,
 ) -> None:
-    import dataclasses
-
     from rich.console import Console
 
-    from mfpyg.datasets.opening import open_dataset
     from mfpyg.study import collect, write_figures, write_report, write_tables
+    from mfpyg.study.reading import splits_with_data
+    from mfpyg.study.tables import tables
 
     console = Console()
     failures = {job.folder: job.error for job in jobs if job.state == "failed"}
     for where, reason in failures.items():
         console.print(f"failed: {where}: {reason}", highlight=False, soft_wrap=True)
     runs = [dataclasses.replace(r, failure=failures.get(r.folder)) for r in runs]
-    others: dict[str, Any] = {name: open_dataset(parse_specs([spec]), ()) for name, spec in more}
-    result = collect(runs, others=others, note=lambda line: console.print(line, highlight=False))
-    for path in write_tables(result, folder):
-        if path.suffix == ".md":
-            console.print(path.read_text(), highlight=False, soft_wrap=True)
-    write_report(result, folder, commands=commands, figures=write_figures(result, folder))
+    result = collect(
+        runs,
+        splits=splits_with_data(runs, _SPLITS),
+        others=others,
+        accelerator=accelerator,
+        note=lambda line: console.print(line, highlight=False, soft_wrap=True),
+    )
+    write_tables(result, folder)
+    for table in tables(result):
+        console.print(table.markdown(), highlight=False, soft_wrap=True)
+    write_report(result, folder, commands=[command], figures=write_figures(result, folder))
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from mfpyg import backbones
 from mfpyg import settings as s
-from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, joined, quiet_frameworks, run
+from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, hyphenated, joined, quiet_frameworks, run
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.options import alternatives, choices_of, in_words
@@ -33,10 +32,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 def train_command(arguments: Sequence[str]) -> None:
     """Parse, check what can be checked at once, train, evaluate."""
-    arguments = [
-        re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), a) if a.startswith("--") else a for a in arguments
-    ]
-    settings, resumed = parse(joined(arguments, "--dataset"))
+    settings, resumed = parse(joined(hyphenated(arguments), "--dataset"))
     check_settings(settings)
     folder = RunFolder(resumed or Path(settings.out or default_out(settings)))
     settings = dataclasses.replace(settings, out=str(folder.path))

@@ -25,7 +25,7 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import common_columns, predicted
 from mfpyg.files import read_npz, replace_file
-from mfpyg.models import MultiFidelityPotential
+from mfpyg.models import Potential
 
 FORMAT = 1
 
@@ -50,7 +50,7 @@ class Predictions:
 
 
 def predict_rows(
-    potential: MultiFidelityPotential,
+    potential: Potential,
     dataset: ConformationDataset,
     rows: np.ndarray,
 ) -> Predictions:

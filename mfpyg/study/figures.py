@@ -137,7 +137,7 @@ def _name(model: ModelResult, with_strategy: bool) -> str:
 
 def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigure | None:
     """Target error against number of the target's labels; needs a model with several numbers."""
-    models = [model for model in result.models if model.target.name == target and model.n_labels is not None]
+    models = [model for model in result.models if model.target.name == target]
     lines = {key: [m for m in models if (m.name, m.strategy) == key] for key in [(m.name, m.strategy) for m in models]}
     if all(len({model.n_labels for model in line}) < 2 for line in lines.values()):
         return None
@@ -155,7 +155,7 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
                 _curve(axis, line, split, prop, beside, colour, style, f"{name}, {strategy}")
             axis.set(title=f"{split}: {_SHORT[prop]}", xscale="log", yscale="log", ylabel=f"RMSE ({UNITS[prop]})")
             axis.set_xlabel(f"{target} labels in training")
-            counts = sorted({model.n_labels for model in models if model.n_labels is not None})
+            counts = sorted({model.n_labels for model in models})
             axis.xaxis.set_major_locator(FixedLocator(counts))
             axis.xaxis.set_minor_locator(NullLocator())
             axis.set_xticklabels([f"{n:,}" for n in counts], rotation=45)
@@ -181,9 +181,8 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
 def _curve(
     axis: plt.Axes, line: list[ModelResult], split: str, prop: str, beside: float, colour: str, style: str, label: str
 ) -> None:
-    points = sorted(
-        (model.n_labels or 0, found.rmse) for model in line if (found := model.of_target(split, prop)) is not None
-    )
+    known = [(model.n_labels, found.rmse) for model in line if (found := model.of_target(split, prop)) is not None]
+    points = sorted(known, key=lambda point: point[0])
     if not points:
         return
     x, y = [n * beside for n, _ in points], np.array([e.value for _, e in points])

@@ -13,7 +13,7 @@ import yaml
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.files import make_folder, write_text
 from mfpyg.settings import read_yaml
-from mfpyg.strategy_options import STRATEGIES
+from mfpyg.strategy_options import GROUPS, STRATEGIES
 from mfpyg.study.names import PAPER_MODELS, TARGET_WITHOUT_FORCES, model_name, parse_model, target_of
 from mfpyg.study.studyrun import StudyRun
 
@@ -30,7 +30,7 @@ class StudyPlan:
         strategies: how they are trained; models of a single fidelity in one way only.
         fractions: shares of the target's labels.
         members: of each ensemble, with the seeds 0, 1, ….
-        options: of mfpyg-train, the same for all.
+        options: of mfpyg-train, the same for all; those of a strategy, as ``--delta.share``, for its runs alone.
         levels: that the data have, which names of models are made of.
     """
 
@@ -60,6 +60,18 @@ class StudyPlan:
         if self.members < 1:
             raise MFPyGError(f"members is {self.members}, expected at least 1")
 
+    def check_options(self) -> None:
+        """Check that options of a strategy, as ``--delta.share``, are of one that is used.
+
+        Raises:
+            MFPyGError: naming the first that is not.
+        """
+        for option in self.options:
+            strategy = _strategy_of(option)
+            if strategy is not None and strategy not in self.strategies:
+                names = ", ".join(self.strategies)
+                raise MFPyGError(f"{option} is of strategy {strategy}, but the strategies are {names}; leave it out")
+
     def runs(self, folder: Path) -> list[StudyRun]:
         """Every run, seed by seed, so that a study that is stopped early has a member of each ensemble."""
         return [
@@ -77,13 +89,39 @@ class StudyPlan:
         if run.strategy != "mfl":
             arguments += ["--strategy", run.strategy]
         if run.label_fraction < 1:
-            arguments += ["--label-fraction", f"{target_of(run.fidelities).name}={run.label_fraction:g}"]
-        return [*arguments, "--out", str(run.folder), *self.options]
+            arguments += ["--label-fraction", f"{target_of(run.fidelities).name}={_digits(run.label_fraction)}"]
+        taken, options = True, []
+        for word in self.options:
+            if word.startswith("--"):
+                taken = _strategy_of(word) in (None, run.strategy)
+            if taken:
+                options.append(word)
+        return [*arguments, "--out", str(run.folder), *options]
+
+    def command(self, folder: Path) -> list[str]:
+        """The arguments of mfpyg-study that make all of the study at once."""
+        return [
+            *self.models,
+            *("--strategies", *self.strategies),
+            *("--label-fraction", *map(_digits, self.fractions)),
+            *("--members", str(self.members)),
+            *("--out", str(folder)),
+            *self.options,
+        ]
 
 
 def place(name: str, strategy: str, fraction: float, seed: int) -> str:
     """Where in a study's folder a run is: ``runs/MF-DZ_EF-CC_E/mfl-1/seed-0``."""
-    return f"runs/{name.replace('/', '_')}/{strategy}-{fraction:g}/seed-{seed}"
+    return f"runs/{name.replace('/', '_')}/{strategy}-{_digits(fraction)}/seed-{seed}"
+
+
+def _digits(fraction: float) -> str:
+    return f"{fraction:.12g}"
+
+
+def _strategy_of(option: str) -> str | None:
+    """The strategy that an option of mfpyg-train is of; ``None`` for those of all, and for values."""
+    return GROUPS.get(option[2:].partition(".")[0]) if option.startswith("--") else None
 
 
 def models_named(words: Iterable[str]) -> list[str]:
@@ -132,7 +170,12 @@ def _joined(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
 
 
 def _from_dict(values: dict[str, Any], path: Path) -> StudyPlan:
-    known = {f.name for f in dataclasses.fields(StudyPlan)}
-    if set(values) != known:
-        raise MFPyGError(f"{path}: holds {', '.join(map(str, values))}, expected {', '.join(sorted(known))}")
+    known = [f.name for f in dataclasses.fields(StudyPlan)]
+    if set(values) != set(known):
+        raise MFPyGError(f"{path}: holds {', '.join(map(str, values)) or 'nothing'}, expected {', '.join(known)}")
+    for name, value in values.items():
+        of = int | float if name == "fractions" else str
+        right = isinstance(value, int) if name == "members" else isinstance(value, list)
+        if not right or (isinstance(value, list) and not all(isinstance(one, of) for one in value)):
+            raise MFPyGError(f"{path}: {name} is {value}, which mfpyg-study did not write")
     return StudyPlan(**values)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from mfpyg.settings import flat
+from mfpyg.datasets.thinning import thin_labels
+from mfpyg.fidelity import parse_fidelities
+from mfpyg.settings import flat, from_dict
 from mfpyg.study.reading import ReadRun
-from mfpyg.training.folder import RunFolder
+from mfpyg.training.check import label_fractions
 
 NOT_SETTINGS = ("out", "seed", "fidelities")
 """What a run's configuration holds besides what could be the same in all runs of a study."""
@@ -25,31 +25,15 @@ def common_settings(read: list[ReadRun]) -> tuple[dict[str, Any], dict[int, dict
     return shared, {key: {name: v.get(name) for name in every if name not in shared} for key, v in by_run.items()}
 
 
-def n_target_labels(one: ReadRun, target: str) -> int | None:
-    """Conformations with a label of the target in training; ``None`` where that can't be told.
-
-    As the run says; else as many as an epoch saw at most, which its log counts, where each was seen once an epoch; else
-    those of the training split, if all of them were used.
-    """
+def n_target_labels(one: ReadRun, target: str) -> int:
+    """Conformations of the training split with a label of the target; as the run says, else those that it kept."""
     if one.run.n_labels is not None:
         return one.run.n_labels
-    seen = _labels_seen(RunFolder(Path(one.run.folder)).log, target)
-    if seen is not None and one.config.get("sampling", {}).get("strategy") == "proportional":
-        return seen
-    if one.run.label_fraction != 1:
-        return None
-    column, rows = one.dataset.fidelities.index(target), one.splits["train"]
-    return int((one.dataset._data.energy_mask[rows, column] | one.dataset._data.forces_mask[rows, column]).sum())
-
-
-def _labels_seen(log: Path, target: str) -> int | None:
-    """Most energies of a fidelity in an epoch, by ``metrics.csv``."""
-    if not log.is_file():
-        return None
-    with log.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    counts = [row[name] for row in rows if row.get(name := f"train/{target}/energy_labels")]
-    return max(round(float(count)) for count in counts) if counts else None
+    settings = from_dict(one.config)
+    fractions = label_fractions(settings, parse_fidelities(settings.fidelities))
+    dataset = thin_labels(one.dataset, one.splits, fractions, settings.split_seed)
+    column, rows = dataset.fidelities.index(target), one.splits["train"]
+    return int((dataset._data.energy_mask[rows, column] | dataset._data.forces_mask[rows, column]).sum())
 
 
 def split_sizes(read: list[ReadRun]) -> dict[str, dict[str, int]]:

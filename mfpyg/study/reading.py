@@ -18,6 +18,7 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.opening import open_dataset
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import parse_fidelities
 from mfpyg.study.studyrun import StudyRun
 from mfpyg.training.folder import RunFolder
 
@@ -87,6 +88,20 @@ def read_runs(runs: Iterable[StudyRun], splits: Sequence[str]) -> tuple[list[Rea
     return agreeing, failures + differing
 
 
+def splits_with_data(runs: Iterable[StudyRun], names: Sequence[str]) -> list[str]:
+    """Those of the splits that are not empty in the first run that has any; the first if no run got as far.
+
+    Raises:
+        MFPyGError: if that run's file of splits is damaged.
+    """
+    for run in runs:
+        folder = RunFolder(run.folder)
+        if folder.splits.is_file():
+            found = folder.read_splits()
+            return [name for name in names if len(found.get(name, ()))]
+    return [names[0]]
+
+
 def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], ConformationDataset]) -> ReadRun:
     if run.failure is not None:
         raise MFPyGError(run.failure)
@@ -101,9 +116,11 @@ def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], Co
     if target not in fidelities:
         raise MFPyGError(f"{folder.path}: predicts {', '.join(fidelities)}, but {run.name} needs its target '{target}'")
     named = described["data"]["name"]
-    key = (*([named] if isinstance(named, str) else named), fidelities)
+    # As in training, where there may have been levels that the potential does not have.
+    trained = tuple(f.name for f in parse_fidelities(described["config"]["fidelities"]))
+    key = (*([named] if isinstance(named, str) else named), trained)
     if key not in opened:
-        opened[key] = open_dataset(parse_specs(key[:-1]), fidelities)
+        opened[key] = open_dataset(parse_specs(key[:-1]), trained)
     dataset = opened[key]
     if dataset.fingerprint != described["data"]["fingerprint"]:
         raise MFPyGError(f"{folder.path}: {' + '.join(key[:-1])} is not the data any more that it was trained on")

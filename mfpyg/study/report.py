@@ -49,7 +49,7 @@ def write_report(
         section("On what", _data(result)),
         section("Errors", *[_html_table(table) for table in tables(result)], _missing_baselines(result)),
         _other_levels(result),
-        section("Figures", *map(_figure, drawn), _unknown_numbers(result)),
+        section("Figures", *map(_figure, drawn)),
         section("How to do it again", _commands(commands), _settings(result), _versions(result)),
     ]
     path = folder / "report.html"
@@ -164,15 +164,6 @@ def _missing_baselines(result: StudyResult) -> str:
         return ""
     names = ", ".join(f"{m.name} ({baseline_name(m)}, {m.label_fraction:.0%} of the labels)" for m in missing)
     return paragraph(f"No improvement is given for models without a single-fidelity counterpart here: {names}.")
-
-
-def _unknown_numbers(result: StudyResult) -> str:
-    unknown = [f"{m.name} ({m.strategy}, {m.label_fraction:.0%})" for m in result.models if m.n_labels is None]
-    if not unknown:
-        return ""
-    return paragraph(
-        f"Not in a learning curve, as the number of labels in training is not known: {', '.join(unknown)}."
-    )
 
 
 def _figure(figure: StudyFigure) -> str:

@@ -30,7 +30,7 @@ class ModelResult:
         name, strategy, label_fraction: what they have in common.
         fidelities: as ``mfpyg-train`` takes them; the target is the last.
         runs: the members.
-        n_labels: labels of the target that they were trained on, averaged over the members; ``None`` if not known.
+        n_labels: labels of the target that they were trained on, averaged over the members.
         epochs: until each member's best one.
         errors: ``{split: {fidelity: {property: PropertyErrors}}}``.
         parity: ``{split: {(target, "energy" | "forces"): Parity}}`` of the averaged prediction.
@@ -42,7 +42,7 @@ class ModelResult:
     label_fraction: float
     fidelities: list[str]
     runs: list[StudyRun]
-    n_labels: int | None
+    n_labels: int
     epochs: list[int]
     errors: dict[str, dict[str, dict[str, PropertyErrors]]]
     parity: dict[str, dict[tuple[str, str], Parity]]
@@ -171,10 +171,10 @@ def _model(
 ) -> ModelResult:
     run = members[0].run
     target = target_of(run.fidelities).name
-    counts: list[Any] = [n_target_labels(member, target) for member in members]
+    counts = [n_target_labels(member, target) for member in members]
     return ModelResult(
         *(run.name, run.strategy, run.label_fraction, run.fidelities, [m.run for m in members]),
-        None if None in counts else round(float(np.mean(counts))),
+        round(float(np.mean(counts))),
         [member.epochs for member in members],
         {name: ensemble_errors(found, labels, resamples) for name, (labels, found) in of_split.items()},
         {name: parity_of(average(found), labels, target) for name, (labels, found) in of_split.items()},

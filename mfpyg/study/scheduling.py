@@ -40,6 +40,7 @@ class Job:
     error: str = ""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     place: str | None = None
+    printed_before: int = 0
 
     @property
     def log(self) -> Path:
@@ -72,15 +73,16 @@ def run_jobs(
 
     Args:
         jobs: in the order in which they start; their states say how they ended.
-        at_a_time: how many run at once.
+        at_a_time: how many run at once, at least 1.
         gpus: CUDA devices, one job each at a time; none for the CPU.
         shown: called twice a second, and whenever a job has ended.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, when the running jobs have saved where they are.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the running jobs have saved where they are.
     """
-    free: list[str | None] = [*gpus][:at_a_time] or [None] * at_a_time
-    waiting = []
+    free: list[str | None] = [None] * at_a_time
+    free[:] = gpus[:at_a_time] or free
+    at_once, waiting = len(free), []
     for job in jobs:
         job.state = "done" if job.finished() else "waiting"
         if job.state == "waiting":
@@ -89,8 +91,8 @@ def run_jobs(
     try:
         while waiting or running:
             while waiting and free:
-                _start(waiting[0], free.pop(0), len(free) + len(running) + 1)
-                running.append(waiting.pop(0))
+                running.append(waiting.pop(0))  # first, so that what is started is stopped, too
+                _start(running[-1], free.pop(0), at_once)
             for job in [job for job in running if job.process is not None and job.process.poll() is not None]:
                 running.remove(job)
                 free.append(job.place)
@@ -112,9 +114,15 @@ def _start(job: Job, place: str | None, at_a_time: int) -> None:
     # Otherwise each takes all cores, which is slower than sharing them.
     environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // at_a_time, 1)))
     with job.log.open("ab") as log:
+        job.printed_before = log.tell()
         # A group of its own, as the terminal's Ctrl-C would come twice: from the terminal, and from here.
         job.process = subprocess.Popen(
-            job.command(), stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            job.command(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
         )
     job.place, job.state = place, "running"
 
@@ -125,19 +133,31 @@ def _ended(job: Job) -> None:
         job.state = "done"
         return
     job.state = "failed"
-    lines = job.log.read_text(errors="replace").strip().splitlines()
-    job.error = lines[-1] if lines else f"ended with status {job.process.returncode}"
+    with job.log.open("rb") as log:
+        log.seek(job.printed_before)
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    code = job.process.returncode
+    if code < 0:
+        job.error = f"ended by {signal.Signals(-code).name}"
+    elif code == 0 or not lines:
+        job.error = f"ended with status {code} and no metrics.json; see {job.log}"
+    else:
+        job.error = lines[-1].strip()
 
 
 def _stop(running: Sequence[Job]) -> None:
-    """Ask running jobs to save and stop, and wait for it; what does not answer is killed."""
+    """Ask running jobs to save and stop, and wait for it; a second Ctrl-C kills them, and time those that don't."""
     alive = [job.process for job in running if job.process is not None and job.process.poll() is None]
-    for process in alive:
-        process.send_signal(signal.SIGINT)
-    end = time.monotonic() + _SECONDS_TO_STOP
-    while time.monotonic() < end and any(process.poll() is None for process in alive):
-        time.sleep(0.1)
-    for process in alive:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+    # Who is started with Ctrl-C ignored, as by a shell in the background, has children that ignore it.
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    try:
+        for process in alive:
+            process.send_signal(signal.SIGTERM if ignored else signal.SIGINT)
+        end = time.monotonic() + _SECONDS_TO_STOP
+        while time.monotonic() < end and any(process.poll() is None for process in alive):
+            time.sleep(0.1)
+    finally:
+        for process in alive:
+            if process.poll() is None:
+                process.kill()
+            process.wait()

@@ -102,8 +102,8 @@ def labelled(model: ModelResult) -> list[str]:
 
 
 def number_of_labels(model: ModelResult) -> str:
-    """Of the target in training, or a dash where that is not known."""
-    return DASH if model.n_labels is None else f"{model.n_labels:,}"
+    """Of the target in training."""
+    return f"{model.n_labels:,}"
 
 
 _MODEL_COLUMNS = ["model", "strategy", "labels", "number", "members"]

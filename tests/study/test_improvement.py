@@ -14,7 +14,7 @@ from mfpyg.study.runs import ModelResult
 from mfpyg.study.tables import tables
 
 
-def model(name: str, *rmse: float, strategy: str = "joint", share: float = 1.0) -> ModelResult:
+def model(name: str, *rmse: float, strategy: str = "mfl", share: float = 1.0) -> ModelResult:
     fidelities = parse_model(name)
     mean, whole = mean_estimate(rmse), Estimate(rmse[0], rmse[0] / 2, rmse[0] * 2)
     errors = {"energy": PropertyErrors(30, 10, rmse, rmse, mean, mean, whole, whole)}
@@ -65,15 +65,15 @@ def test_baseline_has_the_same_labels_of_the_target_and_as_many() -> None:
 
 def test_baseline_of_the_same_strategy_is_preferred_to_another() -> None:
     tuned = model("MF-DZ/EF-CC/E", 1.0, strategy="fine-tuning")
-    joint, own = model("SF-CC/E", 4.0), model("SF-CC/E", 2.0, strategy="fine-tuning")
-    assert improvement(study(joint, tuned), tuned, "test", "energy") == Estimate(75.0)
-    assert improvement(study(joint, own, tuned), tuned, "test", "energy") == Estimate(50.0)
+    mfl, own = model("SF-CC/E", 4.0), model("SF-CC/E", 2.0, strategy="fine-tuning")
+    assert improvement(study(mfl, tuned), tuned, "test", "energy") == Estimate(75.0)
+    assert improvement(study(mfl, own, tuned), tuned, "test", "energy") == Estimate(50.0)
 
 
 def test_table_of_improvements_has_the_baseline_and_dashes() -> None:
     good = model("MF-DZ/EF-CC/E", 1.0)
     (table,) = [t for t in tables(study(model("SF-CC/E", 4.0), good)) if t.name == "table-improvement"]
-    assert table.rows == [["MF-DZ/EF-CC/E", "joint", "100%", "1,000", "1", "SF-CC/E", "75.0 ± –"]]
+    assert table.rows == [["MF-DZ/EF-CC/E", "mfl", "100%", "1,000", "1", "SF-CC/E", "75.0 ± –"]]
 
 
 def test_curves_of_many_strategies_and_shares_can_be_drawn(tmp_path: Path) -> None:

@@ -15,11 +15,14 @@ import numpy as np
 import pytest
 import torch
 
+from mfpyg.cli import train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation import predictions
 from mfpyg.evaluation.ensemble import mean_estimate
 from mfpyg.study import StudyResult, StudyRun, collect, write_figures, write_report, write_tables
+
+from .conftest import TINY
 
 pytestmark = pytest.mark.slow
 
@@ -157,7 +160,7 @@ def test_report_of_failures_alone_can_be_written(tmp_path: Path) -> None:
 
 
 def test_callers_mistakes_are_errors(study: list[StudyRun], tmp_path: Path) -> None:
-    with pytest.raises(MFPyGError, match="two runs of SF-CC/E, joint, 100% of the labels, seed 0"):
+    with pytest.raises(MFPyGError, match="two runs of SF-CC/E, mfl, 100% of the labels, seed 0"):
         collect([study[0], study[0]])
     with pytest.raises(MFPyGError, match=r"malformed model 'SF-CC'.*did you mean 'SF-CC/E'"):
         collect([StudyRun("SF-CC", tmp_path)])
@@ -177,18 +180,18 @@ def test_other_data_are_evaluated_as_far_as_levels_agree(study: list[StudyRun]) 
     assert found.sizes["some"][0] == 40
 
 
-def test_number_of_labels_is_what_the_run_says_or_unknown(study: list[StudyRun], tmp_path: Path) -> None:
+def test_number_of_labels_is_what_the_run_says_or_was_trained_on(study: list[StudyRun]) -> None:
     half = study[-1]
     assert collect([dataclasses.replace(half, n_labels=17)]).models[0].n_labels == 17
-    silent = copied(half, tmp_path / "silent")
-    (silent.folder / "metrics.csv").unlink()
-    found = collect([silent])
-    assert found.models[0].n_labels is None
-    write_tables(found, tmp_path / "tables")
-    with (tmp_path / "tables" / "table-energy.csv").open(encoding="utf-8", newline="") as file:
-        (row,) = csv.DictReader(file)
-    assert row["number"] == "–"
-    assert "number of labels in training is not known: SF-CC/E" in write_report(found, tmp_path).read_text("utf-8")
+    with np.load(half.folder / "splits.npz") as splits:
+        assert collect([half]).models[0].n_labels == len(splits["train"])
+
+
+def test_number_of_labels_is_that_of_the_thinned_ones(study: list[StudyRun], tmp_path: Path) -> None:
+    run = StudyRun("MF-DZ/EF-CC/E", tmp_path / "thinned", label_fraction=0.1)
+    train.main(["--fidelities", "dz:EF", "cc:E", "--label-fraction", "cc=0.1", "--out", str(run.folder), *TINY])
+    n = collect([study[0]]).models[0].n_labels
+    assert collect([run]).models[0].n_labels == round(0.1 * n)
 
 
 def test_tables_have_the_numbers_of_the_result(result: StudyResult, tmp_path: Path) -> None:
@@ -282,6 +285,6 @@ def test_report_stands_alone(result: StudyResult, tmp_path: Path) -> None:
     for other in tmp_path.glob("*.png"):
         other.unlink()
     assert {figure.path.name for figure in figures} == {
-        *("improvement.png", "learning-cc.png", "parity-SF-CC_E-joint.png", "parity-MF-DZ_EF-CC_E-joint.png"),
-        "parity-MF-DZ_EF-TZ_EF-joint.png",
+        *("improvement.png", "learning-cc.png", "parity-SF-CC_E-mfl.png", "parity-MF-DZ_EF-CC_E-mfl.png"),
+        "parity-MF-DZ_EF-TZ_EF-mfl.png",
     }
