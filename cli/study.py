@@ -197,7 +197,7 @@ def _train(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:
     from mfpyg.study.progress import StudyProgress
 
     console = Console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, or the runs would go on alone
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, or the runs would go on alone
     try:
         with StudyProgress(console, jobs) as progress:
             run_jobs(jobs, at_a_time, gpus, progress)
@@ -207,6 +207,8 @@ def _train(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:
             f"{NAME}: stopped; {done} of {len(jobs)} runs are done, the same command goes on", highlight=False
         )
         sys.exit(INTERRUPT_STATUS)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write(
@@ -225,8 +227,6 @@ def _write(
 
     console = Console()
     failures = {job.folder: job.error for job in jobs if job.state == "failed"}
-    for where, reason in failures.items():
-        console.print(f"failed: {where}: {reason}", highlight=False, soft_wrap=True)
     runs = [dataclasses.replace(r, failure=failures.get(r.folder)) for r in runs]
     result = collect(
         runs,
@@ -240,6 +240,8 @@ def _write(
         console.print(table.markdown(), highlight=False, soft_wrap=True)
     write_report(result, folder, commands=[command], figures=write_figures(result, folder))
     console.print(f"report: {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    for where, reason in failures.items():
+        console.print(f"failed: {where}: {reason}", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

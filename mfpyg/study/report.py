@@ -17,6 +17,7 @@ from mfpyg.study.figures import StudyFigure, largest_shares, write_figures
 from mfpyg.study.improvement import baseline, baseline_name
 from mfpyg.study.page import grid, page, paragraph, section
 from mfpyg.study.runs import StudyResult
+from mfpyg.study.studyrun import percent
 from mfpyg.study.tables import DASH, StudyTable, number_of_labels, other_tables, tables
 
 
@@ -75,7 +76,7 @@ def _left_out(result: StudyResult) -> str:
     if not result.failures:
         return ""
     rows = [
-        [f.run.name, f.run.strategy, f"{f.run.label_fraction:.0%}", str(f.run.seed), f.reason] for f in result.failures
+        [f.run.name, f.run.strategy, percent(f.run.label_fraction), str(f.run.seed), f.reason] for f in result.failures
     ]
     table = grid(
         ["model", "strategy", "labels", "seed", "why"], rows, "No figure below contains these runs.", text=(1, 4)
@@ -99,7 +100,7 @@ def _models(result: StudyResult) -> str:
         own = [f"{name} {_listed(v)}" for name, v in model.own_settings.items() if set(map(str, v)) != {"None"}]
         rows.append(
             [
-                *(model.name, " ".join(model.fidelities), model.strategy, f"{model.label_fraction:.0%}"),
+                *(model.name, " ".join(model.fidelities), model.strategy, percent(model.label_fraction)),
                 *(number_of_labels(model), _listed(run.seed for run in model.runs), ", ".join(map(str, model.epochs))),
                 "; ".join(own) or DASH,
             ]
@@ -162,7 +163,7 @@ def _missing_baselines(result: StudyResult) -> str:
     missing = [m for m in largest_shares(result) if len(m.fidelities) > 1 and baseline(result, m) is None]
     if not missing:
         return ""
-    names = ", ".join(f"{m.name} ({baseline_name(m)}, {m.label_fraction:.0%} of the labels)" for m in missing)
+    names = ", ".join(f"{m.name} ({baseline_name(m)}, {percent(m.label_fraction)} of the labels)" for m in missing)
     return paragraph(f"No improvement is given for models without a single-fidelity counterpart here: {names}.")
 
 

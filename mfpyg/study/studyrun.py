@@ -51,4 +51,13 @@ class StudyRun:
         return self.name, self.strategy, self.label_fraction
 
     def __str__(self) -> str:
-        return f"{self.name}, {self.strategy}, {self.label_fraction:.0%} of the labels, seed {self.seed}"
+        return f"{self.name}, {self.strategy}, {percent(self.label_fraction)} of the labels, seed {self.seed}"
+
+
+def percent(share: float) -> str:
+    """A share as it is shown.
+
+    >>> percent(0.3), percent(0.0025)
+    ('30%', '0.25%')
+    """
+    return f"{100 * share:.4g}%"

@@ -20,6 +20,7 @@ from mfpyg.fidelity import Fidelity
 from mfpyg.files import make_folder, write_text
 from mfpyg.study.improvement import baseline_name, half_width, improvement
 from mfpyg.study.runs import ModelResult, StudyResult
+from mfpyg.study.studyrun import percent
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
 
 DASH = "–"
@@ -98,7 +99,7 @@ def write_tables(result: StudyResult, folder: Path) -> list[Path]:
 
 def labelled(model: ModelResult) -> list[str]:
     """Cells that say which model it is: name, strategy, share of the target's labels and their number."""
-    return [model.name, model.strategy, f"{model.label_fraction:.0%}", number_of_labels(model), str(len(model.runs))]
+    return [model.name, model.strategy, percent(model.label_fraction), number_of_labels(model), str(len(model.runs))]
 
 
 def number_of_labels(model: ModelResult) -> str:
