@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from claim import spread
+from claim import parted, spread
 
 import mfpyg
 from mfpyg import backbones
@@ -28,10 +28,7 @@ MODELS = ("cc:E", "dz:EF cc:E")
 
 
 def main() -> None:
-    own, extra = sys.argv[1:], []
-    if "--" in own:
-        extra = own[own.index("--") + 1 :]
-        own = own[: own.index("--")]
+    own, extra = parted(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbones", nargs="+", default=list(backbones.names()))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

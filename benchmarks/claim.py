@@ -21,10 +21,7 @@ MODELS = ("cc:E", "dz:E cc:E", "dz:EF cc:E")
 
 
 def main() -> None:
-    own, extra = sys.argv[1:], []
-    if "--" in own:
-        extra = own[own.index("--") + 1 :]
-        own = own[: own.index("--")]
+    own, extra = parted(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/claim"))
@@ -34,6 +31,12 @@ def main() -> None:
     print(table(results))
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+def parted(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments before and after ``--``; those after it are mfpyg-train's."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return arguments[:end], arguments[end + 1 :]
 
 
 def trained(model: str, seed: int, out: Path, extra: list[str]) -> dict[str, dict[str, float]]:
