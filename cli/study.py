@@ -89,20 +89,21 @@ def study_command(arguments: Sequence[str]) -> None:
         [],
         parsed.members,
         options,
-        _levels(options),
+        *_levels_and_epochs(options),
     )
     plan.fractions = [_fraction(text, plan) for text in parsed.label_fraction]
     plan.check()
     plan = joined_with_stored(plan, folder)
     plan.check_options()
     runs = plan.runs(folder)
-    settings = [train.parse(plan.arguments(r))[0] for r in runs if r.seed == 0]  # others differ in nothing but that
+    of_place = {r.folder.parent: train.parse(plan.arguments(r))[0] for r in runs if r.seed == 0}
+    settings = list(of_place.values())  # of other seeds they differ in nothing but that
     for of_run in settings:
         check_settings(of_run)
     at_a_time = _at_a_time(parsed.jobs, parsed.gpus or [])
     more = _named(parsed.evaluate)
     device = ["--accelerator", "cuda"] if parsed.gpus and given(options, "--accelerator") is None else []
-    jobs = [Job(str(r), r.folder, [*plan.arguments(r), *device], settings[0].epochs) for r in runs]
+    jobs = [Job(str(r), r.folder, [*plan.arguments(r), *device], of_place[r.folder.parent].epochs) for r in runs]
     others = _open_data(settings, more, anything_to_train=not all(job.finished() for job in jobs))
     store(plan, folder)
     _train(jobs, at_a_time, parsed.gpus or [])
@@ -133,10 +134,10 @@ def _parted(arguments: Sequence[str], parser: Parser) -> tuple[list[str], list[s
     return own, joined(others, "--dataset")
 
 
-def _levels(options: Sequence[str]) -> list[str]:
-    """Names of the levels that the data of these options have."""
+def _levels_and_epochs(options: Sequence[str]) -> tuple[list[str], int]:
+    """Names of the levels that the data of these options have, and the epochs of a run."""
     settings, _ = train.parse(["--fidelities", "any:E", *options])
-    return [level.name for level in combined_levels(parse_specs(settings.dataset))]
+    return [level.name for level in combined_levels(parse_specs(settings.dataset))], settings.epochs
 
 
 def _fraction(text: str, plan: StudyPlan) -> float:

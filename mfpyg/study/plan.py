@@ -32,6 +32,7 @@ class StudyPlan:
         members: of each ensemble, with the seeds 0, 1, ….
         options: of mfpyg-train, the same for all; those of a strategy, as ``--delta.share``, for its runs alone.
         levels: that the data have, which names of models are made of.
+        epochs: of a run with all labels.
     """
 
     models: list[str]
@@ -40,6 +41,7 @@ class StudyPlan:
     members: int = 8
     options: list[str] = field(default_factory=list)
     levels: list[str] = field(default_factory=list)
+    epochs: int = 1
 
     def check(self) -> None:
         """Check everything that needs no data.
@@ -84,7 +86,11 @@ class StudyPlan:
         ]  # fmt: skip
 
     def arguments(self, run: StudyRun) -> list[str]:
-        """The arguments of mfpyg-train for a run from its beginning."""
+        """The arguments of mfpyg-train for a run from its beginning.
+
+        A model of one fidelity has nothing to learn from conformations that lose their label. It sees the rest so many
+        times more often that its steps, and with them its learning rate, are those of a model that sees all.
+        """
         arguments = ["--fidelities", *run.fidelities, "--seed", str(run.seed), "--split.seed", "0"]
         if run.strategy != "mfl":
             arguments += ["--strategy", run.strategy]
@@ -96,6 +102,8 @@ class StudyPlan:
                 taken = _strategy_of(word) in (None, run.strategy)
             if taken:
                 options.append(word)
+        if run.label_fraction < 1 and len(run.fidelities) == 1:
+            options += ["--epochs", str(round(self.epochs / run.label_fraction))]
         return [*arguments, "--out", str(run.folder), *options]
 
     def command(self, folder: Path) -> list[str]:
@@ -175,7 +183,7 @@ def _from_dict(values: dict[str, Any], path: Path) -> StudyPlan:
         raise MFPyGError(f"{path}: holds {', '.join(map(str, values)) or 'nothing'}, expected {', '.join(known)}")
     for name, value in values.items():
         of = int | float if name == "fractions" else str
-        right = isinstance(value, int) if name == "members" else isinstance(value, list)
+        right = isinstance(value, int) if name in ("members", "epochs") else isinstance(value, list)
         if not right or (isinstance(value, list) and not all(isinstance(one, of) for one in value)):
             raise MFPyGError(f"{path}: {name} is {value}, which mfpyg-study did not write")
     return StudyPlan(**values)

@@ -148,3 +148,14 @@ def test_damaged_study_file_is_named(tmp_path: Path, changes: dict[str, object],
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(stored | changes), encoding="utf-8")
     with pytest.raises(MFPyGError, match=f"study.yaml: .*{message}"):
         joined_with_stored(plan(), tmp_path)
+
+
+def test_a_model_of_one_fidelity_takes_as_many_steps_with_fewer_labels() -> None:
+    study = plan("SF-CC/E", "MF-DZ/EF-CC/E", fractions=[1.0, 0.1], members=1, options=["--epochs", "7"], epochs=7)
+    found = {run.key: parse(study.arguments(run))[0].epochs for run in study.runs(Path("out"))}
+    assert found == {
+        ("SF-CC/E", "mfl", 1.0): 7,
+        ("MF-DZ/EF-CC/E", "mfl", 1.0): 7,
+        ("SF-CC/E", "mfl", 0.1): 70,
+        ("MF-DZ/EF-CC/E", "mfl", 0.1): 7,
+    }
