@@ -1,0 +1,98 @@
+"""One or several trained potentials that answer as one: their mean, and how far they are apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from mfpyg.checkpoint import load
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.models import Potential
+from mfpyg.models.prediction import Prediction
+
+Model = str | os.PathLike[str] | Potential
+"""A run folder, a checkpoint, or a potential."""
+
+
+class Ensemble:
+    """Potentials that share fidelities.
+
+    Args:
+        models: one potential, run folder or checkpoint, or several.
+        device: where to put them; where they are (the CPU for files), if not given.
+
+    Attributes:
+        members: the potentials, in evaluation mode.
+        fidelities: that all members have, in the order of the first.
+
+    Raises:
+        MFPyGError: for no model, a file that can't be read, or members without a common fidelity.
+    """
+
+    def __init__(self, models: Model | Sequence[Model], device: torch.device | str | None = None) -> None:
+        listed = [models] if isinstance(models, str | os.PathLike | Potential) else list(models)
+        if not listed:
+            raise MFPyGError("no model given; expected a run folder, a checkpoint or a potential, or several")
+        self.members = [one.eval() if isinstance(one, Potential) else load(one) for one in listed]
+        if device is not None:
+            self.members = [member.to(device) for member in self.members]
+        common = [name for name in self.members[0].fidelities if all(name in m.fidelities for m in self.members)]
+        if not common:
+            of_each = "; ".join(", ".join(member.fidelities) for member in self.members)
+            raise MFPyGError(f"the models have no fidelity in common ({of_each}); expected members of one ensemble")
+        self.fidelities = tuple(common)
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first member."""
+        return next(self.members[0].parameters()).device
+
+    def fidelity(self, name: str | None) -> str:
+        """The fidelity of this name; without one, the only one there is.
+
+        Raises:
+            MFPyGError: for an unknown one, or none given among several.
+        """
+        if name is None:
+            if len(self.fidelities) > 1:
+                known = ", ".join(self.fidelities)
+                raise MFPyGError(f"no fidelity given: this potential has several ({known}); name one")
+            return self.fidelities[0]
+        if name not in self.fidelities:
+            raise unknown_name("fidelity", name, self.fidelities)
+        return name
+
+    def predict(
+        self, data: Data, wanted: Mapping[str, bool], stress: bool = False
+    ) -> tuple[dict[str, Prediction], dict[str, Prediction] | None]:
+        """Mean and standard deviation of the members' predictions.
+
+        Args:
+            data, wanted, stress: as in :meth:`mfpyg.models.Potential.predict`.
+
+        Returns:
+            The means, and the standard deviations (of the sample, n − 1) of every entry; ``None`` for one member.
+
+        Raises:
+            MFPyGError: as :meth:`mfpyg.models.Potential.predict`.
+        """
+        found = [member.predict(data, wanted, stress) for member in self.members]
+        if len(found) == 1:
+            return found[0], None
+        means = {name: _over([one[name] for one in found], lambda x: x.mean(dim=0)) for name in wanted}
+        return means, {name: _over([one[name] for one in found], lambda x: x.std(dim=0)) for name in wanted}
+
+
+def _over(predictions: Sequence[Prediction], reduce: Callable[[Tensor], Tensor]) -> Prediction:
+    """A reduction over members of every value that predictions have."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Prediction):
+        of_each = [getattr(prediction, field.name) for prediction in predictions]
+        values[field.name] = None if of_each[0] is None else reduce(torch.stack(of_each))
+    return Prediction(**values)
