@@ -44,7 +44,7 @@ def test_fidelities_are_those_that_all_have() -> None:
     assert ensemble.fidelity("cc") == "cc"
     with pytest.raises(MFPyGError, match="no fidelity given"):
         ensemble.fidelity(None)
-    with pytest.raises(MFPyGError, match="unknown fidelity 'c'.*'cc'"):
+    with pytest.raises(MFPyGError, match=r"unknown fidelity 'c'.*'cc'"):
         ensemble.fidelity("c")
     assert Ensemble(potential(0, "cc")).fidelity(None) == "cc"
 
