@@ -1,6 +1,6 @@
 """Multi-fidelity learning for interatomic potentials, in PyTorch Geometric.
 
-``mfpyg.load`` and everything that needs torch is imported when it is first used, so that commands
+``mfpyg.load``, ``mfpyg.save`` and everything that needs torch is imported when it is first used, so that commands
 check their options at once.
 """
 
@@ -13,9 +13,9 @@ from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 
 if TYPE_CHECKING:
-    from mfpyg.checkpoint import load
+    from mfpyg.checkpoint import load, save
 
-__all__ = ["Fidelity", "MFPyGError", "load"]
+__all__ = ["Fidelity", "MFPyGError", "load", "save"]
 __version__ = "0.1.0"
 
 # In the source tree the packages mfpyg.datasets and mfpyg.cli stand beside this one, not in it. An
@@ -26,8 +26,8 @@ if not (_tree / "datasets").is_dir() and (_tree.parent / "datasets" / "levels.py
 
 
 def __getattr__(name: str) -> Any:
-    if name == "load":
-        from mfpyg.checkpoint import load
+    if name in ("load", "save"):
+        from mfpyg import checkpoint
 
-        return load
+        return getattr(checkpoint, name)
     raise AttributeError(f"module 'mfpyg' has no attribute '{name}'")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import os
-import pickle
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +16,7 @@ from ase.data import chemical_symbols
 
 from mfpyg import backbones
 from mfpyg.errors import MFPyGError
+from mfpyg.files import read_torch, save_torch
 from mfpyg.models import DeltaPotential, Potential
 from mfpyg.models.build import build_delta, build_potential
 from mfpyg.settings import TrainSettings, from_dict, to_dict
@@ -82,13 +83,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         path = path / "best.ckpt"
     if not path.is_file():
         raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise MFPyGError(f"{path}: damaged, or not a checkpoint of mfpyg (holds more than plain values)") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        reason = str(error).split("\n")[0].strip()[:120] or type(error).__name__
-        raise MFPyGError(f"{path}: damaged, or not a checkpoint of mfpyg ({reason})") from error
+    checkpoint = read_torch(path, "a checkpoint of mfpyg")
     described = checkpoint.get("mfpyg") if isinstance(checkpoint, dict) else None
     if not isinstance(described, dict) or "state_dict" not in checkpoint:
         raise MFPyGError(f"{path}: not a checkpoint of mfpyg; expected one written by mfpyg-train")
@@ -120,6 +115,40 @@ def load(path: str | os.PathLike[str]) -> Potential:
         >>> potential(data, fidelity="cc").energy                    # doctest: +SKIP
     """
     return potential_of(read_checkpoint(path), str(path))
+
+
+def save(potential: Potential, path: str | os.PathLike[str], source: str | None = None) -> None:
+    """Write a potential as a checkpoint, which :func:`load` and the commands open.
+
+    It says nothing of splits and of what was fitted when; a run folder does.
+
+    Args:
+        potential: loaded, imported, or built by :mod:`mfpyg.models.build`.
+        path: of the file; one that is there is replaced.
+        source: where the potential comes from, kept in the checkpoint.
+
+    Raises:
+        MFPyGError: if the potential was put together by hand, so that it is not known how to build it again, or the
+            file can't be written.
+
+    Example:
+        >>> mfpyg.save(potential, "model.ckpt")                      # doctest: +SKIP
+    """
+    if potential.settings is None:
+        raise MFPyGError(
+            "this potential does not know the settings to build it again with, as it was put together by hand; make it "
+            "with mfpyg.models.build.build_potential to save it"
+        )
+    precision = torch.finfo(potential.dtype).bits
+    settings = dataclasses.replace(potential.settings, precision=precision)
+    settings.check()
+    data = {"name": list(settings.dataset), "fingerprint": "", "methods": {}, "source": source}
+    values = {
+        "mfpyg": describe(potential, settings, data, {}),
+        "state_dict": {f"{_PREFIX}{name}": value.cpu() for name, value in potential.state_dict().items()},
+        "progress": {"epochs": 0},  # that could be gone on from
+    }
+    save_torch(Path(path), values)
 
 
 def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:

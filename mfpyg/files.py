@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 import zipfile
 import zlib
@@ -65,6 +66,27 @@ def save_torch(path: Path, values: Any) -> None:
             raise
 
     replace_file(path, save)
+
+
+def read_torch(path: Path, what: str) -> Any:
+    """What ``torch.save`` wrote, as plain values and tensors on the CPU; code that a file might carry is never run.
+
+    Args:
+        path: of the file.
+        what: it should be, for the error.
+
+    Raises:
+        MFPyGError: if it is damaged, or holds more than plain values.
+    """
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise MFPyGError(f"{path}: damaged, or not {what} (holds more than plain values)") from error
+    except Exception as error:  # whatever the remains of a pickle may lead to
+        reason = str(error).split("\n")[0].strip()[:120] or type(error).__name__
+        raise MFPyGError(f"{path}: damaged, or not {what} ({reason})") from error
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

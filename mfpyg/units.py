@@ -52,7 +52,16 @@ def force_factor(unit: str) -> float:
     energy, slash, length = unit.rpartition("/")
     if not slash or length.lower() == "mol":
         raise MFPyGError(f"unknown force unit '{unit}': expected an energy per length, as eV/Å or Hartree/bohr")
-    return energy_factor(energy) / _factor("length unit", length, LENGTH_UNITS)
+    return energy_factor(energy) / length_factor(length)
+
+
+def length_factor(unit: str) -> float:
+    """What lengths in this unit are multiplied by to become Å.
+
+    Raises:
+        MFPyGError: for an unknown unit.
+    """
+    return _factor("length unit", unit, LENGTH_UNITS)
 
 
 def _factor(kind: str, unit: str, known: dict[str, float]) -> float:

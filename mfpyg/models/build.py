@@ -26,7 +26,7 @@ def build_potential(
     """
     backbone = backbones.find(settings.backbone).make(species, dataclasses.asdict(settings.model))
     head = settings.head
-    return MultiFidelityPotential(
+    potential = MultiFidelityPotential(
         backbone,
         fidelities,
         settings.engine,
@@ -35,6 +35,8 @@ def build_potential(
         private_blocks=head.private_blocks,
         isolated=head.isolated,
     )
+    potential.settings = settings
+    return potential
 
 
 def build_delta(
@@ -54,4 +56,6 @@ def build_delta(
     *lower, target = fidelities
     base = build_potential(settings, species, lower)
     difference = build_potential(settings, species, [difference_name(target, base_level)])
-    return DeltaPotential(base, difference, base_level, target)
+    potential = DeltaPotential(base, difference, base_level, target)
+    potential.settings = settings
+    return potential

@@ -108,7 +108,7 @@ class HIPNN(Backbone):
         super().__init__(species, cutoff)
         if tensor_order not in (0, 1, 2):
             raise ValueError(f"tensor_order is {tensor_order}, expected 0, 1 or 2")
-        self.tensor_order, self.kernel = tensor_order, kernel
+        self.tensor_order, self.cusp, self.kernel = tensor_order, cusp, kernel
         self.n_sensitivities, self.n_components = n_sensitivities, TENSOR_COMPONENTS[tensor_order]
         self.feature_sizes = (len(self.species), *[n_features] * n_interactions)
         for width in self.feature_sizes[:-1]:

@@ -12,6 +12,7 @@ from torch_geometric.utils import scatter
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.graph import molecules_of
 from mfpyg.models.prediction import Prediction
+from mfpyg.settings import TrainSettings
 
 
 class Potential(nn.Module):
@@ -23,10 +24,12 @@ class Potential(nn.Module):
     Attributes:
         fidelities: names of the levels of theory.
         compiled: whether predictions go through ``torch.compile``, see :mod:`mfpyg.models.compiled`.
+        settings: that it was built from, see :mod:`mfpyg.models.build`; ``None`` if it was put together by hand.
     """
 
     fidelities: tuple[str, ...]
     compiled: bool
+    settings: TrainSettings | None = None
 
     @property
     def cutoff(self) -> float:

@@ -1,0 +1,155 @@
+"""A potential's weights under the names of a graph of hippynn."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mfpyg.errors import MFPyGError
+from mfpyg.files import save_torch
+from mfpyg.interop.hippynn_heads import choose_heads, has_references
+from mfpyg.interop.hippynn_state import (
+    EXTRA_STATE,
+    GraphState,
+    is_by_species,
+    our_name,
+    split_name,
+    understand,
+)
+from mfpyg.models import HIPNN, MultiFidelityPotential, Potential
+from mfpyg.models.heads import Head, LinearHead
+from mfpyg.units import energy_factor
+
+
+def export_hippynn(
+    potential: Potential,
+    like: Mapping[str, Any],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    heads: Mapping[str, str] | None = None,
+    energy_unit: str = "kcal/mol",
+) -> dict[str, Any]:
+    """A state dictionary that a graph of hippynn loads strictly, and then predicts as the potential does.
+
+    Build the graph as for a training, with an ``HEnergyNode`` for each fidelity::
+
+        species, positions = inputs.SpeciesNode(db_name="Z"), inputs.PositionsNode(db_name="R")
+        network = networks.HipnnQuad("HIPNN", (species, positions), module_kwargs={   # order 2; HipnnVec 1, Hipnn 0
+            "possible_species": [0, *potential.species],
+            "n_features": options.n_features,
+            "n_sensitivities": options.n_sensitivities,
+            "n_interaction_layers": options.n_interactions,
+            "n_atom_layers": options.n_atom_layers,
+            "dist_soft_min": options.r_soft_min,
+            "dist_soft_max": options.r_soft_max,
+            "dist_hard_max": potential.cutoff,
+        })                                                                # options = potential.settings.model
+        energies = {name: targets.HEnergyNode(name, network) for name in potential.fidelities}
+        force = physics.GradientNode("forces", (energies["cc"], positions), sign=-1)
+        model = GraphModule([species, positions], [*(node.mol_energy for node in energies.values()), force])
+        heads = {name: model.names_dict[node] for name, node in energies.items()}
+        model.load_state_dict(export_hippynn(potential, model.state_dict(), heads=heads))
+
+    Reference energies, which a potential has in float64, get the precision of the graph.
+
+    Args:
+        potential: of a HIP-NN-TS network with linear heads.
+        like: state dictionary of the graph, for its names and precision; weights of what is no part of the potential, such
+            as charges, stay as they are.
+        path: where to write it to, too, as a ``best_model.pt``.
+        heads: which node is which fidelity's, all of the graph's or some of them; may be left out for one of each.
+        energy_unit: that the graph is to give energies in, see :mod:`mfpyg.units`.
+
+    Raises:
+        MFPyGError: if the potential is one that hippynn has not, or the graph is another than described above.
+    """
+    state = understand(like, "the graph")
+    if heads is None and len(potential.fidelities) > 1:
+        known = ", ".join(potential.fidelities)
+        raise MFPyGError(f"the potential has fidelities {known}; say which node is which with heads, see the help")
+    chosen = choose_heads(state, potential.fidelities if heads is None else heads)
+    backbone = _check_exportable(potential)
+    assert isinstance(potential, MultiFidelityPotential)
+    elements = state.elements or potential.species
+    if sorted(elements) != list(potential.species):
+        raise MFPyGError(f"the graph has elements {sorted(elements)}, but the potential {list(potential.species)}")
+    columns = torch.tensor([potential.species.index(number) for number in elements])
+    nodes = dict.fromkeys([state.network, *state.copies], _of_network(backbone, state, columns))
+    for fidelity, node in chosen.items():
+        nodes[node] = _of_head(potential.head(fidelity.name), state, node, columns, energy_factor(energy_unit))
+    result = dict(like)
+    for name, value in like.items():
+        node, rest = split_name(name) or ("", "")
+        if node in nodes:
+            new = nodes[node][rest]
+            result[name] = new.reshape(value.shape).to(value) if isinstance(new, Tensor) else new
+    if path is not None:
+        save_torch(Path(path), result)
+    return result
+
+
+def _check_exportable(potential: Potential) -> HIPNN:
+    """The network of a potential that hippynn can have, too.
+
+    Raises:
+        MFPyGError: saying what hippynn has not.
+    """
+    if not isinstance(potential, MultiFidelityPotential) or not isinstance(potential.backbone, HIPNN):
+        kind = type(getattr(potential, "backbone", potential)).__name__
+        raise MFPyGError(f"the potential is a {kind}, which hippynn has not; expected one with backbone hipnn")
+    if not all(isinstance(head, LinearHead) for head in potential.heads):
+        raise MFPyGError("the potential has nonlinear heads, which hippynn has not; expected head.kind linear")
+    if potential.private or potential.isolated != "network":
+        raise MFPyGError(
+            "the potential has private blocks, or energies relative to isolated atoms, which hippynn has not; expected "
+            "head.private_blocks 0 and head.isolated network"
+        )
+    return potential.backbone
+
+
+def _of_network(backbone: HIPNN, state: GraphState, columns: Tensor) -> dict[str, Any]:
+    """The backbone's weights by hippynn's names.
+
+    Raises:
+        MFPyGError: if the graph's network is of other sizes.
+    """
+    if columns.tolist() != sorted(columns.tolist()) and backbone.feature_sizes[0] == backbone.feature_sizes[1]:
+        raise MFPyGError("the graph's elements are not in ascending order, which a network as narrow as theirs needs")
+    ours, result = backbone.state_dict(), {}
+    for name, theirs in state.weights.items():
+        if name.endswith(EXTRA_STATE):
+            result[name] = {"cusp_reg": backbone.cusp}
+            continue
+        value = ours.pop(our_name(name), None)
+        if value is None or value.shape not in (theirs.shape, theirs.squeeze(0).shape):
+            found = "none" if value is None else tuple(value.shape)
+            raise MFPyGError(f"the graph's '{name}' has shape {tuple(theirs.shape)}, but the potential's {found}")
+        result[name] = value[..., columns] if is_by_species(name) else value
+    stored_cusp = any(name.endswith(EXTRA_STATE) for name in result)
+    if ours or (backbone.tensor_order and not stored_cusp):
+        missing = next(iter(ours), "its cusp constant, as it is of a hippynn before 0.0.4")
+        raise MFPyGError(
+            f"the graph lacks what the potential has ({missing}); build it with the sizes of the potential"
+        )
+    return result
+
+
+def _of_head(head: Head, state: GraphState, node: str, columns: Tensor, unit: float) -> dict[str, Any]:
+    """A head's weights by hippynn's names, for energies in a unit of so many kcal/mol.
+
+    Raises:
+        MFPyGError: if the graph's head is no usual one.
+    """
+    result = {"layers.0.weight": head.reference[columns].unsqueeze(0) / unit}
+    for number, layer in enumerate(head.levels, start=1):
+        result[f"layers.{number}.weight"] = layer.weight.double() / unit
+        result[f"layers.{number}.bias"] = layer.bias.double() / unit
+    found = {name: value.shape for name, value in state.heads[node].items()}
+    if not has_references(state, node) or found != {name: value.shape for name, value in result.items()}:
+        raise MFPyGError(f"the graph's '{node}' is no HEnergyNode with its default options, which the potential needs")
+    return result

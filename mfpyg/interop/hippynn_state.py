@@ -1,0 +1,213 @@
+"""State dictionaries of hippynn: reading them, what each of their nodes is, and their names of weights beside ours.
+
+A graph of hippynn is a list of numbered nodes, so that its weights are called as ``moddict.node9.blocks.0.0.mu``. The
+numbers depend on all that the graph computes; what a node is shows in the rest of the names, and in the shapes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor
+
+from mfpyg.errors import MFPyGError
+from mfpyg.files import read_torch
+
+_NAME = re.compile(r"(?:.*\.)?(?P<node>node\d+)\.(?P<rest>.+)")
+_PARTS = {
+    "res_layer": "mix",
+    "adjust_layer": "adjust",
+    "base_layer": "base",
+    "int_weights": "weight",
+    "selfint": "self_interaction",
+    "vecscales": "tensor_scales.0",
+    "quadscales": "tensor_scales.1",
+}
+EXTRA_STATE = "_extra_state"
+"""Where an interaction of hippynn keeps its cusp constant, last in its name."""
+
+_FOREIGN = {  # parts of names that only other networks than HIP-NN-TS have
+    "matching": "sensitivities behind a bottleneck",
+    "mixing_weights": "HIP-HOP-NN",
+    "activation": "an activation with weights",
+}
+
+
+class _MetricTracker:
+    """In place of hippynn's own, which is stored beside the weights; it does nothing."""
+
+
+_MetricTracker.__module__, _MetricTracker.__qualname__ = "hippynn.experiment.metric_tracker", "MetricTracker"
+
+
+@dataclass(frozen=True)
+class GraphState:
+    """What a state dictionary of hippynn holds.
+
+    Attributes:
+        source: file or object, for errors.
+        network: name of the node with the network, as ``node17``.
+        weights: of the network, by hippynn's names within the node; what is no tensor (the cusp constants), too.
+        copies: nodes with the same network, for single atoms.
+        heads: ``{node: {name: weight}}`` of linear layers with one output, from the features of every level, or of all
+            but the first. Those of energies and of charges look alike.
+        elements: atomic numbers in the order of hippynn's columns; ``None`` if the graph does not say.
+        others: names of all other weights, as ``node19.sensitivity.mu``.
+    """
+
+    source: str
+    network: str
+    weights: dict[str, Any]
+    copies: tuple[str, ...]
+    heads: dict[str, dict[str, Tensor]]
+    elements: tuple[int, ...] | None
+    others: tuple[str, ...]
+
+    @property
+    def n_levels(self) -> int:
+        """Levels of features, that of the elements included."""
+        return count_levels(self.weights)
+
+
+def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    """The state dictionary in a ``best_model.pt`` or ``best_checkpoint.pt``; no code in it is run, nor hippynn needed.
+
+    Raises:
+        MFPyGError: if the file is missing, damaged, or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MFPyGError(f"{path}: no such file; expected best_model.pt or best_checkpoint.pt of a hippynn training")
+    with torch.serialization.safe_globals([_MetricTracker]):
+        state = read_torch(path, "best_model.pt or best_checkpoint.pt of a hippynn training")
+    if isinstance(state, dict) and isinstance(state.get("model"), Mapping):  # a checkpoint
+        state = state["model"]
+    if not isinstance(state, Mapping):
+        raise MFPyGError(f"{path}: holds {type(state).__name__}, expected a state dictionary of hippynn")
+    return state
+
+
+def split_name(name: Any) -> tuple[str, str] | None:
+    """Node and name within it, ``("node17", "blocks.0.0.res_layer.bias")``; ``None`` for a name of another kind."""
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    return match and (match["node"], match["rest"])
+
+
+def our_name(name: str) -> str:
+    """Name in :class:`mfpyg.models.HIPNN` of a weight that hippynn's network calls so."""
+    return ".".join(_PARTS.get(part, part) for part in name.split("."))
+
+
+def is_by_species(name: str) -> bool:
+    """Whether a weight of hippynn's network has a column for each element."""
+    return name.startswith("blocks.0.0.") and name.endswith(("int_weights", "selfint.weight", "adjust_layer.weight"))
+
+
+def understand(state: Mapping[str, Any], source: str) -> GraphState:
+    """What each node of a state dictionary is.
+
+    Args:
+        state: of a graph.
+        source: for errors.
+
+    Raises:
+        MFPyGError: for no network, several, or another than HIP-NN-TS with residual layers.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
+    for name, value in state.items():
+        parts = split_name(name)
+        if parts is not None:
+            nodes.setdefault(parts[0], {})[parts[1]] = value
+    networks = {node: weights for node, weights in nodes.items() if any(name.startswith("blocks.") for name in weights)}
+    if not networks:
+        raise MFPyGError(f"{source}: no network of hippynn in it; expected names such as moddict.node17.blocks.0.0.…")
+    network, *rest = networks
+    # A network that is evaluated on single atoms, too, stands there twice.
+    copies = tuple(node for node in rest if _same(networks[node], networks[network]))
+    if len(copies) < len(rest):
+        raise MFPyGError(
+            f"{source}: holds {len(networks) - len(copies)} networks, as ensembles of hippynn do; expected one"
+        )
+    weights = networks[network]
+    _check_kind(weights, source)
+    n_levels = count_levels(weights)
+    heads = {node: values for node, values in sorted(nodes.items(), key=_number) if _is_head(values, n_levels)}
+    encoders = [node for node, values in nodes.items() if set(values) == {"species_map"}]
+    known = {network, *copies, *heads, *encoders}
+    others = tuple(f"{node}.{name}" for node, values in nodes.items() if node not in known for name in values)
+    elements = {_elements(nodes[node]["species_map"], source) for node in encoders}
+    if len(elements) > 1:
+        raise MFPyGError(f"{source}: holds {len(elements)} encoders of different elements, expected one")
+    return GraphState(source, network, weights, copies, heads, next(iter(elements), None), others)
+
+
+def count_levels(weights: Mapping[str, Any]) -> int:
+    """Levels of features that a network of hippynn gives: the elements, and one for each block."""
+    return 1 + len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+
+
+def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    tensors = [{name: value for name, value in values.items() if torch.is_tensor(value)} for values in (one, other)]
+    return tensors[0].keys() == tensors[1].keys() and all(torch.equal(tensors[1][k], v) for k, v in tensors[0].items())
+
+
+def _number(item: tuple[str, Any]) -> int:
+    return int(item[0].removeprefix("node"))
+
+
+def _check_kind(weights: Mapping[str, Any], source: str) -> None:
+    """Check that the network is one that :class:`mfpyg.models.HIPNN` can be."""
+    for name, value in weights.items():
+        for part, meaning in _FOREIGN.items():
+            if part in name.split("."):
+                raise MFPyGError(
+                    f"{source}: a network with {meaning} ('{name}'); expected Hipnn, HipnnVec or HipnnQuad"
+                )
+        if not (_is_cusp(value) if name.endswith(EXTRA_STATE) else torch.is_tensor(value)):
+            raise MFPyGError(f"{source}: '{name}' is {type(value).__name__}, expected a tensor or a cusp constant")
+        if not re.fullmatch(r"blocks\.\d+\.\d+\..+", name):
+            raise MFPyGError(f"{source}: its network has '{name}', expected blocks alone, as in Hipnn and HipnnQuad")
+    if "blocks.0.0.int_weights" in weights:
+        raise MFPyGError(f"{source}: a network without residual layers (resnet=False), which mfpyg has not")
+    first = weights.get("blocks.0.0.base_layer.int_weights")
+    if first is None or first.dim() != 3 or "blocks.0.0.base_layer.sensitivity.mu" not in weights:
+        raise MFPyGError(f"{source}: its network is no HIP-NN; expected 'blocks.0.0.base_layer.int_weights' in 3 axes")
+
+
+def _is_cusp(value: Any) -> bool:
+    cusp = value.get("cusp_reg") if isinstance(value, Mapping) else None
+    return isinstance(cusp, int | float) and 0 <= cusp < math.inf
+
+
+def _is_head(values: Mapping[str, Any], n_levels: int) -> bool:
+    """Whether a node is linear layers with one output, of all levels or all but the first."""
+    if not all(re.fullmatch(r"layers\.\d+\.(weight|bias)", name) for name in values):
+        return False
+    n_layers = sum(name.endswith("weight") for name in values)
+    expected = {f"layers.{level}.weight" for level in range(n_layers)}
+    # Without any bias those of all but the first are an AtomizationEnergyNode, which adds no plain features up.
+    has_bias = any(name.endswith("bias") for name in values)
+    return (
+        expected <= set(values)
+        and (n_layers == n_levels or (n_layers == n_levels - 1 and has_bias))
+        and all(torch.is_tensor(value) and value.shape[:1] == (1,) for value in values.values())
+    )
+
+
+def _elements(species_map: Any, source: str) -> tuple[int, ...]:
+    """Atomic numbers in the order of the columns; hippynn's map gives each its number, from 1, and 0 to all others."""
+    if not torch.is_tensor(species_map) or species_map.dim() != 1 or species_map.is_floating_point():
+        raise MFPyGError(f"{source}: its species_map is damaged, expected a row of whole numbers")
+    numbers = {column: element for element, column in enumerate(species_map.tolist()) if column > 0}
+    elements = tuple(numbers[column] for column in sorted(numbers))
+    if not elements or max(elements) >= len(chemical_symbols) or sorted(numbers) != list(range(1, len(numbers) + 1)):
+        raise MFPyGError(f"{source}: its species_map is damaged, expected the number of each element, from 1")
+    return elements
