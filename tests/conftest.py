@@ -32,6 +32,18 @@ def _interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def plain_hippynn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hippynn without compiled kernels, and without warnings about short distances."""
+    import hippynn
+    from hippynn import custom_kernels
+
+    kernels = custom_kernels.MessagePassingKernels.get_implementation("_pytorch_raw")
+    for name in ("envsum", "sensesum", "featsum"):
+        monkeypatch.setattr(custom_kernels, name, getattr(kernels, name))
+    monkeypatch.setattr(hippynn.settings, "WARN_LOW_DISTANCES", False)
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """Folder of the data that are not shipped: ``$MFPYG_TEST_DATA``, else ``../shared/data`` of the repository."""

@@ -57,8 +57,8 @@ def load_hippynn(
     computes without weights of its own, such as a sum of two energies, does not show in the file.
 
     Args:
-        path: ``best_model.pt`` or ``best_checkpoint.pt`` of a training, in which no code is run; or a state dictionary of
-            a graph.
+        path: ``best_model.pt`` or ``best_checkpoint.pt`` of a training, in which no code is run; or a graph's state
+            dictionary.
         cutoff: hippynn's ``dist_hard_max``.
         fidelities: a name for each head, in the order of the file, which is the alphabetical one of the nodes' names in
             hippynn; or ``{name: node}``, as ``{"cc": "node22"}``, to leave out others. Charges look like energies and
@@ -106,7 +106,7 @@ def load_hippynn(
         if has_references(state, node):
             check_energies(fidelity.name, potential.species, potential.reference(fidelity.name), energy_unit)
     if state.others:
-        listed = ", ".join(state.others[:4]) + (" …" if len(state.others) > 4 else "")
+        listed = ", ".join(state.others[:8]) + (" …" if len(state.others) > 8 else "")
         warnings.warn(
             f"{state.source}: ignored {listed}; an energy that depends on them, such as one of charges, comes without",
             MFPyGWarning,

@@ -23,25 +23,19 @@ def check_cutoff(state: GraphState, cutoff: float) -> None:
         cutoff: in the file's unit of length, as the centres.
 
     Raises:
-        MFPyGError: if it is no positive number, or a sensitivity is centred beyond it by more than its width, which is
-            1/σ on the scale of 1/r.
+        MFPyGError: if it is no positive number, or a sensitivity is centred beyond it by a fifth.
 
     Warns:
-        MFPyGWarning: if a sensitivity is centred beyond it at all, or if it is twice as far as all of them.
+        MFPyGWarning: if a sensitivity is centred beyond it at all, or all of them within half of it.
     """
     if isinstance(cutoff, bool) or not isinstance(cutoff, int | float) or not 0 < cutoff < math.inf:
         raise MFPyGError(f"cutoff is {cutoff!r}, expected hippynn's dist_hard_max, a number above 0")
-    named = {name: value for name, value in state.weights.items() if ".sensitivity." in name}
-    centres = torch.cat([value.double().flatten() for name, value in named.items() if name.endswith("mu")])
-    widths = torch.cat([value.double().flatten() for name, value in named.items() if name.endswith("sigma")])
-    if centres.shape != widths.shape or (centres <= 0).any():
-        raise MFPyGError(
-            f"{state.source}: its sensitivities are damaged, expected centres μ above 0 and as many widths"
-        )
+    centres = torch.cat([v.flatten() for name, v in state.weights.items() if name.endswith("sensitivity.mu")])
+    if (centres <= 0).any():
+        raise MFPyGError(f"{state.source}: its sensitivities are damaged, expected centres μ above 0")
     largest = centres.max().item()
-    beyond = ((1 / cutoff - 1 / centres) * widths.abs()).max().item()
     found = f"{state.source}: the outermost sensitivity is centred at {largest:.3g}"
-    if beyond > 1:
+    if largest > 1.2 * cutoff:
         raise MFPyGError(f"{found}, which cutoff {cutoff:g} cuts off; give the dist_hard_max that it was trained with")
     if largest > cutoff:
         _warn(f"{found}, beyond cutoff {cutoff:g}; make sure that this is the dist_hard_max that it was trained with")
@@ -71,7 +65,7 @@ def check_energies(fidelity: str, species: Sequence[int], reference: Tensor, ene
     total = len(species) > 1 and ratio.sign().unique().numel() == 1 and bool(sizes.max() < 1.3 * sizes.min())
     if (reference > 1).all():
         _warn(
-            f"reference energies of '{fidelity}' are {listed} kcal/mol; in molecules atoms have negative ones, so if the "
+            f"reference energies of '{fidelity}' are {listed} kcal/mol, but those of bound atoms are negative; if the "
             "file's energies count binding positive, give the other sign"
         )
     if total and abs(math.log(sizes.mean().item())) > math.log(1.5):

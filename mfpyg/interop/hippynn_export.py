@@ -59,8 +59,8 @@ def export_hippynn(
 
     Args:
         potential: of a HIP-NN-TS network with linear heads.
-        like: state dictionary of the graph, for its names and precision; weights of what is no part of the potential, such
-            as charges, stay as they are.
+        like: state dictionary of the graph, for its names and precision; weights of what the potential has not, such as
+            charges, stay as they are.
         path: where to write it to, too, as a ``best_model.pt``.
         heads: which node is which fidelity's, all of the graph's or some of them; may be left out for one of each.
         energy_unit: that the graph is to give energies in, see :mod:`mfpyg.units`.

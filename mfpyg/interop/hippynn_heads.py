@@ -28,8 +28,8 @@ def choose_heads(state: GraphState, fidelities: str | Sequence[str] | Mapping[st
         names, nodes = [fidelities] if isinstance(fidelities, str) else list(fidelities), list(state.heads)
     if len(names) != len(nodes) or not names:
         raise MFPyGError(
-            f"{state.source}: heads are {found}; but fidelities {', '.join(names) or 'none'}; name each, in this order, "
-            "or those wanted with their nodes, as {'cc': 'node22'}"
+            f"{state.source}: heads are {found}; but fidelities {', '.join(names) or 'none'}; name each, in this "
+            "order, or those wanted with their nodes, as {'cc': 'node22'}"
         )
     for node in nodes:
         if node not in state.heads:

@@ -60,7 +60,7 @@ class GraphState:
         heads: ``{node: {name: weight}}`` of linear layers with one output, from the features of every level, or of all
             but the first. Those of energies and of charges look alike.
         elements: atomic numbers in the order of hippynn's columns; ``None`` if the graph does not say.
-        others: names of all other weights, as ``node19.sensitivity.mu``.
+        others: a weight of each other node, as ``node19.sensitivity.mu``.
     """
 
     source: str
@@ -142,7 +142,7 @@ def understand(state: Mapping[str, Any], source: str) -> GraphState:
     heads = {node: values for node, values in sorted(nodes.items(), key=_number) if _is_head(values, n_levels)}
     encoders = [node for node, values in nodes.items() if set(values) == {"species_map"}]
     known = {network, *copies, *heads, *encoders}
-    others = tuple(f"{node}.{name}" for node, values in nodes.items() if node not in known for name in values)
+    others = tuple(f"{node}.{next(iter(values))}" for node, values in nodes.items() if node not in known)
     elements = {_elements(nodes[node]["species_map"], source) for node in encoders}
     if len(elements) > 1:
         raise MFPyGError(f"{source}: holds {len(elements)} encoders of different elements, expected one")

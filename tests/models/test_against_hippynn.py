@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-import hippynn
 import pytest
 import torch
-from hippynn import custom_kernels, pretraining
+from hippynn import pretraining
 from hippynn.graphs import GraphModule, Predictor, find_unique_relative, inputs, networks, physics, targets
 from hippynn.graphs.nodes.tags import PairIndexer
 from hippynn.layers.hiplayers import InverseSensitivityModule
@@ -20,11 +19,12 @@ from hippynn.layers.indexers import OneHotSpecies
 from hippynn.layers.targets import HEnergy
 from hippynn.networks.hipnn import Hipnn, HipnnQuad, HipnnVec
 from scipy.stats import ks_2samp
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import Batch
 from torch_geometric.utils import to_dense_batch
 
 from mfpyg.graph import build_graph, radius_graph
+from mfpyg.interop.hippynn_state import our_name
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.models.heads import LinearHead
 from mfpyg.models.sensitivity import Sensitivity
@@ -39,13 +39,7 @@ RADII = {"r_soft_min": 0.75, "r_soft_max": 5.5, "cutoff": 6.5}
 SIZES = [1, 60, 2, 17, 1, 5]
 
 
-@pytest.fixture(autouse=True)
-def _plain_peer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """hippynn without compiled kernels, and without warnings about short distances."""
-    kernels = custom_kernels.MessagePassingKernels.get_implementation("_pytorch_raw")
-    for name in ("envsum", "sensesum", "featsum"):
-        monkeypatch.setattr(custom_kernels, name, getattr(kernels, name))
-    monkeypatch.setattr(hippynn.settings, "WARN_LOW_DISTANCES", False)
+pytestmark = pytest.mark.usefixtures("plain_hippynn")
 
 
 def _peer_options(options: Mapping[str, int]) -> dict[str, Any]:
@@ -66,34 +60,12 @@ def _parameter_pairs(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """(name, hippynn's parameter, ours) of everything that both have."""
 
-    def linear(name: str, theirs: nn.Linear, ours: nn.Linear) -> Iterator[tuple[str, Tensor, Tensor]]:
-        yield f"{name}.weight", theirs.weight, ours.weight
-        assert (theirs.bias is None) == (ours.bias is None)
-        if ours.bias is not None:
-            yield f"{name}.bias", theirs.bias, ours.bias
-
-    assert len(net.blocks) == len(model.backbone.blocks)
-    for their_block, our_block in zip(net.blocks, model.backbone.blocks, strict=True):
-        for i, (theirs, ours) in enumerate(zip(their_block, our_block, strict=True)):
-            kind = "interaction" if i == 0 else "atom layer"
-            yield from linear(f"{kind} mix", theirs.res_layer, ours.mix)
-            assert theirs.needs_size_adjust == (ours.adjust is not None)
-            if ours.adjust is not None:
-                yield from linear(f"{kind} adjust", theirs.adjust_layer, ours.adjust)
-            if i > 0:
-                yield from linear(kind, theirs.base_layer, ours.base)
-                continue
-            theirs, ours = theirs.base_layer, ours.base
-            yield "interaction weight", theirs.int_weights, ours.weight
-            yield "mu", theirs.sensitivity.mu, ours.sensitivity.mu
-            yield "sigma", theirs.sensitivity.sigma, ours.sensitivity.sigma
-            yield from linear("self-interaction", theirs.selfint, ours.self_interaction)
-            scales = [getattr(theirs, name) for name in ("vecscales", "quadscales") if hasattr(theirs, name)]
-            for order, (their_scale, our_scale) in enumerate(zip(scales, ours.tensor_scales, strict=True), start=1):
-                yield f"scale of order {order}", their_scale, our_scale
-    head = model.heads[0]
-    for level, (theirs, ours) in enumerate(zip(energy.layers[1:], head.levels, strict=True), start=1):
-        yield from linear(f"head level {level}", theirs, ours)
+    ours = dict(model.backbone.named_parameters())
+    for name, theirs in net.named_parameters():
+        yield name, theirs, ours[our_name(name)]
+    for level, (theirs, layer) in enumerate(zip(energy.layers[1:], model.heads[0].levels, strict=True), start=1):
+        yield f"head.{level}.weight", theirs.weight, layer.weight
+        yield f"head.{level}.bias", theirs.bias, layer.bias
 
 
 def _perturb(net: Hipnn) -> None:
@@ -275,7 +247,7 @@ def _initialised_peer() -> tuple[HipnnQuad, HEnergy]:
 
 @pytest.fixture(scope="module")
 def draws() -> dict[str, tuple[Tensor, Tensor]]:
-    """{parameter: (hippynn's values, ours)} in a hundred fresh networks each, of both blocks separately."""
+    """{parameter: (hippynn's values, ours)} in a hundred fresh networks each."""
     torch.manual_seed(0)
     collected: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
     options = {**SMALL, "n_atom_layers": 1}
@@ -290,24 +262,24 @@ def draws() -> dict[str, tuple[Tensor, Tensor]]:
                     parameter.fill_(float("nan"))
             model.reset_parameters()
         for name, theirs, ours in _parameter_pairs(net, energy, model):
-            name = f"{name} {tuple(ours.shape)}"
             for values, parameter in zip(collected.setdefault(name, ([], [])), (theirs, ours), strict=True):
                 values.append(parameter.detach().flatten().clone())
     return {name: (torch.cat(theirs), torch.cat(ours)) for name, (theirs, ours) in collected.items()}
 
 
 def test_initial_shells_are_exactly_the_same(draws: dict[str, tuple[Tensor, Tensor]]) -> None:
-    for name in ("mu (10,)", "sigma (10,)"):
-        theirs, ours = draws[name]
+    shells = [pair for name, pair in draws.items() if ".sensitivity." in name]
+    assert len(shells) == 4
+    for theirs, ours in shells:
         assert torch.equal(theirs, ours)
 
 
 def test_initial_weights_come_from_the_same_distributions(
     draws: dict[str, tuple[Tensor, Tensor]],
 ) -> None:
-    random = {name: pair for name, pair in draws.items() if not name.startswith(("mu", "sigma"))}
-    kinds = ("interaction weight", "self-interaction", "scale of order 1", "scale of order 2", "atom layer.")
-    assert all(any(name.startswith(kind) for name in random) for kind in (*kinds, "interaction mix", "head level 2"))
+    random = {name: pair for name, pair in draws.items() if ".sensitivity." not in name}
+    kinds = ("int_weights", "selfint", "vecscales", "quadscales", "1.base_layer.weight", "res_layer", "head.2")
+    assert all(any(kind in name for name in random) for kind in kinds)
     for name, (theirs, ours) in random.items():
         n = len(ours)
         spread = theirs.std()
