@@ -79,7 +79,8 @@ def export_hippynn(
     if sorted(elements) != list(potential.species):
         raise MFPyGError(f"the graph has elements {sorted(elements)}, but the potential {list(potential.species)}")
     columns = torch.tensor([potential.species.index(number) for number in elements])
-    nodes = dict.fromkeys([state.network, *state.copies], _of_network(backbone, state, columns))
+    nodes: dict[str, Mapping[str, Any]] = {}
+    nodes.update(dict.fromkeys([state.network, *state.copies], _of_network(backbone, state, columns)))
     for fidelity, node in chosen.items():
         nodes[node] = _of_head(potential.head(fidelity.name), state, node, columns, energy_factor(energy_unit))
     result = dict(like)
@@ -139,7 +140,7 @@ def _of_network(backbone: HIPNN, state: GraphState, columns: Tensor) -> dict[str
     return result
 
 
-def _of_head(head: Head, state: GraphState, node: str, columns: Tensor, unit: float) -> dict[str, Any]:
+def _of_head(head: Head, state: GraphState, node: str, columns: Tensor, unit: float) -> dict[str, Tensor]:
     """A head's weights by hippynn's names, for energies in a unit of so many kcal/mol.
 
     Raises:
@@ -147,8 +148,7 @@ def _of_head(head: Head, state: GraphState, node: str, columns: Tensor, unit: fl
     """
     result = {"layers.0.weight": head.reference[columns].unsqueeze(0) / unit}
     for number, layer in enumerate(head.levels, start=1):
-        result[f"layers.{number}.weight"] = layer.weight.double() / unit
-        result[f"layers.{number}.bias"] = layer.bias.double() / unit
+        result.update({f"layers.{number}.{name}": value.double() / unit for name, value in layer.state_dict().items()})
     found = {name: value.shape for name, value in state.heads[node].items()}
     if not has_references(state, node) or found != {name: value.shape for name, value in result.items()}:
         raise MFPyGError(f"the graph's '{node}' is no HEnergyNode with its default options, which the potential needs")

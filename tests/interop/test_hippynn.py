@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.utils import to_dense_batch
 
 import mfpyg
+from mfpyg.cli.convert import main as convert
 from mfpyg.datasets import MiniCHNO
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.interop.hippynn import export_hippynn, load_hippynn
@@ -424,6 +427,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path) -> None:
 # To hippynn
 
 
+@pytest.mark.filterwarnings("ignore:.*ignored node")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_hippynn_loads_what_is_exported_and_predicts_the_same(
@@ -543,3 +547,62 @@ def test_a_training_of_hippynn(file: str, training: tuple[Path, GraphModule], ba
     assert described["config"]["fidelities"] == ["cc:E", "dz:EF"]
     assert described["data"]["source"] == "hippynn, a test"
     assert described["splits"] == {}
+
+
+@pytest.mark.slow
+def test_the_command_needs_no_hippynn(training: tuple[Path, GraphModule], batch: Batch, tmp_path: Path) -> None:
+    without = "import sys; sys.modules['hippynn'] = None; from mfpyg.cli.convert import main; main()"
+    file, said = str(training[0] / "best_checkpoint.pt"), ["--cutoff", str(CUTOFF), "--energy-unit", "kcal/mol"]
+    command = [sys.executable, "-c", without, file, "model.ckpt", "--fidelities", "cc:E", "dz:EF", *said]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "written: model.ckpt, fidelities cc, dz\n"
+    expected = load_hippynn(file, fidelities=["cc", "dz"], **SAID)
+    found = mfpyg.load(tmp_path / "model.ckpt")
+    assert torch.equal(found(batch, fidelity="cc").forces, expected(batch, fidelity="cc").forces)
+
+
+def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(peer(names=("a", "b")).state(), tmp_path / "in.pt")
+    node = peer(names=("a", "b")).nodes()["b"]
+    said = ["--cutoff", str(CUTOFF), "--energy-unit", "kcal/mol", "--fidelities"]
+    file, out = str(tmp_path / "in.pt"), str(tmp_path / "out.ckpt")
+    for arguments, message in (
+        ([file, out, *said, "cc"], "heads are node"),
+        ([file, out, "--cutoff", "3", *said[2:], "dz", "cc"], "which cutoff 3 cuts off"),
+        ([file, out, *said, f"cc={node}", "dz"], "fidelity 'dz' has no node"),
+        ([file, out, *said, f"cc={node}", f"cc={node}"], "fidelity 'cc' is given twice"),
+        ([file, out, "--cutoff", "4", "--energy-unit", "kcal", "--fidelities", "cc"], "unknown energy unit 'kcal'"),
+        ([file, out, "--cutof", "4"], "unknown option --cutof; did you mean '--cutoff'?"),
+        ([f"{file}x", out, *said, "cc"], "in.ptx: no such file"),
+        ([file, file, *said, "cc"], "in.pt exists; name a new file"),
+        ([file, f"{out}/x", *said, "cc"], "no such folder"),
+        ([file, out], "cutoff"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            convert(arguments)
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2
+        assert message in error
+        assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["in.pt"]
+    convert([file, out, *said, f"cc={node}"])
+    assert mfpyg.load(out).fidelities == ("cc",)
+    with pytest.raises(SystemExit):
+        convert([file, out, *said, f"cc={node}"])
+    assert "out.ckpt exists" in capsys.readouterr().err
+
+
+# Saving
+
+
+def test_what_was_put_together_by_hand_is_not_saved(tmp_path: Path) -> None:
+    potential = MultiFidelityPotential(HIPNN([1, 8], n_features=4), ["dz"])
+    with pytest.raises(MFPyGError, match="put together by hand"):
+        mfpyg.save(potential, tmp_path / "model.ckpt")
+    imported = load_hippynn(peer().state(), fidelities=["dz"], **SAID)
+    with pytest.raises(MFPyGError, match="unknown precision '16'"):
+        mfpyg.save(imported.half(), tmp_path / "model.ckpt")
+    with pytest.raises(MFPyGError, match="can't write there"):
+        mfpyg.save(imported.double(), tmp_path / "none" / "model.ckpt")
+    assert not list(tmp_path.iterdir())

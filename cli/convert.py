@@ -1,0 +1,92 @@
+"""``mfpyg-convert``: a trained model of hippynn to a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.errors import MFPyGError
+from mfpyg.units import energy_factor, length_factor
+
+NAME = "mfpyg-convert"
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Entry point."""
+    run(NAME, convert_command, arguments)
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    parser = Parser(
+        prog=NAME,
+        description="A trained model of hippynn to a checkpoint that mfpyg.load and the commands open. Example: "
+        "mfpyg-convert best_model.pt model.ckpt --cutoff 6.5 --fidelities cc:E dz:EF --energy-unit kcal/mol",
+    )
+    parser.add_argument("file", metavar="FILE", help="best_model.pt or best_checkpoint.pt of hippynn")
+    parser.add_argument("out", metavar="OUT", help="the checkpoint, a new file")
+    parser.add_argument("--cutoff", type=float, required=True, help="hippynn's dist_hard_max")
+    parser.add_argument(
+        "--fidelities",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help="a name for each head of energies, in the alphabetical order of their names in hippynn, or NAME=node22 to "
+        "choose; NAME:EF or NAME:E tells what it was trained on",
+    )
+    parser.add_argument("--energy-unit", required=True, metavar="UNIT", help="of its energies, as Hartree or kcal/mol")
+    parser.add_argument("--length-unit", default="Å", metavar="UNIT", help="of its positions and of the cutoff (Å)")
+    parser.add_argument("--sign", type=int, default=1, help="-1 where its energies are negated")
+    parser.add_argument("--species", type=int, nargs="+", help="atomic numbers in its order, if the file lacks them")
+    return parser
+
+
+def convert_command(arguments: Sequence[str]) -> None:
+    """Parse, check, convert, write."""
+    parser = build_parser()
+    parser.check_names(arguments)
+    options = parser.parse_args(list(arguments))
+    fidelities = _named(options.fidelities)
+    energy_factor(options.energy_unit)
+    length_factor(options.length_unit)
+    path, out = Path(options.file), Path(options.out)
+    if not path.is_file():
+        raise MFPyGError(f"{path}: no such file; expected best_model.pt or best_checkpoint.pt of a hippynn training")
+    if out.exists():
+        raise MFPyGError(f"{out} exists; name a new file, or remove it")
+    if not out.parent.is_dir():
+        raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
+    quiet_frameworks()
+
+    from mfpyg.checkpoint import save
+    from mfpyg.interop.hippynn import load_hippynn
+
+    potential = load_hippynn(
+        path,
+        cutoff=options.cutoff,
+        fidelities=fidelities,
+        energy_unit=options.energy_unit,
+        sign=options.sign,
+        length_unit=options.length_unit,
+        species=options.species,
+    )
+    save(potential, out, source=f"hippynn, {path.name}")
+    print(f"written: {out}, fidelities {', '.join(potential.fidelities)}")
+
+
+def _named(texts: Sequence[str]) -> list[str] | Mapping[str, str]:
+    """Names in the order of the heads, or with their nodes where these are given."""
+    pairs = [text.partition("=") for text in texts]
+    if not any(equals for _, equals, _ in pairs):
+        return list(texts)
+    for name, equals, node in pairs:
+        if not equals:
+            raise MFPyGError(f"fidelity '{name}' has no node, but others have; expected NAME=NODE for all")
+        if [other for other, *_ in pairs].count(name) > 1:
+            raise MFPyGError(f"fidelity '{name}' is given twice, the second time with {node}; give it once")
+    return {name: node for name, _, node in pairs}
+
+
+if __name__ == "__main__":
+    main()
