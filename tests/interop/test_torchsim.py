@@ -1,0 +1,136 @@
+"""Potentials as models of torch-sim: its own checks, and one batch against one system at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from mfpyg.errors import MFPyGError
+from mfpyg.interop.atoms import KCAL_MOL_TO_EV, data_of
+from mfpyg.models import HIPNN, MultiFidelityPotential
+
+ts = pytest.importorskip("torch_sim")
+
+from torch_sim.models.interface import validate_model_outputs  # noqa: E402
+
+from mfpyg.interop.torchsim import MFPyGModel  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def potential(*fidelities: str, species: tuple[int, ...] = (1, 6, 7, 8), seed: int = 0) -> MultiFidelityPotential:
+    torch.manual_seed(seed)
+    backbone = HIPNN(species, n_features=8, n_sensitivities=6, n_interactions=2, n_atom_layers=1, cutoff=4.0)
+    found = MultiFidelityPotential(backbone, fidelities or ["dz", "cc"]).double().eval()
+    for level in found.heads.modules():
+        if isinstance(level, torch.nn.Linear):
+            level.reset_parameters()  # larger than those of an untrained head
+    return found
+
+
+def crystals() -> list[Atoms]:
+    """Of different sizes, one of them without a right angle and with atoms outside of its cell."""
+    skewed = Atoms("HCNO", [[0.1, 0, 0], [1.2, 0.3, 0.1], [2.0, 1.1, 0.9], [0.4, 1.4, 9.0]], pbc=True)
+    skewed.set_cell([[3.5, 0.4, 0.1], [-0.6, 3.9, 0.3], [0.8, 0.5, 4.2]])
+    return [skewed, bulk("C", cubic=True) * (2, 1, 1)]
+
+
+def molecules() -> list[Atoms]:
+    return [molecule(name) for name in ("CH3CH2OH", "H2O", "CH4", "C6H6")]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_torch_sim_finds_nothing_to_object_to(dtype: torch.dtype) -> None:
+    model = MFPyGModel(potential("cc", species=(1, 6, 12, 14, 26)), dtype=dtype)
+    validate_model_outputs(model, CPU, dtype)
+    assert model.dtype == dtype
+    assert model.device == CPU
+    assert model.compute_stress
+    assert model.memory_scales_with == "n_atoms_x_density"
+
+
+@pytest.mark.parametrize("systems", [molecules(), crystals()], ids=["molecules", "crystals"])
+def test_a_batch_is_its_systems(systems: list[Atoms]) -> None:
+    one, periodic = potential(), bool(systems[0].pbc.all())
+    found = MFPyGModel(one, "cc", compute_stress=True)(ts.io.atoms_to_state(systems, CPU, torch.float64))
+    for number, atoms in enumerate(systems):
+        expected = one(data_of(atoms), fidelity="cc", stress=periodic)
+        first = sum(map(len, systems[:number]))
+        near = {"atol": 1e-10, "rtol": 1e-10}
+        torch.testing.assert_close(found["energy"][number], expected.energy[0] * KCAL_MOL_TO_EV, **near)
+        forces = found["forces"][first : first + len(atoms)]
+        torch.testing.assert_close(forces, expected.forces * KCAL_MOL_TO_EV, **near)
+        if periodic:
+            torch.testing.assert_close(found["stress"][number], expected.stress[0] * KCAL_MOL_TO_EV, **near)
+        else:
+            assert found["stress"][number].isnan().all()
+
+
+def test_what_is_not_wanted_is_not_computed() -> None:
+    state = ts.io.atoms_to_state(molecules(), CPU, torch.float64)
+    assert set(MFPyGModel(potential("cc"))(state)) == {"energy", "forces"}
+    assert set(MFPyGModel(potential("cc"), compute_forces=False)(state)) == {"energy"}
+
+
+def test_a_batch_in_motion_follows_newton() -> None:
+    """Velocity Verlet of torch-sim for a batch, and written out for each of its molecules."""
+    one, dt = potential("cc"), torch.tensor(0.02, dtype=torch.float64)  # 0.2 fs, in Å √(u/eV)
+    model = MFPyGModel(one)
+    state = ts.io.atoms_to_state(molecules()[:3], CPU, torch.float64)
+    kT, n_steps = torch.tensor(0.05, dtype=torch.float64), 20
+    if hasattr(ts, "nve_init"):  # torch-sim from 0.4 on
+        state = ts.nve_init(state, model, kT=kT)
+        first = state.clone()
+        for _ in range(n_steps):
+            state = ts.nve_step(state, model, dt=dt)
+    else:
+        start, step = ts.nve(model, dt=dt, kT=kT, seed=1)
+        state = start(state)
+        first = state.clone()
+        for _ in range(n_steps):
+            state = step(state)
+    for number, atoms in enumerate(molecules()[:3]):
+        mine = first.system_idx == number
+        mass, x, p = first.masses[mine, None], first.positions[mine], first.momenta[mine]
+
+        def force(x: torch.Tensor, atoms: Atoms = atoms) -> torch.Tensor:
+            atoms.positions = x.numpy()
+            return one(data_of(atoms)).forces * KCAL_MOL_TO_EV
+
+        for _ in range(n_steps):
+            p = p + dt / 2 * force(x)
+            x = x + dt * p / mass
+            p = p + dt / 2 * force(x)
+        torch.testing.assert_close(state.positions[mine], x, atol=1e-10, rtol=0)
+        torch.testing.assert_close(state.momenta[mine], p, atol=1e-10, rtol=0)
+        assert (x - first.positions[mine]).abs().max() > 1e-3
+
+
+def test_relaxation_in_single_precision_with_changing_cells() -> None:
+    model = MFPyGModel(potential("cc"), dtype=torch.float32, compute_stress=True)
+    optimizer = getattr(ts, "unit_cell_fire", None) or ts.Optimizer.fire
+    options = {} if hasattr(ts, "unit_cell_fire") else {"init_kwargs": {"cell_filter": ts.CellFilter.unit_cell}}
+    before = model(ts.io.atoms_to_state(crystals(), CPU, torch.float32))["energy"]
+    relaxed = ts.optimize(crystals(), model, optimizer=optimizer, max_steps=10, autobatcher=False, **options)
+    assert (relaxed.energy < before).all()
+    assert relaxed.positions.dtype == torch.float32
+
+
+def test_several_models_give_their_mean() -> None:
+    members = [potential("cc", seed=seed) for seed in range(2)]
+    state = ts.io.atoms_to_state(molecules(), CPU, torch.float64)
+    each = [MFPyGModel(member)(state) for member in members]
+    found = MFPyGModel(members)(state)
+    for name in ("energy", "forces"):
+        torch.testing.assert_close(found[name], (each[0][name] + each[1][name]) / 2)
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(MFPyGError, match="no fidelity given"):
+        MFPyGModel(potential())
+    with pytest.raises(MFPyGError, match="float16"):
+        MFPyGModel(potential("cc"), dtype=torch.float16)
+    with pytest.raises(MFPyGError, match="Fe is unknown"):
+        MFPyGModel(potential("cc"))(ts.io.atoms_to_state([bulk("Fe")], CPU, torch.float64))
