@@ -24,6 +24,7 @@ from mfpyg.lattice import Lattice, lattice_of
 from mfpyg.neighbours import periodic_radius_graph, radius_graph
 
 __all__ = [
+    "EdgeTopology",
     "Graph",
     "RadiusGraph",
     "Topology",
@@ -88,6 +89,15 @@ class Topology:
             edge_vec = edge_vec + lattice.translations(self.edge_shift, self.batch[target])
         edge_dist = edge_vec.square().sum(dim=1).sqrt()  # (n_edges,)
         return Graph(self.z, self.edge_index, edge_vec, edge_dist, self.batch, self.n_graphs, plan)
+
+
+class EdgeTopology(Topology):
+    """Neighbours whose vectors are given, and positions are not: energies are differentiated by the vectors."""
+
+    def at(self, pos: Tensor, lattice: Lattice | None, plan: Any = None) -> Graph:
+        """The graph with these vectors (n_edges, 3), which stand in the place of positions."""
+        edge_dist = pos.square().sum(dim=1).sqrt()  # (n_edges,)
+        return Graph(self.z, self.edge_index, pos, edge_dist, self.batch, self.n_graphs, plan)
 
 
 def find_topology(

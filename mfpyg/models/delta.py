@@ -98,6 +98,13 @@ class DeltaPotential(Potential):
                 result[name] = low[name] if forces else dataclasses.replace(low[name], forces=None)
         return result
 
+    def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
+        self.check_fidelity(fidelity)
+        if fidelity != self.target:
+            return self.base.predict_edges(z, edge_index, edge_vec, fidelity)
+        low = self.base.predict_edges(z, edge_index, edge_vec, self.base_level)
+        return _total(low, self.difference.predict_edges(z, edge_index, edge_vec, self.difference.fidelities[0]))
+
 
 def _total(one: Prediction, two: Prediction) -> Prediction:
     """The sum of two predictions; forces where the second has them."""

@@ -45,6 +45,25 @@ class Potential(nn.Module):
         """Predictions of the wanted fidelities, with forces where the value is true, and stresses of all if wanted."""
         raise NotImplementedError
 
+    def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
+        """What a fidelity says of one graph whose neighbours are found already, by the vectors to them.
+
+        For programs that need the derivatives by these vectors, of which they make forces and virials.
+
+        Args:
+            z: atomic numbers, (n_atoms,) int64.
+            edge_index: sources and targets, (2, n_edges) int64, both directions of each pair.
+            edge_vec: position of the source, or its image, minus that of the target in Å, (n_edges, 3), the two
+                directions of a pair each other's negative to the last bit; what is beyond the cutoff is left out.
+
+        Returns:
+            The prediction, detached, with −dE/d(edge_vec) in kcal/mol/Å, (n_edges, 3), in ``forces``.
+
+        Raises:
+            MFPyGError: for an unknown fidelity, or an element that the potential does not know.
+        """
+        raise NotImplementedError
+
     def reference(self, fidelity: str) -> Tensor:
         """Atomic reference energy of each element for a fidelity in kcal/mol, (n_species,) float64.
 

@@ -12,7 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from mfpyg.graph import Topology
+from mfpyg.graph import EdgeTopology
 from mfpyg.lattice import Lattice
 from mfpyg.models.prediction import System
 
@@ -21,16 +21,17 @@ def with_isolated_atoms(system: System, elements: Tensor) -> System:
     """The same system, and then one atom of each element, (n_species,) int64, as a graph of its own."""
     n, topology = len(elements), system.topology
     number = torch.arange(n, device=elements.device)
-    new = Topology(
-        torch.cat([topology.z, elements]),
-        topology.edge_index,
-        torch.cat([topology.batch, topology.n_graphs + number]),
-        topology.n_graphs + n,
-        topology.edge_shift,
+    new = dataclasses.replace(
+        topology,
+        z=torch.cat([topology.z, elements]),
+        batch=torch.cat([topology.batch, topology.n_graphs + number]),
+        n_graphs=topology.n_graphs + n,
     )
     lattice = system.lattice
     if lattice is not None:
         cubes = torch.eye(3, dtype=lattice.cell.dtype, device=lattice.cell.device).expand(n, 3, 3)
         lattice = Lattice(torch.cat([lattice.cell, cubes]), torch.cat([lattice.pbc, lattice.pbc.new_zeros(n, 3)]))
-    pos, species = torch.cat([system.pos, system.pos.new_zeros(n, 3)]), torch.cat([system.species, number])
+    species, pos = torch.cat([system.species, number]), system.pos
+    if not isinstance(topology, EdgeTopology):  # whose atoms have no positions
+        pos = torch.cat([pos, pos.new_zeros(n, 3)])
     return dataclasses.replace(system, pos=pos, species=species, topology=new, lattice=lattice)

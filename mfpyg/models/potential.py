@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.graph import Graph, find_topology
+from mfpyg.graph import EdgeTopology, Graph, find_topology
 from mfpyg.locality import is_large, reordered, spatial_order
 from mfpyg.models.backbone import Backbone, check_backbone, reset, through
 from mfpyg.models.compiled import Compiler
@@ -174,6 +175,20 @@ class MultiFidelityPotential(Potential):
         if order is not None:
             predictions = {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
         return predictions
+
+    def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
+        self.check_fidelity(fidelity)
+        vectors, species = edge_vec.detach().to(self.dtype), self.species_number(z)
+        near = (vectors.square().sum(dim=1).sqrt() <= self.cutoff).nonzero().squeeze(1)
+        near = near[torch.argsort(edge_index[1, near], stable=True)]  # sorted by target
+        topology = EdgeTopology(z, edge_index[:, near], torch.zeros_like(z), 1)
+        system = System(vectors[near], species, topology, None)
+        if self.isolated == "reference":
+            system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
+        prediction = evaluate(self, system, {fidelity: True}, False, False)[fidelity].of_edges(near, len(edge_vec))
+        if self.isolated == "reference":
+            prediction = dataclasses.replace(prediction.without_last(len(self.species)), forces=prediction.forces)
+        return prediction
 
     def species_number(self, z: Tensor) -> Tensor:
         """Number of each atom's element among ``species``, (n_atoms,) int64.

@@ -48,6 +48,11 @@ class Prediction:
         """The same without the last graphs, of one atom each."""
         return self._of_all(lambda value: value[: len(value) - n])
 
+    def of_edges(self, edges: Tensor, n_edges: int) -> Prediction:
+        """The same with −dE/dr of these edges, (n,) int64, of so many, in ``forces``; the others' are zero."""
+        assert self.forces is not None
+        return dataclasses.replace(self, forces=self.forces.new_zeros(n_edges, 3).index_copy_(0, edges, self.forces))
+
     def _of_all(self, change: Callable[[Tensor], Tensor]) -> Prediction:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
@@ -64,7 +69,8 @@ class System:
     """What is predicted of.
 
     Attributes:
-        pos: (n_atoms, 3) in Å, in the precision of the weights.
+        pos: (n_atoms, 3) in Å, in the precision of the weights; vectors, (n_edges, 3), of an
+            :class:`~mfpyg.graph.EdgeTopology`.
         species: number of each atom's element among those of the potential, (n_atoms,) int64.
         topology: atoms and neighbours.
         lattice: cells, where something repeats.

@@ -111,7 +111,7 @@ def test_a_batch_in_motion_follows_newton() -> None:
 def test_relaxation_in_single_precision_with_changing_cells() -> None:
     model = MFPyGModel(potential("cc"), dtype=torch.float32, compute_stress=True)
     optimizer = getattr(ts, "unit_cell_fire", None) or ts.Optimizer.fire
-    options = {} if hasattr(ts, "unit_cell_fire") else {"init_kwargs": {"cell_filter": ts.CellFilter.unit_cell}}
+    options = {} if hasattr(ts, "unit_cell_fire") else {"init_kwargs": {"cell_filter": ts.CellFilter.unit}}
     before = model(ts.io.atoms_to_state(crystals(), CPU, torch.float32))["energy"]
     relaxed = ts.optimize(crystals(), model, optimizer=optimizer, max_steps=10, autobatcher=False, **options)
     assert (relaxed.energy < before).all()
