@@ -135,8 +135,9 @@ class UnifiedPotential:
         self, z: torch.Tensor, edge_index: torch.Tensor, edge_vec: torch.Tensor
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Energies (n_atoms,) in kcal/mol and their sum's derivatives by the vectors (n_edges, 3), means of members."""
-        inputs = [tensor.to(self.ensemble.device) for tensor in (z, edge_index, edge_vec)]
-        each = [member.predict_edges(*inputs, self.fidelity) for member in self.ensemble.members]
+        device = self.ensemble.device
+        z, edge_index, edge_vec = z.to(device), edge_index.to(device), edge_vec.to(device)
+        each = [member.predict_edges(z, edge_index, edge_vec, self.fidelity) for member in self.ensemble.members]
         energies = torch.stack([one.atomic_energies for one in each]).mean(dim=0)
         gradients = -torch.stack([one.forces for one in each if one.forces is not None]).mean(dim=0)
         return energies.double().cpu().numpy(), gradients.double().cpu().numpy()

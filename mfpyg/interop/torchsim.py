@@ -7,23 +7,24 @@ molecules and crystals go into states of their own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_sim.models.interface import ModelInterface
 from torch_sim.state import SimState
+from torch_sim.typing import MemoryScaling
 
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.interop.atoms import KCAL_MOL_TO_EV
 from mfpyg.interop.ensemble import Ensemble, Model
+
+_SCALINGS: tuple[str, ...] = get_args(MemoryScaling)
 
 
 class MFPyGModel(ModelInterface):
     """One fidelity of a trained potential as a model of torch-sim; all systems of a state in one pass.
-
-    Memory grows with the number of neighbours, which is what ``memory_scales_with`` tells torch-sim's batchers.
 
     Args:
         models: a potential, run folder or checkpoint, or several, whose mean is taken.
@@ -34,15 +35,18 @@ class MFPyGModel(ModelInterface):
         compute_forces: whether forces are wanted.
         compute_stress: whether stresses are; cells that change need them. Of systems that do not repeat in all three
             directions they are not defined, and NaN.
+        memory_scales_with: by what torch-sim's batchers judge how many systems fit into memory: atoms times density, as
+            the number of neighbours, or ``n_atoms`` for molecules, whose density torch-sim 0.3 takes from a cell.
 
     Raises:
-        MFPyGError: for a file that can't be read, an unknown fidelity, or none given among several.
+        MFPyGError: for a file that can't be read, an unknown fidelity or none given among several, or another type or
+            scaling.
 
     Example:
         >>> import torch_sim as ts                                                        # doctest: +SKIP
         >>> model = MFPyGModel("runs/example", fidelity="cc", device="cuda")              # doctest: +SKIP
-        >>> ts.integrate(atoms, model, integrator=ts.nvt_langevin, n_steps=1000,
-        ...              temperature=300, timestep=0.0005)                                # doctest: +SKIP
+        >>> ts.integrate(atoms, model, integrator=ts.Integrator.nvt_langevin,
+        ...              n_steps=1000, temperature=300, timestep=0.0005)                  # doctest: +SKIP
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class MFPyGModel(ModelInterface):
         dtype: torch.dtype | None = None,
         compute_forces: bool = True,
         compute_stress: bool = False,
+        memory_scales_with: str = "n_atoms_x_density",
     ) -> None:
         super().__init__()
         self._ensemble = Ensemble(models, device)
@@ -62,7 +67,9 @@ class MFPyGModel(ModelInterface):
             raise MFPyGError(f"dtype is {dtype}, expected torch.float32 or torch.float64")
         self.members = nn.ModuleList(self._ensemble.members).to(dtype=dtype)
         self._compute_forces, self._compute_stress = compute_forces, compute_stress
-        self._memory_scales_with = "n_atoms_x_density"
+        if memory_scales_with not in _SCALINGS:
+            raise unknown_name("memory scaling", memory_scales_with, _SCALINGS)
+        self._memory_scales_with = memory_scales_with
 
     @property
     def device(self) -> torch.device:

@@ -118,6 +118,16 @@ def test_relaxation_in_single_precision_with_changing_cells() -> None:
     assert relaxed.positions.dtype == torch.float32
 
 
+def test_torch_sim_divides_many_systems_into_batches() -> None:
+    model = MFPyGModel(potential("cc"), memory_scales_with="n_atoms")
+    batcher = ts.BinningAutoBatcher(model, memory_scales_with=model.memory_scales_with, max_memory_scaler=15)
+    integrator = getattr(ts, "Integrator", ts).nvt_langevin
+    options = {"n_steps": 3, "temperature": 300, "timestep": 0.0002}
+    final = ts.integrate(molecules(), model, integrator=integrator, autobatcher=batcher, **options)
+    assert [len(atoms) for atoms in final.to_atoms()] == [len(atoms) for atoms in molecules()]
+    torch.testing.assert_close(final.energy, model(final)["energy"])
+
+
 def test_several_models_give_their_mean() -> None:
     members = [potential("cc", seed=seed) for seed in range(2)]
     state = ts.io.atoms_to_state(molecules(), CPU, torch.float64)
@@ -130,6 +140,8 @@ def test_several_models_give_their_mean() -> None:
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(MFPyGError, match="no fidelity given"):
         MFPyGModel(potential())
+    with pytest.raises(MFPyGError, match=r"unknown memory scaling 'atoms'.*n_atoms"):
+        MFPyGModel(potential("cc"), memory_scales_with="atoms")
     with pytest.raises(MFPyGError, match="float16"):
         MFPyGModel(potential("cc"), dtype=torch.float16)
     with pytest.raises(MFPyGError, match="Fe is unknown"):
