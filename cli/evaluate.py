@@ -95,7 +95,7 @@ def _evaluate(
     from rich.console import Console
     from rich.progress import track
 
-    from mfpyg.checkpoint import potential_of, read_checkpoint
+    from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
     from mfpyg.datasets.opening import available_fidelities, open_dataset
     from mfpyg.datasets.thinning import thin_labels
     from mfpyg.device import choose_device
@@ -138,7 +138,7 @@ def _evaluate(
         return track(batches, description=name, console=console, transient=True, disable=not console.is_terminal)
 
     result = evaluate(potential, dataset, rows, parity=plot, track=progress)
-    print_table(console, metrics_table(result.metrics, {f.name: f.labels for f in trained}))
+    print_table(console, metrics_table(result.metrics, trained_labels(described)))
     write_text(out, json.dumps(result.metrics, indent=2) + "\n")
     console.print(f"written: {out}", highlight=False, soft_wrap=True)
     if plot:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NAME = "mfpyg-study"
 _FIXED = (
     *("--fidelities", "--target", "--seed", "--split.seed", "--strategy"),
-    *("--resume", "--config", "--print-config"),
+    *("--resume", "--config", "--print-config", "--init", "--add-fidelity"),
 )
 """Options of mfpyg-train that a study sets itself, or that make no sense in one."""
 _SPLITS = ("test", "ood")

@@ -7,7 +7,7 @@ import dataclasses
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mfpyg import backbones
 from mfpyg import settings as s
@@ -17,6 +17,9 @@ from mfpyg.errors import MFPyGError
 from mfpyg.options import alternatives, choices_of, in_words
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.folder import RunFolder, check_same
+
+if TYPE_CHECKING:
+    from mfpyg.training.initial import InitialModel
 
 NAME = "mfpyg-train"
 DESCRIPTION = (
@@ -52,16 +55,7 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     Raises:
         MFPyGError: for an unknown name or a value of the wrong kind.
     """
-    resumed = given(arguments, "--resume")
-    config = given(arguments, "--config")
-    if resumed is not None and config is not None:
-        raise MFPyGError("--resume takes the settings of its run; leave --config out")
-    if resumed is not None and given(arguments, "--out") is not None:
-        raise MFPyGError("--resume goes on in the folder of its run; leave --out out")
-    if resumed is not None:
-        RunFolder(Path(resumed)).check_resumable()
-        config = str(RunFolder(Path(resumed)).config)
-    stored = {} if config is None else s.with_dataset_list(s.read_yaml(Path(config)))
+    resumed, config, stored = _stored(arguments)
 
     def chosen(name: str, otherwise: str) -> str:
         return given(arguments, f"--{name}") or str(stored.get(name) or otherwise)
@@ -76,9 +70,14 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
         package = RunFolder(Path(resumed)).read_versions().get("backbone_package")
         if package is not None:
             raise MFPyGError(f"{resumed}: {backbones.missing(stored['backbone'], package)}")
+    model = None if resumed is not None else _initial(arguments, stored)
+    network = {} if model is None else model.network
+    backbone = chosen("backbone", network.get("backbone", "hipnn"))
+    if backbone != network.get("backbone", backbone):
+        raise MFPyGError(f"{model} has backbone {network['backbone']}, not {backbone}; leave backbone out")
     dataset = _values(arguments, "--dataset") or stored.get("dataset") or ["minichno"]
     preset = chosen("preset", s.default_preset(dataset if isinstance(dataset, list) else []))
-    values = s.defaults(preset, chosen("backbone", "hipnn"))
+    values = _merged(s.defaults(preset, backbone), network)
     parser = build_parser(values["backbone"])
     parser.check_names(arguments)
     try:
@@ -88,7 +87,44 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     parser.set_defaults(s.flat(_merged(values, stored)))
     parsed = parser.parse_args(_without(arguments, ("--config", "--resume"))).as_dict()
     parsed.pop("config", None), parsed.pop("resume", None)
-    return s.from_dict(parsed), None if resumed is None else Path(resumed)
+    settings = s.from_dict(parsed)
+    return _completed(settings, model), None if resumed is None else Path(resumed)
+
+
+def _stored(arguments: Sequence[str]) -> tuple[str | None, str | None, dict[str, Any]]:
+    """The run to resume, the file of settings, each if any, and what that file says.
+
+    Raises:
+        MFPyGError: if there is no such run or file, or both are given.
+    """
+    resumed = given(arguments, "--resume")
+    config = given(arguments, "--config")
+    if resumed is not None and config is not None:
+        raise MFPyGError("--resume takes the settings of its run; leave --config out")
+    if resumed is not None and given(arguments, "--out") is not None:
+        raise MFPyGError("--resume goes on in the folder of its run; leave --out out")
+    if resumed is not None:
+        RunFolder(Path(resumed)).check_resumable()
+        config = str(RunFolder(Path(resumed)).config)
+    return resumed, config, {} if config is None else s.with_dataset_list(s.read_yaml(Path(config)))
+
+
+def _initial(arguments: Sequence[str], stored: dict[str, Any]) -> InitialModel | None:
+    """The potential that a new run begins with, if any; torch is imported only then."""
+    path = given(arguments, "--init") or stored.get("init")
+    if path is None:
+        return None
+    from mfpyg.training.initial import read_initial
+
+    return read_initial(str(path))
+
+
+def _completed(settings: s.TrainSettings, model: InitialModel | None) -> s.TrainSettings:
+    if model is None:
+        return settings
+    from mfpyg.training.completion import completed
+
+    return completed(settings, model)
 
 
 def build_parser(backbone: str) -> Parser:
@@ -151,12 +187,13 @@ def _without(arguments: Sequence[str], options: tuple[str, ...]) -> list[str]:
 
 
 def default_out(settings: s.TrainSettings) -> str:
-    """Name of the run folder: data set, backbone and strategy if not the default ones, fidelities, their labels' parts
-    and seed."""
+    """Name of the run folder: data set, backbone and strategy if not the default ones, whether a potential is trained
+    further, fidelities, their labels' parts and seed."""
     labels = "+".join(spec.label for spec in parse_specs(settings.dataset))
     backbone = [] if settings.backbone == "hipnn" else [settings.backbone]
     strategy = [] if settings.strategy == "mfl" else [settings.strategy]
-    parts = [*settings.fidelities, *settings.label_fraction, f"seed{settings.seed}"]
+    further = [] if settings.init is None else ["init", settings.finetune.old]
+    parts = [*further, *settings.fidelities, *settings.label_fraction, f"seed{settings.seed}"]
     name = "-".join([labels, *backbone, *strategy, *parts])
     return f"runs/{name.replace(':', '_')}"
 

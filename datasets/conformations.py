@@ -23,6 +23,7 @@ from mfpyg.datasets.storage import (
     FORMAT,
     ColumnFiles,
     fingerprint,
+    geometries_fingerprint,
     processed_name,
     read_processed,
     settings_of,
@@ -267,6 +268,11 @@ class ConformationDataset(InMemoryDataset):
             if of_source.any() and not of_source.all():
                 where = self.files[0] if len(self.files) == 1 else name
                 raise MFPyGError(f"{where}: some conformations have a split and some have none; expected all or none")
+
+    @property
+    def geometries(self) -> str:
+        """Fingerprint of the geometries alone, computed when it is asked for."""
+        return geometries_fingerprint(self._data, self.slices)
 
     def given_split(self) -> np.ndarray:
         """The files' own division, (n,) int64: 0 pool, 1 test, 2 out of sample; -1 where they do not say."""

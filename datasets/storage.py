@@ -84,9 +84,19 @@ def fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
 
     Lattice vectors count only where something is periodic, so that molecules have the same with and without.
     """
-    digest = hashlib.sha256()
     lattice = (data.cell, data.pbc) if "pbc" in slices and data.pbc.any() else ()
-    for tensor in (slices["z"], data.z, data.pos, data.energy, data.forces, data.split, *lattice):
+    return _sha256(slices["z"], data.z, data.pos, data.energy, data.forces, data.split, *lattice)
+
+
+def geometries_fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
+    """SHA-256 over the geometries alone, which are the same whatever levels of theory are read of a file."""
+    lattice = (data.cell, data.pbc) if "pbc" in slices and data.pbc.any() else ()
+    return _sha256(slices["z"], data.z, data.pos, *lattice)
+
+
+def _sha256(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
         digest.update(tensor.contiguous().numpy().data)
     return digest.hexdigest()
 

@@ -16,6 +16,7 @@ from ase.data import chemical_symbols
 
 from mfpyg import backbones
 from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import Fidelity
 from mfpyg.files import read_torch, save_torch
 from mfpyg.models import DeltaPotential, Potential
 from mfpyg.models.build import build_delta, build_potential
@@ -41,14 +42,17 @@ def describe(
     settings: TrainSettings,
     data: Mapping[str, Any],
     splits: Mapping[str, np.ndarray],
+    init: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything but the weights, as plain values that open with ``weights_only=True``.
 
     Args:
         potential: with its reference energies fitted.
         settings: of the run.
-        data: name, fingerprint and methods of the data set.
+        data: name, fingerprints and methods of the data set.
         splits: conformations of each split.
+        init: what is to be remembered of the checkpoint that the training began with, see
+            :meth:`mfpyg.training.initial.InitialModel.record`.
     """
     symbols = [chemical_symbols[number] for number in potential.species]
     references = {
@@ -64,9 +68,16 @@ def describe(
         "reference_energies": references,
         "data": dict(data),
         "splits": {name: torch.from_numpy(rows.astype(np.int32)) for name, rows in splits.items()},
+        "init": None if init is None else dict(init),
         "versions": versions(settings.backbone),
         "backbone_package": backbones.find(settings.backbone).package,
     }
+
+
+def checkpoint_file(path: str | os.PathLike[str]) -> Path:
+    """The file that is meant by a run folder, or by itself."""
+    path = Path(path)
+    return path / "best.ckpt" if path.is_dir() else path
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -78,9 +89,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         MFPyGError: if there is none, or it is damaged, foreign, or of another format.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / "best.ckpt"
+    path = checkpoint_file(path)
     if not path.is_file():
         raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
     checkpoint = read_torch(path, "a checkpoint of mfpyg")
@@ -93,6 +102,20 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     if missing:
         raise MFPyGError(f"{path}: damaged, lacks {', '.join(missing)}")
     return checkpoint
+
+
+def trained_labels(described: Mapping[str, Any]) -> dict[str, str]:
+    """Labels that each fidelity was trained on, as ``{"dz": "EF"}``, in this training or in those that it goes on from.
+
+    Args:
+        described: what a checkpoint says under ``"mfpyg"``.
+    """
+    before = (described.get("init") or {}).get("fidelities", [])
+    found: dict[str, str] = {}
+    for fidelity in [Fidelity.parse(text) for text in (*before, *described["config"]["fidelities"])]:
+        labels = found.get(fidelity.name, "") + fidelity.labels
+        found[fidelity.name] = "".join(letter for letter in "EF" if letter in labels)
+    return found
 
 
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import tempfile
@@ -100,6 +101,22 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: stored[name] for name in stored.files}
     except _NO_NPZ as error:
         raise MFPyGError(f"{path}: missing or damaged; expected an npz file with train, val, test") from error
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's contents.
+
+    Raises:
+        MFPyGError: if it can't be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise MFPyGError(f"{path}: can't read it ({error.strerror}); expected the checkpoint of a run") from error
+    return digest.hexdigest()
 
 
 def make_folder(path: Path) -> None:

@@ -16,6 +16,7 @@ import yaml
 from mfpyg import backbones
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.finetune_options import FinetuneSettings
 from mfpyg.options import build, check, setting
 from mfpyg.strategy_options import STRATEGIES, DeltaSettings, MetaSettings, TransferSettings, check_groups
 
@@ -115,6 +116,10 @@ class TrainSettings:
         "over the levels, then adaptation to the target",
         choices=STRATEGIES,
     )
+    init: str | None = setting(
+        None, "run folder or checkpoint to train further, whose network, elements, fidelities and weights are taken"
+    )
+    add_fidelity: list[str] = setting([], "levels of theory that init has not yet, and their labels, as cc:E")
     target: str | None = setting(None, "fidelity that strategies tl, delta and meta end with; null: the last one")
     label_fraction: list[str] = setting(
         [],
@@ -158,6 +163,7 @@ class TrainSettings:
     transfer: TransferSettings = field(default_factory=TransferSettings, metadata={"help": "of strategy tl"})
     delta: DeltaSettings = field(default_factory=DeltaSettings, metadata={"help": "of strategy delta"})
     meta: MetaSettings = field(default_factory=MetaSettings, metadata={"help": "of strategy meta"})
+    finetune: FinetuneSettings = field(default_factory=FinetuneSettings, metadata={"help": "of init"})
 
     @property
     def split_seed(self) -> int:
@@ -196,11 +202,26 @@ class TrainSettings:
         largest = self.optim.max_batch_size
         if largest is not None and largest < self.batch_size:
             raise MFPyGError(f"optim.max_batch_size {largest} is less than batch_size {self.batch_size}")
+        self._check_init()
         check_groups(self, self.strategy)
         self.transfer.check()
         self._check_strategy()
         if self.batch_size < self.devices:
             raise MFPyGError(f"batch_size {self.batch_size} is less than devices {self.devices}; each needs a share")
+
+    def _check_init(self) -> None:
+        """What goes with a trained potential alone, and what does not."""
+        if self.init is None:
+            of_init = {"add_fidelity": self.add_fidelity, **dataclasses.asdict(self.finetune)}
+            nothing = {"add_fidelity": [], **dataclasses.asdict(FinetuneSettings())}
+            for name, value in of_init.items():
+                if value != nothing[name]:
+                    name = name if name == "add_fidelity" else f"finetune.{name}"
+                    raise MFPyGError(
+                        f"{name} is given, but no init; name the run folder or checkpoint to train further"
+                    )
+        elif self.strategy != "mfl":
+            raise MFPyGError(f"init goes with strategy mfl alone, not with {self.strategy}; leave one of them out")
 
     def _check_strategy(self) -> None:
         """What goes with training on all levels at once alone, and what does not."""
@@ -281,6 +302,7 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
         "transfer": TransferSettings,
         "delta": DeltaSettings,
         "meta": MetaSettings,
+        "finetune": FinetuneSettings,
     }
     for name in groups:
         if not isinstance(values.get(name) or {}, dict):

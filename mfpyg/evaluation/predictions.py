@@ -24,7 +24,7 @@ from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import common_columns, predicted
-from mfpyg.files import read_npz, replace_file
+from mfpyg.files import read_npz, replace_file, sha256_of
 from mfpyg.models import Potential
 
 FORMAT = 1
@@ -150,7 +150,7 @@ def run_predictions(
     about = {
         "format": FORMAT,
         "version": mfpyg.__version__,
-        "checkpoint": _sha256(run / "best.ckpt"),
+        "checkpoint": sha256_of(run / "best.ckpt"),
         "data": dataset.fingerprint,
         "rows": rows_hash,
         "fidelities": list(dataset.fidelities),
@@ -173,14 +173,3 @@ def _of(stored: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
 def _save(name: str, arrays: dict[str, Any]) -> None:
     with open(name, "wb") as file:  # a file of the handle, as numpy appends .npz to a name
         np.savez(file, **arrays)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise MFPyGError(f"{path}: can't read it ({error.strerror}); expected the checkpoint of a run") from error
-    return digest.hexdigest()

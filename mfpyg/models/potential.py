@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -124,6 +125,40 @@ class MultiFidelityPotential(Potential):
         if len(self.fidelities) != 1:
             raise MFPyGError(f"fidelities are {', '.join(self.fidelities)}, expected a single one to rename")
         self.fidelities, self._compiler = (fidelity,), Compiler()
+
+    def add_fidelity(self, fidelity: str, like: str, fresh: bool = False) -> None:
+        """Give another level of theory a head, and private blocks where there are some, of its own.
+
+        Args:
+            fidelity: name of the new level.
+            like: fidelity whose head and blocks, and reference energies, are copied.
+            fresh: whether the weights of the copies are drawn anew.
+
+        Raises:
+            MFPyGError: if ``like`` is unknown, or there is such a fidelity already.
+        """
+        if fidelity in self.fidelities:
+            raise MFPyGError(f"there is a fidelity '{fidelity}' already; the new one needs a name of its own")
+        self.check_fidelity(like)
+        number = self.fidelities.index(like)
+        for parts in (self.heads, self.private):
+            if parts:
+                parts.append(copy.deepcopy(parts[number]))
+        if fresh:
+            self.heads[-1].reset_parameters()  # type: ignore[operator]
+            reset(self.private[-1:])
+        self.fidelities, self._compiler = (*self.fidelities, fidelity), Compiler()
+
+    def parts_of(self, fidelities: Sequence[str]) -> nn.ModuleList:
+        """What these fidelities have of their own: heads and private blocks.
+
+        Raises:
+            MFPyGError: for an unknown fidelity.
+        """
+        for name in fidelities:
+            self.check_fidelity(name)
+        numbers = [self.fidelities.index(name) for name in fidelities]
+        return nn.ModuleList(parts[i] for parts in (self.heads, self.private) if parts for i in numbers)
 
     def keep_only(self, fidelity: str) -> None:
         """Drop what all other fidelities have of their own.

@@ -52,7 +52,7 @@ def label_counts(read: list[ReadRun]) -> dict[str, dict[str, tuple[int, int]]]:
     for one in read:
         data = one.dataset._data
         for name in one.fidelities:
-            if name not in found:
+            if name not in found and name in one.dataset.fidelities:  # it may be one of other data
                 column = one.dataset.fidelities.index(name)
                 masks = data.energy_mask[:, column], data.forces_mask[:, column]
                 found[name] = {

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.metrics import mae_and_rmse
 from mfpyg.models import Potential, Prediction
 from mfpyg.training.loss import MultiFidelityLoss, sum_over_processes
+
+
+def train_only(potential: nn.Module, trained: Iterable[nn.Parameter]) -> None:
+    """Let these parameters of a potential have gradients, and no others."""
+    for parameter in potential.parameters():
+        parameter.grad = None
+        parameter.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
 
 
 class MultiFidelityModule(lightning.LightningModule):
@@ -24,7 +33,7 @@ class MultiFidelityModule(lightning.LightningModule):
     many energies and force components of each were trained on (``train/cc/energy_labels``).
 
     Args:
-        potential: what is trained.
+        potential: what is trained, as far as its parameters require gradients.
         loss: what is minimised.
         lr: learning rate of Adam.
         metadata: plain values that go into every checkpoint under ``"mfpyg"``.
@@ -52,7 +61,8 @@ class MultiFidelityModule(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Fused: a step of a small network is bound by the number of calls, not by arithmetic.
-        return torch.optim.Adam(self.potential.parameters(), lr=self.lr, fused=True)
+        trained = [parameter for parameter in self.potential.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, lr=self.lr, fused=True)
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
         loss, sums = self.compare(self.potential, self.loss, batch)

@@ -177,11 +177,11 @@ def new_potential(
     return potential, undetermined_notes(fitted)
 
 
-def undetermined_notes(fitted: Mapping[str, References]) -> list[str]:
-    """A line for each fidelity whose references the labels do not determine."""
+def undetermined_notes(fitted: Mapping[str, References], taken: str = "their least-norm values") -> list[str]:
+    """A line for each fidelity whose references the labels do not determine, and what is taken instead."""
     return [
         f"note: the {name} labels do not determine the reference energies of "
-        f"{', '.join(references.undetermined)} one by one; their least-norm values are used"
+        f"{', '.join(references.undetermined)} one by one; {taken} are used"
         for name, references in fitted.items()
         if references.undetermined
     ]

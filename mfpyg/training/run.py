@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning
 import numpy as np
@@ -14,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 
-from mfpyg.checkpoint import describe, epochs_done, potential_of, read_checkpoint, versions
+from mfpyg.checkpoint import describe, epochs_done, potential_of, read_checkpoint, trained_labels, versions
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.splits import make_splits
 from mfpyg.device import choose_device
@@ -26,7 +27,10 @@ from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
 from mfpyg.training.callbacks import SafeCheckpointIO
 from mfpyg.training.check import check_settings, is_main_process
+from mfpyg.training.completion import completed
+from mfpyg.training.finetune import method_notes, splits_to_go_on, start_of, start_of_resumed
 from mfpyg.training.folder import RunFolder
+from mfpyg.training.initial import InitialModel, read_initial
 from mfpyg.training.prepare import (
     check_labels,
     check_resumable,
@@ -57,6 +61,9 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
         MFPyGError: for wrong settings or data, a run that can't be resumed, or a loss that becomes NaN.
         Interrupted: if the run was stopped; it can be resumed.
     """
+    model = None if resume or settings.init is None else read_initial(settings.init)
+    if model is not None:
+        settings = completed(settings, model)
     fidelities = check_settings(settings)
     device = choose_device(settings.accelerator, settings.devices)
     if settings.threads is not None:
@@ -64,17 +71,17 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     if not resume and is_main_process():
         folder.check_new()
     full = open_training_data(settings, fidelities, shown_on(console))
-    if resume and settings.split.method == "index":  # the file that said it may be gone
-        splits = folder.read_splits()
-    else:
-        splits = make_splits(full, settings.split, settings.split_seed)
+    splits, notes = _splits(settings, folder, full, model, resume)
     dataset = with_labels_kept(settings, fidelities, full, splits)
-    notes = [*label_notes(settings, dataset, splits), *check_labels(dataset, splits, fidelities, needed(settings))]
+    notes += [*label_notes(settings, dataset, splits), *check_labels(dataset, splits, fidelities, needed(settings))]
     left_out = len(dataset) - sum(len(rows) for rows in splits.values())
     if left_out:
         notes.append(f"note: {left_out:,} of {len(dataset):,} conformations are in no split")
     torch.manual_seed(settings.seed)
-    recipe = recipe_of(settings, fidelities, dataset, splits)
+    start = None
+    if settings.init is not None:
+        start = start_of_resumed(folder) if model is None else start_of(model)
+    recipe = recipe_of(settings, fidelities, dataset, splits, start)
     unfinished = not resume or check_resumable(folder, settings, dataset, splits)
     settings = with_compile_chosen(settings, len(splits["train"]), device)
     for line in [*_summary(settings, recipe.potential, splits, device), *notes, *recipe.notes]:
@@ -88,9 +95,22 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
                 folder.write_config(settings)
             else:
                 folder.create(settings, splits, versions(settings.backbone))
-        module = recipe.module(_describer(settings, dataset, splits), compiled=settings.compile == "on")
+        record = None if start is None else start.record
+        module = recipe.module(_describer(settings, dataset, splits, record), compiled=settings.compile == "on")
         trainer = _trainer(settings, recipe.callbacks(folder, console), folder, device)
         trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
+
+
+def _splits(
+    settings: TrainSettings, folder: RunFolder, dataset: ConformationDataset, model: InitialModel | None, resume: bool
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Conformations of each split, and lines for the user."""
+    if resume and (settings.split.method == "index" or settings.init is not None):  # what said them may be gone
+        return folder.read_splits(), []
+    if model is None:
+        return make_splits(dataset, settings.split, settings.split_seed), []
+    splits, notes = splits_to_go_on(settings, dataset, model)
+    return splits, [*notes, *method_notes(dataset, model)]
 
 
 @contextmanager
@@ -142,17 +162,29 @@ def final_table(settings: TrainSettings, folder: RunFolder, console: Console) ->
     dataset = with_labels_kept(settings, fidelities, open_training_data(settings, fidelities), splits)
     potential = potential_of(checkpoint, str(folder.best)).to(choose_device(settings.accelerator))
     result = evaluate(potential, dataset, splits)
-    table = metrics_table(result.metrics, {f.name: f.labels for f in fidelities})
+    table = metrics_table(result.metrics, trained_labels(checkpoint["mfpyg"]))
     folder.write_metrics(result.metrics, as_text(table))
     print_table(console, table)
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
 
 
-def _describer(settings: TrainSettings, dataset: ConformationDataset, splits: Mapping[str, np.ndarray]) -> Describe:
+def _describer(
+    settings: TrainSettings,
+    dataset: ConformationDataset,
+    splits: Mapping[str, np.ndarray],
+    record: Mapping[str, Any] | None,
+) -> Describe:
     trained = [fidelity.name for fidelity in parse_fidelities(settings.fidelities)]
     methods = {row["name"]: row["method"] for row in dataset.label_counts() if row["name"] in trained}
-    source = {"name": list(settings.dataset), "fingerprint": dataset.fingerprint, "methods": methods}
-    return lambda potential: describe(potential, settings, source, splits)
+    if record is not None:
+        methods = {**record["data"]["methods"], **methods}
+    source = {
+        "name": list(settings.dataset),
+        "fingerprint": dataset.fingerprint,
+        "geometries": dataset.geometries,
+        "methods": methods,
+    }
+    return lambda potential: describe(potential, settings, source, splits, record)
 
 
 def _trainer(

@@ -11,6 +11,7 @@ from rich.console import Console
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.fidelity import Fidelity
 from mfpyg.settings import TrainSettings
+from mfpyg.training.finetune import FinetuneRecipe, Start
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.prepare import elements_of
@@ -57,11 +58,18 @@ def recipe_of(
     fidelities: tuple[Fidelity, ...],
     dataset: ConformationDataset,
     splits: Mapping[str, np.ndarray],
+    start: Start | None = None,
 ) -> Recipe:
     """What a training with these settings is made of; see :class:`Recipe`.
+
+    Args:
+        settings, fidelities, dataset, splits: of the training.
+        start: the potential that it goes on from, if any.
 
     Raises:
         MFPyGError: if the data or the backbone lack what the strategy needs.
     """
+    if start is not None:
+        return FinetuneRecipe(settings, fidelities, dataset, splits, start)
     kind = Recipe if settings.strategy == "mfl" else StagedRecipe
     return kind(settings, fidelities, dataset, splits)

@@ -15,7 +15,7 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.models import Potential
 from mfpyg.training.data import ConformationData
 from mfpyg.training.loss import MultiFidelityLoss
-from mfpyg.training.module import MultiFidelityModule
+from mfpyg.training.module import MultiFidelityModule, train_only
 from mfpyg.training.sampling import Interleaved, Sampling
 from mfpyg.training.strategies.stage import Stage
 
@@ -82,11 +82,7 @@ class StagedModule(MultiFidelityModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = self.stage.trained(self.potential)
-        for parameter in self.potential.parameters():
-            parameter.grad = None
-            parameter.requires_grad_(False)
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        train_only(self.potential, trained)
         return self.stage.optimizer(trained)
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
