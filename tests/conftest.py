@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -76,3 +77,35 @@ def release_file(tmp_path: Path) -> Path:
                 group[key][-1] = np.nan
             group["mp2_tz.corr_energy"][0] = np.nan
     return path
+
+
+@pytest.fixture
+def untrained(tmp_path: Path) -> Callable[..., Path]:
+    """Makes checkpoints of tiny potentials on MiniCHNO, as mfpyg-train would write them, without any training."""
+
+    def make(*fidelities: str, name: str = "model.ckpt", seed: int = 0, **changes: Any) -> Path:
+        import torch
+
+        from mfpyg import settings as s
+        from mfpyg.checkpoint import describe
+        from mfpyg.datasets import MiniCHNO
+        from mfpyg.datasets.splits import make_splits
+        from mfpyg.fidelity import parse_fidelities
+        from mfpyg.training.prepare import new_potential
+
+        values = s.defaults("small", "hipnn")
+        values.update(fidelities=list(fidelities), seed=seed, precision=changes.pop("precision", 32))
+        values["model"].update(n_features=6, n_atom_layers=1, n_sensitivities=5)
+        values["head"].update(changes)
+        settings, dataset = s.from_dict(values), MiniCHNO()
+        splits = make_splits(dataset, settings.split, settings.split_seed)
+        torch.manual_seed(seed)
+        potential, _ = new_potential(settings, parse_fidelities(fidelities), dataset, splits)
+        potential.to(torch.float64 if settings.precision == 64 else torch.float32)
+        data = {"name": ["minichno"], "fingerprint": dataset.fingerprint, "geometries": dataset.geometries}
+        weights = {f"potential.{key}": value for key, value in potential.state_dict().items()}
+        described = describe(potential, settings, {**data, "methods": {"dz": "ωB97X/6-31G(d)"}}, splits)
+        torch.save({"mfpyg": described, "state_dict": weights, "epoch": 0}, tmp_path / name)
+        return tmp_path / name
+
+    return make

@@ -1,0 +1,355 @@
+"""Training a trained potential further: what changes, what stays bit for bit, and from what it begins."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import mfpyg
+from mfpyg.checkpoint import trained_labels
+from mfpyg.cli import evaluate, train
+from mfpyg.cli.train import parse
+from mfpyg.datasets import MiniCHNO
+from mfpyg.datasets.batches import BatchLoader
+from mfpyg.datasets.references import compositions
+from mfpyg.datasets.splits import make_splits
+from mfpyg.datasets.thinning import thin_labels
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import parse_fidelities
+from mfpyg.models import MultiFidelityPotential
+from mfpyg.settings import SplitSettings
+from mfpyg.training.finetune import FinetuneRecipe, splits_to_go_on, start_of
+from mfpyg.training.initial import read_initial
+from mfpyg.training.strategies.build import recipe_of
+
+Make = Callable[..., Path]
+MODES = ("frozen", "kept", "replayed")
+BRIEF = ("--epochs=2", "--batch-size=151", "--optim.lr=0.01", "--label-fraction", "cc=0.1")
+
+
+@pytest.fixture(scope="module")
+def minichno() -> MiniCHNO:
+    return MiniCHNO()
+
+
+def prepared(dataset: MiniCHNO, model: Path, *options: str) -> FinetuneRecipe:
+    """What ``mfpyg-train --init`` would train, before the first step."""
+    settings = parse(["--init", str(model), *options])[0]
+    initial = read_initial(str(model))
+    splits, _ = splits_to_go_on(settings, dataset, initial)
+    torch.manual_seed(settings.seed)
+    recipe = recipe_of(settings, parse_fidelities(settings.fidelities), dataset, splits, start_of(initial))
+    assert isinstance(recipe, FinetuneRecipe)
+    return recipe
+
+
+def same_predictions(one: MultiFidelityPotential, two: MultiFidelityPotential, fidelity: str) -> bool:
+    """Whether energies and forces are the same bits."""
+    (batch,) = BatchLoader(MiniCHNO(), plan=lambda epoch: [np.arange(0, 788, 20)])
+    first, second = (potential.eval().predict(batch, {fidelity: True})[fidelity] for potential in (one, two))
+    assert first.forces is not None
+    assert second.forces is not None
+    return torch.equal(first.energy, second.energy) and torch.equal(first.forces, second.forces)
+
+
+def trained(model: Path, out: Path, *options: str) -> Path:
+    train.main(["--init", str(model), "--out", str(out), *BRIEF, *options])
+    return out
+
+
+# Before the first step
+
+
+@pytest.mark.parametrize("head", [{}, {"kind": "nonlinear"}, {"private_blocks": 1}])
+@pytest.mark.parametrize("old", MODES)
+def test_with_nothing_trained_old_predictions_are_the_same_bits(
+    minichno: MiniCHNO, untrained: Make, old: str, head: dict[str, Any]
+) -> None:
+    model = untrained("dz:EF", "mp2:E", **head)
+    recipe = prepared(minichno, model, "--add-fidelity", "cc:E", "tz:EF", "--finetune.old", old)
+    assert isinstance(recipe.potential, MultiFidelityPotential)
+    assert recipe.potential.fidelities == ("dz", "mp2", "cc", "tz")
+    for fidelity in ("dz", "mp2"):
+        assert same_predictions(recipe.potential, mfpyg.load(model), fidelity)
+
+
+def test_new_fidelity_begins_as_a_copy_with_references_of_its_own(minichno: MiniCHNO, untrained: Make) -> None:
+    model = untrained("dz:EF", "mp2:E", private_blocks=1)
+    for source, options in (("mp2", []), ("dz", ["--finetune.head-from", "dz"])):
+        potential = prepared(minichno, model, "--add-fidelity", "cc:E", *options).potential
+        number = potential.fidelities.index(source)
+        for parts in (potential.heads, potential.private):
+            for (name, one), two in zip(parts[2].named_parameters(), parts[number].parameters(), strict=True):
+                assert torch.equal(one, two), name
+                assert one is not two
+        assert not torch.equal(potential.reference("cc"), potential.reference(source))
+
+
+def test_fresh_head_is_drawn_by_the_seed(minichno: MiniCHNO, untrained: Make) -> None:
+    model = untrained("dz:EF", private_blocks=1)
+
+    def weights(*options: str) -> list[torch.Tensor]:
+        recipe = prepared(minichno, model, "--add-fidelity", "cc:E", "--finetune.head-from=fresh", *options)
+        return list(recipe.potential.parts_of(["cc"]).parameters())
+
+    old = list(mfpyg.load(model).parts_of(["dz"]).parameters())
+    for one, same, other, copied in zip(weights(), weights(), weights("--seed=1"), old, strict=True):
+        assert torch.equal(one, same)
+        if one.std() > 0:  # not those that begin with zeros or ones
+            assert not torch.equal(one, other)
+            assert not torch.equal(one, copied)
+
+
+def test_references_are_the_least_squares_of_what_the_copy_leaves(minichno: MiniCHNO, untrained: Make) -> None:
+    recipe = prepared(minichno, untrained("dz:EF"), "--add-fidelity", "cc:E")
+    potential, column = recipe.potential.eval(), minichno.fidelities.index("cc")
+    rows = recipe.splits["train"]
+    (batch,) = BatchLoader(minichno, plan=lambda epoch: [rows])
+    left = (batch.energy[:, column] - potential.predict(batch, {"cc": False})["cc"].energy).numpy()
+    counts = compositions(minichno, potential.species)[rows]
+    assert np.abs(counts.T @ left).max() < 1e-2  # orthogonal to every element's count; about 1e6 before
+    assert np.sqrt(np.mean(left**2)) < 50
+
+
+def test_element_without_labels_keeps_the_difference_of_none(minichno: MiniCHNO, untrained: Make) -> None:
+    """With no label of a molecule with N, its energy can't be fitted; a least norm of zero would be absurd."""
+    model = untrained("dz:EF")
+    settings = parse(["--init", str(model), "--add-fidelity", "cc:E"])[0]
+    initial = read_initial(str(model))
+    splits, _ = splits_to_go_on(settings, minichno, initial)
+    nitrogen = compositions(minichno, (7,))[:, 0] > 0
+    splits = {name: rows[~nitrogen[rows]] if name == "train" else rows for name, rows in splits.items()}
+    recipe = recipe_of(settings, parse_fidelities(settings.fidelities), minichno, splits, start_of(initial))
+    place = recipe.potential.species.index(7)
+    before, after = recipe.potential.reference("dz")[place], recipe.potential.reference("cc")[place]
+    assert abs(after - before) < 1e-6
+    assert any(
+        "do not determine the reference energies of N one by one; those nearest to dz's" in n for n in recipe.notes
+    )
+
+
+def test_a_fidelity_twice_or_an_unknown_source_is_refused(untrained: Make) -> None:
+    potential = mfpyg.load(untrained("dz:EF"))
+    with pytest.raises(MFPyGError, match="there is a fidelity 'dz' already"):
+        potential.add_fidelity("dz", "dz")
+    with pytest.raises(MFPyGError, match="unknown fidelity 'cc'"):
+        potential.add_fidelity("tz", "cc")
+    with pytest.raises(MFPyGError, match="unknown fidelity 'cc'"):
+        potential.parts_of(["cc"])
+
+
+# What is trained
+
+
+@pytest.mark.parametrize(
+    ("old", "fidelities"), [("frozen", ["cc:E"]), ("kept", ["cc:E"]), ("replayed", ["dz:EF", "cc:E"])]
+)
+def test_each_way_trains_what_it_says(untrained: Make, tmp_path: Path, old: str, fidelities: list[str]) -> None:
+    model, out = untrained("dz:EF"), tmp_path / "run"
+    trained(model, out, "--add-fidelity", "cc:E", "--finetune.old", old)
+    before = torch.load(model, weights_only=True)["state_dict"]
+    checkpoint = torch.load(out / "last.ckpt", weights_only=True)
+    after = checkpoint["state_dict"]
+    changing = {"frozen": (), "kept": ("backbone.",), "replayed": ("backbone.", "heads.0.")}[old]
+    for name, value in before.items():
+        may = name.removeprefix("potential.").startswith(changing) and not name.endswith("reference")
+        assert torch.equal(value, after[name]) != may, name
+    for name in ("potential.heads.1.levels.0.weight", "potential.heads.1.levels.1.bias"):
+        assert not torch.equal(after[name], before[name.replace("heads.1", "heads.0")]), name
+    assert same_predictions(mfpyg.load(out), mfpyg.load(model), "dz") == (old == "frozen")
+    described = checkpoint["mfpyg"]
+    assert described["fidelities"] == ["dz", "cc"]
+    assert (
+        described["config"]["fidelities"]
+        == fidelities
+        == yaml.safe_load((out / "config.yaml").read_text())["fidelities"]
+    )
+    assert trained_labels(described) == {"dz": "EF", "cc": "E"}
+    # The moments of the optimiser are those of trained parameters alone.
+    n_trained = sum(not torch.equal(after[name], value) for name, value in before.items())
+    own = sum(name.startswith("potential.heads.1.levels") for name in after)
+    assert len(checkpoint["optimizer_states"][0]["state"]) == n_trained + own
+
+
+def test_run_is_an_ordinary_one_and_says_where_it_comes_from(
+    untrained: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mfpyg.files import sha256_of
+    from mfpyg.study import StudyRun, collect
+
+    model, out = untrained("dz:EF"), tmp_path / "run"
+    trained(model, out, "--add-fidelity", "cc:E", "--finetune.old=frozen")
+    record = torch.load(out / "best.ckpt", weights_only=True)["mfpyg"]["init"]
+    assert (record["path"], record["sha256"], record["fidelities"]) == (str(model), sha256_of(model), ["dz:EF"])
+    assert yaml.safe_load((out / "config.yaml").read_text())["finetune"]["sha256"] == sha256_of(model)
+    output = capsys.readouterr().out
+    assert "dz:EF; frozen, 14 parameters are trained" in output
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert {"dz", "cc"} <= set(metrics["test"])
+    assert "dz:EF" in (out / "metrics.txt").read_text()
+    evaluate.main([str(out), "--json", str(tmp_path / "again.json")])
+    assert json.loads((tmp_path / "again.json").read_text()) == metrics
+    result = collect([StudyRun("SF-CC/E", out, label_fraction=0.1)], splits=["test"], resamples=10)
+    assert not result.failures
+    assert result.models[0].n_labels == 60
+    # Once more from there, under the settings of the run itself: the first model is remembered, and what it learnt.
+    trained(out, tmp_path / "third", "--add-fidelity", "tz:E", "--finetune.old=frozen", "--label-fraction", "tz=0.5")
+    described = torch.load(tmp_path / "third" / "best.ckpt", weights_only=True)["mfpyg"]
+    assert described["init"]["fidelities"] == ["dz:EF", "cc:E"]
+    assert described["init"]["init"] == record
+    assert same_predictions(mfpyg.load(tmp_path / "third"), mfpyg.load(out), "cc")
+
+
+def test_existing_fidelities_are_trained_further(untrained: Make, tmp_path: Path) -> None:
+    model, out = untrained("dz:EF", "cc:E"), tmp_path / "run"
+    trained(model, out, "--fidelities", "cc:E")
+    before, after = (torch.load(p, weights_only=True)["state_dict"] for p in (model, out / "last.ckpt"))
+    changed = {name.split(".")[1] + name.split(".")[2] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"backboneblocks", "heads1"}
+    assert torch.equal(before["potential.heads.1.reference"], after["potential.heads.1.reference"])
+    assert parse(["--init", str(model)])[0].fidelities == ["dz:EF", "cc:E"]
+
+
+def test_statistics_of_a_frozen_network_do_not_drift(tmp_path: Path) -> None:
+    """A plug-in may keep running statistics, which no optimiser knows of."""
+    import mfpyg.models
+
+    if "with-statistics" not in mfpyg.backbones.names():
+        mfpyg.models.register("with-statistics", WithStatistics)
+    options = ["--epochs=1", "--batch-size=151", "--compile=off"]
+    train.main(["--backbone=with-statistics", "--fidelities", "dz:E", *options, "--out", str(tmp_path / "model")])
+    model = tmp_path / "model"
+    arguments = ["--init", str(model), "--add-fidelity", "cc:E", *options]
+    for old in ("frozen", "kept"):
+        train.main([*arguments, "--finetune.old", old, "--out", str(tmp_path / old)])
+        one, two = (torch.load(run / "best.ckpt", weights_only=True)["state_dict"] for run in (model, tmp_path / old))
+        statistics = [name for name in one if "running" in name]
+        assert len(statistics) == 2
+        assert all(torch.equal(one[name], two[name]) == (old == "frozen") for name in statistics)
+    assert same_predictions(mfpyg.load(tmp_path / "frozen"), mfpyg.load(model), "dz")
+
+
+class WithStatistics(mfpyg.models.Backbone):
+    """A SchNet with a batch normalisation behind."""
+
+    def __init__(self, species: list[int], cutoff: float = 3.0) -> None:
+        from mfpyg.models.schnet import SchNetBackbone
+
+        super().__init__(species, cutoff)
+        inner = SchNetBackbone(species, n_interactions=1, n_features=8, n_filters=8, n_gaussians=5, cutoff=cutoff)
+        self.inner, self.norm = inner, torch.nn.BatchNorm1d(8)
+        self.feature_sizes = inner.feature_sizes
+
+    def forward(self, graph: Any) -> list[torch.Tensor]:
+        first, *levels = self.inner(graph)
+        return [first, *[self.norm(level) for level in levels]]
+
+
+# Splits
+
+
+def test_splits_of_the_same_conformations_are_those_of_the_model(minichno: MiniCHNO, untrained: Make) -> None:
+    model = untrained("dz:EF", seed=3)
+    initial = read_initial(str(model))
+    settings = parse(["--init", str(model), "--add-fidelity", "cc:E"])[0]
+    splits, notes = splits_to_go_on(settings, minichno, initial)
+    expected, other = (make_splits(minichno, SplitSettings(), seed) for seed in (3, settings.seed))
+    assert {name: rows.tolist() for name, rows in splits.items()} == {n: rows.tolist() for n, rows in expected.items()}
+    assert splits["val"].tolist() != other["val"].tolist()
+    assert notes == ["the splits are those of init, which was trained on the same conformations"]
+    # Other levels of the same file are other labels of the same conformations.
+    levels = MiniCHNO(fidelities=("hf_dz",))
+    assert levels.fingerprint != minichno.fingerprint
+    assert splits_to_go_on(settings, levels, initial)[0]["test"].tolist() == expected["test"].tolist()
+    # A method that is named is followed, and what that means for the test is said.
+    settings.split.method = "random"
+    splits, notes = splits_to_go_on(settings, minichno, initial)
+    seen = set(expected["train"].tolist()) | set(expected["val"].tolist())
+    n = len(seen & set(splits["test"].tolist()))
+    assert n > 0
+    assert notes == [
+        f"note: {n} of {len(splits['test'])} in test were for training or validation of init; errors there are too low"
+    ]
+    # Other data have splits of their own.
+    settings.split.method = "auto"
+    part = minichno.copy(range(0, 788, 2))
+    splits, notes = splits_to_go_on(settings, part, initial)
+    assert max(rows.max() for rows in splits.values()) < len(part)
+    assert "what of it may be in val and test is not told apart" in notes[0]
+
+
+def test_fractions_that_would_do_nothing_are_refused(minichno: MiniCHNO, untrained: Make) -> None:
+    model = untrained("dz:EF")
+    settings = parse(["--init", str(model), "--add-fidelity", "cc:E", "--split.val=0.2"])[0]
+    with pytest.raises(
+        MFPyGError, match=r"split.val and split.test do nothing where init was trained on the same data"
+    ):
+        splits_to_go_on(settings, minichno, read_initial(str(model)))
+
+
+def test_labels_left_out_have_no_part_in_the_references(minichno: MiniCHNO, untrained: Make) -> None:
+    model = untrained("dz:EF")
+    settings = parse(["--init", str(model), "--add-fidelity", "cc:E", "--label-fraction", "cc=0.1"])[0]
+    initial = read_initial(str(model))
+    splits, _ = splits_to_go_on(settings, minichno, initial)
+
+    def reference(shift: float) -> torch.Tensor:
+        thin = thin_labels(minichno, splits, {"cc": 0.1}, settings.split_seed)
+        column = thin.fidelities.index("cc")
+        thin._data.energy = thin._data.energy.clone()
+        thin._data.energy[~thin._data.energy_mask[:, column], column] += shift
+        recipe = recipe_of(settings, parse_fidelities(settings.fidelities), thin, splits, start_of(initial))
+        return recipe.potential.reference("cc")
+
+    assert torch.equal(reference(0.0), reference(1e4))
+
+
+# Going on after a stop
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("old", MODES)
+def test_killed_run_ends_with_the_same_weights_without_its_model(trainer: Any, untrained: Make, old: str) -> None:
+    model = untrained("dz:EF")
+    options = ["--init", str(model), "--add-fidelity", "cc:E", "--finetune.old", old, "--finetune.head-from=fresh"]
+    options += ["--epochs=3", "--batch-size=100", "--optim.lr=0.01", "--checkpoint-minutes=0", "--compile=off"]
+    trainer.run(*options, "--out", "whole")
+    trainer.killed("batch:3", *options, "--out", "cut")
+    model.unlink()
+    trainer.killed("last:14", "--resume", "cut")
+    trainer.run("--resume", "cut")
+    whole, cut = trainer.folder / "whole", trainer.folder / "cut"
+    for name in ("last.ckpt", "best.ckpt"):
+        one, two = (torch.load(run / name, weights_only=True) for run in (whole, cut))
+        assert (one["epoch"], one["global_step"]) == (two["epoch"], two["global_step"])
+        assert one["mfpyg"]["init"] == two["mfpyg"]["init"]
+        for key, value in one["state_dict"].items():
+            assert torch.equal(value, two["state_dict"][key]), key
+        assert one["callbacks"] == two["callbacks"]
+    assert (whole / "metrics.json").read_text() == (cut / "metrics.json").read_text()
+
+
+@pytest.mark.slow
+def test_settings_of_a_run_make_it_again(untrained: Make, tmp_path: Path) -> None:
+    model, out = untrained("dz:EF"), tmp_path / "run"
+    trained(model, out, "--add-fidelity", "cc:E", "--finetune.old=frozen")
+    shutil.copy(out / "config.yaml", tmp_path / "config.yaml")
+    train.main(["--config", str(tmp_path / "config.yaml"), "--out", str(tmp_path / "again")])
+    one, two = (torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in (out, tmp_path / "again"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_compiled_steps_leave_a_frozen_network_alone(untrained: Make, tmp_path: Path) -> None:
+    model = untrained("dz:EF")
+    out = trained(model, tmp_path / "run", "--add-fidelity", "tz:EF", "--finetune.old=frozen", "--compile=on",
+                  "--label-fraction", "tz=0.5")  # fmt: skip
+    assert same_predictions(mfpyg.load(out), mfpyg.load(model), "dz")
