@@ -14,6 +14,7 @@ from mfpyg import settings as s
 from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, hyphenated, joined, quiet_frameworks, run
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
+from mfpyg.finetune_options import KEPT_LR, keeps
 from mfpyg.options import alternatives, choices_of, in_words
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.folder import RunFolder, check_same
@@ -78,12 +79,14 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     dataset = _values(arguments, "--dataset") or stored.get("dataset") or ["minichno"]
     preset = chosen("preset", s.default_preset(dataset if isinstance(dataset, list) else []))
     values = _merged(s.defaults(preset, backbone), network)
-    parser = build_parser(values["backbone"])
+    parser = build_parser(backbone)
     parser.check_names(arguments)
     try:
-        s.from_dict({"backbone": values["backbone"], **stored})
+        s.from_dict({"backbone": backbone, **stored})
     except MFPyGError as error:
         raise MFPyGError(f"{config}: {error}") from error
+    if model is not None:
+        values["optim"]["lr"] *= _share_of_rate(arguments, stored)
     parser.set_defaults(s.flat(_merged(values, stored)))
     parsed = parser.parse_args(_without(arguments, ("--config", "--resume"))).as_dict()
     parsed.pop("config", None), parsed.pop("resume", None)
@@ -117,6 +120,13 @@ def _initial(arguments: Sequence[str], stored: dict[str, Any]) -> InitialModel |
     from mfpyg.training.initial import read_initial
 
     return read_initial(str(path))
+
+
+def _share_of_rate(arguments: Sequence[str], stored: dict[str, Any]) -> float:
+    """What the default learning rate is multiplied by for the way in which a potential is trained further."""
+    old = given(arguments, "--finetune.old") or (stored.get("finetune") or {}).get("old", "auto")
+    adds = given(arguments, "--add-fidelity") is not None or bool(stored.get("add_fidelity"))
+    return KEPT_LR if keeps(old, adds) else 1.0
 
 
 def _completed(settings: s.TrainSettings, model: InitialModel | None) -> s.TrainSettings:

@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 from mfpyg.options import setting
 
+KEPT_LR = 0.3
+"""What the default learning rate is multiplied by where the whole network learns from new labels alone (``kept``): of
+few labels it takes more at the full rate than they can teach, and forgets what forces have taught it."""
+
+
+def keeps(old: str, adds: bool) -> bool:
+    """Whether a value of ``finetune.old`` means ``kept``, given whether fidelities are added."""
+    return old == "kept" or (old == "auto" and not adds)
+
 
 @dataclass
 class FinetuneSettings:

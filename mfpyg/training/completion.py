@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, parse_fidelities
+from mfpyg.finetune_options import keeps
 from mfpyg.settings import TrainSettings, flat, to_dict
 from mfpyg.training.initial import InitialModel
 
@@ -68,7 +69,9 @@ def _old(settings: TrainSettings, added: Sequence[Fidelity]) -> str:
         raise MFPyGError(
             "finetune.old is replayed, but no fidelity is added; fidelities says which of init's are trained on"
         )
-    return old if old != "auto" else "replayed" if added else "kept"
+    if old != "auto":
+        return old
+    return "kept" if keeps(old, bool(added)) else "replayed"
 
 
 def _trained(settings: TrainSettings, model: InitialModel, added: Sequence[Fidelity]) -> tuple[Fidelity, ...]:
