@@ -64,6 +64,11 @@ class DeltaPotential(Potential):
         return self.base.species
 
     @property
+    def engine(self) -> str:  # type: ignore[override]
+        """Of the base."""
+        return self.base.engine
+
+    @property
     def compiled(self) -> bool:  # type: ignore[override]
         """Whether both go through ``torch.compile``."""
         return self.base.compiled and self.difference.compiled

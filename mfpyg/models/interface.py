@@ -24,11 +24,13 @@ class Potential(nn.Module):
     Attributes:
         fidelities: names of the levels of theory.
         compiled: whether predictions go through ``torch.compile``, see :mod:`mfpyg.models.compiled`.
+        engine: neighbour-list engine, see :mod:`mfpyg.neighbours`.
         settings: that it was built from, see :mod:`mfpyg.models.build`; ``None`` if it was put together by hand.
     """
 
     fidelities: tuple[str, ...]
     compiled: bool
+    engine: str
     settings: TrainSettings | None = None
 
     @property

@@ -1,0 +1,196 @@
+"""Trained potentials in ASE: molecular dynamics, relaxations, vibrations, and whatever else takes a calculator."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.outputs import Properties, all_outputs
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.interop.atoms import KCAL_MOL_TO_EV, data_of
+from mfpyg.interop.ensemble import Ensemble, Model
+from mfpyg.interop.skin import VerletList
+from mfpyg.models import Potential
+from mfpyg.models.prediction import Prediction
+
+PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
+_CHANGEABLE = ("fidelity", "skin")
+
+
+class MFPyGCalculator(Calculator):
+    """Energies, forces and stresses of one fidelity, in eV, eV/Å and eV/Å³.
+
+    Only what is asked for is computed: forces, which take as long again as the energy, and the stress, which comes
+    with the forces. What was asked for at one geometry is computed at once at the next.
+
+    Several models are an ensemble. Its results are means, and the standard deviations of the members (n − 1) stand
+    beside them as ``energy_std``, ``energies_std``, ``forces_std`` (of each component) and ``stress_std``.
+
+    Args:
+        models: a potential, a run folder or a checkpoint, or several; potentials are copied.
+        fidelity: level of theory; may be left out where there is only one.
+        skin: of the neighbour list in Å; see :class:`mfpyg.interop.skin.VerletList`.
+        device: where to compute, as ``"cuda"``; where the potential is, if not given; the CPU for files.
+        dtype: ``"float32"`` or ``"float64"``; as trained, if not given. Energies are float64 in any case.
+        compiled: whether to go through ``torch.compile``, see :mod:`mfpyg.models.compiled`; takes a minute or more at
+            first.
+        atoms: what to attach the calculator to.
+
+    Raises:
+        MFPyGError: for files that can't be read, an unknown fidelity, device or precision, and a negative skin; when
+            computing, for no atoms, positions or a cell that make no sense, unknown elements, and atoms at one place.
+
+    Example:
+        >>> atoms.calc = MFPyGCalculator("runs/example", fidelity="cc")       # doctest: +SKIP
+        >>> atoms.get_potential_energy(), atoms.get_forces()                  # doctest: +SKIP
+    """
+
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012  (as in ASE)
+    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        models: Model | Sequence[Model],
+        fidelity: str | None = None,
+        *,
+        skin: float = 1.0,
+        device: str | torch.device | None = None,
+        dtype: str | None = None,
+        compiled: bool = False,
+        atoms: Atoms | None = None,
+    ) -> None:
+        super().__init__(atoms=atoms)
+        self.ensemble = _prepared(models, device, dtype, compiled)
+        members = self.ensemble.members
+        if len(members) > 1:
+            spread = [f"{name}_std" for name in self.implemented_properties if name != "free_energy"]
+            self.implemented_properties = [*self.implemented_properties, *spread]
+        self.parameters.update(
+            models=[type(one).__name__ if isinstance(one, Potential) else str(one) for one in _listed(models)],
+            fidelity=self.ensemble.fidelity(fidelity),
+            skin=float(skin),
+            device=str(self.ensemble.device),
+            dtype=str(members[0].dtype).removeprefix("torch."),
+            compiled=bool(compiled),
+        )
+        self.neighbours = self._list()
+        self._asked: set[str] = set()
+        self._asked_before: set[str] = set()
+
+    def _list(self) -> VerletList:
+        first = self.ensemble.members[0]
+        return VerletList(first.cutoff, self.parameters["skin"], first.dtype, first.engine)
+
+    def set(self, **changes: Any) -> dict[str, Any]:
+        """Another ``fidelity`` or ``skin``; what was computed is forgotten.
+
+        Raises:
+            MFPyGError: for anything else.
+        """
+        for name in changes:
+            if name not in _CHANGEABLE:
+                raise MFPyGError(f"'{name}' can't be set (only {', '.join(_CHANGEABLE)}); make a new calculator")
+        if "fidelity" in changes:
+            changes["fidelity"] = self.ensemble.fidelity(changes["fidelity"])
+        changed = super().set(**changes)
+        if "skin" in changed:
+            self.neighbours = self._list()
+        if changed:
+            self.reset()
+        return changed
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """See ASE; a float, or an array in ASE's units."""
+        value = super().get_property(name, atoms, allow_calculation)
+        if allow_calculation:
+            self._asked.add(name)
+        return value
+
+    def export_properties(self) -> Properties:
+        """Those of the results that ASE has a name for."""
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill ``results``; called by ASE.
+
+        Raises:
+            PropertyNotImplementedError: for the stress of what does not repeat in all three directions.
+            MFPyGError: see the class.
+        """
+        super().calculate(atoms, properties, system_changes)
+        if system_changes:
+            self.results, self._asked_before, self._asked = {}, self._asked, set()
+        forces, stress = self._derivatives(properties)
+        data, fidelity = data_of(self.atoms), self.parameters["fidelity"]
+        if self.ensemble.device.type != "cpu":
+            data = data.to(self.ensemble.device)
+        self.neighbours.add_edges(data)
+        mean, spread = self.ensemble.predict(data, {fidelity: forces}, stress)
+        self.results.update(_results(mean[fidelity]))
+        self.results["free_energy"] = self.results["energy"]
+        if spread is not None:
+            self.results.update({f"{name}_std": value for name, value in _results(spread[fidelity]).items()})
+
+    def _derivatives(self, properties: Sequence[str]) -> tuple[bool, bool]:
+        """Whether to compute forces, and the stress."""
+        wanted, before = ({name.removesuffix("_std") for name in names} for names in (properties, self._asked_before))
+        pbc = self.atoms.pbc
+        if "stress" in wanted and not pbc.all():
+            raise PropertyNotImplementedError(
+                f"stress is not defined: pbc is {pbc.tolist()}, expected True in all three directions, with a cell"
+            )
+        stress = bool("stress" in wanted or ("stress" in before and pbc.all()))
+        return stress or "forces" in wanted | before, stress
+
+
+def _listed(models: Model | Sequence[Model]) -> list[Model]:
+    return [models] if isinstance(models, str | os.PathLike | Potential) else list(models)
+
+
+def _prepared(
+    models: Model | Sequence[Model], device: str | torch.device | None, dtype: str | None, compiled: bool
+) -> Ensemble:
+    """The members, in copies that nothing else trains, moves or rounds."""
+    if dtype is not None and dtype not in PRECISIONS:
+        raise unknown_name("dtype", str(dtype), PRECISIONS)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch does not know it, or has none
+        raise MFPyGError(f"device '{device}' can't be used ({str(error).splitlines()[0]}); try 'cpu'") from error
+    ensemble = Ensemble([copy.deepcopy(one) if isinstance(one, Potential) else one for one in _listed(models)], device)
+    for member in ensemble.members:
+        member.requires_grad_(False)
+        member.compiled = compiled
+        if dtype is not None:
+            member.to(PRECISIONS[dtype])
+    return ensemble
+
+
+def _results(prediction: Prediction) -> dict[str, Any]:
+    """By ASE's names, in ASE's units."""
+    results: dict[str, Any] = {
+        "energy": float(prediction.energy) * KCAL_MOL_TO_EV,
+        "energies": _array(prediction.atomic_energies),
+    }
+    if prediction.forces is not None:
+        results["forces"] = _array(prediction.forces)
+    if prediction.stress is not None:
+        results["stress"] = full_3x3_to_voigt_6_stress(_array(prediction.stress)[0])
+    return results
+
+
+def _array(values: torch.Tensor) -> np.ndarray:
+    return values.double().cpu().numpy() * KCAL_MOL_TO_EV
