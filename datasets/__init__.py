@@ -46,5 +46,6 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     # The levels of each data set are plain data that commands read before torch is imported.
     if name in _MODULES:
+        importlib.import_module("mfpyg.quick_pyg")
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

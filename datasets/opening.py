@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mfpyg import quick_pyg  # noqa: F401 - first
 from mfpyg.cache import cache_dir, cached_root
 from mfpyg.datasets.ani1x import ANI1ccx, ANI1x
 from mfpyg.datasets.comp6 import COMP6

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from mfpyg.graph import Graph
 from mfpyg.memory import in_huge_pages
@@ -43,7 +42,7 @@ class NativePlan:
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
-        return _operator("moments")(sensitivity, harmonics, transformed, self.parts, self.closed)
+        return torch.ops.mfpyg.moments(sensitivity, harmonics, transformed, self.parts, self.closed)
 
     def tensors(self) -> list[Tensor]:
         """What it is made of, for a compiler."""
@@ -108,13 +107,33 @@ def _call(
         raise MemoryError("no memory for the messages of a chunk of targets")
 
 
-def _moments_of(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
+_LIBRARY = torch.library.Library("mfpyg", "DEF")
+# By hand, as an operator of torch.library.custom_op imports torch's compiler, which takes a second, when it is first
+# called, and looks at its arguments anew in every call.
+_LIBRARY.define(
+    "moments(Tensor s, Tensor y, Tensor q, Tensor[] parts, bool closed) -> Tensor", tags=torch.Tag.pt2_compliant_tag
+)
+_LIBRARY.define(
+    "moments_gradient(Tensor s, Tensor y, Tensor q, Tensor g, bool with_q, Tensor[] parts, bool closed) "
+    "-> (Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_LIBRARY.define(
+    "moments_second(Tensor s, Tensor y, Tensor q, Tensor g, Tensor hs, Tensor hy, Tensor? hq, Tensor[] parts, "
+    "bool closed) -> (Tensor, Tensor, Tensor, Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+
+
+@torch.library.impl(_LIBRARY, "moments", "CPU")
+def _moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
     moments = q.new_empty(q.shape[0], y.shape[1], q.shape[2])
     _call("moments", parts, closed, [s, y, q], [moments])
     return moments
 
 
-def _gradient_of(
+@torch.library.impl(_LIBRARY, "moments_gradient", "CPU")
+def _gradient(
     s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], closed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     outputs = _like([s, y, q] if with_q else [s, y])
@@ -122,7 +141,8 @@ def _gradient_of(
     return outputs[0], outputs[1], outputs[2] if with_q else q.new_empty(0)
 
 
-def _second_of(
+@torch.library.impl(_LIBRARY, "moments_second", "CPU")
+def _second(
     s: Tensor,
     y: Tensor,
     q: Tensor,
@@ -138,22 +158,17 @@ def _second_of(
     return outputs[0], outputs[1], outputs[2], outputs[3]
 
 
-_moments = torch.library.custom_op("mfpyg::moments", _moments_of, mutates_args=(), device_types="cpu")
-_gradient = torch.library.custom_op("mfpyg::moments_gradient", _gradient_of, mutates_args=(), device_types="cpu")
-_second = torch.library.custom_op("mfpyg::moments_second", _second_of, mutates_args=(), device_types="cpu")
-
-
-@_moments.register_fake
+@torch.library.register_fake("mfpyg::moments", lib=_LIBRARY)
 def _(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
     return q.new_empty(q.shape[0], y.shape[1], q.shape[2])
 
 
-@_gradient.register_fake
+@torch.library.register_fake("mfpyg::moments_gradient", lib=_LIBRARY)
 def _(s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], closed: bool) -> Any:
     return tuple(_like([s, y, q] if with_q else [s, y, q.new_empty(0)]))
 
 
-@_second.register_fake
+@torch.library.register_fake("mfpyg::moments_second", lib=_LIBRARY)
 def _(
     s: Tensor,
     y: Tensor,
@@ -184,65 +199,23 @@ def _moments_backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
     if g is None:
         return None, None, None, [None] * len(ctx.parts), None
     with_q = ctx.needs_input_grad[2]  # not in the first layer, unless by weights
-    ds, dy, dq = _operator("moments_gradient")(*ctx.saved_tensors, g, with_q, ctx.parts, ctx.closed)
+    ds, dy, dq = torch.ops.mfpyg.moments_gradient(*ctx.saved_tensors, g, with_q, ctx.parts, ctx.closed)
     return ds, dy, dq if with_q else None, [None] * len(ctx.parts), None
 
 
 def _gradient_backward(ctx: Any, hs: Tensor | None, hy: Tensor | None, hq: Tensor | None) -> tuple[Any, ...]:
     s, y, *_ = ctx.saved_tensors
     hs, hy = torch.zeros_like(s) if hs is None else hs, torch.zeros_like(y) if hy is None else hy
-    gradients = _operator("moments_second")(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
+    gradients = torch.ops.mfpyg.moments_second(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
     return (*gradients, None, [None] * len(ctx.parts), None)
-
-
-def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    pass
 
 
 def _second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
     raise RuntimeError("the native kernel has two derivatives; for a third use kernel padded or definition")
 
 
-_moments.register_autograd(_moments_backward, setup_context=_keep)
-_gradient.register_autograd(_gradient_backward, setup_context=_keep_of_gradient)
-_second.register_autograd(_second_backward)
-
-
-class _Moments(torch.autograd.Function):
-    """The operators where nobody records them: a dispatcher's way to them takes longer than a molecule's loops."""
-
-    forward = staticmethod(_moments_of)
-    setup_context = staticmethod(_keep)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _of_tensors(_moments_backward(ctx, *gradients))
-
-
-class _Gradient(torch.autograd.Function):
-    forward = staticmethod(_gradient_of)
-    setup_context = staticmethod(_keep_of_gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _of_tensors(_gradient_backward(ctx, *gradients))
-
-
-class _Second(torch.autograd.Function):
-    forward = staticmethod(_second_of)
-    setup_context = staticmethod(_keep_nothing)
-    backward = staticmethod(_second_backward)
-
-
-_DIRECT = {"moments": _Moments, "moments_gradient": _Gradient, "moments_second": _Second}
-
-
-def _operator(name: str) -> Callable[..., Any]:
-    """An operator, for a compiler that records it, or what it does."""
-    recorded = get_proxy_mode() is not None or torch.compiler.is_compiling()
-    return getattr(torch.ops.mfpyg, name) if recorded else _DIRECT[name].apply
-
-
-def _of_tensors(gradients: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
-    """The same with nothing in place of a list of nothing."""
-    return tuple(None if isinstance(gradient, list) else gradient for gradient in gradients)
+torch.library.register_autograd("mfpyg::moments", _moments_backward, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_autograd(
+    "mfpyg::moments_gradient", _gradient_backward, setup_context=_keep_of_gradient, lib=_LIBRARY
+)
+torch.library.register_autograd("mfpyg::moments_second", _second_backward, lib=_LIBRARY)

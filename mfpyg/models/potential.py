@@ -19,7 +19,8 @@ from mfpyg.models.compiled import Compiler
 from mfpyg.models.heads import Head, make_head
 from mfpyg.models.interface import Potential
 from mfpyg.models.isolated import with_isolated_atoms
-from mfpyg.models.prediction import Prediction, System, check_apart, check_volumes, evaluate
+from mfpyg.models.overlap import check_apart
+from mfpyg.models.prediction import Prediction, System, check_volumes, evaluate
 from mfpyg.models.sharing import private_copies
 
 
@@ -181,8 +182,8 @@ class MultiFidelityPotential(Potential):
 
         Raises:
             MFPyGError: for an unknown fidelity, an element that the potential does not know, positions that
-                are not finite, atoms at one place (in evaluation), a stress where a graph does not repeat in all
-                directions, or forces in inference mode.
+                are not finite, atoms that overlap so that the result would not be finite (in evaluation mode), a
+                stress where a graph does not repeat in all directions, or forces in inference mode.
         """
         for name in wanted:
             self.head(name)
@@ -206,12 +207,12 @@ class MultiFidelityPotential(Potential):
         if self.isolated == "reference":
             system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
         predictions = evaluator(self, system, wanted, stress, differentiable)
-        if not differentiable and not all(prediction.is_finite() for prediction in predictions.values()):
-            check_apart(System(data.pos.to(self.dtype), species, topology, lattice))
         if self.isolated == "reference":
             predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
         if order is not None:
             predictions = {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
+        if not self.training:  # where the loss is looked at
+            check_apart(predictions.values(), data.pos.to(self.dtype), topology, lattice)
         return predictions
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:

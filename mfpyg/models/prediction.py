@@ -44,11 +44,6 @@ class Prediction:
         """The same values without a graph of gradients."""
         return self._of_all(Tensor.detach)
 
-    def is_finite(self) -> bool:
-        """Whether energies and forces are numbers."""
-        values = [self.energy] if self.forces is None else [self.energy, self.forces]
-        return all(bool(value.isfinite().all()) for value in values)
-
     def without_last(self, n: int) -> Prediction:
         """The same without the last graphs, of one atom each."""
         return self._of_all(lambda value: value[: len(value) - n])
@@ -194,19 +189,6 @@ def check_volumes(lattice: Lattice | None, n_graphs: int) -> None:
             f"stress of graph {graph} is not defined: its pbc is {repeats[graph].tolist()}, expected True in all "
             "three directions, with a cell; leave the stress out"
         )
-
-
-def check_apart(system: System) -> None:
-    """Check that no two atoms are at one place, where there is no direction from one to the other.
-
-    Raises:
-        MFPyGError: naming the first two that are, by their numbers in the system.
-    """
-    distances = system.topology.at(system.pos.detach(), system.lattice).edge_dist
-    together = (distances < 1e-6).nonzero()  # Å; the square of much less is rounded to zero
-    if len(together):
-        one, two = sorted(system.topology.edge_index[:, int(together[0])].tolist())
-        raise MFPyGError(f"atoms {one} and {two} are at one place; expected a distance between them, remove one")
 
 
 def _add_derivatives(

@@ -12,7 +12,9 @@ from torch_geometric.data import Batch
 
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.metrics import mae_and_rmse
+from mfpyg.graph import find_topology
 from mfpyg.models import Potential, Prediction
+from mfpyg.models.overlap import find_overlap
 from mfpyg.training.loss import MultiFidelityLoss, sum_over_processes
 
 
@@ -127,6 +129,17 @@ class MultiFidelityModule(lightning.LightningModule):
     def _explain(self, loss: MultiFidelityLoss, predictions: Mapping[str, Prediction], batch: Batch) -> str:
         """Name the conformation where a NaN comes from."""
         message = f"the loss became NaN in epoch {self.current_epoch}"
+        topology, lattice = find_topology(batch, self.potential.cutoff, dtype=self.potential.dtype)
+        overlap = find_overlap(batch.pos.to(self.potential.dtype), topology, lattice)
+        if overlap is not None:
+            molecule, number = (
+                self.molecules[int(batch.molecule[overlap.graph])],
+                int(batch.conformation[overlap.graph]),
+            )
+            return (
+                f"{message}: {overlap} in {molecule}, conformation {number}; take it out of the data (mfpyg-doctor "
+                "finds all such)"
+            )
         for name, prediction in predictions.items():
             column = loss.columns[name]
             bad = {"energy": ~torch.isfinite(prediction.energy)}

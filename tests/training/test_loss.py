@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.training.loss import MultiFidelityLoss
+from mfpyg.training.module import MultiFidelityModule
 
 FIDELITIES = (Fidelity("dz", True, True), Fidelity("cc", True, False))
 COLUMNS = {"dz": 1, "cc": 0}
@@ -150,3 +152,14 @@ def test_sums_of_batches_add_up_to_those_of_their_union() -> None:
         return loss.sums(model.predict(batch, loss.wanted), batch)
 
     torch.testing.assert_close(sums(molecules[:2]) + sums(molecules[2:]), sums(molecules), rtol=1e-12, atol=1e-12)
+
+
+def test_training_on_atoms_at_the_same_place_names_them() -> None:
+    items = [molecule(seed) for seed in (1, 2)]
+    items[1].pos[2] = items[1].pos[0]
+    for number, item in enumerate(items):
+        item.molecule, item.conformation = torch.tensor([number]), torch.tensor([number + 5])
+    loss = make_loss()
+    module = MultiFidelityModule(potential(), loss, 1e-3, {}, ["water", "ammonia"])
+    with pytest.raises(MFPyGError, match="atoms 0 and 2 are at the same place in ammonia, conformation 6; take it out"):
+        module.compare(module.potential, loss, Batch.from_data_list(items))
