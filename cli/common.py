@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -85,6 +87,21 @@ def joined(arguments: Sequence[str], option: str) -> list[str]:
 def hyphenated(arguments: Iterable[str]) -> list[str]:
     """The arguments with hyphens in the names of options where underscores were given."""
     return [re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), argument) for argument in arguments]
+
+
+def check_json_target(name: str) -> None:
+    """Check that a file can be written where ``--json`` says, before anything is computed.
+
+    Raises:
+        MFPyGError: if it can't.
+    """
+    target = Path(name)
+    if not name or target.is_dir():
+        raise MFPyGError(f"--json is '{name}', expected the name of a file, or -")
+    if not target.parent.is_dir():
+        raise MFPyGError(f"{target.parent}: no such folder; expected one to write {target.name} to")
+    if not os.access(target.parent, os.W_OK):
+        raise MFPyGError(f"{target.parent}: can't write {target.name} there; name another place with --json")
 
 
 def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.cli.common import Parser, check_json_target, quiet_frameworks, run
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
@@ -62,23 +61,13 @@ def doctor_command(arguments: Sequence[str]) -> None:
     if options.seed < 0:
         raise MFPyGError(f"--seed is {options.seed}, expected a whole number of at least 0")
     if options.json not in (None, "-"):
-        _check_target(options.json)
+        check_json_target(options.json)
     specs = parse_specs(options.dataset)
     names = tuple(options.fidelities or ())
     levels_named(names, combined_levels(specs), " and ".join(map(str, specs)))
     quiet_frameworks()
     if not _healthy(specs, names, options.json, options.seed):
         sys.exit(WRONG_STATUS)
-
-
-def _check_target(name: str) -> None:
-    target = Path(name)
-    if not name or target.is_dir():
-        raise MFPyGError(f"--json is '{name}', expected the name of a file, or -")
-    if not target.parent.is_dir():
-        raise MFPyGError(f"{target.parent}: no such folder; expected one to write {target.name} to")
-    if not os.access(target.parent, os.W_OK):
-        raise MFPyGError(f"{target.parent}: can't write {target.name} there; name another place with --json")
 
 
 def _healthy(specs: tuple[DatasetSpec, ...], names: tuple[str, ...], target: str | None, seed: int) -> bool:

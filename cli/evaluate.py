@@ -132,7 +132,7 @@ def _evaluate(
     rows = _rows(console, dataset, described, spec, split)
     if split != "all" and dataset.fingerprint == described["data"]["fingerprint"]:
         fractions = label_fractions(settings, trained)
-        dataset = thin_labels(dataset, _splits_of(described), fractions, settings.split_seed)
+        dataset = thin_labels(dataset, _splits_of(described, len(dataset)), fractions, settings.split_seed)
 
     def progress(batches: Any, name: str) -> Any:
         return track(batches, description=name, console=console, transient=True, disable=not console.is_terminal)
@@ -159,10 +159,15 @@ def _note_methods(console: Any, dataset: ConformationDataset, trained: dict[str,
             console.print(text, highlight=False, soft_wrap=True)
 
 
-def _splits_of(described: dict[str, Any]) -> dict[str, np.ndarray]:
+def _splits_of(described: dict[str, Any], n: int) -> dict[str, np.ndarray]:
+    """Rows of each split, all of which must be among ``n``."""
     import numpy as np
 
-    return {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
+    splits = {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
+    for name, rows in splits.items():
+        if len(rows) and rows.max() >= n:
+            raise MFPyGError(f"the checkpoint is damaged: its split '{name}' has row {rows.max()}, the data only {n:,}")
+    return splits
 
 
 def _rows(
@@ -175,7 +180,7 @@ def _rows(
     if split == "all":
         return everything
     if dataset.fingerprint == described["data"]["fingerprint"]:
-        splits = _splits_of(described)
+        splits = _splits_of(described, len(dataset))
     elif split is None:
         text = f"note: all of {spec}; what may be among the training data is not told apart"
         console.print(text, highlight=False, soft_wrap=True)

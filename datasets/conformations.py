@@ -115,10 +115,10 @@ class ConformationDataset(InMemoryDataset):
         self._processed_name = processed_name(stem, self._settings(pre_transform, pre_filter))
         super().__init__(str(root), transform, pre_transform, pre_filter, log=False, force_reload=force_reload)
         stored = read_processed(Path(self.processed_paths[0]))
-        self._present = tuple(_level_from(values) for values in stored["levels"])
+        self._present = tuple(level_from(values) for values in stored["levels"])
         self.molecules: list[str] = stored["molecules"]
         self.sources: list[str] = stored["sources"]
-        self.source_levels = [tuple(_level_from(values) for values in levels) for levels in stored["source_levels"]]
+        self.source_levels = [tuple(level_from(values) for values in levels) for levels in stored["source_levels"]]
         self.fingerprint: str = stored["fingerprint"]
         self.incomplete_forces: dict[str, int] = stored["incomplete_forces"]
         self._data, self.slices = Data.from_dict(stored["data"]), stored["slices"]
@@ -301,23 +301,29 @@ class ConformationDataset(InMemoryDataset):
 
     def label_counts(self) -> list[dict[str, Any]]:
         """Name, method, and number of labelled conformations (and force components) of each fidelity."""
-        energy = self._data.energy_mask.sum(dim=0).tolist()
-        forces = self._data.forces_mask.sum(dim=0).tolist()
-        components = 3 * (self.slices["z"].diff().unsqueeze(1) * self._data.forces_mask).sum(dim=0)
-        return [
-            {
-                "name": level.name,
-                "method": level.method,
-                "energies": energy[t],
-                "forces": forces[t],
-                "force_components": int(components[t]),
-            }
-            for t, level in enumerate(self._present)
-        ]
+        return label_counts(self._data, self.slices, self._present)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)}, fidelities=[{', '.join(self.fidelities)}])"
 
 
-def _level_from(values: dict[str, Any]) -> LevelOfTheory:
+def label_counts(data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> list[dict[str, Any]]:
+    """See :meth:`ConformationDataset.label_counts`, of collated data with labels of these levels."""
+    energy = data.energy_mask.sum(dim=0).tolist()
+    forces = data.forces_mask.sum(dim=0).tolist()
+    components = 3 * (slices["z"].diff().unsqueeze(1) * data.forces_mask).sum(dim=0)
+    return [
+        {
+            "name": level.name,
+            "method": level.method,
+            "energies": energy[t],
+            "forces": forces[t],
+            "force_components": int(components[t]),
+        }
+        for t, level in enumerate(levels)
+    ]
+
+
+def level_from(values: dict[str, Any]) -> LevelOfTheory:
+    """A level of theory from what a processed file says of it."""
     return LevelOfTheory(**{**values, "energy": tuple(values["energy"]), "optional": tuple(values["optional"])})

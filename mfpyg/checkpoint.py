@@ -15,16 +15,17 @@ import torch
 from ase.data import chemical_symbols
 
 from mfpyg import backbones
+from mfpyg.checkpoint_checks import Room, check_archive, check_described
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.files import read_torch, save_torch
 from mfpyg.models import DeltaPotential, Potential
 from mfpyg.models.build import build_delta, build_potential
+from mfpyg.options import check
 from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT, LENGTH_UNIT
 
 FORMAT = 1
-_KEYS = ("format", "config", "fidelities", "units", "species", "reference_energies", "data", "splits", "versions")
 _PREFIX = "potential."
 UNITS = {"energy": ENERGY_UNIT, "forces": FORCE_UNIT, "length": LENGTH_UNIT}
 
@@ -63,7 +64,7 @@ def describe(
         "config": to_dict(settings),
         "fidelities": list(potential.fidelities),
         "base_level": potential.base_level if isinstance(potential, DeltaPotential) else None,
-        "units": UNITS,
+        "units": dict(UNITS),
         "species": list(potential.species),
         "reference_energies": references,
         "data": dict(data),
@@ -71,13 +72,25 @@ def describe(
         "init": None if init is None else dict(init),
         "versions": versions(settings.backbone),
         "backbone_package": backbones.find(settings.backbone).package,
+        "n_parameters": sum(parameter.numel() for parameter in potential.parameters()),
     }
 
 
 def checkpoint_file(path: str | os.PathLike[str]) -> Path:
-    """The file that is meant by a run folder, or by itself."""
+    """The file that is meant: a ``.ckpt`` file itself, or the ``best.ckpt`` of a run folder.
+
+    Raises:
+        MFPyGError: if there is none, or it can't be looked for.
+    """
     path = Path(path)
-    return path / "best.ckpt" if path.is_dir() else path
+    try:
+        path = path / "best.ckpt" if path.is_dir() else path
+        there = path.is_file()
+    except OSError as error:
+        raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
+    if not there:
+        raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
+    return path
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -90,17 +103,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         MFPyGError: if there is none, or it is damaged, foreign, or of another format.
     """
     path = checkpoint_file(path)
-    if not path.is_file():
-        raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
+    check_archive(path)
     checkpoint = read_torch(path, "a checkpoint of mfpyg")
-    described = checkpoint.get("mfpyg") if isinstance(checkpoint, dict) else None
-    if not isinstance(described, dict) or "state_dict" not in checkpoint:
-        raise MFPyGError(f"{path}: not a checkpoint of mfpyg; expected one written by mfpyg-train")
-    if described.get("format") != FORMAT:
-        raise MFPyGError(f"{path}: format {described.get('format')}, expected {FORMAT}; use the mfpyg that wrote it")
-    missing = [key for key in _KEYS if key not in described]
-    if missing:
-        raise MFPyGError(f"{path}: damaged, lacks {', '.join(missing)}")
+    check_described(checkpoint, path, FORMAT)
     return checkpoint
 
 
@@ -187,15 +192,22 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     described = checkpoint["mfpyg"]
     if described["units"] != UNITS:
         raise MFPyGError(f"{name}: units {described['units']}, expected {UNITS}")
-    _check_installed(described, name)
-    settings = from_dict(described["config"])
+    check_installed(described, name)
     weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
-    with torch.random.fork_rng(devices=[]):  # the initial weights drawn here are replaced at once
-        potential = _built(settings, described)
+    try:
+        settings = from_dict(described["config"])
+        check(settings)
+        if hasattr(settings.model, "check"):
+            settings.model.check()
+        _check_sizes(settings, weights)
+        with torch.random.fork_rng(devices=[]), Room(weights):  # the initial weights drawn here are replaced at once
+            potential = _built(settings, described)
+    except MFPyGError as error:
+        raise MFPyGError(f"{name}: {error}") from error
     if settings.precision == 64:
         potential.double()
-    expected = {key: tuple(value.shape) for key, value in potential.state_dict().items()}
-    found = {key: tuple(value.shape) for key, value in weights.items()}
+    expected = {key: _kind(value) for key, value in potential.state_dict().items()}
+    found = {key: _kind(value) for key, value in weights.items()}
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise MFPyGError(
@@ -207,6 +219,22 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     return potential.eval()
 
 
+def _check_sizes(settings: TrainSettings, weights: Mapping[str, torch.Tensor]) -> None:
+    """Check that no size of a network of this package is beyond what its weights could be of."""
+    if backbones.find(settings.backbone).package is not None:  # whose options may be numbers of another kind
+        return
+    most = max(sum(weight.numel() for weight in weights.values()), 1 << 16)
+    for group, options in (("model", settings.model), ("head", settings.head)):
+        for name, value in vars(options).items():
+            if isinstance(value, int) and value > most:
+                raise MFPyGError(f"{group}.{name} is {value}, larger than its weights allow; the file is damaged")
+
+
+def _kind(weight: torch.Tensor) -> str:
+    """Shape and type of a weight, as they are named in errors."""
+    return f"{tuple(weight.shape)} of {str(weight.dtype).removeprefix('torch.')}"
+
+
 def _built(settings: TrainSettings, described: Mapping[str, Any]) -> Potential:
     species, fidelities, base_level = described["species"], described["fidelities"], described.get("base_level")
     if base_level is None:
@@ -214,8 +242,12 @@ def _built(settings: TrainSettings, described: Mapping[str, Any]) -> Potential:
     return build_delta(settings, species, fidelities, base_level)
 
 
-def _check_installed(described: Mapping[str, Any], name: str) -> None:
-    """Check that the backbone is one of this package, or of the package that it came from."""
+def check_installed(described: Mapping[str, Any], name: str) -> None:
+    """Check that the backbone is one of this package, or of the package that it came from.
+
+    Raises:
+        MFPyGError: naming what has to be installed.
+    """
     backbone, package = described["config"].get("backbone"), described.get("backbone_package")
     if package is None:
         return

@@ -148,7 +148,7 @@ def joined_with_stored(plan: StudyPlan, folder: Path) -> StudyPlan:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise MFPyGError(f"{folder} exists and is no study; choose another folder with --out")
         return plan
-    stored = _from_dict(read_yaml(path), path)
+    stored = read_plan(folder)
     if (stored.options, stored.levels) != (plan.options, plan.levels):
         raise MFPyGError(
             f"{folder} is a study with the options '{' '.join(stored.options)}', not '{' '.join(plan.options)}'; "
@@ -177,7 +177,14 @@ def _joined(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
     return list(dict.fromkeys([*first, *second]))
 
 
-def _from_dict(values: dict[str, Any], path: Path) -> StudyPlan:
+def read_plan(folder: Path) -> StudyPlan:
+    """What a study's folder says was asked for.
+
+    Raises:
+        MFPyGError: if its ``study.yaml`` is missing or damaged.
+    """
+    path = folder / "study.yaml"
+    values = read_yaml(path)
     known = [f.name for f in dataclasses.fields(StudyPlan)]
     if set(values) != set(known):
         raise MFPyGError(f"{path}: holds {', '.join(map(str, values)) or 'nothing'}, expected {', '.join(known)}")

@@ -1,0 +1,69 @@
+"""``mfpyg-inspect``: what a checkpoint, a run, a study or a processed data set holds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from mfpyg.cli.common import Parser, check_json_target, quiet_frameworks, run
+
+NAME = "mfpyg-inspect"
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Entry point."""
+    run(NAME, inspect_command, arguments)
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    parser = Parser(
+        prog=NAME,
+        description="What a file of this package holds; nothing in it is run. Example: mfpyg-inspect runs/example",
+    )
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="checkpoint, run folder, study folder, processed data set (.pt), or a data set as --dataset of "
+        "mfpyg-train names it, such as minichno",
+    )
+    parser.add_argument("--all", action="store_true", help="show all settings, not only those that are no defaults")
+    parser.add_argument("--json", metavar="OUT", help="write everything there as JSON; - for standard output, alone")
+    return parser
+
+
+def inspect_command(arguments: Sequence[str]) -> None:
+    """Parse, look, print."""
+    parser = build_parser()
+    parser.check_names(arguments)
+    options = parser.parse_args(list(arguments))
+    if options.json not in (None, "-"):
+        check_json_target(options.json)
+    quiet_frameworks()
+    _inspect(options.file, options.all, options.json)
+
+
+def _inspect(file: str, everything: bool, target: str | None) -> None:
+    from rich.console import Console
+
+    from mfpyg.files import write_text
+    from mfpyg.inspection import inspect
+    from mfpyg.inspection.table import print_report
+    from mfpyg.progress import shown_on
+
+    console = Console(stderr=target == "-")
+    report = inspect(file, shown_on(console))
+    if target != "-":
+        print_report(console, report, everything)
+    if target is not None:
+        text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        if target == "-":
+            sys.stdout.write(text)
+        else:
+            write_text(Path(target), text)
+
+
+if __name__ == "__main__":
+    main()

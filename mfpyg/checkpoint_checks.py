@@ -1,0 +1,223 @@
+"""What a checkpoint must be before anything is made of it: a whole file, of the right kinds of values."""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from mfpyg.errors import MFPyGError
+
+_NO_ZIP = (
+    *(OSError, ValueError, EOFError, NotImplementedError, RuntimeError, IndexError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What ``zipfile`` raises for damaged files."""
+
+
+def check_archive(path: Path) -> None:
+    """Check that a file is what ``torch.save`` writes, and that every byte of it is as it was written.
+
+    ``torch.load`` looks neither at checksums nor at how large a compressed entry becomes.
+
+    Raises:
+        MFPyGError: if it can't be opened, is no zip file or damaged, or has compressed entries.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise MFPyGError(
+                    f"{path}: damaged, or not a checkpoint of mfpyg (its entries are larger than the file)"
+                )
+            damaged = archive.testzip()
+    except PermissionError as error:
+        raise MFPyGError(f"{path}: can't be read ({error.strerror}); ask its owner for the permission") from error
+    except MFPyGError:
+        raise
+    except _NO_ZIP as error:
+        raise MFPyGError(f"{path}: damaged, or not a checkpoint of mfpyg; copy it again, or train anew") from error
+    if damaged is not None:
+        raise MFPyGError(f"{path}: damaged, the checksum of its entry '{damaged}' is wrong; copy it again")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list_of(value: Any, kind: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(kind, value))
+
+
+def _is_dict_of(value: Any, kind: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) and kind(one) for name, one in value.items())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_data(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    name = value.get("name")
+    named = _is_text(name) or (_is_list_of(name, _is_text) and len(name) > 0)
+    return named and _is_text(value.get("fingerprint")) and _is_dict_of(value.get("methods"), _is_text)
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it is an array of real numbers that are in the file, each once: one repeated could have any size."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return False
+    return not value.is_complex() and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _is_rows(value: Any) -> bool:
+    rows = _is_array(value) and value.dim() == 1 and value.dtype in (torch.int32, torch.int64)
+    return rows and bool((value >= 0).all())
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is made of what a YAML file could hold."""
+    if isinstance(value, dict):
+        return _is_dict_of(value, _is_plain)
+    if isinstance(value, list):
+        return _is_list_of(value, _is_plain)
+    return isinstance(value, str | float | None) or (isinstance(value, int) and abs(value) < 1 << 63)
+
+
+def _is_progress(value: Any) -> bool:
+    return isinstance(value, dict) and _is_whole(value.get("epochs"))
+
+
+def _are_fidelities(value: Any) -> bool:
+    return _is_list_of(value, _is_text) and 0 < len(value) == len(set(value))
+
+
+def _are_species(value: Any) -> bool:
+    return _is_list_of(value, lambda z: _is_whole(z) and 0 < z < 119) and value == sorted(set(value)) != []
+
+
+_FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "config": (lambda value: isinstance(value, dict) and _is_plain(value), "settings"),
+    "fidelities": (_are_fidelities, "a list of different names"),
+    "units": (lambda value: _is_dict_of(value, _is_text), "names of units"),
+    "species": (_are_species, "ascending atomic numbers"),
+    "reference_energies": (
+        lambda value: _is_dict_of(value, lambda one: _is_dict_of(one, _is_number)),
+        "an energy for each element of each fidelity",
+    ),
+    "data": (_is_data, "name, fingerprint and methods"),
+    "splits": (lambda value: _is_dict_of(value, _is_rows), "numbers of conformations"),
+    "versions": (lambda value: _is_dict_of(value, _is_text), "versions of packages"),
+}
+_OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "base_level": (lambda value: value is None or _is_text(value), "the name of a fidelity, or nothing"),
+    "n_parameters": (lambda value: value is None or _is_whole(value), "a whole number"),
+    "backbone_package": (lambda value: value is None or _is_text(value), "the name of a package, or nothing"),
+}
+
+
+_OF_TRAINING: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "epoch": (lambda value: value is None or _is_whole(value), "a whole number"),
+    "global_step": (lambda value: value is None or _is_whole(value), "a whole number"),
+    "progress": (lambda value: value is None or _is_progress(value), "a number of epochs"),
+}
+
+
+def check_described(checkpoint: Any, path: Path, format: int) -> None:
+    """Check that what a checkpoint says of itself is there and of the right kinds.
+
+    Args:
+        checkpoint: what was in the file.
+        path: of the file, for errors.
+        format: that is expected.
+
+    Raises:
+        MFPyGError: naming the first field that is missing or wrong.
+    """
+    described = checkpoint.get("mfpyg") if isinstance(checkpoint, dict) else None
+    if not isinstance(described, dict) or "state_dict" not in checkpoint:
+        raise MFPyGError(f"{path}: not a checkpoint of mfpyg; expected one written by mfpyg-train")
+    found = described.get("format")
+    if not _is_whole(found) or found != format:
+        raise MFPyGError(f"{path}: format {_shown(found)}, expected {format}; use the mfpyg that wrote it")
+    missing = [name for name in _FIELDS if name not in described]
+    if missing:
+        raise MFPyGError(f"{path}: damaged, lacks {', '.join(missing)}")
+    for values, fields in ((described, _FIELDS), (described, _OPTIONAL), (checkpoint, _OF_TRAINING)):
+        for name, (fits, expected) in fields.items():
+            if not fits(values.get(name)):
+                raise MFPyGError(f"{path}: damaged, its {name} is {_shown(values.get(name))}, expected {expected}")
+    _check_state(checkpoint["state_dict"], path)
+
+
+def _check_state(state: Any, path: Path) -> None:
+    """Check that weights are finite arrays of real numbers, or of whole ones."""
+    if not isinstance(state, dict) or not state:
+        raise MFPyGError(f"{path}: damaged, its state_dict is {_shown(state)}, expected weights by name")
+    for name, value in state.items():
+        if not isinstance(name, str) or not _is_array(value):
+            raise MFPyGError(f"{path}: damaged, weight '{name}' is {_shown(value)}, expected an array of numbers")
+        if not torch.isfinite(value).all():
+            raise MFPyGError(f"{path}: weight '{name}' is NaN or infinite; the file is damaged, or training diverged")
+
+
+def _shown(value: Any) -> str:
+    """A value of any kind in some words."""
+    if isinstance(value, Tensor):
+        return f"an array {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    shown = isinstance(value, str | float | None) or (isinstance(value, int) and abs(value) < 1 << 63)
+    text = repr(value) if shown else type(value).__name__
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
+class Room(TorchFunctionMode):
+    """Lets a network be made whose arrays are about as large as some weights together, and none that is larger.
+
+    A file may say of itself that it holds a network of any size; one that does not fit its weights is found here,
+    before its memory is taken.
+
+    Args:
+        weights: of the file.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        # Room for what is drawn twice, or kept beside the weights, as tables of coefficients are.
+        self.numbers = 4 * sum(weight.numel() for weight in weights.values()) + (1 << 22)
+        self.arrays = 8 * len(weights) + 10_000
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _MAKERS:
+            self.numbers -= _MAKERS[func](args, kwargs)
+            self.arrays -= 1
+            if self.numbers < 0 or self.arrays < 0:
+                raise MFPyGError("the network of its config is larger than its weights; the file is damaged")
+        return func(*args, **kwargs)
+
+
+def _size(args: Any, kwargs: Any) -> int:
+    size = kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args)
+    return math.prod(size)
+
+
+_MAKERS: dict[Any, Callable[[Any, Any], int]] = {
+    **dict.fromkeys((torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn), _size),
+    torch.linspace: lambda args, kwargs: kwargs["steps"] if "steps" in kwargs else args[2],
+    torch.arange: lambda args, kwargs: int(max([*args, kwargs.get("end", 0)], key=abs)),
+    torch.eye: lambda args, kwargs: kwargs.get("n", args[0] if args else 0) ** 2,
+}
+"""Functions that take memory for new arrays, and how many numbers each call takes."""

@@ -1,0 +1,202 @@
+"""What a checkpoint and a run folder say of a potential and its training."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from torch import Tensor
+
+from mfpyg.checkpoint import check_installed, checkpoint_file, epochs_done, read_checkpoint
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import parse_fidelities
+from mfpyg.options import check
+from mfpyg.settings import defaults, flat, from_dict
+from mfpyg.training.folder import RunFolder
+
+
+def describe_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, see :func:`mfpyg.inspection.inspect`; its backbone need not be installed.
+
+    Raises:
+        MFPyGError: as :func:`mfpyg.checkpoint.read_checkpoint`.
+    """
+    path = checkpoint_file(path)
+    checkpoint = read_checkpoint(path)
+    described = checkpoint["mfpyg"]
+    config, missing = described["config"], _missing(described, path)
+    _check_settings(config, missing is None, path)
+    labels = {fidelity.name: fidelity.labels for fidelity in parse_fidelities(config["fidelities"])}
+    return {
+        "kind": "checkpoint",
+        "path": str(path),
+        "format": described["format"],
+        "potential": {
+            "backbone": config["backbone"],
+            "backbone_package": described.get("backbone_package"),
+            "missing": missing,
+            "cutoff": config["model"].get("cutoff"),
+            "n_parameters": _n_parameters(checkpoint),
+            "strategy": config.get("strategy", "mfl"),
+            "base_level": described.get("base_level"),
+            "elements": [chemical_symbols[number] for number in described["species"]],
+            "units": dict(described["units"]),
+        },
+        "fidelities": {
+            name: {
+                "labels": labels.get(name),
+                "method": described["data"]["methods"].get(name),
+                "reference_energies": described["reference_energies"].get(name, {}),
+            }
+            for name in described["fidelities"]
+        },
+        "data": _data(described),
+        "training": _training(checkpoint, config),
+        "metrics": None,
+        "versions": _versions(described["versions"]),
+        "changed": _changed(config, missing is None),
+        "config": config,
+    }
+
+
+def describe_run(path: Path) -> dict[str, Any]:
+    """What a run folder holds: its best checkpoint, or its last, and how the run ended.
+
+    Raises:
+        MFPyGError: if a file of it is damaged, or there is no checkpoint.
+    """
+    folder = RunFolder(path)
+    if not folder.best.is_file() and not folder.last.is_file():
+        raise MFPyGError(f"{path}: no checkpoint; the run stopped before its first epoch ended, start it anew")
+    report = describe_checkpoint(folder.best if folder.best.is_file() else folder.last)
+    training = report["training"]
+    if folder.last.is_file():
+        last = _training(read_checkpoint(folder.last), report["config"])
+        training |= {name: last[name] for name in ("epochs", "steps", "stage")}
+    metrics = _metrics(folder)
+    training |= {"finished": metrics is not None, "resumable": folder.last.is_file() and folder.config.is_file()}
+    return {**report, "kind": "run", "path": str(path), "checkpoint": report["path"], "metrics": metrics}
+
+
+def _missing(described: Mapping[str, Any], path: Path) -> str | None:
+    """What has to be installed for the backbone; ``None`` if it is known here."""
+    try:
+        check_installed(described, str(path))
+    except MFPyGError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return None
+
+
+def _check_settings(config: dict[str, Any], installed: bool, path: Path) -> None:
+    """Check the settings, but for those of a backbone that is not installed."""
+    lacking = [name for name in ("fidelities", "backbone", "preset", "model") if name not in config]
+    if lacking or not isinstance(config["model"], dict):
+        raise MFPyGError(f"{path}: damaged, its config lacks {', '.join(lacking) or 'options of the model'}")
+    try:
+        check(from_dict(config if installed else {**config, "backbone": "hipnn", "model": {}}))
+    except MFPyGError as error:
+        raise MFPyGError(f"{path}: {error}") from error
+
+
+def _n_parameters(checkpoint: Mapping[str, Any]) -> int:
+    """As the training has stored it; else all numbers of the weights but the references, each once."""
+    stored = checkpoint["mfpyg"].get("n_parameters")
+    if stored is not None:
+        return int(stored)
+    weights: dict[int, Tensor] = {}
+    for name, weight in checkpoint["state_dict"].items():
+        if weight.is_floating_point() and not name.endswith(".reference"):
+            weights[weight.data_ptr()] = weight  # one that stands there under two names is one
+    return sum(weight.numel() for weight in weights.values())
+
+
+def _data(described: Mapping[str, Any]) -> dict[str, Any]:
+    data, splits = described["data"], described["splits"]
+    named = [data["name"]] if isinstance(data["name"], str) else list(data["name"])
+    return {
+        "name": named,
+        "fingerprint": data["fingerprint"],
+        "split_hash": split_hash({name: rows.numpy() for name, rows in splits.items()}),
+        "splits": {name: len(rows) for name, rows in splits.items()},
+    }
+
+
+def split_hash(splits: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names and conformations of all splits, equal where they are."""
+    digest = hashlib.sha256()
+    for name in sorted(splits):
+        digest.update(f"{name} {len(splits[name])}\n".encode())
+        digest.update(np.ascontiguousarray(splits[name], dtype="<i8").data)
+    return digest.hexdigest()
+
+
+def _training(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """How far it is, and the best epoch until then."""
+    best: dict[str, Any] = {}
+    callbacks = checkpoint.get("callbacks")
+    for state in callbacks.values() if isinstance(callbacks, dict) else ():
+        if isinstance(state, dict) and isinstance(state.get("best_epoch"), int):
+            best = state
+    loss, stage = best.get("best"), checkpoint.get("stage")
+    return {
+        "epochs": None if checkpoint.get("epoch") is None else epochs_done(checkpoint),
+        "epochs_asked": config.get("epochs"),
+        "steps": checkpoint.get("global_step"),
+        "best_epoch": best.get("best_epoch") if best.get("best_epoch", -1) >= 0 else None,
+        "best_loss": loss if isinstance(loss, float) and math.isfinite(loss) else None,
+        "stage": stage.get("number") if isinstance(stage, dict) else None,
+    }
+
+
+def _metrics(folder: RunFolder) -> dict[str, Any] | None:
+    if not folder.metrics.is_file():
+        return None
+    try:
+        found = json.loads(folder.metrics.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MFPyGError(f"{folder.metrics}: damaged; make it anew with mfpyg-evaluate {folder.path}") from error
+    if not _is_table(found):
+        raise MFPyGError(f"{folder.metrics}: no table of errors; make it anew with mfpyg-evaluate {folder.path}")
+    return found
+
+
+def _is_table(found: Any) -> bool:
+    """Whether it is ``{split: {fidelity: {"energy": {"n": …, "mae": …, …}}}}``."""
+    names = {"energy": ("n", "mae", "rmse", "mae_per_atom", "rmse_per_atom"), "forces": ("n", "mae", "rmse")}
+    try:
+        leaves = [leaf for split in found.values() for row in split.values() for leaf in row.items()]
+        return all(isinstance(values[name], int | float) for kind, values in leaves for name in names[kind])
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
+def _versions(trained: Mapping[str, str]) -> dict[str, Any]:
+    """What it was trained with, and where that is another version here, or nothing."""
+    here = {name: _installed(name) for name in trained}
+    return {"trained": dict(trained), "different": {n: v for n, v in here.items() if v != trained[n]}}
+
+
+def _installed(name: str) -> str | None:
+    if name == "python":
+        return platform.python_version()
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _changed(config: dict[str, Any], installed: bool) -> dict[str, Any]:
+    """Settings by dotted names that are not the defaults of their preset; all of a backbone that is not installed."""
+    usual = defaults(config["preset"], config["backbone"] if installed else "hipnn")
+    if not installed:
+        usual["model"] = {}
+    known = {**flat(usual), "backbone": "hipnn"}
+    return {name: value for name, value in flat(config).items() if name not in known or known[name] != value}
