@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mfpyg.options import setting
 
-KEPT_LR = 0.3
+KEPT_LR = 0.1
 """What the default learning rate is multiplied by where the whole network learns from new labels alone (``kept``): of
 few labels it takes more at the full rate than they can teach, and forgets what forces have taught it."""
 

@@ -74,10 +74,10 @@ def test_learning_rate_is_lower_where_new_labels_alone_move_the_network(untraine
 
     add = ("--add-fidelity", "cc:E")
     assert (rate(*add), rate(*add, "--finetune.old=frozen")) == (1e-3, 1e-3)
-    assert rate(*add, "--finetune.old=kept") == rate() == pytest.approx(3e-4)
+    assert rate(*add, "--finetune.old=kept") == rate() == pytest.approx(1e-4)
     assert rate(*add, "--finetune.old=kept", "--optim.lr=0.01") == 0.01
     Path("kept.yaml").write_text("init: model.ckpt\nadd_fidelity: [cc:E]\nfinetune: {old: kept}\n")
-    assert parse(["--config", "kept.yaml"])[0].optim.lr == pytest.approx(3e-4)
+    assert parse(["--config", "kept.yaml"])[0].optim.lr == pytest.approx(1e-4)
     Path("whole.yaml").write_text("init: model.ckpt\nfinetune: {old: kept}\noptim: {lr: 0.002}\n")
     assert parse(["--config", "whole.yaml"])[0].optim.lr == 0.002
 
