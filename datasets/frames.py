@@ -17,8 +17,9 @@ import ase.db
 import ase.io
 import numpy as np
 from ase.calculators.calculator import all_properties
-from ase.io.extxyz import key_val_str_to_dict
+from ase.io.extxyz import per_atom_properties
 
+from mfpyg.datasets.plain import key_values, plain_frame
 from mfpyg.errors import MFPyGError
 
 _COUNT = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
@@ -45,6 +46,7 @@ class Frame:
         pbc: whether it is repeated along each of them, (3,) bool.
         values: all else by its key, as ASE gives it.
         read: share of the file that has been read, from 0 to 1, for the progress.
+        columns: keys of those values that have a row an atom.
     """
 
     number: int
@@ -54,6 +56,7 @@ class Frame:
     pbc: np.ndarray
     values: Mapping[str, Any]
     read: float = 0.0
+    columns: frozenset[str] = frozenset()
 
 
 @contextmanager
@@ -85,28 +88,44 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
         for number in count():
             where = f"{path}: frame {number}"
             with _reading(where):
-                text = _text_of_frame(file, where)
-                parser = partial(_parsed_comment, where)
-                frames = ase.io.iread(io.StringIO(text), format="extxyz", properties_parser=parser)
-                atoms = next(frames) if text else None
-            if atoms is None:
+                lines = _lines_of_frame(file, where)
+                frame = _frame(lines, number, raw.tell() / size, where) if lines else None
+            if frame is None:
                 if number == 0:
                     raise MFPyGError(f"{path}: empty; expected frames in extended XYZ")
                 return
-            results = {} if atoms.calc is None else atoms.calc.results
-            arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
-            values = {**results, **arrays, **atoms.info}
-            read = raw.tell() / size
-            yield Frame(number, atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, values, read)
+            yield frame
 
 
-def _text_of_frame(file: TextIO, where: str) -> str:
-    """The lines of the next frame; empty at the end of the file, where blank lines may stand."""
+def _frame(lines: list[str], number: int, read: float, where: str) -> Frame:
+    """The frame in these lines, read by ASE unless it is plain, as most are."""
+    comment = lines[1].strip()
+    if comment:
+        found = plain_frame(_parsed_comment(where, comment), lines[2:])
+        if found is not None:
+            frame, arrays, info = found
+            return Frame(number, **frame, values={**arrays, **info}, read=read, columns=frozenset(arrays))
+    parser = partial(_parsed_comment, where)
+    atoms = next(ase.io.iread(io.StringIO("".join(lines)), format="extxyz", properties_parser=parser))
+    return frame_of_atoms(atoms, number, read)
+
+
+def frame_of_atoms(atoms: ase.Atoms, number: int = 0, read: float = 0.0) -> Frame:
+    """Atoms as ASE read them; constraints are left out."""
+    results = {} if atoms.calc is None else atoms.calc.results
+    arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
+    values = {**results, **arrays, **atoms.info}
+    columns = ({*arrays} | {*results} & {*per_atom_properties}) - {*atoms.info}
+    return Frame(number, atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, values, read, frozenset(columns))
+
+
+def _lines_of_frame(file: TextIO, where: str) -> list[str]:
+    """The lines of the next frame; none at the end of the file, where blank lines may stand."""
     line = file.readline()
     if not line.strip():
         if any(later.strip() for later in file):
             raise MFPyGError(f"{where}: expected the number of atoms, found a blank line; remove it")
-        return ""
+        return []
     if _COUNT.fullmatch(line) is None:
         raise MFPyGError(
             f"{where}: expected the number of atoms, found '{line.strip()[:40]}'; "
@@ -119,7 +138,7 @@ def _text_of_frame(file: TextIO, where: str) -> str:
     if len(lines) < 1 + n:
         raise MFPyGError(f"{where}: truncated, {n} atoms expected and {max(len(lines) - 1, 0)} found")
     _check_text(lines, where)
-    return "".join([line, *lines])
+    return [line, *lines]
 
 
 def _check_text(lines: list[str], where: str) -> None:
@@ -144,7 +163,7 @@ def _check_text(lines: list[str], where: str) -> None:
 
 def _parsed_comment(where: str, line: str) -> dict[str, Any]:
     """What ASE makes of a comment line; it would take any text for ``pbc`` as periodic everywhere."""
-    values = key_val_str_to_dict(line)
+    values = key_values(line)
     pbc = np.asarray(values.get("pbc", False))
     sound = pbc.dtype.kind == "b" or (pbc.dtype.kind == "i" and np.isin(pbc, (0, 1)).all())
     if not sound or pbc.shape not in ((), (3,)):
@@ -196,7 +215,9 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
                 results = {key: row[key] for key in all_properties if key in row}
                 values = {**results, **row.data, **row.key_value_pairs}
                 cell = np.zeros((3, 3)) if row.cell is None else row.cell
-                frame = Frame(number, row.numbers, row.positions, cell, row.pbc, values, (number + 1) / n_rows)
+                columns = ({*results} & {*per_atom_properties}) - {*row.data, *row.key_value_pairs}
+                read = (number + 1) / n_rows
+                frame = Frame(number, row.numbers, row.positions, cell, row.pbc, values, read, frozenset(columns))
             yield frame
     if number == 0:
         raise MFPyGError(f"{path}: empty; expected rows of an ASE database")

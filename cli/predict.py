@@ -1,0 +1,166 @@
+"""``mfpyg-predict``: energies and forces of all frames of a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.options import in_words
+from mfpyg.units import ENERGY_UNITS, energy_factor
+
+if TYPE_CHECKING:
+    from mfpyg.interop.predict import FramePrediction
+
+NAME = "mfpyg-predict"
+ACCELERATORS = ("auto", "cpu", "cuda")
+OUTPUT_FORMATS = ("extxyz", "json", "jsonl", "csv")
+_FRAMES_A_STEP = 64  # moving the bar takes as long as a frame
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Entry point."""
+    run(NAME, predict_command, arguments)
+
+
+def build_parser() -> Parser:
+    """Options of the command."""
+    parser = Parser(
+        prog=NAME,
+        description="Energies and forces of all frames of a file, in any format that ASE reads, with one trained "
+        "potential or the mean of several. Example: mfpyg-predict runs/example in.xyz -o out.xyz --fidelity cc",
+    )
+    parser.add_argument(
+        "paths",
+        metavar="MODEL... FILE",
+        nargs="*",
+        help="run folders of mfpyg-train or checkpoints, several of which make an ensemble; the last is the input",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="where predictions go, replaced if it exists: .xyz, .json, .jsonl (a line a frame), .csv (a row a frame)",
+    )
+    parser.add_argument(
+        "--fidelity",
+        metavar="NAME",
+        nargs="+",
+        help="levels of theory, or all (default: the only one, where the models have only one in common)",
+    )
+    parser.add_argument("--forces", action="store_true", help="forces in CSV too, all numbers of a frame in one cell")
+    parser.add_argument("--no-forces", action="store_true", help="energies alone")
+    parser.add_argument("--stress", action="store_true", help="stresses of frames that repeat in all directions")
+    parser.add_argument(
+        "--units",
+        default="eV",
+        metavar="{" + ",".join(ENERGY_UNITS) + "}",
+        help="of energies; forces are per Å. Other than in eV, values in extended XYZ are not under ASE's names",
+    )
+    parser.add_argument("--format", metavar="NAME", help="ASE's name of the input's format (default: guessed)")
+    parser.add_argument(
+        "--output-format", metavar="{" + ",".join(OUTPUT_FORMATS) + "}", help="default: by the suffix of OUT"
+    )
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="most frames predicted at once")
+    parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="where to compute")
+    parser.words["batch_size"] = in_words(int)
+    return parser
+
+
+def predict_command(arguments: Sequence[str]) -> None:
+    """Parse, check, predict."""
+    parser = build_parser()
+    parser.check_names(arguments)
+    options = parser.parse_args(list(arguments))
+    if len(options.paths) < 2:
+        found = f"found {options.paths[0]} alone" if options.paths else "found none"
+        raise MFPyGError(f"expected a model or several and then the input file, before all options; {found}")
+    if options.output is None:
+        raise MFPyGError("option -o is missing; expected the name of a file for the predictions")
+    if options.accelerator not in ACCELERATORS:
+        raise unknown_name("accelerator", options.accelerator, ACCELERATORS)
+    if options.output_format not in (None, *OUTPUT_FORMATS):
+        raise unknown_name("output format", options.output_format, OUTPUT_FORMATS)
+    if options.batch_size < 1:
+        raise MFPyGError(f"--batch-size is {options.batch_size}, expected a whole number of at least 1")
+    if options.forces and options.no_forces:
+        raise MFPyGError("--forces and --no-forces exclude each other; give one")
+    energy_factor(options.units)
+    *models, source = (Path(path) for path in options.paths)
+    _check_paths(models, source, Path(options.output))
+    quiet_frameworks()
+    _predict(options, models, source)
+
+
+def _check_paths(models: Sequence[Path], source: Path, out: Path) -> None:
+    """Check what can be checked of them before torch is imported."""
+    for model in models:
+        if not model.exists():
+            raise MFPyGError(f"{model}: no such run folder or checkpoint")
+    if source.is_dir() or source.suffix == ".ckpt":
+        raise MFPyGError(f"{source} is a model, expected the input file as the last one before the options")
+    if not source.exists():
+        raise MFPyGError(f"{source}: no such file; expected one of atoms that ASE reads")
+    if out.is_dir():
+        raise MFPyGError(f"{out} is a folder; expected the name of a file for the predictions")
+    if out.exists() and not out.is_file():
+        raise MFPyGError(f"{out} is no ordinary file, and can't be replaced by one; expected the name of one")
+    if not out.parent.is_dir():
+        raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
+    if not os.access(out.parent, os.W_OK):
+        raise MFPyGError(f"{out.parent}: can't write {out.name} there; name another place with -o")
+    for path in (*models, source):
+        if out.exists() and out.samefile(path):
+            raise MFPyGError(f"{out} is one of the inputs; choose another name for the output")
+
+
+def _predict(options: Any, models: Sequence[Path], source: Path) -> None:
+    from rich.console import Console
+
+    from mfpyg.device import choose_device
+    from mfpyg.interop.ensemble import Ensemble
+    from mfpyg.interop.predict_file import predict_file
+    from mfpyg.memory import keep_freed_memory
+
+    keep_freed_memory()
+    console = Console()
+    ensemble = Ensemble(models, choose_device(options.accelerator))
+    wanted = options.fidelity
+    n_frames = predict_file(
+        ensemble,
+        source,
+        Path(options.output),
+        ensemble.fidelities if wanted == ["all"] else wanted,
+        forces=True if options.forces else False if options.no_forces else None,
+        stress=options.stress,
+        unit=options.units,
+        batch_size=options.batch_size,
+        input_format=options.format,
+        output_format=options.output_format,
+        track=lambda found: _shown(console, found, source.name),
+    )
+    console.print(f"written: {options.output}, {n_frames:,} frames", highlight=False, soft_wrap=True)
+
+
+def _shown(console: Any, found: Iterator[FramePrediction], name: str) -> Iterator[FramePrediction]:
+    """The predictions, with a bar that moves as the file is read, or, where that is not known, counts frames."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[frames]:,} frames")]
+    with Progress(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
+    ) as progress:  # fmt: skip
+        task = progress.add_task(name, total=None, frames=0)
+        for number, one in enumerate(found):
+            if number % _FRAMES_A_STEP == 0:
+                read = one.frame.read
+                progress.update(task, completed=read, total=1.0 if read else None, frames=number)
+            yield one
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Predictions of any number of frames, in their order, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from torch_geometric.data import Data
+
+from mfpyg import interrupt
+from mfpyg.datasets.frames import Frame, frame_of_atoms
+from mfpyg.errors import MFPyGError
+from mfpyg.graph import find_topology
+from mfpyg.interop.ensemble import Ensemble
+from mfpyg.models.prediction import Prediction
+from mfpyg.units import energy_factor
+
+BATCH_SIZE = 256
+"""Most frames predicted at once."""
+
+ATOMS = 4096
+"""Most atoms predicted at once, but for one frame alone."""
+
+NEAREST = 1e-3
+"""Distance in Å below which two atoms are at one place, which is a mistake in the positions."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """What one fidelity says of a frame, and how far the members of an ensemble are apart (sample, n − 1).
+
+    In the unit of energy that was asked for, and Å.
+
+    Attributes:
+        energy: total energy.
+        forces: (n, 3) float64; ``None`` where not asked for.
+        stress: (3, 3) float64, positive under tension; ``None`` where not asked for, and for a frame
+            that does not repeat in all directions.
+        energy_std, forces_std, stress_std: standard deviations over members of each of them; ``None`` for one member.
+    """
+
+    energy: float
+    forces: np.ndarray | None = None
+    stress: np.ndarray | None = None
+    energy_std: float | None = None
+    forces_std: np.ndarray | None = None
+    stress_std: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class FramePrediction:
+    """A frame, and what each fidelity says of it.
+
+    Attributes:
+        frame: as it was read.
+        of: the predictions by fidelity.
+    """
+
+    frame: Frame
+    of: dict[str, Values]
+
+
+def predict_frames(
+    ensemble: Ensemble,
+    frames: Iterable[Frame | Atoms],
+    fidelities: Sequence[str] | str | None = None,
+    *,
+    forces: bool = True,
+    stress: bool = False,
+    unit: str = "eV",
+    batch_size: int = BATCH_SIZE,
+    source: str = "",
+) -> Iterator[FramePrediction]:
+    """Predictions of frames, one after the other, computed in batches of neighbouring ones.
+
+    A batch has at most ``batch_size`` frames and, unless it is a single frame, 4096 atoms; it may mix molecules and
+    periodic systems of any sizes. No more than one batch of frames is in memory.
+
+    Args:
+        ensemble: one potential or several.
+        frames: from :func:`mfpyg.interop.frames.frames_of` or ASE, also without end.
+        fidelities: a name or several, all from one pass; may be left out only where there is a single one.
+        forces: whether forces are wanted; each fidelity's cost a backward pass.
+        stress: whether stresses are wanted, of frames that repeat in all directions.
+        unit: of energies, see :data:`mfpyg.units.ENERGY_UNITS`; lengths are in Å.
+        batch_size: most frames predicted at once.
+        source: name of the file for errors.
+
+    Yields:
+        A prediction for each frame, in the order of the frames.
+
+    Raises:
+        MFPyGError: for an unknown fidelity, none given among several, an unknown unit, or a batch size less than one.
+            For a frame, which it names, without atoms, with elements that are unknown, positions or predictions that
+            are not finite, atoms at one place, or a cell without a volume.
+
+    Example:
+        >>> ensemble = Ensemble(["runs/seed-0", "runs/seed-1"])               # doctest: +SKIP
+        >>> for one in predict_frames(ensemble, ase.io.iread("in.xyz"), "cc"):    # doctest: +SKIP
+        ...     one.of["cc"].energy, one.of["cc"].energy_std
+    """
+    if batch_size < 1:
+        raise MFPyGError(f"batch size is {batch_size}, expected at least 1")
+    names = [ensemble.fidelity(fidelities)] if fidelities is None or isinstance(fidelities, str) else list(fidelities)
+    wanted = {ensemble.fidelity(name): forces for name in names}
+    task = _Task(ensemble, wanted, stress, 1 / energy_factor(unit))
+    return _predicted(task, _batches(_numbered(frames), batch_size), source)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is predicted with what; ``factor`` is one kcal/mol in the unit."""
+
+    ensemble: Ensemble
+    wanted: dict[str, bool]
+    stress: bool
+    factor: float
+
+
+def _predicted(task: _Task, batches: Iterable[list[Frame]], source: str) -> Iterator[FramePrediction]:
+    for batch in batches:
+        interrupt.check()
+        try:
+            found = _of_batch(task, batch)
+        except MFPyGError:
+            for frame in batch:
+                if (error := _error_of(task, frame)) is not None:
+                    raise MFPyGError(f"{source}{': ' if source else ''}frame {frame.number}: {error}") from error
+            raise
+        yield from found
+
+
+def _error_of(task: _Task, frame: Frame) -> MFPyGError | None:
+    """What is wrong with a frame alone."""
+    try:
+        _of_batch(task, [frame])
+    except MFPyGError as error:
+        return error
+    return None
+
+
+def _numbered(frames: Iterable[Frame | Atoms]) -> Iterator[Frame]:
+    for number, frame in enumerate(frames):
+        yield frame_of_atoms(frame, number) if isinstance(frame, Atoms) else frame
+
+
+def _batches(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
+    """Neighbouring frames, with bounds on their number and on their atoms."""
+    batch: list[Frame] = []
+    atoms = 0
+    for frame in frames:
+        if batch and (len(batch) == batch_size or atoms + len(frame.z) > ATOMS):
+            yield batch
+            batch, atoms = [], 0
+        batch.append(frame)
+        atoms += len(frame.z)
+    if batch:
+        yield batch
+
+
+def _of_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]:
+    """Predictions of these frames; those with a stress apart, as it is defined for all graphs of a batch or none."""
+    if not task.stress:
+        return _of_alike(task, batch, False)
+    found: dict[int, FramePrediction] = {}
+    for with_volume in (True, False):
+        numbers = [i for i, frame in enumerate(batch) if bool(frame.pbc.all()) == with_volume]
+        if numbers:
+            predictions = _of_alike(task, [batch[i] for i in numbers], with_volume)
+            found.update(zip(numbers, predictions, strict=True))
+    return [found[i] for i in range(len(batch))]
+
+
+def _of_alike(task: _Task, batch: Sequence[Frame], stress: bool) -> list[FramePrediction]:
+    data = _with_edges(_collated(batch, task.ensemble), task.ensemble)
+    mean, spread = task.ensemble.predict(data, task.wanted, stress)
+    ends = np.cumsum([len(frame.z) for frame in batch])[:-1]
+    of_each = zip(
+        *(_split(mean[name], None if spread is None else spread[name], ends, task.factor) for name in task.wanted),
+        strict=True,
+    )
+    return [
+        FramePrediction(frame, dict(zip(task.wanted, values, strict=True)))
+        for frame, values in zip(batch, of_each, strict=True)
+    ]
+
+
+def _collated(batch: Sequence[Frame], ensemble: Ensemble) -> Data:
+    """The frames as one graph without edges, on the device and in the precision of the ensemble.
+
+    Raises:
+        MFPyGError: for no atoms, or positions that are not finite.
+    """
+    n_atoms = np.array([len(frame.z) for frame in batch])
+    if not n_atoms.all():
+        raise MFPyGError("no atoms; expected at least one")
+    dtype = torch.float64 if any(m.dtype == torch.float64 for m in ensemble.members) else ensemble.members[0].dtype
+    pos = torch.from_numpy(np.concatenate([frame.pos for frame in batch]))
+    data = Data(
+        z=torch.from_numpy(np.concatenate([frame.z for frame in batch]).astype(np.int64, copy=False)),
+        pos=pos.to(dtype),
+        batch=torch.from_numpy(np.repeat(np.arange(len(batch)), n_atoms)),
+        pbc=torch.from_numpy(np.stack([frame.pbc for frame in batch])),
+        cell=torch.from_numpy(np.stack([frame.cell for frame in batch])).to(dtype),
+    )
+    if not data.pos.isfinite().all():
+        atom = int((~data.pos.isfinite().all(dim=1)).nonzero()[0])
+        raise MFPyGError(f"position of atom {atom} is {pos[atom].tolist()}; expected finite numbers in Å")
+    return data.to(ensemble.device)
+
+
+def _with_edges(data: Data, ensemble: Ensemble) -> Data:
+    """The data with edges, found once for all members with the cutoff of the first.
+
+    Raises:
+        MFPyGError: for two atoms at one place, or a cell that makes no sense.
+    """
+    first = ensemble.members[0]
+    first.species_number(data.z)  # an unknown element is the clearer complaint
+    topology, lattice = find_topology(data, first.cutoff)
+    distances = topology.at(data.pos, lattice).edge_dist
+    if len(distances) and distances.min() < NEAREST:
+        source, target = topology.edge_index[:, int(distances.argmin())].tolist()
+        raise MFPyGError(
+            f"atoms {min(source, target)} and {max(source, target)} are at one place, {distances.min():.1g} Å apart"
+        )
+    data.edge_index, data.edge_shift = topology.edge_index, topology.edge_shift
+    data.edge_cutoff = torch.tensor([first.cutoff], dtype=torch.float64)
+    return data
+
+
+def _split(mean: Prediction, spread: Prediction | None, ends: np.ndarray, factor: float) -> Iterator[Values]:
+    """A fidelity's predictions of a batch, for each frame.
+
+    Raises:
+        MFPyGError: if any of them is not finite.
+    """
+    columns: dict[str, Any] = {}
+    for suffix, prediction in (("", mean), ("_std", spread)):
+        for quantity in ("energy", "forces", "stress") if prediction is not None else ():
+            values = getattr(prediction, quantity)
+            if values is None:
+                continue
+            values = values.double().cpu().numpy() * factor
+            if not np.isfinite(values).all():
+                raise MFPyGError("the prediction is not a finite number; are there atoms much too close?")
+            if quantity == "energy":
+                values = values.tolist()
+            columns[quantity + suffix] = np.split(values, ends) if quantity == "forces" else values
+    for row in zip(*columns.values(), strict=True):
+        yield Values(**dict(zip(columns, row, strict=True)))
