@@ -1,0 +1,447 @@
+"""Predictions of many frames are those of each alone, whatever it comes from and goes to."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ase
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from mfpyg.errors import MFPyGError
+from mfpyg.interop import predict
+from mfpyg.interop.atoms import data_of
+from mfpyg.interop.ensemble import Ensemble
+from mfpyg.interop.frames import frames_of
+from mfpyg.interop.predict import FramePrediction, Values, predict_frames
+from mfpyg.interop.predict_file import predict_file
+from mfpyg.interop.writing import as_extxyz, output_of
+from mfpyg.models import DeltaPotential, MultiFidelityPotential
+from mfpyg.units import EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL
+
+Make = Callable[..., MultiFidelityPotential]
+Frames = list[ase.Atoms]
+TOLERANCE = {"rel": 1e-11, "abs": 1e-11}
+
+
+def alone(potential: MultiFidelityPotential, atoms: ase.Atoms, fidelity: str, stress: bool = False) -> Values:
+    found = potential(data_of(atoms), fidelity, stress=stress)
+    factor = 1 / EV_TO_KCAL_MOL
+    return Values(
+        energy=float(found.energy) * factor,
+        forces=found.forces.numpy() * factor,
+        stress=found.stress[0].numpy() * factor if stress else None,
+    )
+
+
+def written(path: Path, frames: Sequence[ase.Atoms], **options: str) -> Path:
+    ase.io.write(path, frames, **options)
+    return path
+
+
+# One by one
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 256])
+def test_each_frame_is_predicted_as_if_alone(small_potential: Make, mixed_frames: Frames, batch_size: int) -> None:
+    potential = small_potential()
+    found = list(predict_frames(Ensemble(potential), mixed_frames, ["cc", "dz"], batch_size=batch_size))
+    assert [one.frame.number for one in found] == list(range(len(mixed_frames)))
+    for one, atoms in zip(found, mixed_frames, strict=True):
+        assert list(one.of) == ["cc", "dz"]
+        for fidelity, values in one.of.items():
+            expected = alone(potential, atoms, fidelity)
+            assert values.energy == pytest.approx(expected.energy, **TOLERANCE)
+            assert values.forces == pytest.approx(expected.forces, **TOLERANCE)
+            assert values.stress is None
+            assert values.energy_std is None
+
+
+def test_stresses_are_of_frames_that_have_a_volume(small_potential: Make, mixed_frames: Frames) -> None:
+    potential = small_potential(0, "cc")
+    for one, atoms in zip(predict_frames(Ensemble(potential), mixed_frames, stress=True), mixed_frames, strict=True):
+        values, periodic = one.of["cc"], bool(atoms.pbc.all())
+        expected = alone(potential, atoms, "cc", periodic)
+        assert values.forces == pytest.approx(expected.forces, **TOLERANCE)
+        assert (values.stress is not None) == periodic
+        if periodic:
+            assert values.stress == pytest.approx(expected.stress, **TOLERANCE)
+
+
+def test_members_of_an_ensemble_give_mean_and_spread(small_potential: Make, mixed_frames: Frames) -> None:
+    members = [small_potential(seed) for seed in range(3)]
+    members[2].backbone.cutoff = 3.0  # its edges are not those of the others
+    for one, atoms in zip(predict_frames(Ensemble(members), mixed_frames, "dz"), mixed_frames, strict=True):
+        each = [alone(member, atoms, "dz") for member in members]
+        values = one.of["dz"]
+        assert values.energy == pytest.approx(np.mean([e.energy for e in each]), **TOLERANCE)
+        assert values.energy_std == pytest.approx(np.std([e.energy for e in each], ddof=1), **TOLERANCE)
+        assert values.forces == pytest.approx(np.mean([e.forces for e in each], axis=0), **TOLERANCE)
+        assert values.forces_std == pytest.approx(np.std([e.forces for e in each], axis=0, ddof=1), **TOLERANCE)
+
+
+def test_a_sum_of_two_networks_is_predicted_too(small_potential: Make, mixed_frames: Frames) -> None:
+    delta = DeltaPotential(small_potential(0, "dz"), small_potential(1, "cc"), "dz", "cc").eval()
+    for one, atoms in zip(predict_frames(Ensemble(delta), mixed_frames, "cc"), mixed_frames, strict=True):
+        assert one.of["cc"].forces == pytest.approx(alone(delta, atoms, "cc").forces, **TOLERANCE)  # type: ignore[arg-type]
+
+
+def test_float32_sees_the_edges_of_float32(small_potential: Make, mixed_frames: Frames) -> None:
+    potential = small_potential().float()
+    for one, atoms in zip(predict_frames(Ensemble(potential), mixed_frames, "cc"), mixed_frames, strict=True):
+        expected = alone(potential, atoms, "cc")
+        assert one.of["cc"].energy == pytest.approx(expected.energy, abs=1e-5)
+        assert one.of["cc"].forces == pytest.approx(expected.forces, abs=1e-5)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("kcal/mol", 1.0), ("hartree", HARTREE_TO_KCAL_MOL)])
+def test_energies_and_forces_are_in_the_unit(small_potential: Make, unit: str, factor: float) -> None:
+    potential, atoms = small_potential(0, "cc"), ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)])
+    (one,) = predict_frames(Ensemble(potential), [atoms], unit=unit)
+    expected = potential(data_of(atoms))
+    assert one.of["cc"].energy * factor == pytest.approx(float(expected.energy))
+    assert one.of["cc"].forces * factor == pytest.approx(expected.forces.numpy())
+
+
+def test_energies_alone_take_no_backward_pass(small_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.autograd, "grad")
+    (one,) = predict_frames(Ensemble(small_potential()), [ase.Atoms("O")], "cc", forces=False)
+    assert one.of["cc"].forces is None
+
+
+def test_batches_are_bounded_in_atoms(
+    small_potential: Make, mixed_frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "ATOMS", 6)
+    batches: list[int] = []
+
+    class Counting(Ensemble):
+        def predict(self, data, *rest):  # type: ignore[no-untyped-def]
+            batches.append(len(data.z))
+            return super().predict(data, *rest)
+
+    assert len(list(predict_frames(Counting(small_potential()), mixed_frames, "cc"))) == len(mixed_frames)
+    assert batches == [6, 9, 3, 6]  # of 5, 1; 9; 3; 4, 2 atoms
+
+
+def test_frames_are_taken_as_they_are_needed(small_potential: Make) -> None:
+    taken = 0
+
+    def endless():  # type: ignore[no-untyped-def]
+        nonlocal taken
+        while True:
+            taken += 1
+            yield ase.Atoms("CO", [(0, 0, 0), (0, 0, 1 + 0.001 * taken)])
+
+    found = predict_frames(Ensemble(small_potential()), endless(), "cc", batch_size=3)
+    assert [next(found).frame.number for _ in range(7)] == list(range(7))
+    assert taken <= 10
+
+
+# What is wrong with a frame
+
+
+def broken(kind: str) -> ase.Atoms:
+    atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)])
+    if kind == "element":
+        atoms.numbers[1] = 17
+    if kind == "nan":
+        atoms.positions[1, 2] = np.nan
+    if kind == "far":
+        atoms.positions[1, 2] = 1e300
+    if kind == "none":
+        del atoms[:]
+    if kind == "overlap":
+        atoms.positions[1] = 0
+    if kind == "image":
+        atoms.set_cell([3, 3, 3])
+        atoms.set_pbc(True)
+        atoms.positions[1] = (0, 3, 0)
+    if kind == "volume":
+        atoms.set_cell([[1, 0, 0], [2, 0, 0], [0, 0, 1]])
+        atoms.set_pbc(True)
+    if kind == "no cell":
+        atoms.set_pbc(True)
+    return atoms
+
+
+@pytest.mark.parametrize("batch_size", [1, 100])
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("element", "element Cl is unknown"),
+        ("nan", "position of atom 1 is"),
+        ("far", "position of atom 1 is"),
+        ("none", "no atoms"),
+        ("overlap", "atoms 0 and 1 are at one place"),
+        ("image", "atoms 0 and 1 are at one place"),
+        ("volume", "span no volume"),
+        ("no cell", "span no volume"),
+    ],
+)
+def test_a_frame_that_is_wrong_is_named(
+    small_potential: Make, mixed_frames: Frames, kind: str, message: str, batch_size: int
+) -> None:
+    frames = [*mixed_frames, broken(kind), *mixed_frames]
+    with pytest.raises(MFPyGError, match=f"^in.traj: frame 6: .*{message}"):
+        list(predict_frames(Ensemble(small_potential().float()), frames, "cc", batch_size=batch_size, source="in.traj"))
+
+
+def test_a_prediction_that_is_no_number_is_refused(small_potential: Make, mixed_frames: Frames) -> None:
+    potential = small_potential()
+    with torch.no_grad():
+        potential.heads[1].reference[0] = float("inf")
+    with pytest.raises(MFPyGError, match=r"^frame \d: the prediction is not a finite number"):
+        list(predict_frames(Ensemble(potential), mixed_frames, "cc"))
+
+
+def test_wrong_names_and_numbers_are_refused_at_once(small_potential: Make) -> None:
+    ensemble = Ensemble(small_potential())
+    with pytest.raises(MFPyGError, match="did you mean 'cc'"):
+        predict_frames(ensemble, [], ["dz", "ccc"])
+    with pytest.raises(MFPyGError, match="no fidelity given"):
+        predict_frames(ensemble, [])
+    with pytest.raises(MFPyGError, match="batch size is 0"):
+        predict_frames(ensemble, [], "cc", batch_size=0)
+    with pytest.raises(MFPyGError, match="unknown energy unit 'ev/mol'"):
+        predict_frames(ensemble, [], "cc", unit="ev/mol")
+
+
+# From files
+
+
+@pytest.mark.parametrize("name", ["in.xyz", "in.extxyz", "in.traj", "in.db", "in.json", "in.xyz.gz"])
+def test_files_of_many_kinds_give_the_same(
+    small_potential: Make, mixed_frames: Frames, tmp_path: Path, name: str
+) -> None:
+    source = written(tmp_path / name, mixed_frames)
+    found = list(predict_frames(Ensemble(small_potential()), frames_of(source), "cc"))
+    for one, atoms in zip(found, mixed_frames, strict=True):
+        assert one.of["cc"].forces == pytest.approx(alone(small_potential(), atoms, "cc").forces, abs=1e-6)
+        assert (one.frame.pbc == atoms.pbc).all()
+
+
+@pytest.mark.parametrize(("name", "format"), [("POSCAR", None), ("in.cif", None), ("without", "vasp")])
+def test_single_configurations_are_files_of_one_frame(
+    mixed_frames: Frames, tmp_path: Path, name: str, format: str | None
+) -> None:
+    crystal = mixed_frames[1]
+    source = written(tmp_path / name, [crystal], format=format or ("cif" if "cif" in name else "vasp"))
+    (frame,) = frames_of(source, format)
+    assert frame.z.tolist() == crystal.numbers.tolist()
+    assert abs(np.linalg.det(frame.cell)) == pytest.approx(crystal.get_volume())
+
+
+def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
+    (tmp_path / "empty.xyz").touch()
+    (tmp_path / "notes").write_text("notes\n" * 3)
+    (tmp_path / "cut.traj").write_bytes(written(tmp_path / "whole.traj", [ase.Atoms("CO")] * 5).read_bytes()[:150])
+    (tmp_path / "cut.xyz").write_text("2\n\nC 0 0 0\nO 0 0 1\n2\n\nC 0 0 0\n")
+    for name, message in [
+        ("none.xyz", "no such file"),
+        (".", "is a folder"),
+        ("empty.xyz", "empty"),
+        ("notes", "none that ASE knows; if it is, name it with --format"),
+        ("cut.traj", "frame 0 can't be read as 'traj'"),
+        ("cut.xyz", "frame 1: truncated, 2 atoms expected and 1 found"),
+    ]:
+        with pytest.raises(MFPyGError, match=message):
+            list(frames_of(tmp_path / name))
+    with pytest.raises(MFPyGError, match="no format 'extxy'; did you mean 'extxyz'"):
+        frames_of(tmp_path / "notes", "extxy")
+
+
+# To files
+
+
+def labelled(frames: Frames) -> Frames:
+    """With results of another method, and whatever else frames may carry."""
+    random = np.random.default_rng(1)
+    for number, atoms in enumerate(frames):
+        n = len(atoms)
+        atoms.info = {"name": f"frame {number}", "weight": 0.5 * number, "list": [1, 2], "cc_energy": 1.0, "flag": True}
+        atoms.new_array("mass", random.random(n))
+        atoms.new_array("site", np.arange(n))
+        atoms.new_array("fixed", random.random((n, 3)) > 0.5)
+        atoms.new_array("label", np.array(["a", "bcd", "e"] * 3)[:n])
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=random.random((n, 3)), free_energy=-2.0)
+    return frames
+
+
+def test_one_fidelity_is_read_as_results_by_ase(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
+    source, target = written(tmp_path / "in.xyz", labelled(mixed_frames)), tmp_path / "out.xyz"
+    assert predict_file(Ensemble(small_potential()), source, target, "cc", stress=True) == len(mixed_frames)
+    for found, atoms in zip(ase.io.read(target, ":"), ase.io.read(source, ":"), strict=True):
+        periodic = bool(atoms.pbc.all())
+        expected = alone(small_potential(), atoms, "cc", periodic)
+        assert found.get_potential_energy() == pytest.approx(expected.energy, **TOLERANCE)
+        assert found.get_forces() == pytest.approx(expected.forces, abs=5.1e-9)
+        assert ("stress" in found.calc.results) == periodic
+        if periodic:
+            assert found.get_stress(voigt=False) == pytest.approx(expected.stress, abs=1e-12)
+        assert "free_energy" not in found.calc.results
+        assert (found.positions == atoms.positions).all()
+        assert (found.cell == atoms.cell).all()
+        assert found.info.pop("list").tolist() == atoms.info.pop("list").tolist()
+        assert found.info == atoms.info
+        for name in ("mass", "site", "fixed", "label"):
+            assert (found.arrays[name] == atoms.arrays[name]).all()
+
+
+def test_several_fidelities_have_names(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
+    source, target = written(tmp_path / "in.xyz", labelled(mixed_frames)), tmp_path / "out.xyz"
+    ensemble = Ensemble([small_potential(0), small_potential(1)])
+    predict_file(ensemble, source, target, ensemble.fidelities)
+    for found, one in zip(
+        ase.io.read(target, ":"), predict_frames(ensemble, frames_of(source), ensemble.fidelities), strict=True
+    ):
+        for name, values in one.of.items():
+            assert found.info[f"{name}_energy"] == values.energy
+            assert found.info[f"{name}_energy_std"] == values.energy_std
+            assert found.arrays[f"{name}_forces"] == pytest.approx(values.forces, abs=5.1e-9)
+            assert found.arrays[f"{name}_forces_std"] == pytest.approx(values.forces_std, abs=5.1e-9)
+        assert found.get_potential_energy() == -1.0  # what the frame came with
+
+
+def test_other_units_are_not_under_the_names_of_ase(
+    small_potential: Make, mixed_frames: Frames, tmp_path: Path
+) -> None:
+    source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / "out.xyz"
+    predict_file(Ensemble(small_potential()), source, target, "cc", unit="KCAL/mol")
+    for found, atoms in zip(ase.io.read(target, ":"), ase.io.read(source, ":"), strict=True):
+        assert found.calc is None
+        assert found.info["energy_unit"] == "kcal/mol"
+        energy = alone(small_potential(), atoms, "cc").energy
+        assert found.info["cc_energy"] == pytest.approx(energy * EV_TO_KCAL_MOL, **TOLERANCE)
+
+
+def test_extended_xyz_is_that_of_ase_to_the_last_digit(
+    small_potential: Make, mixed_frames: Frames, tmp_path: Path
+) -> None:
+    for atoms in labelled(mixed_frames):
+        atoms.info["note"] = 'a "quoted" = {word}'
+    expected = []
+    found = list(predict_frames(Ensemble(small_potential()), mixed_frames, "cc", stress=True))
+    for one, atoms in zip(found, mixed_frames, strict=True):
+        values = one.of["cc"]
+        results = {"energy": values.energy, "forces": values.forces, "stress": values.stress}
+        atoms.calc = SinglePointCalculator(atoms, **{key: v for key, v in results.items() if v is not None})
+        expected.append(atoms)
+    text = "".join(as_extxyz(found, output_of(["cc"], "eV", False, True, True)))
+    assert text == written(tmp_path / "by_ase.xyz", expected, format="extxyz").read_text()
+
+
+def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_path: Path) -> None:
+    atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)], info={"text": "two\nlines", "good": 1})
+    atoms.new_array("tensor", np.zeros((2, 3, 3)))
+    atoms.new_array("words", np.array(["two words", ""]))
+    found = predict_frames(Ensemble(small_potential()), [atoms], "cc")
+    (tmp_path / "out.xyz").write_text("".join(as_extxyz(found, output_of(["cc"], "eV", False, True, False))))
+    (read,) = ase.io.read(tmp_path / "out.xyz", ":")
+    assert read.info == {"good": 1}
+    assert set(read.arrays) == {"numbers", "positions"}
+
+
+def numbers(one: FramePrediction, name: str) -> dict[str, object]:
+    values = one.of[name]
+    found = {key: getattr(values, key) for key in ("energy", "energy_std", "forces", "forces_std", "stress")}
+    return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.items()}
+
+
+@pytest.mark.parametrize("name", ["out.json", "out.jsonl"])
+def test_json_has_every_number_and_its_unit(
+    small_potential: Make, mixed_frames: Frames, tmp_path: Path, name: str
+) -> None:
+    source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / name
+    ensemble = Ensemble([small_potential(0), small_potential(1)])
+    predict_file(ensemble, source, target, ["dz", "cc"], stress=True, unit="Hartree")
+    if name.endswith("l"):
+        frames = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
+        assert all(frame["energy_unit"] == "Hartree" for frame in frames)
+    else:
+        whole = json.loads(target.read_text(encoding="utf-8"))
+        assert whole["fidelities"] == ["dz", "cc"]
+        assert whole["units"]["energy"] == whole["units"]["energy_std"] == "Hartree"
+        assert (whole["units"]["forces"], whole["units"]["stress"]) == ("Hartree/Å", "Hartree/Å³")
+        frames = whole["frames"]
+    expected = predict_frames(ensemble, frames_of(source), ["dz", "cc"], stress=True, unit="Hartree")
+    for number, (frame, one) in enumerate(zip(frames, expected, strict=True)):
+        assert frame["frame"] == number
+        assert frame["formula"] == mixed_frames[number].get_chemical_formula()
+        for fidelity in ("dz", "cc"):
+            assert frame[fidelity].items() >= numbers(one, fidelity).items()
+
+
+@pytest.mark.parametrize("forces", [None, True])
+def test_csv_is_a_row_a_frame(small_potential: Make, mixed_frames: Frames, tmp_path: Path, forces: bool | None) -> None:
+    source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / "out.csv"
+    ensemble = Ensemble([small_potential(0), small_potential(1)])
+    predict_file(ensemble, source, target, "cc", stress=True, forces=forces)
+    with target.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert ("cc_forces [eV/Å]" in rows[0]) == bool(forces)
+    for row, one in zip(rows, predict_frames(ensemble, frames_of(source), "cc", stress=True), strict=True):
+        values = one.of["cc"]
+        assert int(row["frame"]) == one.frame.number
+        assert int(row["n_atoms"]) == len(one.frame.z)
+        assert float(row["cc_energy [eV]"]) == pytest.approx(values.energy, **TOLERANCE)
+        assert float(row["cc_energy_std [eV]"]) == pytest.approx(values.energy_std, **TOLERANCE)
+        if forces:
+            found = np.array(row["cc_forces [eV/Å]"].split(), float).reshape(-1, 3)
+            assert found == pytest.approx(values.forces, **TOLERANCE)
+        stress = np.array(row["cc_stress [eV/Å³]"].split(), float)
+        assert stress == pytest.approx(
+            [] if values.stress is None else values.stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+        )
+
+
+# All or nothing
+
+
+def test_an_error_leaves_what_was_there(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
+    source, target = written(tmp_path / "in.xyz", [*mixed_frames * 50, broken("element")]), tmp_path / "out.xyz"
+    target.write_text("old")
+    with pytest.raises(MFPyGError, match=r"in\.xyz: frame 300: element Cl"):
+        predict_file(Ensemble(small_potential()), source, target, "cc")
+    assert target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.xyz", "out.xyz"]
+
+
+def test_an_interrupt_leaves_nothing(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
+    source = written(tmp_path / "in.xyz", mixed_frames)
+
+    def interrupted(found):  # type: ignore[no-untyped-def]
+        yield next(found)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict_file(Ensemble(small_potential()), source, tmp_path / "out.csv", "cc", track=interrupted)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.xyz"]
+
+
+def test_a_second_run_replaces_the_first(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
+    source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / "out.xyz"
+    texts = []
+    for name in ("dz", "cc", "dz"):
+        predict_file(Ensemble(small_potential()), source, target, name)
+        texts.append(target.read_text())
+    assert texts[0] == texts[2] != texts[1]
+
+
+def test_the_input_is_never_the_output(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
+    source = written(tmp_path / "in.xyz", mixed_frames)
+    (tmp_path / "link.xyz").symlink_to(source)
+    for target in (source, tmp_path / "link.xyz"):
+        with pytest.raises(MFPyGError, match="is the input; choose another name"):
+            predict_file(Ensemble(small_potential()), source, target, "cc")
+    with pytest.raises(MFPyGError, match="its suffix says no format"):
+        predict_file(Ensemble(small_potential()), source, tmp_path / "out.txt", "cc")
+    with pytest.raises(MFPyGError, match="did you mean 'jsonl'"):
+        predict_file(Ensemble(small_potential()), source, tmp_path / "out.txt", "cc", output_format="json_l")
