@@ -88,6 +88,8 @@ def predict_command(arguments: Sequence[str]) -> None:
         raise MFPyGError(f"--batch-size is {options.batch_size}, expected a whole number of at least 1")
     if options.forces and options.no_forces:
         raise MFPyGError("--forces and --no-forces exclude each other; give one")
+    if options.fidelity is not None and "all" in options.fidelity and len(options.fidelity) > 1:
+        raise MFPyGError(f"--fidelity is {' '.join(options.fidelity)}, expected names, or all alone")
     energy_factor(options.units)
     *models, source = (Path(path) for path in options.paths)
     _check_paths(models, source, Path(options.output))

@@ -105,10 +105,24 @@ def predict_frames(
     """
     if batch_size < 1:
         raise MFPyGError(f"batch size is {batch_size}, expected at least 1")
-    names = [ensemble.fidelity(fidelities)] if fidelities is None or isinstance(fidelities, str) else list(fidelities)
-    wanted = {ensemble.fidelity(name): forces for name in names}
+    wanted = dict.fromkeys(names_of(ensemble, fidelities), forces)
     task = _Task(ensemble, wanted, stress, 1 / energy_factor(unit))
     return _predicted(task, _batches(_numbered(frames), batch_size), source)
+
+
+def names_of(ensemble: Ensemble, fidelities: Sequence[str] | str | None) -> list[str]:
+    """The fidelities that are meant.
+
+    Raises:
+        MFPyGError: for an unknown one, one given twice, or none given among several.
+    """
+    if fidelities is None or isinstance(fidelities, str):
+        return [ensemble.fidelity(fidelities)]
+    names = [ensemble.fidelity(name) for name in fidelities]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise MFPyGError(f"fidelity '{twice[0]}' is given {names.count(twice[0])} times; give it once")
+    return names
 
 
 @dataclass(frozen=True)

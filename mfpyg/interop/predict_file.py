@@ -9,7 +9,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.files import replace_file
 from mfpyg.interop.ensemble import Ensemble
 from mfpyg.interop.frames import frames_of
-from mfpyg.interop.predict import BATCH_SIZE, FramePrediction, predict_frames
+from mfpyg.interop.predict import BATCH_SIZE, FramePrediction, names_of, predict_frames
 from mfpyg.interop.writing import WRITERS, format_of, output_of
 
 Track = Callable[[Iterator[FramePrediction]], Iterable[FramePrediction]]
@@ -56,7 +56,7 @@ def predict_file(
         raise MFPyGError(f"{target} is the input; choose another name for the output")
     if forces is None:
         forces = format_name != "csv"
-    names = [ensemble.fidelity(fidelities)] if fidelities is None or isinstance(fidelities, str) else fidelities
+    names = names_of(ensemble, fidelities)
     output = output_of(names, unit, len(ensemble.members) > 1, forces, stress)
     frames = frames_of(source, input_format)
     found = predict_frames(

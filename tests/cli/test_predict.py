@@ -115,6 +115,9 @@ def test_the_only_fidelity_needs_no_name(make_checkpoint: Callable[..., str], mo
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "ccc"], "did you mean 'cc'?"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelty", "cc"], "did you mean '--fidelity'?"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity"], "fidelity"),
+        (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "all"], "expected names, or all alone"),
+        (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "cc"], "'cc' is given 2 times"),
+        (["--fidelity", "cc", "MODEL", "in.xyz", "-o", "out.xyz"], "before all options"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "--units", "ev/mol"], "unknown energy unit"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "--batch-size", "0"], "--batch-size is 0"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "--batch-size", "x"], "expected a whole number"),
@@ -194,11 +197,11 @@ predict_file(ensemble, Path("long.xyz"), Path("out.xyz"), "cc", track=watched)
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="reads Linux's own figure")
 def test_memory_does_not_grow_with_the_file(make_checkpoint: Callable[..., str], molecules: list[ase.Atoms]) -> None:
     text = Path("in.xyz").read_text()
-    for name, n_frames in (("short.xyz", 1000), ("long.xyz", 20_000)):
+    for name, n_frames in (("short.xyz", 4000), ("long.xyz", 20_000)):
         Path(name).write_text(text * (n_frames // len(molecules) + 1))
     command = [sys.executable, "-c", _MEMORY, make_checkpoint()]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     resident = [float(line.split()[1]) for line in done.stdout.splitlines()]
     assert len(resident) == 6
-    assert max(resident) - resident[0] < 10, resident  # a list of the frames alone has more
+    assert max(resident) - resident[0] < 8, resident  # a list of the frames takes 22 more
