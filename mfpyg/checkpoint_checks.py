@@ -72,7 +72,7 @@ def _is_data(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     name = value.get("name")
-    named = _is_text(name) or (_is_list_of(name, _is_text) and len(name) > 0)
+    named = _is_text(name) or _is_list_of(name, _is_text)  # an imported model has none
     return named and _is_text(value.get("fingerprint")) and _is_dict_of(value.get("methods"), _is_text)
 
 

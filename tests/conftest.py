@@ -12,6 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
+# Tests run beside each other; torch's threads, in the processes that they start, too, would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

@@ -131,9 +131,10 @@ class MFPyGCalculator(Calculator):
             MFPyGError: see the class.
         """
         super().calculate(atoms, properties, system_changes)
+        assert self.atoms is not None
         if system_changes:
             self.results, self._asked_before, self._asked = {}, self._asked, set()
-        forces, stress = self._derivatives(properties)
+        forces, stress = self._derivatives(properties, self.atoms.pbc)
         data, fidelity = data_of(self.atoms), self.parameters["fidelity"]
         if self.ensemble.device.type != "cpu":
             data = data.to(self.ensemble.device)
@@ -144,10 +145,9 @@ class MFPyGCalculator(Calculator):
         if spread is not None:
             self.results.update({f"{name}_std": value for name, value in _results(spread[fidelity]).items()})
 
-    def _derivatives(self, properties: Sequence[str]) -> tuple[bool, bool]:
+    def _derivatives(self, properties: Sequence[str], pbc: np.ndarray) -> tuple[bool, bool]:
         """Whether to compute forces, and the stress."""
         wanted, before = ({name.removesuffix("_std") for name in names} for names in (properties, self._asked_before))
-        pbc = self.atoms.pbc
         if "stress" in wanted and not pbc.all():
             raise PropertyNotImplementedError(
                 f"stress is not defined: pbc is {pbc.tolist()}, expected True in all three directions, with a cell"
