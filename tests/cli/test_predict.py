@@ -26,7 +26,14 @@ from mfpyg.models.build import build_potential
 from mfpyg.settings import from_dict
 from mfpyg.units import EV_TO_KCAL_MOL
 
-SMALL = {"n_features": 6, "n_sensitivities": 5, "n_interactions": 1, "n_atom_layers": 1, "cutoff": 4.0}
+SMALL = {
+    "n_features": 6,
+    "n_sensitivities": 5,
+    "n_interactions": 1,
+    "n_atom_layers": 1,
+    "r_soft_max": 3.5,
+    "cutoff": 4.0,
+}
 
 
 @pytest.fixture(scope="module")
