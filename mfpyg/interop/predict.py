@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from ase import Atoms
-from torch_geometric.data import Data
 
 from mfpyg import interrupt
 from mfpyg.datasets.frames import Frame, frame_of_atoms
 from mfpyg.errors import MFPyGError
-from mfpyg.graph import find_topology
+from mfpyg.interop.collate import batch_of
 from mfpyg.interop.ensemble import Ensemble
 from mfpyg.models.prediction import Prediction
 from mfpyg.units import energy_factor
@@ -24,9 +22,6 @@ BATCH_SIZE = 256
 
 ATOMS = 4096
 """Most atoms predicted at once, but for one frame alone."""
-
-NEAREST = 1e-3
-"""Distance in Å below which two atoms are at one place, which is a mistake in the positions."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +185,7 @@ def _of_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]:
 
 
 def _of_alike(task: _Task, batch: Sequence[Frame], stress: bool) -> list[FramePrediction]:
-    data = _with_edges(_collated(batch, task.ensemble), task.ensemble)
+    data = batch_of(batch, task.ensemble)
     mean, spread = task.ensemble.predict(data, task.wanted, stress)
     ends = np.cumsum([len(frame.z) for frame in batch])[:-1]
     of_each = zip(
@@ -201,50 +196,6 @@ def _of_alike(task: _Task, batch: Sequence[Frame], stress: bool) -> list[FramePr
         FramePrediction(frame, dict(zip(task.wanted, values, strict=True)))
         for frame, values in zip(batch, of_each, strict=True)
     ]
-
-
-def _collated(batch: Sequence[Frame], ensemble: Ensemble) -> Data:
-    """The frames as one graph without edges, on the device and in the precision of the ensemble.
-
-    Raises:
-        MFPyGError: for no atoms, or positions that are not finite.
-    """
-    n_atoms = np.array([len(frame.z) for frame in batch])
-    if not n_atoms.all():
-        raise MFPyGError("no atoms; expected at least one")
-    dtype = torch.float64 if any(m.dtype == torch.float64 for m in ensemble.members) else ensemble.members[0].dtype
-    pos = torch.from_numpy(np.concatenate([frame.pos for frame in batch]))
-    data = Data(
-        z=torch.from_numpy(np.concatenate([frame.z for frame in batch]).astype(np.int64, copy=False)),
-        pos=pos.to(dtype),
-        batch=torch.from_numpy(np.repeat(np.arange(len(batch)), n_atoms)),
-        pbc=torch.from_numpy(np.stack([frame.pbc for frame in batch])),
-        cell=torch.from_numpy(np.stack([frame.cell for frame in batch])).to(dtype),
-    )
-    if not data.pos.isfinite().all():
-        atom = int((~data.pos.isfinite().all(dim=1)).nonzero()[0])
-        raise MFPyGError(f"position of atom {atom} is {pos[atom].tolist()}; expected finite numbers in Å")
-    return data.to(ensemble.device)
-
-
-def _with_edges(data: Data, ensemble: Ensemble) -> Data:
-    """The data with edges, found once for all members with the cutoff of the first.
-
-    Raises:
-        MFPyGError: for two atoms at one place, or a cell that makes no sense.
-    """
-    first = ensemble.members[0]
-    first.species_number(data.z)  # an unknown element is the clearer complaint
-    topology, lattice = find_topology(data, first.cutoff)
-    distances = topology.at(data.pos, lattice).edge_dist
-    if len(distances) and distances.min() < NEAREST:
-        source, target = topology.edge_index[:, int(distances.argmin())].tolist()
-        raise MFPyGError(
-            f"atoms {min(source, target)} and {max(source, target)} are at one place, {distances.min():.1g} Å apart"
-        )
-    data.edge_index, data.edge_shift = topology.edge_index, topology.edge_shift
-    data.edge_cutoff = torch.tensor([first.cutoff], dtype=torch.float64)
-    return data
 
 
 def _split(mean: Prediction, spread: Prediction | None, ends: np.ndarray, factor: float) -> Iterator[Values]:
