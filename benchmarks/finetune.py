@@ -3,7 +3,10 @@
 Trains a potential on energies and forces of ``dz``, then adds ``cc`` to it with a part of its energies, once for each
 value of ``--finetune.old``, and trains both levels from scratch for as many epochs as the second part, and as both:
 
-    python benchmarks/finetune.py --epochs 40 --fraction 0.1 --out runs/finetune
+    python benchmarks/finetune.py --seeds 0 1 2 --epochs 40 --fraction 0.1 --out runs/finetune
+
+A seed decides the first potential, the split, and which labels are kept; RMSE are means and standard deviations over
+the seeds.
 
 Runs that are there already are not repeated. Options after ``--`` go to mfpyg-train.
 """
@@ -16,20 +19,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from claim import parted
+from claim import parted, spread
 
 
 def main() -> None:
     own, extra = parted(sys.argv[1:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--fraction", type=float, default=0.1, help="of the cc labels")
     parser.add_argument("--out", type=Path, default=Path("runs/finetune"))
     options = parser.parse_args(own)
     print("| training | cc energy, test | cc forces, test | dz energy, test | dz forces, test |")
     print("| --- | --- | --- | --- | --- |")
-    for name, arguments in trainings(options.epochs, options.fraction, options.out / "dz").items():
-        print(row(name, trained(options.out / name, [*arguments, *extra])), flush=True)
+    found: dict[str, list[dict[str, dict[str, dict[str, float]]]]] = {}
+    for seed in options.seeds:
+        out = options.out / f"seed{seed}"
+        for name, arguments in trainings(options.epochs, options.fraction, out / "dz").items():
+            errors = trained(out / name, [*arguments, "--seed", str(seed), *extra])
+            found.setdefault(name, []).append(errors)
+    for name, of_seeds in found.items():
+        print(row(name, of_seeds))
 
 
 def trainings(epochs: int, fraction: float, model: Path) -> dict[str, list[str]]:
@@ -54,10 +64,10 @@ def trained(run: Path, arguments: list[str]) -> dict[str, dict[str, dict[str, fl
     return found
 
 
-def row(name: str, errors: dict[str, dict[str, dict[str, float]]]) -> str:
+def row(name: str, of_seeds: list[dict[str, dict[str, dict[str, float]]]]) -> str:
     """Markdown: RMSE of energies and forces at both levels."""
     cells = [
-        f"{errors[level][kind]['rmse']:.2f}" if level in errors else "-"
+        spread([errors[level][kind]["rmse"] for errors in of_seeds]) if level in of_seeds[0] else "-"
         for level in ("cc", "dz")
         for kind in ("energy", "forces")
     ]
