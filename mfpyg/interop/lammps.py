@@ -45,7 +45,8 @@ def load_potential(
     """Hand a potential over to LAMMPS, whose next ``pair_style mliap unified EXISTS`` is this one.
 
     Args:
-        lmp: a ``lammps.lammps`` of one process; inside an input script's ``python`` command, ``lammps(ptr=SELF)``.
+        lmp: a ``lammps.lammps`` of one process; in a function of an input script's ``python`` command,
+            ``lammps(ptr=...)`` of its argument ``SELF``.
         models: a potential, run folder or checkpoint, or several, whose mean is taken.
         fidelity: a name; may be left out where there is a single one.
         device: where to compute; where the potential is (the CPU for files), if not given.

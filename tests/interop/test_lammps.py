@@ -47,7 +47,7 @@ def potential(
 
 
 def crystal() -> Atoms:
-    """Without a right angle, smaller than the cutoff, an atom far outside of the cell."""
+    """Without a right angle, and smaller than the cutoff."""
     atoms = Atoms("HCNO", [[0.1, 0.2, 0.1], [1.2, 0.3, 0.1], [2.0, 1.1, 0.9], [0.4, 1.4, 2.0]], pbc=True)
     atoms.set_cell([[3.5, 0, 0], [-0.6, 3.9, 0], [0.8, 0.5, 4.2]])
     return atoms
@@ -238,7 +238,10 @@ def begin(lmp: Any, atoms: Atoms, one: Potential) -> None:
     )
     load_potential(lmp, one)
     lmp.commands_list(["pair_style mliap unified EXISTS", "pair_coeff * * H C N O", "timestep 0.0002"])
-    lmp.commands_list(["compute virial all pressure NULL virial", "compute each all pe/atom", "thermo_modify norm no"])
+    lmp.commands_list(["compute virial all pressure NULL virial", "compute each all pe/atom"])
+    lmp.commands_list(
+        ["compute sum all reduce sum c_each", "thermo_style custom step pe etotal c_sum", "thermo_modify norm no"]
+    )
 
 
 def in_order(lmp: Any, name: str) -> np.ndarray:
@@ -255,17 +258,18 @@ def test_lammps_itself_agrees(lmp: Any, kind: str) -> None:
     if kind == "molecule":
         atoms.center(vacuum=8)
     atoms.rattle(0.05, seed=1)
+    atoms.wrap()
     one = potential()
     begin(lmp, atoms, one)
     lmp.command("run 0")
     expected = one(data_of(atoms), "cc", stress=kind != "molecule")
     assert lmp.get_thermo("pe") == pytest.approx(expected.energy.item() * KCAL_MOL_TO_EV, rel=1e-12)
     np.testing.assert_allclose(in_order(lmp, "f"), expected.forces * KCAL_MOL_TO_EV, atol=1e-9)
+    each = lmp.numpy.extract_compute("each", 1, 1)[np.argsort(lmp.numpy.extract_atom("id")[: len(atoms)])]
+    np.testing.assert_allclose(each, expected.atomic_energies * KCAL_MOL_TO_EV, rtol=1e-12)
     if kind != "molecule":
-        lmp.commands_list(
-            ["thermo_style custom step pe c_virial[1] c_virial[2] c_virial[4] c_virial[5] c_virial[6]", "run 0"]
-        )
-        found = [lmp.get_thermo(f"c_virial[{component}]") for component in (1, 2, 3, 4, 5, 6)]
+        lmp.commands_list(["thermo_style custom step pe c_virial[*]", "run 0"])
+        found = lmp.numpy.extract_compute("virial", 0, 1)  # global, a vector: xx, yy, zz, xy, xz, yz in bar
         stress = expected.stress[0].numpy() * KCAL_MOL_TO_EV
         voigt = [stress[0, 0], stress[1, 1], stress[2, 2], stress[0, 1], stress[0, 2], stress[1, 2]]
         np.testing.assert_allclose(-np.array(found) * BAR, voigt, rtol=1e-5, atol=1e-9)
