@@ -12,9 +12,7 @@ from mfpyg.datasets.frames import Frame
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import find_topology
 from mfpyg.interop.ensemble import Ensemble
-
-NEAREST = 1e-3
-"""Distance in Å below which two atoms are at one place, which is a mistake in the positions."""
+from mfpyg.models.overlap import find_overlap
 
 
 def batch_of(frames: Sequence[Frame], ensemble: Ensemble) -> Data:
@@ -32,7 +30,7 @@ def batch_of(frames: Sequence[Frame], ensemble: Ensemble) -> Data:
 
     Raises:
         MFPyGError: for a frame without atoms, positions that are not finite, an element unknown to the first member,
-            two atoms at one place, or a cell that makes no sense.
+            atoms that overlap, or a cell that makes no sense.
     """
     return _with_edges(_collated(frames, ensemble), ensemble)
 
@@ -65,17 +63,14 @@ def _with_edges(data: Data, ensemble: Ensemble) -> Data:
     """The data with edges, found once for all members with the cutoff of the first.
 
     Raises:
-        MFPyGError: for two atoms at one place, or a cell that makes no sense.
+        MFPyGError: for atoms that overlap, or a cell that makes no sense.
     """
     first = ensemble.members[0]
     first.species_number(data.z)  # an unknown element is the clearer complaint
     topology, lattice = find_topology(data, first.cutoff)
-    distances = topology.at(data.pos, lattice).edge_dist
-    if len(distances) and distances.min() < NEAREST:
-        source, target = topology.edge_index[:, int(distances.argmin())].tolist()
-        raise MFPyGError(
-            f"atoms {min(source, target)} and {max(source, target)} are at one place, {distances.min():.1g} Å apart"
-        )
+    overlap = find_overlap(data.pos, topology, lattice)
+    if overlap is not None:
+        raise MFPyGError(f"{overlap}; move them apart, or remove one")
     data.edge_index, data.edge_shift = topology.edge_index, topology.edge_shift
     data.edge_cutoff = torch.tensor([first.cutoff], dtype=torch.float64)
     return data

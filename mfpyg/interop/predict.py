@@ -91,7 +91,7 @@ def predict_frames(
     Raises:
         MFPyGError: for an unknown fidelity, none given among several, an unknown unit, or a batch size less than one.
             For a frame, which it names, without atoms, with elements that are unknown, positions or predictions that
-            are not finite, atoms at one place, or a cell without a volume.
+            are not finite, atoms that overlap, or a cell without a volume.
 
     Example:
         >>> ensemble = Ensemble(["runs/seed-0", "runs/seed-1"])               # doctest: +SKIP
