@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from mfpyg.graph import Graph
 from mfpyg.memory import in_huge_pages
@@ -42,7 +43,7 @@ class NativePlan:
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
-        return torch.ops.mfpyg.moments(sensitivity, harmonics, transformed, self.parts, self.closed)
+        return _operator("moments")(sensitivity, harmonics, transformed, self.parts, self.closed)
 
     def tensors(self) -> list[Tensor]:
         """What it is made of, for a compiler."""
@@ -199,14 +200,14 @@ def _moments_backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
     if g is None:
         return None, None, None, [None] * len(ctx.parts), None
     with_q = ctx.needs_input_grad[2]  # not in the first layer, unless by weights
-    ds, dy, dq = torch.ops.mfpyg.moments_gradient(*ctx.saved_tensors, g, with_q, ctx.parts, ctx.closed)
+    ds, dy, dq = _operator("moments_gradient")(*ctx.saved_tensors, g, with_q, ctx.parts, ctx.closed)
     return ds, dy, dq if with_q else None, [None] * len(ctx.parts), None
 
 
 def _gradient_backward(ctx: Any, hs: Tensor | None, hy: Tensor | None, hq: Tensor | None) -> tuple[Any, ...]:
     s, y, *_ = ctx.saved_tensors
     hs, hy = torch.zeros_like(s) if hs is None else hs, torch.zeros_like(y) if hy is None else hy
-    gradients = torch.ops.mfpyg.moments_second(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
+    gradients = _operator("moments_second")(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
     return (*gradients, None, [None] * len(ctx.parts), None)
 
 
@@ -219,3 +220,47 @@ torch.library.register_autograd(
     "mfpyg::moments_gradient", _gradient_backward, setup_context=_keep_of_gradient, lib=_LIBRARY
 )
 torch.library.register_autograd("mfpyg::moments_second", _second_backward, lib=_LIBRARY)
+
+
+def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    pass
+
+
+class _Moments(torch.autograd.Function):
+    """The operators where nobody records them: a dispatcher's way to them takes longer than a molecule's loops."""
+
+    forward = staticmethod(_moments)
+    setup_context = staticmethod(_keep)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _of_tensors(_moments_backward(ctx, *gradients))
+
+
+class _Gradient(torch.autograd.Function):
+    forward = staticmethod(_gradient)
+    setup_context = staticmethod(_keep_of_gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _of_tensors(_gradient_backward(ctx, *gradients))
+
+
+class _Second(torch.autograd.Function):
+    forward = staticmethod(_second)
+    setup_context = staticmethod(_keep_nothing)
+    backward = staticmethod(_second_backward)
+
+
+_DIRECT = {"moments": _Moments, "moments_gradient": _Gradient, "moments_second": _Second}
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    """An operator, for a compiler that records it, or what it does."""
+    recorded = is_in_torch_dispatch_mode() or torch.compiler.is_compiling()
+    return getattr(torch.ops.mfpyg, name) if recorded else _DIRECT[name].apply
+
+
+def _of_tensors(gradients: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
+    """The same with nothing in place of a list of nothing."""
+    return tuple(None if isinstance(gradient, list) else gradient for gradient in gradients)

@@ -278,10 +278,10 @@ WRONG = {
     "no atoms": (lambda: Atoms(), "no atoms; expected at least one"),
     "unknown element": (lambda: molecule("SiH4"), "element Si is unknown to this potential (it knows H, C, N, O)"),
     "ghost": (lambda: Atoms("XH", [[0, 0, 0], [1, 0, 0]]), "element X is unknown"),
-    "one place": (lambda: _together(0.0), "atoms 1 and 3 are at one place"),
+    "one place": (lambda: _together(0.0), "atoms 1 and 3 are at the same place"),
     "image at one place": (
         lambda: Atoms("CO", [[0, 0, 0], [3, 0, 0]], cell=[3, 3, 3], pbc=True),
-        "atoms 0 and 1 are at one place",
+        "atoms 0 and 1 are at the same place",
     ),
     "no cell": (lambda: Atoms("CO", [[0, 0, 0], [1.2, 0, 0]], pbc=True), "span no volume"),
     "flat cell": (
@@ -320,7 +320,7 @@ def test_almost_one_place_is_finite_or_an_error(random_potential: Potentials, ap
     except MFPyGError as error:
         message = str(error)
     assert all(np.isfinite(value).all() for value in values)
-    assert values or (apart < 1e-6 and "atoms 1 and 3 are at one place" in message)
+    assert values or (apart < 1e-6 and "atoms 1 and 3 are at the same place" in message)
 
 
 def test_settings_that_make_no_sense(random_potential: Potentials, tmp_path: Path) -> None:
