@@ -1,4 +1,4 @@
-"""Compiling ``moments.c`` for this processor and these sizes, once."""
+"""Compiling ``moments.c`` and ``pointwise.c`` for this processor and these sizes, once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mfpyg.cache import cache_dir
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.files import make_folder, replace_file
 
-_SOURCE = Path(__file__).with_name("moments.c")
+_SOURCES = [Path(__file__).with_name(name) for name in ("moments.c", "pointwise.c")]
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"),
     # The vectors are written out. GCC's own on top, and its tuning for some processors, which keeps addresses in vector
@@ -89,8 +89,8 @@ def _loaded(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_compone
     machine = _version(cc) + _processor()
     failures = []
     for threads in _ways_to_threads():
-        command = [*cc, *_FLAGS, *sizes, str(_SOURCE), *threads]
-        key = "\0".join([*command, machine, _SOURCE.read_text()])
+        command = [*cc, *_FLAGS, *sizes, *map(str, _SOURCES), *threads]
+        key = "\0".join([*command, machine, *(source.read_text() for source in _SOURCES)])
         path = cache_dir() / "kernels" / f"moments-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         make_folder(path.parent)
         if path.is_file():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mfpyg.graph import Graph
+from mfpyg.models import pointwise
 from mfpyg.models.backbone import Backbone
 from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, harmonics
 from mfpyg.models.kernels import Plan, make_plan
@@ -125,6 +126,10 @@ class HIPNN(Backbone):
 
     def embed(self, graph: Graph) -> State:
         """Before the first block the features are the one-hot species."""
-        directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
         plan = self.plan(graph) if graph.plan is None else graph.plan
+        if plan is not None and plan.once:
+            sizes = self.feature_sizes[-1], self.n_sensitivities, self.n_components
+            directions = pointwise.harmonics(graph.edge_vec, graph.edge_dist, sizes)
+        else:
+            directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
         return State(self.one_hot(graph), graph, directions, plan)

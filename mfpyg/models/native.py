@@ -36,10 +36,12 @@ class NativePlan:
         parts: chunks (n_chunks + 1,), target_ptr (n_atoms + 1,), by_chunk (n_edges,), source_ptr (n_atoms + 1,),
             by_source, source and target (n_edges,), all int64.
         closed: whether the sources of each chunk are its targets.
+        once: whether what is predicted is differentiated once at most, by positions alone.
     """
 
     parts: list[Tensor]
     closed: bool
+    once: bool = False
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
@@ -62,14 +64,15 @@ def native_plan(graph: Graph) -> NativePlan:
     molecules = _ends(graph.batch, graph.n_graphs)  # first atom of each, (n_graphs + 1,)
     edges = target_ptr[molecules]  # first edge of each
     within = torch.equal(graph.batch[source], graph.batch[target])  # edges that somebody else made may not be
+    once = not graph.by_weights
     closed = within and (not graph.n_graphs or int(edges.diff().max()) <= _EDGES_OF_A_CHUNK)
     if closed:
-        return NativePlan([molecules, target_ptr, by_source, source_ptr, by_source, source, target], True)
+        return NativePlan([molecules, target_ptr, by_source, source_ptr, by_source, source, target], True, once)
     chunk_of_target = target_ptr[:-1].div(_EDGES_OF_A_CHUNK, rounding_mode="floor")  # (n_atoms,)
     firsts = torch.cat([chunk_of_target.new_ones(1), chunk_of_target.diff()]).nonzero().squeeze(1)
     chunks = torch.cat([firsts, firsts.new_tensor([graph.n_atoms])])
     by_chunk = by_source[torch.argsort(chunk_of_target[target[by_source]], stable=True)]
-    return NativePlan([chunks, target_ptr, by_chunk, source_ptr, by_source, source, target], False)
+    return NativePlan([chunks, target_ptr, by_chunk, source_ptr, by_source, source, target], False, once)
 
 
 def _ends(sorted_or_not: Tensor, n: int) -> Tensor:
