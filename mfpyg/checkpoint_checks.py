@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from mfpyg.errors import MFPyGError
@@ -23,6 +25,10 @@ _NO_ZIP = (
 """What ``zipfile`` raises for damaged files."""
 
 
+_FOLDER = 0x10
+"""The bit by which torch takes an entry for a folder, and leaves the memory of its contents as it was."""
+
+
 def check_archive(path: Path) -> None:
     """Check that a file is what ``torch.save`` writes, and that every byte of it is as it was written.
 
@@ -31,19 +37,21 @@ def check_archive(path: Path) -> None:
     Raises:
         MFPyGError: if it can't be opened, is no zip file or damaged, or has compressed entries.
     """
+    foreign = f"{path}: damaged, or not a checkpoint of mfpyg"
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise MFPyGError(
-                    f"{path}: damaged, or not a checkpoint of mfpyg (its entries are larger than the file)"
-                )
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise MFPyGError(f"{foreign} (its entries are larger than the file)")
+            if any(entry.external_attr & _FOLDER for entry in entries):
+                raise MFPyGError(f"{foreign} (it holds folders)")
             damaged = archive.testzip()
     except PermissionError as error:
         raise MFPyGError(f"{path}: can't be read ({error.strerror}); ask its owner for the permission") from error
     except MFPyGError:
         raise
     except _NO_ZIP as error:
-        raise MFPyGError(f"{path}: damaged, or not a checkpoint of mfpyg; copy it again, or train anew") from error
+        raise MFPyGError(f"{foreign}; copy it again, or train anew") from error
     if damaged is not None:
         raise MFPyGError(f"{path}: damaged, the checksum of its entry '{damaged}' is wrong; copy it again")
 
@@ -184,10 +192,10 @@ def _shown(value: Any) -> str:
 
 
 class Room(TorchFunctionMode):
-    """Lets a network be made whose arrays are about as large as some weights together, and none that is larger.
+    """Lets a network be made whose weights are about as many as those of a file, and none that is larger.
 
     A file may say of itself that it holds a network of any size; one that does not fit its weights is found here,
-    before its memory is taken.
+    before its memory is taken: an array when it is asked for, and many of them when they become parameters.
 
     Args:
         weights: of the file.
@@ -195,18 +203,34 @@ class Room(TorchFunctionMode):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        # Room for what is drawn twice, or kept beside the weights, as tables of coefficients are.
+        # Room for what is replaced or kept beside the weights; e3nn draws a million numbers to normalise a function.
         self.numbers = 4 * sum(weight.numel() for weight in weights.values()) + (1 << 22)
-        self.arrays = 8 * len(weights) + 10_000
+        self.arrays = 4 * len(weights) + 1000
+        self._largest, self._thread = self.numbers, threading.get_ident()
+
+    def __enter__(self) -> Room:
+        self._hook = register_module_parameter_registration_hook(self._count)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._hook.remove()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in _MAKERS:
-            self.numbers -= _MAKERS[func](args, kwargs)
-            self.arrays -= 1
-            if self.numbers < 0 or self.arrays < 0:
-                raise MFPyGError("the network of its config is larger than its weights; the file is damaged")
+        self._check(func not in _MAKERS or _MAKERS[func](args, kwargs) <= self._largest)
         return func(*args, **kwargs)
+
+    def _count(self, module: Any, name: str, parameter: Tensor | None) -> None:
+        if parameter is not None and threading.get_ident() == self._thread:  # hooks are of all threads
+            self.numbers -= parameter.numel()
+            self.arrays -= 1
+            self._check(self.numbers >= 0 and self.arrays >= 0)
+
+    def _check(self, fits: bool) -> None:
+        if not fits:
+            raise MFPyGError("the network of its config is larger than its weights; the file is damaged")
 
 
 def _size(args: Any, kwargs: Any) -> int:

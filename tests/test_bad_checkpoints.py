@@ -30,7 +30,7 @@ DATA = {"name": ["minichno"], "fingerprint": "ab", "methods": {"dz": "ωB97X/6-3
 def contents(backbone: str = "hipnn", delta: bool = False, **changes: Any) -> dict[str, Any]:
     """What a training would have written of a tiny network."""
     values = {**defaults("small", backbone), "fidelities": ["dz:EF", "cc:E"], **changes}
-    narrow = {"n_features": 8, "n_sensitivities": 3, "n_interactions": 1, "n_atom_layers": 1}
+    narrow = {"n_features": 8, "n_sensitivities": 3, "n_interactions": 3, "n_atom_layers": 1}
     values["model"] = {name: narrow.get(name, value) for name, value in values["model"].items()}
     settings = from_dict(values)
     torch.manual_seed(0)
@@ -97,6 +97,14 @@ def test_flipped_byte_is_found_or_changes_nothing(path: Path) -> None:
         # What is not found is in the padding between entries.
         assert weights is None or all(torch.equal(weights[name], value) for name, value in expected.items())
     assert found > 50
+
+
+def test_entry_that_passes_for_a_folder_is_refused(path: Path) -> None:
+    whole, attributes = bytearray(path.read_bytes()), 38
+    last = whole.rindex(b"PK\x01\x02")
+    whole[last + attributes] |= 0x10
+    path.write_bytes(whole)
+    assert "it holds folders" in refusal(path)
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor] | None:

@@ -33,8 +33,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     described = checkpoint["mfpyg"]
     config, missing = described["config"], _missing(described, path)
-    _check_settings(config, missing is None, path)
-    labels = {fidelity.name: fidelity.labels for fidelity in parse_fidelities(config["fidelities"])}
+    labels = _labels(config, missing is None, path)
     return {
         "kind": "checkpoint",
         "path": str(path),
@@ -95,13 +94,14 @@ def _missing(described: Mapping[str, Any], path: Path) -> str | None:
     return None
 
 
-def _check_settings(config: dict[str, Any], installed: bool, path: Path) -> None:
-    """Check the settings, but for those of a backbone that is not installed."""
+def _labels(config: dict[str, Any], installed: bool, path: Path) -> dict[str, str]:
+    """Labels that each fidelity was trained on, the settings having been checked; not those of a missing backbone."""
     lacking = [name for name in ("fidelities", "backbone", "preset", "model") if name not in config]
     if lacking or not isinstance(config["model"], dict):
         raise MFPyGError(f"{path}: damaged, its config lacks {', '.join(lacking) or 'options of the model'}")
     try:
         check(from_dict(config if installed else {**config, "backbone": "hipnn", "model": {}}))
+        return {fidelity.name: fidelity.labels for fidelity in parse_fidelities(config["fidelities"])}
     except MFPyGError as error:
         raise MFPyGError(f"{path}: {error}") from error
 

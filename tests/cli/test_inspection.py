@@ -156,7 +156,7 @@ def test_number_of_parameters(tmp_path: Path, backbone: str) -> None:
     del described["n_parameters"]  # of an older version: counted, which takes buffers for parameters
     torch.save({"state_dict": weights, "mfpyg": described}, tmp_path / "x.ckpt")
     counted = inspect(tmp_path / "x.ckpt")["potential"]["n_parameters"]
-    assert counted == number if backbone in ("hipnn", "schnet", "painn") else number < counted < 1.1 * number
+    assert counted == number if backbone in ("hipnn", "painn") else number <= counted < 1.1 * number
 
 
 def test_run_that_was_stopped(run: Path, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_what_has_no_number_becomes_null(changed: Callable[..., Path], capsys: p
 
 def test_data_set_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     found, dataset = inspect("minichno"), MiniCHNO()
-    assert found["path"] == dataset.processed_paths[0]
+    assert Path(found["path"]).parent == Path(dataset.processed_dir)
     assert found["fingerprint"] == dataset.fingerprint
     assert (found["conformations"], found["molecules"], found["atoms"]) == (788, 21, len(dataset._data.z))
     assert found["elements"] == ["H", "C", "N", "O"]
