@@ -1,7 +1,7 @@
 """Functions of edges and atoms by ``pointwise.c``: for predictions that are differentiated once, by positions alone.
 
-Each equals its definition (``Sensitivity``, ``harmonics``, ``Interaction.invariants``) and stands for two dozen small operations of
-torch, of which the time of a small molecule is made.
+Each equals its definition (``Sensitivity``, ``harmonics``, ``Interaction.invariants``) and stands for two dozen small
+operations of torch, of which the time of a small molecule is made.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def sensitivity(dist: Tensor, mu: Tensor, sigma: Tensor, cutoff: float, sizes: S
 
 
 def harmonics(edge_vec: Tensor, dist: Tensor, sizes: Sizes) -> Tensor:
-    """See :func:`mfpyg.models.interaction.harmonics`; differentiable by edge_vec (n_edges, 3), dist being its length."""
+    """See :func:`mfpyg.models.interaction.harmonics`; differentiable by edge_vec (n_edges, 3), of length dist."""
     return _Harmonics.apply(edge_vec, dist.detach(), sizes)
 
 
