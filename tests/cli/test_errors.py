@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from mfpyg import settings as s
-from mfpyg.cli import evaluate, preprocess, train
+from mfpyg.cli import evaluate, inspection, preprocess, train
 from mfpyg.cli.train import parse
 from mfpyg.datasets.levels import MINICHNO_LEVELS
 from mfpyg.datasets.minichno import bundled_file
@@ -435,7 +435,7 @@ def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
         assert any(word.startswith(f"--{name.replace('_', '-')}") for word in words), name
 
 
-@pytest.mark.parametrize("command", [evaluate, preprocess])
+@pytest.mark.parametrize("command", [evaluate, inspection, preprocess])
 def test_help_of_the_other_commands_ends_well(capsys: pytest.CaptureFixture[str], command: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         command.main(["--help"])
