@@ -3,8 +3,8 @@
 Each step of velocity Verlet (0.25 fs) asks for the forces of benzene, 12 atoms, and then for the energy, as a logger
 does; float32, one thread, both neighbour lists with a skin of 1 Å. The two take turns (A B A B …) in blocks of steps,
 each block from the same positions and velocities. hippynn runs with the fastest of its kernels, tried out first.
-Energies and forces of both must agree before anything is timed. Ratios are those of medians over blocks; processor time
-is less disturbed by other programs than wall time.
+Energies and forces of both must agree before anything is timed. Ratios are those of medians over blocks; processor
+time is less disturbed by other programs than wall time.
 
     python benchmarks/ase_calculator.py [--networks published small] [--compile] [--json FILE]
 """

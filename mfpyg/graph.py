@@ -113,7 +113,7 @@ def find_topology(
         MFPyGError: as :func:`build_graph`.
     """
     batch, n_graphs = molecules_of(data)
-    if (batch.diff() < 0).any():
+    if n_graphs > 1 and (batch.diff() < 0).any():
         raise MFPyGError("batch is not ascending; expected the atoms of a molecule one after another")
     pos = data.pos if dtype is None else data.pos.to(dtype)
     lattice = lattice_of(data, n_graphs, pos.dtype)

@@ -54,7 +54,6 @@ class MFPyGCalculator(Calculator):
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012  (as in ASE)
-    ignored_changes = {"initial_charges", "initial_magmoms"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -107,6 +106,20 @@ class MFPyGCalculator(Calculator):
             self.reset()
         return changed
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed of what a potential sees; as ASE's own, in a tenth of its time."""
+        old, new = self.atoms, atoms
+        if old is None:
+            return list(all_changes)
+        pairs = {
+            "positions": (old.positions, new.positions),
+            "numbers": (old.numbers, new.numbers),
+            "cell": (old.cell.array, new.cell.array),
+            "pbc": (old.pbc.astype(int), new.pbc.astype(int)),
+        }
+        with np.errstate(invalid="ignore"):  # ∞ − ∞ is a change, as NaN is
+            return [name for name, (a, b) in pairs.items() if a.shape != b.shape or not (abs(a - b) <= tol).all()]
+
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """See ASE; a float, or an array in ASE's units."""
         value = super().get_property(name, atoms, allow_calculation)
@@ -136,8 +149,8 @@ class MFPyGCalculator(Calculator):
             self.results, self._asked_before, self._asked = {}, self._asked, set()
         forces, stress = self._derivatives(properties, self.atoms.pbc)
         data, fidelity = data_of(self.atoms), self.parameters["fidelity"]
-        if self.ensemble.device.type != "cpu":
-            data = data.to(self.ensemble.device)
+        if self.parameters["device"] != "cpu":
+            data = data.to(self.parameters["device"])
         self.neighbours.add_edges(data)
         mean, spread = self.ensemble.predict(data, {fidelity: forces}, stress)
         self.results.update(_results(mean[fidelity]))

@@ -68,8 +68,11 @@ class Backbone(nn.Module):
 
     def forward(self, graph: Graph) -> list[Tensor]:
         """Features of every level: (n_atoms, n_species), then (n_atoms, width) for each block."""
-        levels, _ = through(self.blocks, self.embed(graph))
-        return [self.one_hot(graph), *levels]
+        return [self.one_hot(graph), *self.after_blocks(graph)]
+
+    def after_blocks(self, graph: Graph) -> list[Tensor]:
+        """Features after each block, (n_atoms, width); a subclass may compute the same in another way."""
+        return through(self.blocks, self.embed(graph))[0]
 
     def reset_parameters(self) -> None:
         """Draw new weights.

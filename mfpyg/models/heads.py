@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -119,7 +120,10 @@ def hierarchicality(terms: Sequence[Tensor]) -> Tensor:
     Returns:
         (n_atoms,).
     """
-    squares = torch.stack(list(terms)).square()  # (n_levels, n_atoms)
-    upper, sums = squares[1:], squares[1:] + squares[:-1]
-    empty = sums < torch.finfo(sums.dtype).tiny  # 0/0, and what underflows to it
-    return (upper / sums.masked_fill(empty, 1.0)).sum(dim=0)
+    total = torch.zeros_like(terms[-1])
+    for lower, upper in itertools.pairwise(terms):
+        numerator = upper.square()
+        denominator = numerator + lower.square()
+        empty = denominator < torch.finfo(denominator.dtype).tiny  # 0/0, and what underflows to it
+        total = total + numerator / torch.where(empty, torch.ones_like(denominator), denominator)
+    return total

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mfpyg.graph import Graph
-from mfpyg.models import pointwise
 from mfpyg.models.backbone import Backbone
 from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, harmonics
 from mfpyg.models.kernels import Plan, make_plan
+from mfpyg.models.native import NativePlan
+from mfpyg.models.once import features
 from mfpyg.models.sensitivity import Sensitivity
 
 
@@ -124,12 +125,16 @@ class HIPNN(Backbone):
         """What the kernel needs to know of a graph, once for all layers; see :mod:`mfpyg.models.kernels`."""
         return make_plan(self.kernel, graph, self.feature_sizes[-1], self.n_sensitivities, self.n_components)
 
+    def after_blocks(self, graph: Graph) -> list[Tensor]:
+        """See :class:`Backbone`; by :mod:`mfpyg.models.once` where one derivative is enough."""
+        graph.plan = self.plan(graph) if graph.plan is None else graph.plan
+        if isinstance(graph.plan, NativePlan) and graph.plan.once:
+            blocks: list[Block] = list(self.blocks)  # type: ignore[arg-type]
+            return list(features(graph.edge_vec, graph.edge_dist, self.one_hot(graph), blocks, graph.plan))
+        return super().after_blocks(graph)
+
     def embed(self, graph: Graph) -> State:
         """Before the first block the features are the one-hot species."""
+        directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
         plan = self.plan(graph) if graph.plan is None else graph.plan
-        if plan is not None and plan.once:
-            sizes = self.feature_sizes[-1], self.n_sensitivities, self.n_components
-            directions = pointwise.harmonics(graph.edge_vec, graph.edge_dist, sizes)
-        else:
-            directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
         return State(self.one_hot(graph), graph, directions, plan)

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from mfpyg.graph import Graph
-from mfpyg.models import pointwise
 from mfpyg.models.kernels import Plan
 from mfpyg.models.sensitivity import Sensitivity
 
@@ -88,8 +87,7 @@ class Interaction(MessagePassing):
         """
         n, weight = len(self.weight), self.weight if graph.by_weights else self.weight.detach()
         transformed = (z @ weight.reshape(-1, self.in_features).T).view(-1, n, self.out_features)
-        once, sizes = plan is not None and plan.once, (self.out_features, n, harmonics.shape[1])
-        sensitivity = self.sensitivity(graph.edge_dist, sizes if once else None)  # (n_edges, n)
+        sensitivity = self.sensitivity(graph.edge_dist)  # (n_edges, n)
         if plan is not None:
             moments = plan(sensitivity, harmonics, transformed)
         else:
@@ -97,11 +95,7 @@ class Interaction(MessagePassing):
             moments = self.propagate(
                 graph.edge_index, transformed=transformed, sensitivity=sensitivity, harmonics=harmonics, size=size
             )
-        if once:
-            invariants = pointwise.invariants(moments, list(self.tensor_scales), self.cusp, sizes)
-        else:
-            invariants = self.invariants(moments)  # of (n_atoms, 1 + 3 + 5, F_out)
-        return invariants + self.self_interaction(z)
+        return self.invariants(moments) + self.self_interaction(z)  # moments: (n_atoms, 1 + 3 + 5, F_out)
 
     def message(self, transformed_j: Tensor, sensitivity: Tensor, harmonics: Tensor) -> Tensor:
         """m_ij for every tensor component: (n_edges, n_components, F_out)."""

@@ -29,13 +29,7 @@ from mfpyg.models.native import native_plan
 
 
 class Plan(Protocol):
-    """What a kernel knows of one graph.
-
-    Attributes:
-        once: whether functions of edges and atoms may be those of :mod:`mfpyg.models.pointwise`.
-    """
-
-    once: bool
+    """What a kernel knows of one graph."""
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
@@ -99,7 +93,6 @@ class PaddedPlan:
     by_target: Tensor
     k_source: int
     k_target: int
-    once: bool = False
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         n_atoms, n, n_features = transformed.shape

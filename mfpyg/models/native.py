@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from mfpyg.graph import Graph
 from mfpyg.memory import in_huge_pages
@@ -36,7 +35,7 @@ class NativePlan:
         parts: chunks (n_chunks + 1,), target_ptr (n_atoms + 1,), by_chunk (n_edges,), source_ptr (n_atoms + 1,),
             by_source, source and target (n_edges,), all int64.
         closed: whether the sources of each chunk are its targets.
-        once: whether what is predicted is differentiated once at most, by positions alone.
+        once: whether what is predicted is differentiated once at most, and not by weights.
     """
 
     parts: list[Tensor]
@@ -45,7 +44,7 @@ class NativePlan:
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
-        return _operator("moments")(sensitivity, harmonics, transformed, self.parts, self.closed)
+        return torch.ops.mfpyg.moments(sensitivity, harmonics, transformed, self.parts, self.closed)
 
     def tensors(self) -> list[Tensor]:
         """What it is made of, for a compiler."""
@@ -61,11 +60,14 @@ def native_plan(graph: Graph) -> NativePlan:
     source, target = graph.edge_index[0].contiguous(), graph.edge_index[1].contiguous()
     target_ptr, source_ptr = _ends(target, graph.n_atoms), _ends(source, graph.n_atoms)
     by_source = torch.argsort(source, stable=True)
-    molecules = _ends(graph.batch, graph.n_graphs)  # first atom of each, (n_graphs + 1,)
-    edges = target_ptr[molecules]  # first edge of each
-    within = torch.equal(graph.batch[source], graph.batch[target])  # edges that somebody else made may not be
     once = not graph.by_weights
-    closed = within and (not graph.n_graphs or int(edges.diff().max()) <= _EDGES_OF_A_CHUNK)
+    if graph.n_graphs == 1:
+        molecules, closed = source.new_tensor([0, graph.n_atoms]), len(source) <= _EDGES_OF_A_CHUNK
+    else:
+        molecules = _ends(graph.batch, graph.n_graphs)  # first atom of each, (n_graphs + 1,)
+        edges = target_ptr[molecules]  # first edge of each
+        within = torch.equal(graph.batch[source], graph.batch[target])  # edges that somebody else made may not be
+        closed = within and (not graph.n_graphs or int(edges.diff().max()) <= _EDGES_OF_A_CHUNK)
     if closed:
         return NativePlan([molecules, target_ptr, by_source, source_ptr, by_source, source, target], True, once)
     chunk_of_target = target_ptr[:-1].div(_EDGES_OF_A_CHUNK, rounding_mode="floor")  # (n_atoms,)
@@ -130,16 +132,17 @@ _LIBRARY.define(
 
 
 @torch.library.impl(_LIBRARY, "moments", "CPU")
-def _moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
+def moments_of(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
     moments = q.new_empty(q.shape[0], y.shape[1], q.shape[2])
     _call("moments", parts, closed, [s, y, q], [moments])
     return moments
 
 
 @torch.library.impl(_LIBRARY, "moments_gradient", "CPU")
-def _gradient(
+def moments_gradient_of(
     s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], closed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """What the operator ``mfpyg::moments_gradient`` computes."""
     outputs = _like([s, y, q] if with_q else [s, y])
     _call("moments_gradient", parts, closed, [s, y, q, g], outputs if with_q else [*outputs, None])
     return outputs[0], outputs[1], outputs[2] if with_q else q.new_empty(0)
@@ -203,15 +206,26 @@ def _moments_backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
     if g is None:
         return None, None, None, [None] * len(ctx.parts), None
     with_q = ctx.needs_input_grad[2]  # not in the first layer, unless by weights
-    ds, dy, dq = _operator("moments_gradient")(*ctx.saved_tensors, g, with_q, ctx.parts, ctx.closed)
+    ds, dy, dq = torch.ops.mfpyg.moments_gradient(*ctx.saved_tensors, g, with_q, ctx.parts, ctx.closed)
     return ds, dy, dq if with_q else None, [None] * len(ctx.parts), None
 
 
 def _gradient_backward(ctx: Any, hs: Tensor | None, hy: Tensor | None, hq: Tensor | None) -> tuple[Any, ...]:
     s, y, *_ = ctx.saved_tensors
     hs, hy = torch.zeros_like(s) if hs is None else hs, torch.zeros_like(y) if hy is None else hy
-    gradients = _operator("moments_second")(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
+    gradients = torch.ops.mfpyg.moments_second(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
     return (*gradients, None, [None] * len(ctx.parts), None)
+
+
+def _second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+    raise RuntimeError("the native kernel has two derivatives; for a third use kernel padded or definition")
+
+
+torch.library.register_autograd("mfpyg::moments", _moments_backward, setup_context=_keep, lib=_LIBRARY)
+torch.library.register_autograd(
+    "mfpyg::moments_gradient", _gradient_backward, setup_context=_keep_of_gradient, lib=_LIBRARY
+)
+torch.library.register_autograd("mfpyg::moments_second", _second_backward, lib=_LIBRARY)
 
 
 def _second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
@@ -227,43 +241,3 @@ torch.library.register_autograd("mfpyg::moments_second", _second_backward, lib=_
 
 def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     pass
-
-
-class _Moments(torch.autograd.Function):
-    """The operators where nobody records them: a dispatcher's way to them takes longer than a molecule's loops."""
-
-    forward = staticmethod(_moments)
-    setup_context = staticmethod(_keep)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _of_tensors(_moments_backward(ctx, *gradients))
-
-
-class _Gradient(torch.autograd.Function):
-    forward = staticmethod(_gradient)
-    setup_context = staticmethod(_keep_of_gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return _of_tensors(_gradient_backward(ctx, *gradients))
-
-
-class _Second(torch.autograd.Function):
-    forward = staticmethod(_second)
-    setup_context = staticmethod(_keep_nothing)
-    backward = staticmethod(_second_backward)
-
-
-_DIRECT = {"moments": _Moments, "moments_gradient": _Gradient, "moments_second": _Second}
-
-
-def _operator(name: str) -> Callable[..., Any]:
-    """An operator, for a compiler that records it, or what it does."""
-    recorded = is_in_torch_dispatch_mode() or torch.compiler.is_compiling()
-    return getattr(torch.ops.mfpyg, name) if recorded else _DIRECT[name].apply
-
-
-def _of_tensors(gradients: tuple[Any, ...]) -> tuple[Tensor | None, ...]:
-    """The same with nothing in place of a list of nothing."""
-    return tuple(None if isinstance(gradient, list) else gradient for gradient in gradients)

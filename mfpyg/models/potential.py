@@ -195,10 +195,11 @@ class MultiFidelityPotential(Potential):
         species = self.species_number(data.z)
         if not torch.isfinite(data.pos).all():
             raise MFPyGError("positions are NaN or infinite; expected finite ones in Å")
-        topology, lattice = find_topology(data, self.cutoff, self.engine, self.dtype)
+        dtype = self.dtype
+        topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if stress:
             check_volumes(lattice, topology.n_graphs)
-        system = System(data.pos.to(self.dtype), species, topology, lattice)
+        system = System(data.pos.to(dtype), species, topology, lattice)
         through_compiler = self.compiled and not traced and topology.edge_index.shape[1] > 0
         evaluator = self._compiler if through_compiler else evaluate
         order = spatial_order(system.pos, topology.batch, lattice) if is_large(topology) else None

@@ -7,9 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from mfpyg.models import pointwise
 from mfpyg.models.parts import by_parts
-from mfpyg.models.pointwise import Sizes
 
 
 def cosine_cutoff(dist: Tensor, cutoff: float) -> Tensor:
@@ -45,10 +43,8 @@ class Sensitivity(nn.Module):
             self.mu.copy_(1 / torch.linspace(1 / self.r_soft_max, 1 / self.r_soft_min, n))
             self.sigma.fill_(2 * n * self.r_soft_min)
 
-    def forward(self, dist: Tensor, sizes: Sizes | None = None) -> Tensor:
-        """dist (n_edges,) in Å -> (n_edges, n); with ``sizes`` by :mod:`mfpyg.models.pointwise`."""
-        if sizes is not None:
-            return pointwise.sensitivity(dist, self.mu, self.sigma, self.cutoff, sizes)
+    def forward(self, dist: Tensor) -> Tensor:
+        """dist (n_edges,) in Å -> (n_edges, n)."""
         return by_parts(self.of_part, dist, self.mu, self.sigma)
 
     def of_part(self, dist: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:

@@ -1,0 +1,133 @@
+"""The derivative that is written out, and its parts in C, against autograd through the definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from mfpyg.graph import build_graph
+from mfpyg.models import MultiFidelityPotential, once, pointwise
+from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, harmonics
+from mfpyg.models.sensitivity import Sensitivity
+
+SIZES = (13, 7)
+"""Features and sensitivities."""
+
+Potentials = Callable[..., MultiFidelityPotential]
+
+
+def _assert_close(actual: Tensor, expected: Tensor, factor: float = 1e-12) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=factor * expected.abs().max().item())
+
+
+def _of(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A definition's values, a random gradient, and its product with the derivative, by autograd."""
+    x = x.detach().requires_grad_()
+    values = function(x) + 0 * x.sum()  # of order 0 they are constant
+    gradient = torch.randn(values.shape, dtype=values.dtype, generator=torch.Generator().manual_seed(1))
+    return values.detach(), gradient, torch.autograd.grad(values, x, gradient)[0]
+
+
+def test_sensitivities() -> None:
+    layer = Sensitivity(SIZES[1], 0.75, 4.5, 5.0).double()
+    sizes, dist = (*SIZES, 9), torch.linspace(0.02, 5.3, 200, dtype=torch.float64)
+    shells = layer.mu.detach(), layer.sigma.detach(), layer.cutoff
+    values, gradient, expected = _of(layer, dist)
+    found = pointwise.sensitivity(dist, *shells, sizes)
+    _assert_close(found, values)
+    assert (found[dist > 5.0] == 0).all()
+    _assert_close(pointwise.sensitivity_gradient(dist, *shells, found, gradient, sizes), expected)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_harmonics(order: int) -> None:
+    sizes, vec = (*SIZES, TENSOR_COMPONENTS[order]), torch.randn(50, 3, dtype=torch.float64)
+    values, gradient, expected = _of(lambda x: harmonics(x / x.norm(dim=1, keepdim=True), order), vec)
+    _assert_close(pointwise.harmonics(vec, vec.norm(dim=1), sizes), values)
+    found = pointwise.harmonics_gradient(vec, vec.norm(dim=1), gradient, sizes)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_invariants(order: int) -> None:
+    layer = Interaction(4, SIZES[0], Sensitivity(SIZES[1], 0.75, 4.5, 5.0), order, 1e-6).double()
+    sizes = (*SIZES, TENSOR_COMPONENTS[order])
+    moments = torch.randn(11, sizes[2], SIZES[0], dtype=torch.float64)
+    moments[3] = 0
+    scales = [scale.detach() for scale in layer.tensor_scales]
+    values, gradient, expected = _of(layer.invariants, moments)
+    _assert_close(pointwise.invariants(moments, scales, layer.cusp, sizes), values)
+    _assert_close(pointwise.invariants_gradient(moments, scales, layer.cusp, gradient, sizes), expected)
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each pass through the derivative that is written out."""
+    calls: list[int] = []
+    features = once.features
+    monkeypatch.setattr("mfpyg.models.hipnn.features", lambda *inputs: calls.append(1) or features(*inputs))
+    return calls
+
+
+def _crystals(batch: Batch) -> Batch:
+    """The same molecules in cells that are not longer than the cutoff."""
+    cells = 4.5 * torch.eye(3, dtype=torch.float64) + 0.2 * torch.randn(batch.num_graphs, 3, 3, dtype=torch.float64)
+    batch.cell, batch.pbc = cells, torch.ones(batch.num_graphs, 3, dtype=torch.bool)
+    return batch
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("options", [{}, {"n_interactions": 1}, {"n_interactions": 3, "n_atom_layers": 0}])
+@pytest.mark.parametrize("periodic", [False, True])
+def test_predictions_are_those_of_autograd(
+    make_potential: Potentials,
+    make_batch: Callable[..., Batch],
+    passes: list[int],
+    order: int,
+    options: dict[str, int],
+    periodic: bool,
+) -> None:
+    potential, batch = make_potential(order, ("dz", "cc"), **options), make_batch([5, 1, 9])
+    batch = _crystals(batch) if periodic else batch
+    found = potential.predict(batch, {"dz": True, "cc": True}, stress=periodic)
+    assert len(passes) == 1
+    potential.backbone.kernel = "definition"
+    expected = potential.predict(batch, {"dz": True, "cc": True}, stress=periodic)
+    assert len(passes) == 1
+    for name in ("dz", "cc"):
+        for field in ("energy", "atomic_energies", "forces", *(["stress"] if periodic else [])):
+            _assert_close(getattr(found[name], field), getattr(expected[name], field))
+
+
+def test_a_level_that_no_energy_depends_on(make_potential: Potentials, make_molecule: Callable[..., Data]) -> None:
+    potential, data = make_potential(), make_molecule(8)
+    with torch.no_grad():
+        potential.heads[0].levels[1].weight.zero_()
+    found = potential(data).forces
+    potential.backbone.kernel = "definition"
+    _assert_close(found, potential(data).forces)
+
+
+def test_what_is_differentiated_again_goes_another_way(
+    make_potential: Potentials, make_molecule: Callable[..., Data], passes: list[int]
+) -> None:
+    potential, data = make_potential(), make_molecule(8)
+    data.pos.requires_grad_()
+    assert potential(data).forces.grad_fn is not None
+    potential.train()
+    potential(make_molecule(8))
+    assert not passes
+
+
+def test_a_second_derivative_is_refused(make_potential: Potentials, make_molecule: Callable[..., Data]) -> None:
+    potential = make_potential()
+    graph = build_graph(make_molecule(8), potential.cutoff)
+    graph.edge_vec.requires_grad_()
+    graph.by_weights = False
+    levels = potential.backbone(graph)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        torch.autograd.grad(levels[-1].sum(), graph.edge_vec, create_graph=True)
