@@ -226,18 +226,3 @@ torch.library.register_autograd(
     "mfpyg::moments_gradient", _gradient_backward, setup_context=_keep_of_gradient, lib=_LIBRARY
 )
 torch.library.register_autograd("mfpyg::moments_second", _second_backward, lib=_LIBRARY)
-
-
-def _second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-    raise RuntimeError("the native kernel has two derivatives; for a third use kernel padded or definition")
-
-
-torch.library.register_autograd("mfpyg::moments", _moments_backward, setup_context=_keep, lib=_LIBRARY)
-torch.library.register_autograd(
-    "mfpyg::moments_gradient", _gradient_backward, setup_context=_keep_of_gradient, lib=_LIBRARY
-)
-torch.library.register_autograd("mfpyg::moments_second", _second_backward, lib=_LIBRARY)
-
-
-def _keep_nothing(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    pass
