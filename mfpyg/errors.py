@@ -32,8 +32,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0][:60]}'?" if close else ""
 
 
+_LISTED = 20
+"""Names in an error; more are counted."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> MFPyGError:
     """The error for a name that is none of the known ones: lists them and offers the closest."""
     names = list(known)
-    listed = ", ".join(names) if names else "none"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    listed = ", ".join(names[:_LISTED]) + more if names else "none"
     return MFPyGError(f"unknown {kind} '{name}' (known: {listed}){did_you_mean(name, names)}")

@@ -57,7 +57,7 @@ def refusal(path: Path) -> str:
     message = str(refused.value)
     assert "\n" not in message
     assert str(path.name) in message
-    assert len(message) < 500
+    assert len(message) < 400
     return message
 
 

@@ -98,8 +98,11 @@ def test_with_the_same_weights_private_blocks_are_shared_ones(make_batch: Batche
                 weights[f"private.{fidelity}.{int(number) - 1}.{rest}"] = value
             del weights[key]
     private.load_state_dict(weights)
-    for name, prediction in private(batch, ["dz", "cc"]).items():
+    for name, prediction in private(batch, ["dz", "cc"]).items():  # in evaluation shared blocks go another way
         torch.testing.assert_close(prediction.forces, shared(batch, name).forces, rtol=1e-10, atol=1e-12)
+    shared.train()
+    for name, prediction in private.train()(batch, ["dz", "cc"]).items():
+        assert torch.equal(prediction.forces, shared(batch, name).forces)
 
 
 def test_private_blocks_differ_from_each_other_and_are_reset(make_batch: Batches) -> None:

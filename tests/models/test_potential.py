@@ -352,6 +352,17 @@ def test_predictions_repeat_to_the_last_bit(make_potential: Potential, make_batc
             assert torch.equal(getattr(first, name), getattr(second, name))
 
 
+def test_modes_agree_to_the_last_bit_where_the_derivative_is_autograds(
+    make_potential: Potential, make_batch: Molecules
+) -> None:
+    batch = make_batch([9, 1, 30])
+    first, second = (make_potential(seed=3, kernel="padded").float()(batch) for _ in range(2))
+    again = make_potential(seed=3, kernel="padded").float().train()(batch)
+    for name in ("energy", "forces", "atomic_energies", "hierarchicality"):
+        assert torch.equal(getattr(first, name), getattr(second, name))
+        assert torch.equal(getattr(first, name), getattr(again, name))
+
+
 # Fidelities
 
 
