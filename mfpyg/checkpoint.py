@@ -87,7 +87,8 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
         path = path / "best.ckpt" if path.is_dir() else path
         there = path.is_file()
     except OSError as error:
-        raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
+        shown = path if len(str(path)) <= 200 else f"…/{path.name}"  # the name alone may be too long for the system
+        raise MFPyGError(f"{shown}: can't be read ({error.strerror})") from error
     if not there:
         raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
     return path
