@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -88,8 +88,8 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
         for number in count():
             where = f"{path}: frame {number}"
             with _reading(where):
-                lines = _lines_of_frame(file, where)
-                frame = _frame(lines, number, raw.tell() / size, where) if lines else None
+                lines, rows = _lines_of_frame(file, where)
+                frame = _frame(lines, rows, number, raw.tell() / size, where) if lines else None
             if frame is None:
                 if number == 0:
                     raise MFPyGError(f"{path}: empty; expected frames in extended XYZ")
@@ -97,11 +97,11 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
             yield frame
 
 
-def _frame(lines: list[str], number: int, read: float, where: str) -> Frame:
-    """The frame in these lines, read by ASE unless it is plain, as most are."""
+def _frame(lines: list[str], rows: list[list[str]], number: int, read: float, where: str) -> Frame:
+    """The frame in these lines, whose atoms' have these words, read by ASE unless it is plain, as most are."""
     comment = lines[1].strip()
     if comment:
-        found = plain_frame(_parsed_comment(where, comment), lines[2:])
+        found = plain_frame(_parsed_comment(where, comment), rows)
         if found is not None:
             frame, arrays, info = found
             return Frame(number, **frame, values={**arrays, **info}, read=read, columns=frozenset(arrays))
@@ -119,13 +119,14 @@ def frame_of_atoms(atoms: ase.Atoms, number: int = 0, read: float = 0.0) -> Fram
     return Frame(number, atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, values, read, frozenset(columns))
 
 
-def _lines_of_frame(file: TextIO, where: str) -> list[str]:
-    """The lines of the next frame; none at the end of the file, where blank lines may stand."""
+def _lines_of_frame(file: TextIO, where: str) -> tuple[list[str], list[list[str]]]:
+    """The lines of the next frame, and the words of its atoms' lines; none at the end of the file, where blank lines
+    may stand."""
     line = file.readline()
     if not line.strip():
         if any(later.strip() for later in file):
             raise MFPyGError(f"{where}: expected the number of atoms, found a blank line; remove it")
-        return []
+        return [], []
     if _COUNT.fullmatch(line) is None:
         raise MFPyGError(
             f"{where}: expected the number of atoms, found '{line.strip()[:40]}'; "
@@ -137,28 +138,33 @@ def _lines_of_frame(file: TextIO, where: str) -> list[str]:
     lines = list(islice(file, 1 + n))
     if len(lines) < 1 + n:
         raise MFPyGError(f"{where}: truncated, {n} atoms expected and {max(len(lines) - 1, 0)} found")
-    _check_text(lines, where)
-    return [line, *lines]
+    rows = [atom.split() for atom in lines[1:]]
+    _check_text(lines, rows, where)
+    return [line, *lines], rows
 
 
-def _check_text(lines: list[str], where: str) -> None:
+def _check_text(lines: list[str], rows: list[list[str]], where: str) -> None:
     """Refuse what ASE takes without a word: columns too many, keys given twice, numbers such as 1_25."""
-    comment, atoms = lines[0], lines[1:]
-    keys = _KEY.findall(_QUOTED.sub("_", comment))
-    for key in keys:
+    comment = lines[0]
+    unquoted = _QUOTED.sub("_", comment)
+    keys = _KEY.findall(unquoted)
+    for key in keys if len({*keys}) < len(keys) else ():
         if keys.count(key) > 1:
             raise MFPyGError(f"{where}: {key[:40]} is given {keys.count(key)} times; give it once")
-    if "pbc" in keys and "pbc" in _PAIR.sub(" ", _QUOTED.sub("_", comment)).split():
+    if comment.count("pbc") > 1 and "pbc" in keys and "pbc" in _PAIR.sub(" ", unquoted).split():
         raise MFPyGError(f"{where}: pbc is given twice, once without a value, which says periodic; give it once")
     given = _PROPERTIES.search(comment)
-    n = _n_columns(given[1] if given else _PLAIN, where)
-    for number, line in enumerate(atoms):
-        if len(line.split()) != n:
-            raise MFPyGError(f"{where}: atom {number} has {len(line.split())} columns, expected {n} as in Properties")
-    for text in (comment, "".join(atoms)):
-        for word in _SEPARATORS.split(text) if "_" in text else ():
-            if "_" in word and _is_number(word):
-                raise MFPyGError(f"{where}: {word[:40]} is no number")
+    properties = given[1] if given else _PLAIN
+    n = _n_columns(properties)
+    if n is None:
+        raise MFPyGError(f"{where}: Properties={properties[:60]}; expected NAME:TYPE:COLUMNS, repeated")
+    for number, words in enumerate(rows):
+        if len(words) != n:
+            raise MFPyGError(f"{where}: atom {number} has {len(words)} columns, expected {n} as in Properties")
+    text = "".join(lines)
+    for word in _SEPARATORS.split(text) if "_" in text else ():
+        if "_" in word and _is_number(word):
+            raise MFPyGError(f"{where}: {word[:40]} is no number")
 
 
 def _parsed_comment(where: str, line: str) -> dict[str, Any]:
@@ -172,11 +178,12 @@ def _parsed_comment(where: str, line: str) -> dict[str, Any]:
     return values
 
 
-def _n_columns(properties: str, where: str) -> int:
-    """Columns of the atoms' lines: ``species:S:1:pos:R:3`` has 4."""
+@lru_cache(maxsize=64)
+def _n_columns(properties: str) -> int | None:
+    """Columns of the atoms' lines: ``species:S:1:pos:R:3`` has 4; ``None`` for what is no such list."""
     parts = properties.split(":")
     if len(parts) % 3 or not all(width.isdecimal() for width in parts[2::3]):
-        raise MFPyGError(f"{where}: Properties={properties[:60]}; expected NAME:TYPE:COLUMNS, repeated")
+        return None
     return sum(int(width) for width in parts[2::3])
 
 

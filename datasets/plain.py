@@ -43,6 +43,12 @@ def _repeated(pair: str) -> Mapping[str, Any]:
     return key_val_str_to_dict(pair)
 
 
+@functools.lru_cache(maxsize=256)
+def _number(symbol: str) -> int:
+    """Atomic number of an element, however it is capitalised."""
+    return int(atomic_numbers[symbol.capitalize()])
+
+
 @functools.lru_cache(maxsize=64)
 def _columns(properties: str) -> tuple[tuple[str, int, int], ...] | None:
     """Name, first and end of each column of numbers but the species, which come first; ``None`` if it is less plain."""
@@ -57,13 +63,13 @@ def _columns(properties: str) -> tuple[tuple[str, int, int], ...] | None:
 
 
 def plain_frame(
-    values: dict[str, Any], lines: Sequence[str]
+    values: dict[str, Any], rows: Sequence[Sequence[str]]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, np.ndarray]] | None:
     """A frame whose columns are an element and real numbers.
 
     Args:
         values: of the comment, from :func:`key_values`.
-        lines: of the atoms, n of them, with as many columns as ``Properties`` has.
+        rows: words of the atoms' lines, n of them, as many as ``Properties`` has columns.
 
     Returns:
         Atomic numbers ``z`` (n,) int64, ``pos`` (n, 3) and ``cell`` (3, 3) float64 in Å, ``pbc`` (3,) bool; the
@@ -73,13 +79,14 @@ def plain_frame(
     info = {key: value for key, value in values.items() if key not in ("Properties", "pbc", "Lattice")}
     if columns is None or {*info} & ({*all_properties} - _SCALARS | {name for name, _, _ in columns}):
         return None
-    by_column = list(zip(*[line.split() for line in lines], strict=True))
+    by_column = list(zip(*rows, strict=True))
     try:
-        z = [atomic_numbers[symbol.capitalize()] for symbol in by_column[0]]
+        z = [_number(symbol) for symbol in by_column[0]]
         numbers = np.array([list(map(float, words)) for words in by_column[1:]])  # (width, n)
     except (KeyError, ValueError):
         return None
-    lattice = values.get("Lattice")
+    lattice, pbc = values.get("Lattice"), np.empty(3, dtype=bool)
+    pbc[:] = values.get("pbc", lattice is not None)
     arrays = {
         name: numbers[first - 1] if end == first + 1 else numbers[first - 1 : end - 1].T.copy()
         for name, first, end in columns
@@ -88,6 +95,6 @@ def plain_frame(
         "z": np.array(z, dtype=np.int64),
         "pos": arrays.pop("pos"),
         "cell": np.zeros((3, 3)) if lattice is None else np.array(lattice.T, dtype=np.float64),
-        "pbc": np.full(3, values.get("pbc", lattice is not None), dtype=bool),
+        "pbc": pbc,
     }
     return frame, arrays, info

@@ -187,7 +187,7 @@ def _of_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]:
 def _of_alike(task: _Task, batch: Sequence[Frame], stress: bool) -> list[FramePrediction]:
     data = batch_of(batch, task.ensemble)
     mean, spread = task.ensemble.predict(data, task.wanted, stress)
-    ends = np.cumsum([len(frame.z) for frame in batch])[:-1]
+    ends = np.cumsum([len(frame.z) for frame in batch]).tolist()
     of_each = zip(
         *(_split(mean[name], None if spread is None else spread[name], ends, task.factor) for name in task.wanted),
         strict=True,
@@ -198,7 +198,7 @@ def _of_alike(task: _Task, batch: Sequence[Frame], stress: bool) -> list[FramePr
     ]
 
 
-def _split(mean: Prediction, spread: Prediction | None, ends: np.ndarray, factor: float) -> Iterator[Values]:
+def _split(mean: Prediction, spread: Prediction | None, ends: Sequence[int], factor: float) -> Iterator[Values]:
     """A fidelity's predictions of a batch, for each frame.
 
     Raises:
@@ -215,6 +215,11 @@ def _split(mean: Prediction, spread: Prediction | None, ends: np.ndarray, factor
                 raise MFPyGError("the prediction is not a finite number; are there atoms much too close?")
             if quantity == "energy":
                 values = values.tolist()
-            columns[quantity + suffix] = np.split(values, ends) if quantity == "forces" else values
+            columns[quantity + suffix] = _parted(values, ends) if quantity == "forces" else values
     for row in zip(*columns.values(), strict=True):
         yield Values(**dict(zip(columns, row, strict=True)))
+
+
+def _parted(values: np.ndarray, ends: Sequence[int]) -> list[np.ndarray]:
+    """The rows of each frame; ``np.split`` takes twice as long."""
+    return [values[first:end] for first, end in zip([0, *ends[:-1]], ends, strict=True)]

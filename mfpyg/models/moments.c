@@ -77,7 +77,18 @@ typedef struct {
     const number *by_source;  /* edges sorted by source */
     const number *source, *target;
     number closed; /* whether the sources of a chunk are its targets */
+    const number *kind; /* of each atom, (n_atoms), where q has a row a kind of atoms; null where it has one an atom */
 } plan;
+
+INLINE const REAL *of_source(const plan *p, const REAL *q, number j) { return q + (p->kind ? p->kind[j] : j) * N * F; }
+
+/* Of the nonlinear function of the moments, z[f] = a[0][f] + t1[f] √(Σ a[1…3][f]² + cusp) + t2[f] √(Σ a[4…8][f]² + cusp);
+   pointwise.c has it and its derivative, for one atom. */
+typedef struct { const REAL *t1, *t2; double cusp; } scales;
+
+extern __attribute__((visibility("hidden"))) void invariants(double, const REAL *, const REAL *, const REAL *, REAL *);
+extern __attribute__((visibility("hidden"))) void invariants_gradient(double, const REAL *, const REAL *, const REAL *,
+                                                                     const REAL *, REAL *);
 
 /* Products */
 
@@ -191,7 +202,8 @@ INLINE void chunk_messages(const int n_pairs, const plan *p, number chunk, const
     for (number k = begin, next; k < end; k = next) {
         const number j = p->source[p->by_chunk[k]];
         for (next = k + 1; next < end && p->source[p->by_chunk[next]] == j;) next++;
-        messages(n_pairs, next - k, p->by_chunk + k, begin, s, q + j * N * F, s2, n_pairs > 1 ? q2 + j * N * F : 0, m);
+        const REAL *of_second = n_pairs > 1 ? of_source(p, q2, j) : 0;
+        messages(n_pairs, next - k, p->by_chunk + k, begin, s, of_source(p, q, j), s2, of_second, m);
     }
 }
 
@@ -265,7 +277,7 @@ INLINE void first_of_source(const plan *p, number j, const REAL *s, const REAL *
         pull(y + edges[k] * C, g + p->target[edges[k]] * C * F, pulls + k * F);
         if (dq) memcpy(own_s + k * N, s + edges[k] * N, N * sizeof(REAL));
     }
-    sensitivity_gradient(1, count, edges, pulls, q + j * N * F, 0, 0, ds);
+    sensitivity_gradient(1, count, edges, pulls, of_source(p, q, j), 0, 0, ds);
     if (dq) summed(N, 1, count, own_s, pulls, 0, 0, dq + j * N * F);
 }
 
@@ -318,7 +330,8 @@ static number most_of_source(const plan *p) {
 /* What is called from outside: 0, or 1 if there is no memory. Sources with the chunk that they alone serve are taken
    while it is in the cache. */
 
-int moments(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, REAL *a) {
+INLINE int all_moments(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, REAL *a, const scales *t,
+                       REAL *z) {
     const number most = most_in_chunk(p);
     int failed = 0;
     (void)threads;
@@ -334,6 +347,7 @@ int moments(int threads, const plan *p, const REAL *s, const REAL *y, const REAL
             for (number i = p->chunks[chunk]; i < p->chunks[chunk + 1]; i++) {
                 const number e = p->target_ptr[i];
                 summed(C, 1, p->target_ptr[i + 1] - e, y + e * C, m + (e - begin) * F, 0, 0, a + i * C * F);
+                if (t) invariants(t->cusp, a + i * C * F, t->t1, t->t2, z + i * F);
             }
         }
         free(m);
@@ -341,32 +355,77 @@ int moments(int threads, const plan *p, const REAL *s, const REAL *y, const REAL
     return failed;
 }
 
-/* dq may be null, if it is not wanted. */
-int moments_gradient(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
-                     REAL *dy, REAL *dq) {
-    const number most = most_in_chunk(p), degree = most_of_source(p);
-    int failed = 0;
+int moments(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, REAL *a) {
+    return all_moments(threads, p, s, y, q, a, 0, 0);
+}
+
+/* Moments and what is made of them, which they need not be fetched from memory for. */
+int interaction(int threads, const plan *p, double cusp, const REAL *s, const REAL *y, const REAL *q, const REAL *t1,
+                const REAL *t2, REAL *a, REAL *z) {
+    const scales t = {t1, t2, cusp};
+    return all_moments(threads, p, s, y, q, a, &t, z);
+}
+
+/* The derivative by moments of the atoms of a chunk, da[i] of <z_i, g_i>. */
+INLINE void invariants_of_targets(const plan *p, number chunk, const scales *t, const REAL *a, const REAL *g, REAL *da) {
+    for (number i = p->chunks[chunk]; i < p->chunks[chunk + 1]; i++)
+        invariants_gradient(t->cusp, a + i * C * F, t->t1, t->t2, g + i * F, da + i * C * F);
+}
+
+static number most_atoms_in_chunk(const plan *p) {
+    number most = 1;
+    for (number chunk = 0; chunk < p->n_chunks; chunk++)
+        if (p->chunks[chunk + 1] - p->chunks[chunk] > most) most = p->chunks[chunk + 1] - p->chunks[chunk];
+    return most;
+}
+
+/* Of <a, g>, or with scales of <z, g>, a being the moments. dq may be null, if it is not wanted. */
+INLINE int all_gradients(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
+                         REAL *dy, REAL *dq, const scales *t, const REAL *a) {
+    const number most = most_in_chunk(p), degree = most_of_source(p), own = t && p->closed ? most_atoms_in_chunk(p) : 0;
+    /* by the moments of all atoms, where a source may have targets in any chunk; of those of a chunk else */
+    REAL *of_all = t && !p->closed ? malloc((p->n_atoms ? p->n_atoms : 1) * C * F * sizeof(REAL)) : 0;
+    int failed = t && !p->closed && !of_all;
+    if (failed) return failed;
     (void)threads;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        REAL *m = malloc((most * F + degree * (F + N)) * sizeof(REAL));
-        REAL *pulls = m ? m + most * F : 0, *own_s = m ? pulls + degree * F : 0;
+        REAL *m = malloc((most * F + degree * (F + N) + own * C * F) * sizeof(REAL));
+        REAL *pulls = m ? m + most * F : 0, *own_s = m ? pulls + degree * F : 0, *of_chunk = m ? own_s + degree * N : 0;
         failed = !m;
 #pragma omp for schedule(dynamic)
         for (number chunk = 0; chunk < p->n_chunks; chunk++) {
             if (failed) continue;
-            first_of_targets(p, chunk, s, q, g, dy, m);
+            const REAL *by_moments = g;
+            if (t) {
+                REAL *da = p->closed ? of_chunk - p->chunks[chunk] * C * F : of_all;
+                invariants_of_targets(p, chunk, t, a, g, da);
+                by_moments = da;
+            }
+            first_of_targets(p, chunk, s, q, by_moments, dy, m);
             for (number j = p->chunks[chunk]; p->closed && j < p->chunks[chunk + 1]; j++)
-                first_of_source(p, j, s, y, q, g, ds, dq, pulls, own_s);
+                first_of_source(p, j, s, y, q, by_moments, ds, dq, pulls, own_s);
         }
         if (!p->closed) {
 #pragma omp for schedule(dynamic, 8)
             for (number j = 0; j < p->n_atoms; j++)
-                if (!failed) first_of_source(p, j, s, y, q, g, ds, dq, pulls, own_s);
+                if (!failed) first_of_source(p, j, s, y, q, t ? of_all : g, ds, dq, pulls, own_s);
         }
         free(m);
     }
+    free(of_all);
     return failed;
+}
+
+int moments_gradient(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
+                     REAL *dy, REAL *dq) {
+    return all_gradients(threads, p, s, y, q, g, ds, dy, dq, 0, 0);
+}
+
+int interaction_gradient(int threads, const plan *p, double cusp, const REAL *s, const REAL *y, const REAL *q,
+                         const REAL *t1, const REAL *t2, const REAL *a, const REAL *g, REAL *ds, REAL *dy, REAL *dq) {
+    const scales t = {t1, t2, cusp};
+    return all_gradients(threads, p, s, y, q, g, ds, dy, dq, &t, a);
 }
 
 int moments_second(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, const REAL *hs,

@@ -24,6 +24,7 @@ class _PlanStruct(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("chunks", "target_ptr", "by_chunk", "source_ptr", "by_source")],
         *[(name, ctypes.c_void_p) for name in ("source", "target")],
         ("closed", ctypes.c_int64),
+        ("kind", ctypes.c_void_p),
     )
 
 
@@ -88,28 +89,43 @@ def _like(arrays: list[Tensor]) -> list[Tensor]:
     return [torch.empty_like(array, memory_format=torch.contiguous_format) for array in arrays]
 
 
-def _call(
-    name: str, parts: list[Tensor], closed: bool, inputs: list[Tensor | None], outputs: Sequence[Tensor | None]
+def call_kernel(
+    name: str,
+    parts: list[Tensor],
+    closed: bool,
+    inputs: list[Tensor | None],
+    outputs: Sequence[Tensor | None],
+    kind: Tensor | None = None,
+    numbers: Sequence[float] = (),
 ) -> None:
-    """Call a function of ``moments.c``; ``None`` is a null pointer."""
+    """Call a function of ``moments.c``; ``None`` is a null pointer.
+
+    Args:
+        inputs: sensitivities, harmonics, transformed features, and what else it takes.
+        kind: of each atom, where the transformed features have a row a kind of atoms, (n_atoms,) int64.
+        numbers: what else than arrays.
+    """
     sensitivity, harmonics, transformed, *_ = inputs
     assert sensitivity is not None
     assert harmonics is not None
     assert transformed is not None
-    n_atoms, n, n_features = transformed.shape
+    n_atoms, n, n_features = len(parts[1]) - 1, *transformed.shape[1:]
     if {x.dtype for x in inputs if x is not None} != {transformed.dtype}:
         raise TypeError(f"arrays of different types: {[x.dtype for x in inputs if x is not None]}")
-    if not len(sensitivity) == len(harmonics) == len(parts[-1]) or len(parts[1]) != n_atoms + 1:
-        raise ValueError(f"{len(sensitivity)} edges and {n_atoms} atoms, expected those of the plan's graph")
+    rows = len(transformed) if kind is None else len(kind)
+    if not len(sensitivity) == len(harmonics) == len(parts[-1]) or rows != n_atoms:
+        raise ValueError(f"{len(sensitivity)} edges and {rows} atoms, expected those of the plan's graph")
     kernel = library(transformed.dtype, n_features, n, harmonics.shape[1])
     parts = [part.contiguous() for part in parts]
-    plan = _PlanStruct(n_atoms, len(parts[0]) - 1, *(part.data_ptr() for part in parts), int(closed))
+    kind = None if kind is None else kind.contiguous()
+    addresses = [part.data_ptr() for part in parts]
+    plan = _PlanStruct(n_atoms, len(parts[0]) - 1, *addresses, int(closed), None if kind is None else kind.data_ptr())
     for output in outputs:
         if output is not None:
             in_huge_pages(output)
     arrays = [None if array is None else array.contiguous() for array in inputs]  # alive until the call has returned
     pointers = [None if array is None else ctypes.c_void_p(array.data_ptr()) for array in (*arrays, *outputs)]
-    if getattr(kernel, name)(torch.get_num_threads(), ctypes.byref(plan), *pointers):
+    if getattr(kernel, name)(torch.get_num_threads(), ctypes.byref(plan), *map(ctypes.c_double, numbers), *pointers):
         raise MemoryError("no memory for the messages of a chunk of targets")
 
 
@@ -134,7 +150,7 @@ _LIBRARY.define(
 @torch.library.impl(_LIBRARY, "moments", "CPU")
 def moments_of(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
     moments = q.new_empty(q.shape[0], y.shape[1], q.shape[2])
-    _call("moments", parts, closed, [s, y, q], [moments])
+    call_kernel("moments", parts, closed, [s, y, q], [moments])
     return moments
 
 
@@ -144,7 +160,7 @@ def moments_gradient_of(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What the operator ``mfpyg::moments_gradient`` computes."""
     outputs = _like([s, y, q] if with_q else [s, y])
-    _call("moments_gradient", parts, closed, [s, y, q, g], outputs if with_q else [*outputs, None])
+    call_kernel("moments_gradient", parts, closed, [s, y, q, g], outputs if with_q else [*outputs, None])
     return outputs[0], outputs[1], outputs[2] if with_q else q.new_empty(0)
 
 
@@ -161,7 +177,7 @@ def _second(
     closed: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     outputs = _like([s, y, q, g])
-    _call("moments_second", parts, closed, [s, y, q, g, hs, hy, hq], outputs)
+    call_kernel("moments_second", parts, closed, [s, y, q, g, hs, hy, hq], outputs)
     return outputs[0], outputs[1], outputs[2], outputs[3]
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, softplus
+from torch.nn.functional import linear
 
 from mfpyg.models import pointwise
 from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction
-from mfpyg.models.native import NativePlan, moments_gradient_of, moments_of
+from mfpyg.models.native import NativePlan, call_kernel
 
 if TYPE_CHECKING:
     from mfpyg.models.hipnn import Block
@@ -35,10 +35,15 @@ def features(
 
 
 class _Saved(NamedTuple):
-    """What the derivative of a block needs: arrays of its interaction, and what each softplus was applied to."""
+    """What the derivative of a block needs: arrays of its interaction, and what each softplus was applied to.
+
+    Before the first block an atom is its species. Its transformed features are those of all atoms of the species, and
+    stand in ``transformed`` once, (n_species, n, F), with the species of each atom in ``kind``; (n_atoms, n, F) else.
+    """
 
     sensitivity: Tensor
     transformed: Tensor
+    kind: Tensor | None
     moments: Tensor
     before: list[Tensor]
 
@@ -51,16 +56,16 @@ class _Features(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         sizes = _sizes(blocks[0][0].base)  # type: ignore[arg-type, union-attr]
         y = pointwise.harmonics(edge_vec, dist, sizes)
-        x, levels, saved = one_hot, [], []
+        x, levels, saved = one_hot, [], list[_Saved]()
         for interaction, *atom_layers in blocks:
-            before, s, q, moments = _interaction(interaction.base, x, dist, y, plan)  # type: ignore[arg-type]
-            befores = [before]
-            x = _mixed(interaction, before).add_(x if interaction.adjust is None else interaction.adjust(x))  # type: ignore[operator]
+            kind = None if saved else one_hot.argmax(dim=1)
+            saved.append(_interaction(interaction.base, x, kind, dist, y, plan))  # type: ignore[arg-type]
+            befores = saved[-1].before
+            x = _mixed(interaction, befores[0], sizes).add_(x if interaction.adjust is None else interaction.adjust(x))  # type: ignore[operator]
             for layer in atom_layers:
                 befores.append(linear(x, layer.base.weight, layer.base.bias))  # type: ignore[arg-type, union-attr]
-                x = _mixed(layer, befores[-1]).add_(x)
+                x = _mixed(layer, befores[-1], sizes).add_(x)
             levels.append(x)
-            saved.append(_Saved(s, q, moments, befores))
         ctx.edges, ctx.blocks, ctx.plan, ctx.saved = (edge_vec, dist, y), blocks, plan, saved
         return tuple(levels)
 
@@ -69,22 +74,25 @@ class _Features(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise RuntimeError("a prediction in evaluation mode is differentiated once; for more use training mode")
         edge_vec, dist, y = ctx.edges
+        sizes = _sizes(ctx.blocks[0][0].base)
         by_x, by_y, by_dist = torch.zeros_like(ctx.saved[0].before[0]), torch.zeros_like(y), torch.zeros_like(dist)
         for number in reversed(range(len(gradients))):
             gradient, saved = gradients[number], ctx.saved[number]
             interaction, *atom_layers = ctx.blocks[number]
-            by_x = by_x if gradient is None else by_x + gradient
+            if gradient is not None:
+                by_x += gradient
             for layer, before in zip(reversed(atom_layers), reversed(saved.before[1:]), strict=True):
-                by_x = torch.addmm(by_x, _unmixed(layer, before, by_x), layer.base.weight)
-            base, by_before = interaction.base, _unmixed(interaction, saved.before[0], by_x)
-            by_s, dy, by_q = _interaction_gradient(base, saved, by_before, y, ctx.plan, number > 0)
+                by_x.addmm_(_unmixed(layer, before, by_x, sizes), layer.base.weight)
+            base, by_before = interaction.base, _unmixed(interaction, saved.before[0], by_x, sizes)
+            by_s, dy, by_q = _interaction_gradient(base, saved, by_before, y, ctx.plan)
             by_y += dy
-            by_dist += pointwise.sensitivity_gradient(dist, *_shells(base), saved.sensitivity, by_s, _sizes(base))
+            by_dist += pointwise.sensitivity_gradient(dist, *_shells(base), saved.sensitivity, by_s, sizes)
             if number > 0:  # what is before the first block does not depend on positions
                 by_x = by_x if interaction.adjust is None else by_x @ interaction.adjust.weight
-                by_x = torch.addmm(by_x, by_before, base.self_interaction.weight)
-                by_x = torch.addmm(by_x, by_q.flatten(1), base.weight.reshape(-1, base.in_features))
-        by_vec = pointwise.harmonics_gradient(edge_vec, dist, by_y, _sizes(base))
+                assert by_q is not None
+                by_x.addmm_(by_before, base.self_interaction.weight)
+                by_x.addmm_(by_q.flatten(1), base.weight.reshape(-1, base.in_features))
+        by_vec = pointwise.harmonics_gradient(edge_vec, dist, by_y, sizes)
         return by_vec.addcmul_(edge_vec, (by_dist / dist).unsqueeze(1)), None, None, None, None
 
 
@@ -96,34 +104,42 @@ def _shells(base: Interaction) -> tuple[Tensor, Tensor, float]:
     return base.sensitivity.mu, base.sensitivity.sigma, base.sensitivity.cutoff
 
 
-def _mixed(residual: nn.Module, before: Tensor) -> Tensor:
+def _mixed(residual: nn.Module, before: Tensor, sizes: pointwise.Sizes) -> Tensor:
     """W₂·softplus(before) + b₂."""
-    return linear(softplus(before), residual.mix.weight, residual.mix.bias)  # type: ignore[arg-type, union-attr]
+    return linear(pointwise.softplus(before, sizes), residual.mix.weight, residual.mix.bias)  # type: ignore[arg-type, union-attr]
 
 
-def _unmixed(residual: nn.Module, before: Tensor, gradient: Tensor) -> Tensor:
+def _unmixed(residual: nn.Module, before: Tensor, gradient: Tensor, sizes: pointwise.Sizes) -> Tensor:
     """Of <gradient, W₂·softplus(before) + b₂> by before."""
-    return torch.ops.aten.softplus_backward(gradient @ residual.mix.weight, before, 1.0, 20.0)  # type: ignore[operator, union-attr]
+    return pointwise.softplus_gradient(before, gradient @ residual.mix.weight, sizes)  # type: ignore[operator, union-attr]
 
 
 def _interaction(
-    base: Interaction, x: Tensor, dist: Tensor, y: Tensor, plan: NativePlan
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The interaction's result, (n_atoms, F), and its sensitivities, transformed features and moments."""
-    sizes = _sizes(base)
+    base: Interaction, x: Tensor, kind: Tensor | None, dist: Tensor, y: Tensor, plan: NativePlan
+) -> _Saved:
+    """The interaction's arrays, and its result, (n_atoms, F), before the first softplus."""
+    n_features, n, n_components = sizes = _sizes(base)
     s = pointwise.sensitivity(dist, *_shells(base), sizes)
-    q = linear(x, base.weight.reshape(-1, base.in_features)).view(-1, sizes[1], sizes[0])
-    moments = moments_of(s, y, q, plan.parts, plan.closed)
-    invariants = pointwise.invariants(moments, list(base.tensor_scales), base.cusp, sizes)
+    weight = base.weight.reshape(-1, base.in_features)  # (n·F, in_features)
+    q = (linear(x, weight) if kind is None else weight.T).reshape(-1, n, n_features)
+    moments, result = x.new_empty(len(x), n_components, n_features), x.new_empty(len(x), n_features)
+    inputs = [s, y, q, *_scales(base)]
+    call_kernel("interaction", plan.parts, plan.closed, inputs, [moments, result], kind, [base.cusp])
     own = base.self_interaction
-    return invariants.add_(linear(x, own.weight, own.bias)), s, q, moments
+    return _Saved(s, q, kind, moments, [result.add_(linear(x, own.weight, own.bias))])
 
 
 def _interaction_gradient(
-    base: Interaction, saved: _Saved, gradient: Tensor, y: Tensor, plan: NativePlan, with_q: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of <gradient, invariants> by sensitivities, harmonics and transformed features."""
-    by_moments = pointwise.invariants_gradient(
-        saved.moments, list(base.tensor_scales), base.cusp, gradient, _sizes(base)
-    )
-    return moments_gradient_of(saved.sensitivity, y, saved.transformed, by_moments, with_q, plan.parts, plan.closed)
+    base: Interaction, saved: _Saved, gradient: Tensor, y: Tensor, plan: NativePlan
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of <gradient, result> by sensitivities, harmonics and transformed features, those of species left out."""
+    s, q, kind, moments, _ = saved
+    by_s, by_y, by_q = torch.empty_like(s), torch.empty_like(y), torch.empty_like(q) if kind is None else None
+    inputs = [s, y, q, *_scales(base), moments, gradient]
+    call_kernel("interaction_gradient", plan.parts, plan.closed, inputs, [by_s, by_y, by_q], kind, [base.cusp])
+    return by_s, by_y, by_q
+
+
+def _scales(base: Interaction) -> list[Tensor | None]:
+    """Those of orders 1 and 2, where there are such."""
+    return [*base.tensor_scales, None, None][:2]

@@ -1,13 +1,19 @@
-/* Functions of single edges and of single atoms, with their first derivative by positions, each in one loop.
+/* Functions of single edges and of single atoms, with their first derivative, each in one loop.
 
    In plain torch these are two dozen operations with twice as many in their derivatives, each of which takes some
-   microseconds, however few edges there are. REAL, F, N and C are given to the compiler, as in moments.c. */
+   microseconds, however few edges there are. REAL, MASK, F, N and C are given to the compiler, as in moments.c. */
 
 #pragma GCC optimize("tree-vectorize", "no-math-errno")
 
 #include <math.h>
 #include <stdint.h>
 #include <tgmath.h>
+
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 20")
+#endif
 
 typedef int64_t number;
 
@@ -19,6 +25,25 @@ typedef int64_t number;
 /* Below e⁻⁸⁰ nothing is felt, as in the definition. */
 #define LEAST ((REAL)-80)
 
+/* Terms of the series of eʳ for |r| ≤ ½ log 2, and of artanh z for z ≤ ⅓, after which nothing is left to be seen. */
+enum { IS_FLOAT = sizeof(REAL) == 4, MANTISSA = IS_FLOAT ? 23 : 52, EXP_TERMS = IS_FLOAT ? 7 : 13, LOG_TERMS = IS_FLOAT ? 7 : 16 };
+#define LOG2_E ((REAL)1.44269504088896340736)
+#define LN_2 0.69314718055994530942
+#define LN_2_HIGH ((REAL)(IS_FLOAT ? 0.693359375 : 0.693147180369123816490)) /* of few digits: its multiples are exact */
+#define LN_2_LOW ((REAL)(LN_2 - (IS_FLOAT ? 0.693359375 : 0.693147180369123816490)))
+
+/* eˣ for x ≤ 0, that of LEAST for what is less: 2ᵏ eʳ with x = k log 2 + r. The compiler makes vectors of it, which it
+   does not of the library's. Added to a number of which the last digit is 1, k stands in the last digits. */
+static inline REAL exponential(REAL x) {
+    const REAL above = x > LEAST ? x : LEAST, ones = (REAL)(3LL << (MANTISSA - 1));
+    union { REAL value; MASK bits; } shifted = {above * LOG2_E + ones}, power;
+    const REAL k = shifted.value - ones, r = above - k * LN_2_HIGH - k * LN_2_LOW;
+    power.value = 1;
+    UNROLL for (int i = EXP_TERMS; i > 0; i--) power.value = power.value * (r * (1 / (REAL)i)) + 1;
+    power.bits += shifted.bits << MANTISSA;
+    return power.value;
+}
+
 /* s[ν] = exp(-½ d²) cos²(πr / 2R) with d = σ (1/r - 1/μ), up to the cutoff R */
 int sensitivity(int threads, number n_edges, double cutoff, const REAL *r, const REAL *mu, const REAL *sigma, REAL *s) {
     (void)threads;
@@ -28,7 +53,7 @@ int sensitivity(int threads, number n_edges, double cutoff, const REAL *r, const
         const REAL envelope = root * root, inverse = 1 / r[e];
         for (int v = 0; v < N; v++) {
             const REAL d = sigma[v] * (inverse - 1 / mu[v]), x = -d * d / 2;
-            s[e * N + v] = exp(x > LEAST ? x : LEAST) * envelope;
+            s[e * N + v] = exponential(x) * envelope;
         }
     }
     return 0;
@@ -42,6 +67,7 @@ int sensitivity_gradient(int threads, number n_edges, double cutoff, const REAL 
     for (number e = 0; e < n_edges; e++) {
         const REAL inverse = 1 / r[e], angle = HALF_PI / (REAL)cutoff * r[e];
         REAL shells = 0, all = 0;
+#pragma omp simd reduction(+ : shells, all)
         for (int v = 0; v < N; v++) {
             const REAL d = sigma[v] * (inverse - 1 / mu[v]), weight = g[e * N + v] * s[e * N + v];
             shells += -d * d / 2 > LEAST ? weight * sigma[v] * d : 0;
@@ -85,37 +111,54 @@ int harmonics_gradient(int threads, number n_edges, const REAL *x, const REAL *r
     return 0;
 }
 
-/* z[f] = a[0][f] + t1[f] √(Σ a[1…3][f]² + cusp) + t2[f] √(Σ a[4…8][f]² + cusp) */
-int invariants(int threads, number n_atoms, double cusp, const REAL *a, const REAL *t1, const REAL *t2, REAL *z) {
+/* log(1 + eˣ), and beyond 20 x itself, as torch has it; log(1 + u) = 2 artanh(u / (2 + u)) by its series */
+int softplus(int threads, number n_rows, const REAL *x, REAL *y) {
     (void)threads;
 #pragma omp parallel for num_threads(threads)
-    for (number i = 0; i < n_atoms; i++)
+    for (number i = 0; i < n_rows; i++)
         for (int f = 0; f < F; f++) {
-            const REAL *m = a + i * C * F + f;
-            REAL sum = m[0], vector = (REAL)cusp, tensor = (REAL)cusp;
-            for (int k = 1; k < (C < 4 ? C : 4); k++) vector += m[k * F] * m[k * F];
-            for (int k = 4; k < C; k++) tensor += m[k * F] * m[k * F];
-            if (C > 1) sum += t1[f] * sqrt(vector);
-            if (C > 4) sum += t2[f] * sqrt(tensor);
-            z[i * F + f] = sum;
+            const REAL here = x[i * F + f], u = exponential(-fabs(here)), z = u / (2 + u), square = z * z;
+            REAL sum = 0;
+            UNROLL for (int k = LOG_TERMS; k >= 0; k--) sum = sum * square + 1 / (REAL)(2 * k + 1);
+            const REAL positive = here < 0 ? 0 : here; /* NaN stays */
+            y[i * F + f] = here > 20 ? here : positive + 2 * z * sum;
         }
     return 0;
 }
 
-int invariants_gradient(int threads, number n_atoms, double cusp, const REAL *a, const REAL *t1, const REAL *t2,
-                        const REAL *g, REAL *da) {
+/* dx = g eˣ / (1 + eˣ) */
+int softplus_gradient(int threads, number n_rows, const REAL *x, const REAL *g, REAL *dx) {
     (void)threads;
 #pragma omp parallel for num_threads(threads)
-    for (number i = 0; i < n_atoms; i++)
+    for (number i = 0; i < n_rows; i++)
         for (int f = 0; f < F; f++) {
-            const REAL *m = a + i * C * F + f, h = g[i * F + f];
-            REAL *dm = da + i * C * F + f, vector = (REAL)cusp, tensor = (REAL)cusp;
-            for (int k = 1; k < (C < 4 ? C : 4); k++) vector += m[k * F] * m[k * F];
-            for (int k = 4; k < C; k++) tensor += m[k * F] * m[k * F];
-            const REAL of_vector = C > 1 ? h * t1[f] / sqrt(vector) : 0, of_tensor = C > 4 ? h * t2[f] / sqrt(tensor) : 0;
-            dm[0] = h;
-            for (int k = 1; k < (C < 4 ? C : 4); k++) dm[k * F] = of_vector * m[k * F];
-            for (int k = 4; k < C; k++) dm[k * F] = of_tensor * m[k * F];
+            const REAL here = x[i * F + f], u = exponential(-fabs(here)), share = (here > 0 ? 1 : u) / (1 + u);
+            dx[i * F + f] = g[i * F + f] * (here <= 20 ? share : here > 20 ? 1 : here);
         }
     return 0;
+}
+
+/* Of the moments of one atom, for moments.c */
+
+void invariants(double cusp, const REAL *a, const REAL *t1, const REAL *t2, REAL *z) {
+    for (int f = 0; f < F; f++) {
+        REAL sum = a[f], vector = (REAL)cusp, tensor = (REAL)cusp;
+        UNROLL for (int k = 1; k < (C < 4 ? C : 4); k++) vector += a[k * F + f] * a[k * F + f];
+        UNROLL for (int k = 4; k < C; k++) tensor += a[k * F + f] * a[k * F + f];
+        if (C > 1) sum += t1[f] * sqrt(vector);
+        if (C > 4) sum += t2[f] * sqrt(tensor);
+        z[f] = sum;
+    }
+}
+
+void invariants_gradient(double cusp, const REAL *a, const REAL *t1, const REAL *t2, const REAL *g, REAL *da) {
+    for (int f = 0; f < F; f++) {
+        REAL vector = (REAL)cusp, tensor = (REAL)cusp;
+        UNROLL for (int k = 1; k < (C < 4 ? C : 4); k++) vector += a[k * F + f] * a[k * F + f];
+        UNROLL for (int k = 4; k < C; k++) tensor += a[k * F + f] * a[k * F + f];
+        const REAL of_vector = C > 1 ? g[f] * t1[f] / sqrt(vector) : 0, of_tensor = C > 4 ? g[f] * t2[f] / sqrt(tensor) : 0;
+        da[f] = g[f];
+        UNROLL for (int k = 1; k < (C < 4 ? C : 4); k++) da[k * F + f] = of_vector * a[k * F + f];
+        UNROLL for (int k = 4; k < C; k++) da[k * F + f] = of_tensor * a[k * F + f];
+    }
 }

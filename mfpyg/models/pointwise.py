@@ -1,6 +1,6 @@
 """Functions of single edges and single atoms by ``pointwise.c``, and their derivatives times a gradient.
 
-Each equals its definition (``Sensitivity``, ``harmonics``, ``Interaction.invariants``) and stands for a dozen
+Each equals its definition (``Sensitivity``, ``harmonics``, torch's ``softplus``) and stands for a dozen
 operations of torch, which take some microseconds each, however few edges there are. Autograd knows nothing of them.
 """
 
@@ -49,33 +49,26 @@ def harmonics_gradient(edge_vec: Tensor, dist: Tensor, gradient: Tensor, sizes: 
     return result
 
 
-def invariants(moments: Tensor, scales: Sequence[Tensor], cusp: float, sizes: Sizes) -> Tensor:
-    """See :meth:`mfpyg.models.interaction.Interaction.invariants`; (n_atoms, n_components, F) -> (n_atoms, F)."""
-    result = moments.new_empty(moments.shape[0], sizes[0])
-    _call("invariants", sizes, [cusp], [moments, *_two(scales)], result)
+def softplus(x: Tensor, sizes: Sizes) -> Tensor:
+    """log(1 + eˣ) of (n_atoms, F)."""
+    result = torch.empty_like(x)
+    _call("softplus", sizes, [], [x], result)
     return result
 
 
-def invariants_gradient(
-    moments: Tensor, scales: Sequence[Tensor], cusp: float, gradient: Tensor, sizes: Sizes
-) -> Tensor:
-    """Of <gradient, invariants> by the moments, (n_atoms, n_components, F)."""
-    result = moments.new_empty(moments.shape)
-    _call("invariants_gradient", sizes, [cusp], [moments, *_two(scales), gradient], result)
+def softplus_gradient(x: Tensor, gradient: Tensor, sizes: Sizes) -> Tensor:
+    """Of <gradient, softplus> by x, (n_atoms, F)."""
+    result = torch.empty_like(x)
+    _call("softplus_gradient", sizes, [], [x, gradient], result)
     return result
 
 
-def _two(scales: Sequence[Tensor]) -> list[Tensor | None]:
-    """Those of orders 1 and 2, where there are such."""
-    return [*scales, None, None][:2]
-
-
-def _call(name: str, sizes: Sizes, numbers: Sequence[float], inputs: Sequence[Tensor | None], output: Tensor) -> None:
-    """Call a function of ``pointwise.c``; ``None`` is a null pointer. It has a loop over the rows of its output."""
-    if {array.dtype for array in inputs if array is not None} != {output.dtype}:
-        raise TypeError(f"arrays of different types: {[array.dtype for array in inputs if array is not None]}")
+def _call(name: str, sizes: Sizes, numbers: Sequence[float], inputs: Sequence[Tensor], output: Tensor) -> None:
+    """Call a function of ``pointwise.c``, which has a loop over the rows of its output."""
+    if {array.dtype for array in inputs} != {output.dtype}:
+        raise TypeError(f"arrays of different types: {[array.dtype for array in inputs]}")
     in_huge_pages(output)
-    arrays = [None if array is None else array.contiguous() for array in inputs]  # alive until the call has returned
-    pointers = [None if array is None else ctypes.c_void_p(array.data_ptr()) for array in (*arrays, output)]
+    arrays = [array.contiguous() for array in inputs]  # alive until the call has returned
+    pointers = [ctypes.c_void_p(array.data_ptr()) for array in (*arrays, output)]
     function = getattr(library(output.dtype, *sizes), name)
     function(torch.get_num_threads(), ctypes.c_int64(output.shape[0]), *map(ctypes.c_double, numbers), *pointers)

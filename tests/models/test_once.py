@@ -12,6 +12,7 @@ from torch_geometric.data import Batch, Data
 from mfpyg.graph import build_graph
 from mfpyg.models import MultiFidelityPotential, once, pointwise
 from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, harmonics
+from mfpyg.models.native import call_kernel, native_plan
 from mfpyg.models.sensitivity import Sensitivity
 
 SIZES = (13, 7)
@@ -52,16 +53,52 @@ def test_harmonics(order: int) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("of_species", [False, True])
+@pytest.mark.parametrize("one_graph", [False, True])
 @pytest.mark.parametrize("order", [0, 1, 2])
-def test_invariants(order: int) -> None:
+def test_interaction(order: int, one_graph: bool, of_species: bool) -> None:
+    """Moments and invariants together, also of atoms alone, in a molecule of many chunks and in many molecules."""
+    generator = torch.Generator().manual_seed(2)
+    pos = 6 * torch.rand(300, 3, generator=generator, dtype=torch.float64)
+    pos[7] = 100
+    batch = torch.zeros(300, dtype=torch.int64) if one_graph else torch.arange(300) // 5
+    graph = build_graph(Batch(z=torch.ones(300, dtype=torch.int64), pos=pos, batch=batch), 4.0)
+    plan = native_plan(graph)
+    assert plan.closed != one_graph
     layer = Interaction(4, SIZES[0], Sensitivity(SIZES[1], 0.75, 4.5, 5.0), order, 1e-6).double()
-    sizes = (*SIZES, TENSOR_COMPONENTS[order])
-    moments = torch.randn(11, sizes[2], SIZES[0], dtype=torch.float64)
-    moments[3] = 0
-    scales = [scale.detach() for scale in layer.tensor_scales]
-    values, gradient, expected = _of(layer.invariants, moments)
-    _assert_close(pointwise.invariants(moments, scales, layer.cusp, sizes), values)
-    _assert_close(pointwise.invariants_gradient(moments, scales, layer.cusp, gradient, sizes), expected)
+    n_edges, kind = len(graph.edge_dist), torch.randint(3, (300,), generator=generator) if of_species else None
+    shapes = (n_edges, SIZES[1]), (n_edges, TENSOR_COMPONENTS[order]), (3 if of_species else 300, *reversed(SIZES))
+    s, y, q = (torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes)
+    rows = q if kind is None else q[kind]
+    moments = plan(s, y, rows)
+    expected = layer.invariants(moments)
+    gradient = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
+    of_inputs = torch.autograd.grad(expected, [s, y, rows], gradient)
+    scales = [*(scale.detach() for scale in layer.tensor_scales), None, None][:2]
+    given, outputs = [s.detach(), y.detach(), q.detach(), *scales], [torch.empty_like(moments), gradient.clone()]
+    call_kernel("interaction", plan.parts, plan.closed, given, outputs, kind, [layer.cusp])
+    for actual, wanted in zip(outputs, (moments, expected), strict=True):
+        _assert_close(actual, wanted.detach())
+    derivatives = [torch.empty_like(x) if x is not q or kind is None else None for x in (s, y, q)]
+    given += [outputs[0], gradient]
+    call_kernel("interaction_gradient", plan.parts, plan.closed, given, derivatives, kind, [layer.cusp])
+    for actual, wanted in zip(derivatives, of_inputs, strict=True):
+        if actual is not None:
+            _assert_close(actual, wanted)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(torch.float64, 1e-15), (torch.float32, 3e-7)])
+def test_softplus(dtype: torch.dtype, factor: float) -> None:
+    x = torch.cat([torch.linspace(-90, 40, 4001), torch.linspace(-1, 1, 1002)]).to(dtype).view(-1, 1)
+    sizes = (1, SIZES[1], 9)
+    values, gradient, expected = _of(torch.nn.functional.softplus, x.double())
+    found = pointwise.softplus(x, sizes).double()
+    torch.testing.assert_close(found, values, rtol=2 * factor, atol=1e-30)
+    found = pointwise.softplus_gradient(x, gradient.to(dtype), sizes).double()
+    torch.testing.assert_close(found, expected, rtol=2 * factor, atol=1e-30)
+    broken = torch.full((1, 1), float("nan"), dtype=dtype)
+    assert pointwise.softplus(broken, sizes).isnan().all()
+    assert pointwise.softplus_gradient(broken, torch.ones_like(broken), sizes).isnan().all()
 
 
 @pytest.fixture
