@@ -145,19 +145,9 @@ def _lines_of_frame(file: TextIO, where: str) -> tuple[list[str], list[list[str]
 
 def _check_text(lines: list[str], rows: list[list[str]], where: str) -> None:
     """Refuse what ASE takes without a word: columns too many, keys given twice, numbers such as 1_25."""
-    comment = lines[0]
-    unquoted = _QUOTED.sub("_", comment)
-    keys = _KEY.findall(unquoted)
-    for key in keys if len({*keys}) < len(keys) else ():
-        if keys.count(key) > 1:
-            raise MFPyGError(f"{where}: {key[:40]} is given {keys.count(key)} times; give it once")
-    if comment.count("pbc") > 1 and "pbc" in keys and "pbc" in _PAIR.sub(" ", unquoted).split():
-        raise MFPyGError(f"{where}: pbc is given twice, once without a value, which says periodic; give it once")
-    given = _PROPERTIES.search(comment)
-    properties = given[1] if given else _PLAIN
-    n = _n_columns(properties)
-    if n is None:
-        raise MFPyGError(f"{where}: Properties={properties[:60]}; expected NAME:TYPE:COLUMNS, repeated")
+    n = _columns_of_comment(lines[0])
+    if isinstance(n, str):
+        raise MFPyGError(f"{where}: {n}")
     for number, words in enumerate(rows):
         if len(words) != n:
             raise MFPyGError(f"{where}: atom {number} has {len(words)} columns, expected {n} as in Properties")
@@ -165,6 +155,22 @@ def _check_text(lines: list[str], rows: list[list[str]], where: str) -> None:
     for word in _SEPARATORS.split(text) if "_" in text else ():
         if "_" in word and _is_number(word):
             raise MFPyGError(f"{where}: {word[:40]} is no number")
+
+
+@lru_cache(maxsize=64)  # where frames come without values all of them may say the same
+def _columns_of_comment(comment: str) -> int | str:
+    """Columns of the atoms' lines, or what is wrong with the comment line."""
+    unquoted = _QUOTED.sub("_", comment)
+    keys = _KEY.findall(unquoted)
+    for key in keys:
+        if keys.count(key) > 1:
+            return f"{key[:40]} is given {keys.count(key)} times; give it once"
+    if "pbc" in keys and "pbc" in _PAIR.sub(" ", unquoted).split():
+        return "pbc is given twice, once without a value, which says periodic; give it once"
+    given = _PROPERTIES.search(comment)
+    properties = given[1] if given else _PLAIN
+    n = _n_columns(properties)
+    return n if n is not None else f"Properties={properties[:60]}; expected NAME:TYPE:COLUMNS, repeated"
 
 
 def _parsed_comment(where: str, line: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from ase.io.extxyz import REV_PROPERTY_NAME_MAP, key_val_str_to_dict
 
 _PAIR = re.compile(r'[^\s"\'\\{}\[\]=]+=(?:"[^"\\]*"|[^\s"\'\\{}\[\]=]+)')
 _SCALARS = {"energy", "free_energy", "magmom"}
+_RESULTS = {*all_properties} - _SCALARS
 _ATOMIC = {"forces", "energies", "magmoms", "stresses"}
 _UNLIKE = {*REV_PROPERTY_NAME_MAP, *REV_PROPERTY_NAME_MAP.values(), "move_mask", "initial_charges"} | (
     {*all_properties} - _ATOMIC
@@ -77,12 +79,14 @@ def plain_frame(
     """
     columns = _columns(values.get("Properties", "species:S:1:pos:R:3"))
     info = {key: value for key, value in values.items() if key not in ("Properties", "pbc", "Lattice")}
-    if columns is None or {*info} & ({*all_properties} - _SCALARS | {name for name, _, _ in columns}):
+    if columns is None or not _RESULTS.isdisjoint(info) or any(name in info for name, _, _ in columns):
         return None
     by_column = list(zip(*rows, strict=True))
     try:
         z = [_number(symbol) for symbol in by_column[0]]
-        numbers = np.array([list(map(float, words)) for words in by_column[1:]])  # (width, n)
+        numbers = np.fromiter(map(float, chain.from_iterable(by_column[1:])), np.float64).reshape(
+            -1, len(z)
+        )  # (width, n)
     except (KeyError, ValueError):
         return None
     lattice, pbc = values.get("Lattice"), np.empty(3, dtype=bool)

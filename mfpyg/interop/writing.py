@@ -115,20 +115,29 @@ def _are_words(column: np.ndarray) -> bool:
 
 def _extxyz_frame(frame: Frame, columns: dict[str, np.ndarray], info: dict[str, Any]) -> str:
     n = len(frame.z)
-    rows = [frame.pos.tolist(), *(column.reshape(n, -1).tolist() for column in columns.values())]
-    properties, line = "species:S:1:pos:R:3", "%-2s %16.8f %16.8f %16.8f"
-    for (name, column), values in zip(columns.items(), rows[1:], strict=True):
-        letter, number = _FORMATS[column.dtype.kind]
-        properties += f":{name}:{letter}:{len(values[0])}"
-        line += f" {number}" * len(values[0])
-    words: list[Any] = []
-    for z, *of_atom in zip(frame.z.tolist(), *rows, strict=True):
-        words.append(chemical_symbols[z])
-        for values in of_atom:
-            words += values
-    lattice = f'Lattice="{" ".join(map(str, frame.cell.ravel().tolist()))}" ' if frame.cell.any() else ""
+    arrays = [frame.pos, *(column.reshape(n, -1) for column in columns.values())]
+    kinds = [array.dtype.kind for array in arrays]
+    formats = "".join(f" {_FORMATS[kind][1]}" * array.shape[1] for kind, array in zip(kinds, arrays, strict=True))
+    if {*kinds} == {"f"}:
+        numbers = np.concatenate(arrays, axis=1).ravel().tolist()
+    else:
+        rows = zip(*(array.tolist() for array in arrays), strict=True)
+        numbers = [value for of_atom in rows for values in of_atom for value in values]
+    properties = "species:S:1:pos:R:3"
+    for name, array in zip(columns, arrays[1:], strict=True):
+        properties += f":{name}:{_FORMATS[array.dtype.kind][0]}:{array.shape[1]}"
+    cell = frame.cell.ravel().tolist()
+    lattice = f'Lattice="{" ".join(map(str, cell))}" ' if any(cell) else ""
     about = " ".join([_pair(key, value) for key, value in info.items()] + [_pbc(*frame.pbc.tolist())])
-    return f"{n}\n{lattice}Properties={properties} {about}\n" + f"{line}\n" * n % tuple(words)
+    head = f"{n}\n{lattice}Properties={properties} {about}\n"
+    return head + _template(frame.z.astype(np.int64, copy=False).tobytes(), formats) % tuple(numbers)
+
+
+@functools.lru_cache(maxsize=1024)
+def _template(numbers: bytes, formats: str) -> str:
+    """The lines of the atoms of these atomic numbers, (n,) int64 as bytes, each with these formats to be filled."""
+    symbols = [chemical_symbols[z] for z in np.frombuffer(numbers, dtype=np.int64).tolist()]
+    return "".join(f"{symbol:<2}{formats}\n" for symbol in symbols)
 
 
 def _pair(key: str, value: Any) -> str:

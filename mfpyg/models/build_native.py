@@ -24,7 +24,7 @@ from mfpyg.files import make_folder, replace_file
 
 _SOURCES = [Path(__file__).with_name(name) for name in ("moments.c", "pointwise.c")]
 _FLAGS = (
-    *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"),
+    *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"),
     # The vectors are written out. GCC's own on top, and its tuning for some processors, which keeps addresses in vector
     # registers, made the second derivative a third slower.
     *("-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-mtune=generic", "-fschedule-insns"),

@@ -3,7 +3,7 @@
    In plain torch these are two dozen operations with twice as many in their derivatives, each of which takes some
    microseconds, however few edges there are. REAL, MASK, F, N and C are given to the compiler, as in moments.c. */
 
-#pragma GCC optimize("tree-vectorize", "no-math-errno")
+#pragma GCC optimize("tree-vectorize")
 
 #include <math.h>
 #include <stdint.h>
@@ -140,7 +140,7 @@ int softplus_gradient(int threads, number n_rows, const REAL *x, const REAL *g, 
 
 /* Of the moments of one atom, for moments.c */
 
-void invariants(double cusp, const REAL *a, const REAL *t1, const REAL *t2, REAL *z) {
+void invariants(double cusp, const REAL *restrict a, const REAL *restrict t1, const REAL *restrict t2, REAL *restrict z) {
     for (int f = 0; f < F; f++) {
         REAL sum = a[f], vector = (REAL)cusp, tensor = (REAL)cusp;
         UNROLL for (int k = 1; k < (C < 4 ? C : 4); k++) vector += a[k * F + f] * a[k * F + f];
@@ -151,7 +151,8 @@ void invariants(double cusp, const REAL *a, const REAL *t1, const REAL *t2, REAL
     }
 }
 
-void invariants_gradient(double cusp, const REAL *a, const REAL *t1, const REAL *t2, const REAL *g, REAL *da) {
+void invariants_gradient(double cusp, const REAL *restrict a, const REAL *restrict t1, const REAL *restrict t2,
+                         const REAL *restrict g, REAL *restrict da) {
     for (int f = 0; f < F; f++) {
         REAL vector = (REAL)cusp, tensor = (REAL)cusp;
         UNROLL for (int k = 1; k < (C < 4 ? C : 4); k++) vector += a[k * F + f] * a[k * F + f];
