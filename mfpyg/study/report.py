@@ -21,6 +21,10 @@ from mfpyg.study.studyrun import percent
 from mfpyg.study.tables import DASH, StudyTable, number_of_labels, other_tables, tables
 
 
+_IN_COLUMNS = ("strategy", "label_fraction")
+"""Settings of a model's own that have a column in its table."""
+
+
 def write_report(
     result: StudyResult,
     folder: Path,
@@ -97,7 +101,11 @@ def _models(result: StudyResult) -> str:
     ]
     rows = []
     for model in result.models:
-        own = [f"{name} {_listed(v)}" for name, v in model.own_settings.items() if set(map(str, v)) != {"None"}]
+        own = [
+            f"{name} {_listed(values)}"
+            for name, values in model.own_settings.items()
+            if name not in _IN_COLUMNS and set(map(str, values)) != {"None"}
+        ]
         rows.append(
             [
                 *(model.name, " ".join(model.fidelities), model.strategy, percent(model.label_fraction)),
