@@ -9,6 +9,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.errors import MFPyGError
 
 _ATOMS_AT_ONCE = 1 << 22
 
@@ -64,15 +65,36 @@ def fit_references(
         species: atomic numbers of the potential.
         names: of the fidelities; all if not given.
         counts: the :func:`compositions` of the data set, if they are known.
+
+    Raises:
+        MFPyGError: for an energy that is NaN or infinite and not masked.
     """
     counts = (compositions(dataset, species) if counts is None else counts)[rows]
     result = {}
     for name in names or dataset.fidelities:
         column = dataset.fidelities.index(name)
         labelled = dataset._data.energy_mask[:, column].numpy()[rows]
-        energy = dataset._data.energy[:, column].numpy()[rows[labelled]]
+        energy = labelled_energies(dataset, name, rows[labelled])
         result[name] = fit(counts[labelled], energy, species)
     return result
+
+
+def labelled_energies(dataset: ConformationDataset, name: str, rows: np.ndarray) -> np.ndarray:
+    """Total energies of a fidelity of rows that all have one, (n,) float64.
+
+    Raises:
+        MFPyGError: naming the first that is NaN or infinite; no source gives such labels, but columns can be changed.
+    """
+    energy = dataset._data.energy[:, dataset.fidelities.index(name)].numpy()[rows]
+    wrong = rows[~np.isfinite(energy)]
+    if len(wrong):
+        molecule = dataset.molecules[int(dataset._data.molecule[wrong[0]])]
+        number = int(dataset._data.conformation[wrong[0]])
+        raise MFPyGError(
+            f"the {name} energy label of {molecule}, conformation {number}, is NaN or infinite but not masked "
+            f"({len(wrong)} such in all); process the data anew"
+        )
+    return energy
 
 
 def fit(counts: np.ndarray, energy: np.ndarray, species: tuple[int, ...]) -> References:

@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 from mfpyg.datasets.batches import BatchLoader, by_size
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.metrics import MetricTable
 from mfpyg.models import Potential, Prediction
 
@@ -67,15 +68,19 @@ def evaluate(
         track: shows the progress over the batches of a split.
 
     Raises:
-        MFPyGError: if the data set has none of the potential's fidelities, or an element it does not know.
+        MFPyGError: if the data set has none of the potential's fidelities, or an element it does not know; for a label
+            or a prediction that is NaN or infinite, naming the conformation.
     """
     columns = common_columns(potential, dataset)
+    labels = [(name, prop, column) for name, column in columns.items() for prop in ("energy", "forces")]
     result = Evaluation({}, {})
     for split, rows in splits.items():
         table = MetricTable(columns)
         pairs: dict[tuple[str, str], Parity] = {}
         for _, batch, predictions in predicted(potential, dataset, rows, columns, split, track):
-            table.add(predictions, batch)
+            if not table.add(predictions, batch):
+                fault = fault_of_data(potential, batch, labels, dataset.molecules)
+                raise MFPyGError(fault or str(fault_of_predictions(predictions, batch, dataset.molecules)))
             if parity:
                 _collect(pairs, potential, predictions, batch, columns)
         result.metrics[split] = table.result()

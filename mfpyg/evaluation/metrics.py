@@ -63,20 +63,23 @@ class MetricTable:
         self.columns = dict(columns)
         self._sums: dict[tuple[str, str], Tensor] = {}
 
-    def add(self, predictions: Mapping[str, Prediction], batch: Batch) -> None:
-        """Add a batch; force errors where a prediction has forces."""
+    def add(self, predictions: Mapping[str, Prediction], batch: Batch) -> bool:
+        """Add a batch, force errors where a prediction has forces; whether all errors of the batch are finite."""
         n_atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)
+        finite = True
         for name, prediction in predictions.items():
             column = self.columns[name]
             errors = energy_errors(prediction, batch, column)
-            self._add(name, "energy", errors)
+            finite &= self._add(name, "energy", errors)
             self._add(name, "per_atom", errors / n_atoms[batch.energy_mask[:, column]])
             if prediction.forces is not None:
-                self._add(name, "forces", force_errors(prediction, batch, column))
+                finite &= self._add(name, "forces", force_errors(prediction, batch, column))
+        return finite
 
-    def _add(self, name: str, quantity: str, errors: Tensor) -> None:
+    def _add(self, name: str, quantity: str, errors: Tensor) -> bool:
         sums = error_sums(errors).cpu()
         self._sums[name, quantity] = self._sums.get((name, quantity), torch.zeros_like(sums)) + sums
+        return bool(torch.isfinite(sums).all())
 
     def result(self) -> dict[str, dict[str, dict[str, Any]]]:
         """``{fidelity: {"energy": {n, mae, rmse, mae_per_atom, rmse_per_atom}, "forces": {n, mae, rmse}}}``.

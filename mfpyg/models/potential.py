@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.graph import EdgeTopology, Graph, find_topology
+from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
 from mfpyg.locality import is_large, reordered, spatial_order
 from mfpyg.models.backbone import Backbone, check_backbone, reset, through
 from mfpyg.models.compiled import Compiler
@@ -193,8 +193,13 @@ class MultiFidelityPotential(Potential):
         traced = _requires_grad(data)
         differentiable = torch.is_grad_enabled() and (self.training or traced)
         species = self.species_number(data.z)
-        if not torch.isfinite(data.pos).all():
-            raise MFPyGError("positions are NaN or infinite; expected finite ones in Å")
+        lost = ~torch.isfinite(data.pos)
+        if lost.any():
+            atom = int(lost.any(dim=1).nonzero()[0])
+            raise MFPyGError(
+                f"positions are NaN or infinite in graph {int(molecules_of(data)[0][atom])} (atom {atom} of all); "
+                "expected finite ones in Å"
+            )
         dtype = self.dtype
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if stress:

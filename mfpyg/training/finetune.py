@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 
 from mfpyg.checkpoint import potential_of, read_checkpoint
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.references import References, compositions, fit, species_of
+from mfpyg.datasets.references import References, compositions, fit, labelled_energies, species_of
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import predicted
@@ -131,8 +131,8 @@ def fit_to_predictions(
     energy = np.zeros(len(dataset.slices["energy"]) - 1)
     for chosen, _, predictions in predicted(potential, dataset, rows, {fidelity: column}):
         energy[chosen] = predictions[fidelity].energy.numpy()
-    label = dataset._data.energy[:, column].numpy()
-    return fit(compositions(dataset, potential.species)[rows], label[rows] - energy[rows], potential.species)
+    label = labelled_energies(dataset, fidelity, rows)
+    return fit(compositions(dataset, potential.species)[rows], label - energy[rows], potential.species)
 
 
 def check_elements_known(

@@ -80,6 +80,19 @@ class MultiFidelityLoss(nn.Module):
         """Fidelities to predict, and whether with forces."""
         return {f.name: f.forces for f in self.fidelities}
 
+    @property
+    def labels(self) -> list[tuple[str, str, int]]:
+        """Fidelity, property and column of each label, in the order of ``weights``."""
+        return [(name, prop, self.columns[name]) for name, prop in self.weights]
+
+    def labelled(self, sums: Tensor) -> dict[str, bool]:
+        """Whether there is a label of each fidelity, from the sums over all processes, (n_labels, 3)."""
+        there = (sums[:, 0] > 0).tolist()
+        return {
+            f.name: any(n for (name, _), n in zip(self.weights, there, strict=True) if name == f.name)
+            for f in self.fidelities
+        }
+
     def forward(self, predictions: Mapping[str, Prediction], batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss of a batch, and the error sums it was made of, both over all processes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.metrics import mae_and_rmse
-from mfpyg.graph import find_topology
-from mfpyg.models import Potential, Prediction
-from mfpyg.models.overlap import find_overlap
+from mfpyg.models import MultiFidelityPotential, Potential, Prediction
 from mfpyg.training.loss import MultiFidelityLoss, sum_over_processes
+from mfpyg.training.schedule import get_lr
+from mfpyg.training.steps import Diverged, fault_of_gradients, first_cause, skip_unlabelled
 
 
 def train_only(potential: nn.Module, trained: Iterable[nn.Parameter]) -> None:
@@ -25,6 +27,21 @@ def train_only(potential: nn.Module, trained: Iterable[nn.Parameter]) -> None:
         parameter.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
+
+
+@dataclass
+class _Step:
+    """What the optimiser's next step is made from.
+
+    Attributes:
+        potential, loss, batch: that were compared.
+        labelled: whether the batch, over all processes, has a label of each fidelity.
+    """
+
+    potential: MultiFidelityPotential
+    loss: MultiFidelityLoss
+    batch: Batch
+    labelled: dict[str, bool]
 
 
 class MultiFidelityModule(lightning.LightningModule):
@@ -60,6 +77,8 @@ class MultiFidelityModule(lightning.LightningModule):
         self.logged: set[str] = set()
         """Names of all that was logged of the last epoch."""
         self._sums: dict[str, Tensor] = {}
+        self._step: _Step | None = None
+        self._val_fault: tuple[str, bool] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Fused: a step of a small network is bound by the number of calls, not by arithmetic.
@@ -77,22 +96,54 @@ class MultiFidelityModule(lightning.LightningModule):
         Raises:
             MFPyGError: if the loss is not finite, naming the conformation where that comes from.
         """
-        before, potential.compiled = potential.compiled, self.compiled
-        try:
-            predictions = potential.predict(batch, loss.wanted)
-        finally:
-            potential.compiled = before
+        assert isinstance(potential, MultiFidelityPotential)
+        self._step = None  # the last batch is not kept while this one is computed
+        predictions = self._predicted(potential, loss, batch, self.compiled)
         value, sums = loss(predictions, batch)
         if not torch.isfinite(value):
-            raise MFPyGError(self._explain(loss, predictions, batch))
+            what = "NaN" if value.isnan() else "infinite"
+            raise self._failure(f"the loss became {what}", self._fault(potential, loss, batch, predictions))
+        self._step = _Step(potential, loss, batch, loss.labelled(sums))
         return value, sums
+
+    def _predicted(
+        self, potential: Potential, loss: MultiFidelityLoss, batch: Batch, compiled: bool = False
+    ) -> dict[str, Prediction]:
+        before, potential.compiled = potential.compiled, compiled
+        try:
+            return potential.predict(batch, loss.wanted)
+        except MFPyGError as error:  # which knows the number of the graph alone
+            fault = fault_of_data(potential, batch, loss.labels, self.molecules)
+            if fault is None:
+                raise
+            raise MFPyGError(f"training stopped{self._when()}: {fault}") from error
+        finally:
+            potential.compiled = before
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before clipping, which a gradient that is left out has no part in.
+
+        Raises:
+            MFPyGError: if the gradient is not finite.
+        """
+        step = self._step
+        assert step is not None
+        skip_unlabelled(step.potential, step.labelled)
+        fault = fault_of_gradients(step.potential)
+        if fault is not None:
+            found = self._fault(step.potential, step.loss, step.batch, None)
+            raise self._failure("the gradient became NaN or infinite", found or (fault, False))
 
     def _add(self, split: str, sums: Tensor) -> None:
         # Those of a resumed epoch were read before the module came to its device.
         self._sums[split] = sums + self._sums[split].to(sums) if split in self._sums else sums
 
     def validation_step(self, batch: Batch, batch_number: int) -> None:
-        self._add("val", self.loss.sums(self.potential.predict(batch, self.loss.wanted), batch))
+        predictions = self._predicted(self.potential, self.loss, batch)
+        sums = self.loss.sums(predictions, batch)
+        if self._val_fault is None and not torch.isfinite(sums).all():
+            self._val_fault = self._fault(self.potential, self.loss, batch, predictions)
+        self._add("val", sums)
 
     def on_validation_epoch_end(self) -> None:
         # Those of the training step are over all processes already.
@@ -109,10 +160,7 @@ class MultiFidelityModule(lightning.LightningModule):
         errors = loss.error(sums)
         total = errors.sum()
         if not torch.isfinite(total):
-            raise MFPyGError(
-                f"the {split} loss became NaN at the end of epoch {self.current_epoch}; "
-                f"try a lower optim.lr or optim.clip"
-            )
+            raise self._failure(f"the {split} loss became NaN or infinite", self._val_fault)
         values = {f"{split}/loss": float(total)}
         for (name, prop), row, error in zip(loss.weights, sums, errors, strict=True):
             key = f"{split}/{name}/loss"
@@ -126,38 +174,34 @@ class MultiFidelityModule(lightning.LightningModule):
         self.logged |= {*values, *seen}
         self.log_dict({**values, **seen}, batch_size=1)
 
-    def _explain(self, loss: MultiFidelityLoss, predictions: Mapping[str, Prediction], batch: Batch) -> str:
-        """Name the conformation where a NaN comes from."""
-        message = f"the loss became NaN in epoch {self.current_epoch}"
-        topology, lattice = find_topology(batch, self.potential.cutoff, dtype=self.potential.dtype)
-        overlap = find_overlap(batch.pos.to(self.potential.dtype), topology, lattice)
-        if overlap is not None:
-            molecule, number = (
-                self.molecules[int(batch.molecule[overlap.graph])],
-                int(batch.conformation[overlap.graph]),
-            )
-            return (
-                f"{message}: {overlap} in {molecule}, conformation {number}; take it out of the data (mfpyg-doctor "
-                "finds all such)"
-            )
-        for name, prediction in predictions.items():
-            column = loss.columns[name]
-            bad = {"energy": ~torch.isfinite(prediction.energy)}
-            bad["energy label"] = batch.energy_mask[:, column] & ~torch.isfinite(batch.energy[:, column])
-            if prediction.forces is not None:
-                wrong = (~torch.isfinite(prediction.forces)).any(dim=1)
-                bad["forces"] = torch.bincount(batch.batch[wrong], minlength=batch.num_graphs) > 0
-            for what, where in bad.items():
-                if where.any():
-                    first = int(where.nonzero()[0])
-                    molecule = self.molecules[int(batch.molecule[first])]
-                    number = int(batch.conformation[first])
-                    return (
-                        f"{message}: {name} {what} of {molecule}, conformation {number}, is not finite "
-                        f"({int(where.sum())} of {batch.num_graphs} in the batch); look at its data, "
-                        f"or try a lower optim.lr or optim.clip"
-                    )
-        return f"{message}; try a lower optim.lr or optim.clip"
+    def _fault(
+        self,
+        potential: Potential,
+        loss: MultiFidelityLoss,
+        batch: Batch,
+        predictions: Mapping[str, Prediction] | None,
+    ) -> tuple[str, bool] | None:
+        """What in a batch is not finite, and whether that is the data; predictions are made anew if not given."""
+        fault = fault_of_data(potential, batch, loss.labels, self.molecules)
+        if fault is not None:
+            return fault, True
+        fault = fault_of_predictions(predictions or potential.predict(batch, loss.wanted), batch, self.molecules)
+        return None if fault is None else (fault, False)
+
+    def _failure(self, what: str, fault: tuple[str, bool] | None) -> MFPyGError:
+        """The error that ends the run: what became of the numbers, when, and because of what.
+
+        For all processes at once, as what they found is put together.
+        """
+        fault = first_cause(fault)
+        because = "" if fault is None else f": {fault[0]}"
+        if fault is not None and fault[1]:
+            return MFPyGError(f"{what}{self._when()}{because}")
+        return Diverged(f"{what}{self._when()}{because}; lower optim.lr, or set optim.clip")
+
+    def _when(self) -> str:
+        lr = self.lr if self._trainer is None else get_lr(self._trainer)
+        return f" in epoch {self.current_epoch}, step {self.global_step}, at learning rate {lr:.3g}"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["mfpyg"] = self.metadata

@@ -19,6 +19,7 @@ from mfpyg.checkpoint import describe, epochs_done, potential_of, read_checkpoin
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.splits import make_splits
 from mfpyg.device import choose_device
+from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import parse_fidelities
@@ -41,6 +42,7 @@ from mfpyg.training.prepare import (
     with_labels_kept,
 )
 from mfpyg.training.recipe import Describe
+from mfpyg.training.steps import Diverged
 from mfpyg.training.strategies.build import recipe_of
 
 
@@ -89,7 +91,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     if not unfinished:
         console.print("the run has ended or stopped early; there is nothing left to train", highlight=False)
         return
-    with _interruptible(folder):
+    with _interruptible(folder, settings):
         if is_main_process():
             if resume:
                 folder.write_config(settings)
@@ -114,13 +116,15 @@ def _splits(
 
 
 @contextmanager
-def _interruptible(folder: RunFolder) -> Iterator[None]:
-    """Say how to go on after Ctrl-C or SIGTERM; leave nothing of a run that reached no checkpoint."""
+def _interruptible(folder: RunFolder, settings: TrainSettings) -> Iterator[None]:
+    """Say how to go on after Ctrl-C, SIGTERM or numbers that blew up; leave nothing of a run without a checkpoint."""
     try:
         yield
     except BaseException as stop:
         if is_main_process():
             folder.discard_unstarted()
+        if isinstance(stop, Diverged):
+            raise MFPyGError(f"{stop}; {_after_divergence(folder, settings)}") from stop
         if not _is_interrupt(stop):
             raise
         if not folder.last.is_file():
@@ -129,6 +133,18 @@ def _interruptible(folder: RunFolder) -> Iterator[None]:
         raise Interrupted(
             f"stopped; {epochs} epochs are kept, continue with: mfpyg-train --resume {folder.path}"
         ) from stop
+
+
+def _after_divergence(folder: RunFolder, settings: TrainSettings) -> str:
+    """What is left of the run, and how to go on: not by ``--resume``, which goes the same way again."""
+    if not folder.last.is_file():
+        return "no epoch had ended, nothing was kept"
+    if settings.strategy != "mfl" or not folder.best.is_file():
+        return f"{folder.last} is of before, but --resume would come to the same end; start anew in another folder"
+    return (
+        f"best.ckpt and last.ckpt in {folder.path} are of before; --resume would come to the same end, so go on from "
+        f"the best epoch in a new folder: --init {folder.path} --optim.lr {settings.optim.lr / 10:g}"
+    )
 
 
 def _is_interrupt(stop: BaseException) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from mfpyg.datasets.references import fit
+from mfpyg.datasets.references import fit, labelled_energies
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
@@ -68,9 +68,11 @@ class DifferenceStage(Stage):
         target, base = self.columns
         mask = data.energy_mask.numpy()[rows]
         rows = rows[mask[:, target] & mask[:, base]]
-        energy = data.energy[:, target].numpy()[rows] - data.energy[:, base].numpy()[rows]
+        of_target, of_base = (
+            labelled_energies(self.materials.dataset, name, rows) for name in (self.target, self.base)
+        )
         elements = self.materials.elements
-        fitted = fit(elements.counts[rows], energy, elements.species)
+        fitted = fit(elements.counts[rows], of_target - of_base, elements.species)
         return self.materials.kept({self.name: fitted})[self.name]
 
     def enter(self, potential: Potential) -> Potential:

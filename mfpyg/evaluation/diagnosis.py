@@ -1,0 +1,78 @@
+"""Which conformation of a batch a NaN or an infinity comes from: its positions, its labels, or what is predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+from mfpyg.graph import find_topology
+from mfpyg.models import Potential, Prediction
+from mfpyg.models.overlap import find_overlap
+
+Labels = Iterable[tuple[str, str, int]]
+"""Fidelity, ``"energy"`` or ``"forces"``, and the fidelity's number among the T of the data set."""
+
+
+def name_of(batch: Batch, graph: int, molecules: Sequence[str]) -> str:
+    """What a graph of a batch is called: molecule and conformation where the data say so, else its number."""
+    if "molecule" in batch and "conformation" in batch:
+        return f"{molecules[int(batch.molecule[graph])]}, conformation {int(batch.conformation[graph])}"
+    return f"graph {graph} of the batch"
+
+
+def fault_of_data(potential: Potential, batch: Batch, labels: Labels, molecules: Sequence[str]) -> str | None:
+    """What is wrong with the positions of a batch, or with labels that are not masked, and what to do.
+
+    Args:
+        potential: whose cutoff and precision decide which atoms are at the same place.
+        batch: as the data sets give it.
+        labels: that are looked at.
+        molecules: names of the data set's molecules.
+
+    Returns:
+        A clause naming the conformation; ``None`` if all is sound.
+    """
+    lost = ~torch.isfinite(batch.pos).all(dim=1)
+    if lost.any():
+        graph = int(batch.batch[lost][0])
+        return f"positions of {name_of(batch, graph, molecules)}, are NaN or infinite; take it out of the data"
+    topology, lattice = find_topology(batch, potential.cutoff, potential.engine, potential.dtype)
+    overlap = find_overlap(batch.pos.to(potential.dtype), topology, lattice)
+    if overlap is not None:
+        where = name_of(batch, overlap.graph, molecules)
+        return f"{overlap} in {where}; take it out of the data (mfpyg-doctor finds all such)"
+    for name, prop, column in labels:
+        wrong = _wrong_labels(batch, prop, column)
+        if wrong.any():
+            where = name_of(batch, int(wrong.nonzero()[0]), molecules)
+            return f"the {name} {prop} label of {where}, is NaN or infinite but not masked; process the data anew"
+    return None
+
+
+def fault_of_predictions(predictions: Mapping[str, Prediction], batch: Batch, molecules: Sequence[str]) -> str | None:
+    """Which prediction of a batch is not finite, naming the first conformation; ``None`` if all are."""
+    for name, prediction in predictions.items():
+        bad = {"energy": ~torch.isfinite(prediction.energy)}
+        if prediction.forces is not None:
+            bad["forces"] = _of_graphs(~torch.isfinite(prediction.forces).all(dim=1), batch)
+        for prop, wrong in bad.items():
+            if wrong.any():
+                where = name_of(batch, int(wrong.nonzero()[0]), molecules)
+                count = f"{int(wrong.sum())} of {batch.num_graphs} in the batch"
+                return f"the predicted {name} {prop} of {where}, is not finite ({count})"
+    return None
+
+
+def _wrong_labels(batch: Batch, prop: str, column: int) -> Tensor:
+    """Graphs with a label that is neither finite nor masked, (n_graphs,) bool."""
+    if prop == "energy":
+        return batch.energy_mask[:, column] & ~torch.isfinite(batch.energy[:, column])
+    return batch.forces_mask[:, column] & _of_graphs(~torch.isfinite(batch.forces[:, column]).all(dim=1), batch)
+
+
+def _of_graphs(atoms: Tensor, batch: Batch) -> Tensor:
+    """Graphs that any of these atoms belongs to: (n_atoms,) bool -> (n_graphs,) bool."""
+    return torch.bincount(batch.batch[atoms], minlength=batch.num_graphs) > 0
