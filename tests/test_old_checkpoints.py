@@ -1,4 +1,4 @@
-"""What every released version has written stays readable, and means the same (``tests/checkpoints/make.py`` wrote it)."""
+"""What every released version has written stays readable, and means the same (made by ``tests/checkpoints/make.py``)."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
     python tests/checkpoints/make.py            # with the installed mfpyg, into tests/checkpoints/<its version>
     PYTHONPATH=TREE python tests/checkpoints/make.py    # with the code of another tree, as that of an older tag
 
-A tiny network is trained on the bundled data for two epochs. Kept are the run folder and, in ``expected.json``, what the
-version itself computes with it: energies in kcal/mol and forces in kcal/mol/Å.
+A tiny network is trained on the bundled data for two epochs. Kept are the run folder and, in ``expected.json``, what
+the version itself computes with it: energies in kcal/mol and forces in kcal/mol/Å.
 """
 
 from __future__ import annotations
