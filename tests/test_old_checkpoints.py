@@ -1,4 +1,4 @@
-"""What every released version has written stays readable, and means the same (made by ``tests/checkpoints/make.py``)."""
+"""What every released version has written stays readable, and means the same."""
 
 from __future__ import annotations
 
