@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from mfpyg.errors import MFPyGError, shown, unknown_name
+from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.files import make_folder, write_text
 from mfpyg.strategy_options import GROUPS, STRATEGIES
 from mfpyg.strict_yaml import read_yaml
@@ -195,7 +195,7 @@ def read_plan(folder: Path) -> StudyPlan:
         of = int | float if name == "fractions" else str
         right = type(value) is int and value > 0 if name in ("members", "epochs") else isinstance(value, list)
         if not right or (isinstance(value, list) and not all(isinstance(one, of) for one in value)):
-            raise MFPyGError(f"{path}: {name} is {shown(value)}, which mfpyg-study did not write")
+            raise MFPyGError(f"{path}: {name} is {str(value)[:80]}, which mfpyg-study did not write")
     plan = StudyPlan(**values)
     try:
         plan.check()  # names become those of folders
