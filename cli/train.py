@@ -16,6 +16,7 @@ from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.finetune_options import KEPT_LR, keeps
 from mfpyg.options import alternatives, choices_of, in_words
+from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.folder import RunFolder, check_same
 
@@ -109,7 +110,7 @@ def _stored(arguments: Sequence[str]) -> tuple[str | None, str | None, dict[str,
     if resumed is not None:
         RunFolder(Path(resumed)).check_resumable()
         config = str(RunFolder(Path(resumed)).config)
-    return resumed, config, {} if config is None else s.with_dataset_list(s.read_yaml(Path(config)))
+    return resumed, config, {} if config is None else s.with_dataset_list(read_yaml(Path(config)))
 
 
 def _initial(arguments: Sequence[str], stored: dict[str, Any]) -> InitialModel | None:

@@ -17,10 +17,13 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError
-from mfpyg.files import save_torch
+from mfpyg.files import check_archive, save_torch
 
 FORMAT = 2
 """Version of the processed files; a change makes old ones be processed anew."""
+
+CHECKED = 1 << 28
+"""Bytes of a processed file up to which its checksums are looked at whenever it is opened."""
 
 ABOUT = {"levels", "molecules", "sources", "source_levels", "fingerprint", "incomplete_forces"}
 """What a processed file says of itself, besides its format."""
@@ -149,10 +152,14 @@ def write_processed(path: Path, data: Data, slices: Mapping[str, Tensor], about:
 def read_processed(path: Path) -> dict[str, Any]:
     """What :func:`write_processed` has written; tensors are mapped from the file, not read.
 
+    Checksums are those of files up to :data:`CHECKED`; larger ones would have to be read for them.
+
     Raises:
         MFPyGError: if the file is damaged.
     """
     try:
+        if path.stat().st_size <= CHECKED:
+            check_archive(path, "a processed data set")
         stored = torch.load(path, weights_only=True, mmap=True)
         if stored["format"] != FORMAT or not stored.keys() >= ABOUT:
             raise KeyError("format")

@@ -15,10 +15,10 @@ import torch
 from ase.data import chemical_symbols
 
 from mfpyg import backbones
-from mfpyg.checkpoint_checks import Room, check_archive, check_described
+from mfpyg.checkpoint_checks import Room, check_described
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
-from mfpyg.files import read_torch, save_torch
+from mfpyg.files import check_archive, read_torch, save_torch
 from mfpyg.models import DeltaPotential, Potential
 from mfpyg.models.build import build_delta, build_potential
 from mfpyg.options import check
@@ -104,7 +104,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         MFPyGError: if there is none, or it is damaged, foreign, or of another format.
     """
     path = checkpoint_file(path)
-    check_archive(path)
+    check_archive(path, "a checkpoint of mfpyg")
     checkpoint = read_torch(path, "a checkpoint of mfpyg")
     check_described(checkpoint, path, FORMAT)
     return checkpoint

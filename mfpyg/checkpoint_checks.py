@@ -1,12 +1,9 @@
-"""What a checkpoint must be before anything is made of it: a whole file, of the right kinds of values."""
+"""What a checkpoint must be before anything is made of it: of the right kinds of values."""
 
 from __future__ import annotations
 
 import math
-import struct
 import threading
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,43 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from mfpyg.errors import MFPyGError
-
-_NO_ZIP = (
-    *(OSError, ValueError, EOFError, NotImplementedError, RuntimeError, IndexError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error, struct.error),
-)
-"""What ``zipfile`` raises for damaged files."""
-
-
-_FOLDER = 0x10
-"""The bit by which torch takes an entry for a folder, and leaves the memory of its contents as it was."""
-
-
-def check_archive(path: Path) -> None:
-    """Check that a file is what ``torch.save`` writes, and that every byte of it is as it was written.
-
-    ``torch.load`` looks neither at checksums nor at how large a compressed entry becomes.
-
-    Raises:
-        MFPyGError: if it can't be opened, is no zip file or damaged, or has compressed entries.
-    """
-    foreign = f"{path}: damaged, or not a checkpoint of mfpyg"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if sum(entry.file_size for entry in entries) > path.stat().st_size:
-                raise MFPyGError(f"{foreign} (its entries are larger than the file)")
-            if any(entry.external_attr & _FOLDER for entry in entries):
-                raise MFPyGError(f"{foreign} (it holds folders)")
-            damaged = archive.testzip()
-    except PermissionError as error:
-        raise MFPyGError(f"{path}: can't be read ({error.strerror}); ask its owner for the permission") from error
-    except MFPyGError:
-        raise
-    except _NO_ZIP as error:
-        raise MFPyGError(f"{foreign}; copy it again, or train anew") from error
-    if damaged is not None:
-        raise MFPyGError(f"{path}: damaged, the checksum of its entry '{damaged}' is wrong; copy it again")
+from mfpyg.fidelity import is_name
 
 
 def _is_whole(value: Any) -> bool:
@@ -110,7 +71,11 @@ def _is_progress(value: Any) -> bool:
 
 
 def _are_fidelities(value: Any) -> bool:
-    return _is_list_of(value, _is_text) and 0 < len(value) == len(set(value))
+    return _is_list_of(value, _is_name) and 0 < len(value) == len(set(value))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and is_name(value)
 
 
 def _are_species(value: Any) -> bool:
@@ -127,7 +92,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "an energy for each element of each fidelity",
     ),
     "data": (_is_data, "name, fingerprint and methods"),
-    "splits": (lambda value: _is_dict_of(value, _is_rows), "numbers of conformations"),
+    "splits": (lambda value: _is_dict_of(value, _is_rows) and all(map(is_name, value)), "numbers of conformations"),
     "versions": (lambda value: _is_dict_of(value, _is_text), "versions of packages"),
 }
 _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {

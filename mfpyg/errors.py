@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+_LONGEST = 2000
+"""Letters of a message; what is longer has its start."""
 
 
 class MFPyGError(ValueError):
@@ -14,7 +18,8 @@ class MFPyGError(ValueError):
 
     def __init__(self, message: str) -> None:
         # Names come from files: line ends, control characters and what can't be printed are written as escapes.
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(message)))
+        text = str(message) if len(str(message)) <= _LONGEST else f"{str(message)[: _LONGEST - 1]}…"
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
 class MFPyGWarning(RuntimeWarning):
@@ -26,9 +31,15 @@ def shortened(names: Iterable[str]) -> list[str]:
     return [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
 
 
+def shown(value: Any) -> str:
+    """A value from a file as an error shows it: not more than 80 letters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'hipnn'?"`` where a known name is close to ``name``, else an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0][:60]}'?" if close else ""
 
 
@@ -41,4 +52,6 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> MFPyGError:
     names = list(known)
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     listed = ", ".join(names[:_LISTED]) + more if names else "none"
-    return MFPyGError(f"unknown {kind} '{name}' (known: {listed}){did_you_mean(name, names)}")
+    return MFPyGError(
+        f"unknown {kind} '{name if len(name) <= 80 else name[:79] + '…'}' (known: {listed}){did_you_mean(name, names)}"
+    )

@@ -15,6 +15,11 @@ from mfpyg.units import energy_factor, force_factor
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
+def is_name(text: str) -> bool:
+    """Whether a fidelity, or a split, can be called so: names become parts of names of files and columns."""
+    return len(text) <= 100 and _NAME.fullmatch(text) is not None
+
+
 @dataclass(frozen=True)
 class LevelOfTheory:
     """A level of theory as a data file holds it.
@@ -68,7 +73,7 @@ class Fidelity:
     forces: bool = False
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not is_name(self.name):
             raise MFPyGError(
                 f"malformed fidelity name '{self.name}': expected letters, digits, '_' or '-', as in dz:EF"
             )

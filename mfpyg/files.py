@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -21,6 +22,19 @@ _NO_NPZ = (
     *(zipfile.BadZipFile, zlib.error),
 )
 """What numpy raises for files that are damaged, or no npz at all."""
+
+
+_NO_ZIP = (
+    *(OSError, ValueError, EOFError, NotImplementedError, RuntimeError, IndexError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What ``zipfile`` raises for damaged files."""
+
+_FOLDER = 0x10
+"""The bit by which torch takes an entry for a folder, and leaves the memory of its contents as it was."""
+
+_UNPACKED = 1 << 30
+"""Bytes of an npz file's arrays from which on they may not be twenty times those of the file."""
 
 
 def replace_file(path: Path, write: Callable[[str], Any]) -> None:
@@ -69,6 +83,39 @@ def save_torch(path: Path, values: Any) -> None:
     replace_file(path, save)
 
 
+def check_archive(path: Path, what: str) -> None:
+    """Check that a file is what ``torch.save`` writes, and that every byte of it is as it was written.
+
+    ``torch.load`` looks neither at checksums nor at how large a compressed entry becomes.
+
+    Args:
+        path: of the file.
+        what: it should be, for the error.
+
+    Raises:
+        MFPyGError: if it can't be opened, is no zip file or damaged, or has compressed entries.
+    """
+    foreign = f"{path}: damaged, or not {what}"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if sum(entry.file_size for entry in entries) > path.stat().st_size:
+                raise MFPyGError(f"{foreign} (its entries are larger than the file)")
+            if any(entry.external_attr & _FOLDER for entry in entries):
+                raise MFPyGError(f"{foreign} (it holds folders)")
+            if len({entry.filename for entry in entries}) < len(entries):
+                raise MFPyGError(f"{foreign} (it holds an entry twice)")
+            damaged = archive.testzip()
+    except PermissionError as error:
+        raise MFPyGError(f"{path}: can't be read ({error.strerror}); ask its owner for the permission") from error
+    except MFPyGError:
+        raise
+    except _NO_ZIP as error:
+        raise MFPyGError(f"{foreign}; copy it again, or make it anew") from error
+    if damaged is not None:
+        raise MFPyGError(f"{path}: damaged, the checksum of its entry '{damaged}' is wrong; copy it again")
+
+
 def read_torch(path: Path, what: str) -> Any:
     """What ``torch.save`` wrote, as plain values and tensors on the CPU; code that a file might carry is never run.
 
@@ -98,6 +145,9 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with np.load(path, allow_pickle=False) as stored:
+            unpacked = sum(entry.file_size for entry in stored.zip.infolist())
+            if unpacked > max(_UNPACKED, 20 * path.stat().st_size):
+                raise ValueError("more than it could have been")
             return {name: stored[name] for name in stored.files}
     except _NO_NPZ as error:
         raise MFPyGError(f"{path}: missing or damaged; expected an npz file with train, val, test") from error

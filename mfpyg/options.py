@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import field
 from typing import Any
 
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError, shown, unknown_name
 
 
 def setting(
@@ -53,7 +53,7 @@ def check(settings: Any, prefix: str = "") -> None:
             check(value, f"{name}.")
             continue
         if not fits(value, hints[f.name]):
-            raise MFPyGError(f"{name} is {value!r}, expected {in_words(hints[f.name])}")
+            raise MFPyGError(f"{name} is {shown(value)}, expected {in_words(hints[f.name])}")
         choices, low = choices_of(f), f.metadata.get("low")
         if choices and value not in choices:
             raise unknown_name(name, str(value), map(str, choices))
@@ -81,7 +81,7 @@ def build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
     values = {name: _number(value) if hints[name] in (float, float | None) else value for name, value in values.items()}
     for name, value in values.items():
         if not dataclasses.is_dataclass(value) and not fits(value, hints[name]):
-            raise MFPyGError(f"{prefix}{name} is {value!r}, expected {in_words(hints[name])}")
+            raise MFPyGError(f"{prefix}{name} is {shown(value)}, expected {in_words(hints[name])}")
     return cls(**values)
 
 

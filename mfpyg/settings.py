@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from mfpyg import backbones
 from mfpyg.engine import ENGINES
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.finetune_options import FinetuneSettings
 from mfpyg.options import build, check, setting
 from mfpyg.strategy_options import STRATEGIES, DeltaSettings, MetaSettings, TransferSettings, check_groups
@@ -306,7 +303,7 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     }
     for name in groups:
         if not isinstance(values.get(name) or {}, dict):
-            raise MFPyGError(f"{name} is {values[name]!r}, expected settings such as '{name}: {{…}}'")
+            raise MFPyGError(f"{name} is {shown(values[name])}, expected settings such as '{name}: {{…}}'")
     built = {name: build(cls, values.get(name) or {}, f"{name}.") for name, cls in groups.items()}
     return build(TrainSettings, {**values, **built})
 
@@ -315,23 +312,6 @@ def with_dataset_list(values: dict[str, Any]) -> dict[str, Any]:
     """The same values, a data set alone having become a list of one; files of mfpyg 0.1.0 have it alone."""
     alone = isinstance(values.get("dataset"), str)
     return {**values, "dataset": [values["dataset"]]} if alone else values
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Nested plain values of a YAML file; tags that would make objects are refused.
-
-    Raises:
-        MFPyGError: if the file is missing, not YAML, or anything but settings.
-    """
-    if not path.is_file():
-        raise MFPyGError(f"{path}: no such file; expected a YAML file of settings")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise MFPyGError(f"{path}: not readable as YAML ({' '.join(str(error).split())[:100]})") from error
-    if not isinstance(values, dict):
-        raise MFPyGError(f"{path}: expected settings such as 'epochs: 100', found {type(values).__name__}")
-    return values
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from mfpyg.errors import MFPyGError
-from mfpyg.files import read_torch
+from mfpyg.files import check_archive, read_torch
 
 _NAME = re.compile(r"(?:.*\.)?(?P<node>node\d+)\.(?P<rest>.+)")
 _PARTS = {
@@ -86,8 +87,11 @@ def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise MFPyGError(f"{path}: no such file; expected best_model.pt or best_checkpoint.pt of a hippynn training")
+    what = "best_model.pt or best_checkpoint.pt of a hippynn training"
+    if zipfile.is_zipfile(path):  # those of torch before 1.6 have no checksums
+        check_archive(path, what)
     with torch.serialization.safe_globals([_MetricTracker]):
-        state = read_torch(path, "best_model.pt or best_checkpoint.pt of a hippynn training")
+        state = read_torch(path, what)
     if isinstance(state, dict) and isinstance(state.get("model"), Mapping):  # a checkpoint
         state = state["model"]
     if not isinstance(state, Mapping):

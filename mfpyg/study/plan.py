@@ -12,13 +12,16 @@ import yaml
 
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.files import make_folder, write_text
-from mfpyg.settings import read_yaml
 from mfpyg.strategy_options import GROUPS, STRATEGIES
+from mfpyg.strict_yaml import read_yaml
 from mfpyg.study.names import PAPER_MODELS, TARGET_WITHOUT_FORCES, model_name, parse_model, target_of
 from mfpyg.study.studyrun import StudyRun
 
 SETS: dict[str, tuple[str, ...]] = {"table1": PAPER_MODELS, "tables2-4": TARGET_WITHOUT_FORCES}
 """Names for several models at once."""
+
+MOST_MEMBERS = 1000
+"""Of an ensemble."""
 
 
 @dataclass
@@ -59,8 +62,8 @@ class StudyPlan:
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
                 raise MFPyGError(f"share of labels is {fraction:g}, expected a number above 0 and up to 1")
-        if self.members < 1:
-            raise MFPyGError(f"members is {self.members}, expected at least 1")
+        if not 1 <= self.members <= MOST_MEMBERS:
+            raise MFPyGError(f"members is {self.members}, expected at least 1 and at most {MOST_MEMBERS:,}")
 
     def check_options(self) -> None:
         """Check that options of a strategy, as ``--delta.share``, are of one that is used.
@@ -190,7 +193,12 @@ def read_plan(folder: Path) -> StudyPlan:
         raise MFPyGError(f"{path}: holds {', '.join(map(str, values)) or 'nothing'}, expected {', '.join(known)}")
     for name, value in values.items():
         of = int | float if name == "fractions" else str
-        right = isinstance(value, int) if name in ("members", "epochs") else isinstance(value, list)
+        right = type(value) is int and value > 0 if name in ("members", "epochs") else isinstance(value, list)
         if not right or (isinstance(value, list) and not all(isinstance(one, of) for one in value)):
-            raise MFPyGError(f"{path}: {name} is {value}, which mfpyg-study did not write")
-    return StudyPlan(**values)
+            raise MFPyGError(f"{path}: {name} is {str(value)[:80]}, which mfpyg-study did not write")
+    plan = StudyPlan(**values)
+    try:
+        plan.check()  # names become those of folders
+    except MFPyGError as error:
+        raise MFPyGError(f"{path}: {error}") from error
+    return plan

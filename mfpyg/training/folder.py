@@ -14,7 +14,8 @@ import yaml
 
 from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, read_npz, replace_file, write_text
-from mfpyg.settings import TrainSettings, flat, from_dict, read_yaml, to_dict
+from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
+from mfpyg.strict_yaml import read_yaml
 
 MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "accelerator", "threads")
 """Settings that a resumed run may change; the epochs only with strategy ``mfl``."""
