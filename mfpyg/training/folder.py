@@ -16,7 +16,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, read_npz, replace_file, write_text
 from mfpyg.settings import TrainSettings, flat, from_dict, read_yaml, to_dict
 
-MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "accelerator", "threads")
+MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "nodes", "accelerator", "threads")
 """Settings that a resumed run may change; the epochs only with strategy ``mfl``."""
 
 
