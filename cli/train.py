@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mfpyg import backbones
 from mfpyg import settings as s
-from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, hyphenated, joined, quiet_frameworks, run
+from mfpyg.cli.common import ERROR_STATUS, INTERRUPT_STATUS, Parser, given, hyphenated, joined, quiet_frameworks, run
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.finetune_options import KEPT_LR, keeps
@@ -21,7 +21,7 @@ from mfpyg.options import alternatives, choices_of, in_words
 from mfpyg.training.check import check_settings
 from mfpyg.training.folder import RunFolder, check_same
 from mfpyg.training.launch import launch
-from mfpyg.training.processes import check_processes, is_main_process, this_process
+from mfpyg.training.processes import check_processes, end_at_once, is_main_process, this_process
 
 if TYPE_CHECKING:
     from mfpyg.training.company import Company
@@ -36,7 +36,12 @@ DESCRIPTION = (
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Entry point."""
-    run(NAME, train_command, arguments)
+    try:
+        run(NAME, train_command, arguments)
+    except SystemExit as end:
+        end_at_once(end.code if isinstance(end.code, int) else ERROR_STATUS)
+        raise
+    end_at_once(0)
 
 
 def train_command(arguments: Sequence[str]) -> None:

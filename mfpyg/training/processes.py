@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -58,6 +59,18 @@ def is_main_process() -> bool:
     """Whether this is the process that a user started, or the first of those that a launcher did."""
     name = _rank_name(os.environ)  # Lightning removes other variables when it is done
     return name is None or _number(os.environ, name) == 0
+
+
+def end_at_once(status: int) -> None:
+    """End this process, if it is one of several, without taking the interpreter apart.
+
+    Threads of torch's process groups, which wait for messages of processes that are gone, can abort while that is done,
+    and a run that has succeeded would look as if it had not.
+    """
+    if _rank_name(os.environ) is not None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def check_processes(settings: TrainSettings) -> None:
