@@ -63,12 +63,14 @@ def _command(arguments: Sequence[str], company: Company | None = None) -> None:
     check_processes(settings)
     folder = RunFolder(resumed or Path(settings.out or default_out(settings)))
     settings = dataclasses.replace(settings, out=str(folder.path))
+    if company is not None:
+        company.folder = folder
     if resumed is not None:
         check_same(folder.read_settings(), settings)
     elif is_main_process():
         folder.check_new()
     if settings.n_processes > 1 and company is None:
-        status = launch(arguments, settings.n_processes)
+        status = launch(arguments, settings.n_processes, folder)
         if status:
             sys.exit(status)
         return

@@ -27,6 +27,7 @@ from lightning.fabric.plugins.environments import (
 )
 
 from mfpyg.errors import MFPyGError
+from mfpyg.training.folder import RunFolder
 from mfpyg.training.processes import Process, this_process
 
 ERROR_STATUS, INTERRUPT_STATUS = 2, 130
@@ -70,6 +71,8 @@ class Company:
         self._may_go, self._over = threading.Event(), threading.Event()
         self.verdict: str | None = None
         """Why the run has to end, as soon as that is known."""
+        self.folder: RunFolder | None = None
+        """Of the run, as soon as that is known."""
         threading.Thread(target=self._watch, daemon=True, name="company").start()
 
     def _connect(self, host: bool) -> dist.Store:
@@ -111,6 +114,10 @@ class Company:
             return self._store.compare_set("ended", "", mine).decode() == mine
         except RuntimeError:  # the store was in the first process
             return self.process.rank == 1
+
+    def to_go_on(self) -> str:
+        """What to do when a process has died, for errors."""
+        return "it had not begun" if self.folder is None else self.folder.to_go_on()
 
     def leave(self) -> None:
         """Say that this process is done, and no longer look for the others."""
@@ -160,11 +167,8 @@ class Company:
 
     def _end_now(self) -> None:
         if self.process.launcher != "mfpyg-train" and self.first_to_end():
-            print(f"mfpyg-train: error: {self.verdict}; {GO_ON}", file=sys.stderr, flush=True)
+            print(f"mfpyg-train: error: {self.verdict}; {self.to_go_on()}", file=sys.stderr, flush=True)
         os._exit(ERROR_STATUS)
-
-
-GO_ON = "the run goes on from its last checkpoint with --resume"
 
 
 def _go(node: int) -> str:
@@ -213,7 +217,8 @@ def together() -> Iterator[Company | None]:
         if (lost and process.launcher == "mfpyg-train") or not company.first_to_end():
             raise SystemExit(ERROR_STATUS) from error
         if lost:
-            raise MFPyGError(f"{company.verdict or 'another process of the run has died'}; {GO_ON}") from error
+            why = company.verdict or "another process of the run has died"
+            raise MFPyGError(f"{why}; {company.to_go_on()}") from error
         if isinstance(error, MFPyGError) and process.rank != 0:
             raise MFPyGError(f"process {process.rank} on {socket.gethostname()}: {error}") from error
         raise

@@ -63,6 +63,12 @@ class RunFolder:
         if not self.last.is_file():
             raise MFPyGError(f"{self.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
 
+    def to_go_on(self) -> str:
+        """What to do when the run has ended before its time, for errors."""
+        if self.last.is_file():
+            return f"continue with: mfpyg-train --resume {self.path}"
+        return "it had not come to its first checkpoint, so that nothing was kept"
+
     def _unstarted(self) -> bool:
         """Whether the folder holds a run that was killed before its first checkpoint, and nothing else."""
         # The versions tell it from a folder in which somebody keeps a config.yaml.

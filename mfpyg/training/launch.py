@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from mfpyg.errors import MFPyGError
+from mfpyg.training.folder import RunFolder
 from mfpyg.training.processes import MARK
 
 INTERRUPT_STATUS = 130
@@ -22,7 +23,7 @@ _SECONDS_TO_END = 20
 _SECONDS_TO_SAVE = 120
 
 
-def launch(arguments: Sequence[str], number: int) -> int:
+def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
     """Run mfpyg-train in several processes on this machine, and wait for them.
 
     Ctrl-C and SIGTERM stop all of them; a second one kills them.
@@ -30,6 +31,7 @@ def launch(arguments: Sequence[str], number: int) -> int:
     Args:
         arguments: of the command.
         number: of processes.
+        folder: of the run.
 
     Returns:
         The status to exit with; whatever went wrong, a process has said so.
@@ -57,9 +59,8 @@ def launch(arguments: Sequence[str], number: int) -> int:
     for rank in group.failed_first:
         if statuses[rank] < 0:
             raise MFPyGError(
-                f"process {rank} of {number} was ended by {signal.Signals(-statuses[rank]).name}, which the system sends "
-                "where memory runs out, too; the others were stopped, and the run goes on from its last checkpoint with "
-                "--resume"
+                f"process {rank} of {number} was ended by {signal.Signals(-statuses[rank]).name} (the system's SIGKILL may "
+                f"mean that memory ran out), and the others with it; {folder.to_go_on()}"
             )
     return max(statuses)
 
