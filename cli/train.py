@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import sys
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 from mfpyg import backbones
 from mfpyg import settings as s
-from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, hyphenated, joined, quiet_frameworks, run
+from mfpyg.cli.common import ERROR_STATUS, INTERRUPT_STATUS, Parser, given, hyphenated, joined, quiet_frameworks, run
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.finetune_options import KEPT_LR, keeps
 from mfpyg.options import alternatives, choices_of, in_words
 from mfpyg.strict_yaml import read_yaml
-from mfpyg.training.check import check_settings, is_main_process
+from mfpyg.training.check import check_settings
 from mfpyg.training.folder import RunFolder, check_same
+from mfpyg.training.launch import launch
+from mfpyg.training.processes import check_processes, end_at_once, is_main_process, this_process
 
 if TYPE_CHECKING:
+    from mfpyg.training.company import Company
     from mfpyg.training.initial import InitialModel
 
 NAME = "mfpyg-train"
@@ -32,20 +37,45 @@ DESCRIPTION = (
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Entry point."""
-    run(NAME, train_command, arguments)
+    try:
+        run(NAME, train_command, arguments)
+    except SystemExit as end:
+        end_at_once(end.code if isinstance(end.code, int) else ERROR_STATUS)
+        raise
+    end_at_once(0)
 
 
 def train_command(arguments: Sequence[str]) -> None:
+    """Run the command as the process that this is; where several are wanted, start them."""
+    if this_process().world_size == 1:
+        _command(arguments)
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what torch's process groups say of each other's end
+    from mfpyg.training.company import together
+
+    with together() as company:
+        _command(arguments, company)
+
+
+def _command(arguments: Sequence[str], company: Company | None = None) -> None:
     """Parse, check what can be checked at once, train, evaluate."""
     settings, resumed = parse(joined(hyphenated(arguments), "--dataset"))
     check_settings(settings)
+    check_processes(settings)
     folder = RunFolder(resumed or Path(settings.out or default_out(settings)))
     settings = dataclasses.replace(settings, out=str(folder.path))
+    if company is not None:
+        company.folder = folder
     if resumed is not None:
         check_same(folder.read_settings(), settings)
     elif is_main_process():
         folder.check_new()
-    _train(settings, folder, resumed is not None)
+    if settings.n_processes > 1 and company is None:
+        status = launch(arguments, settings.n_processes, folder)
+        if status:
+            sys.exit(status)
+        return
+    _train(settings, folder, resumed is not None, company)
 
 
 def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
@@ -209,9 +239,7 @@ def default_out(settings: s.TrainSettings) -> str:
     return f"runs/{name.replace(':', '_')}"
 
 
-def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool) -> None:
-    import sys
-
+def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool, company: Company | None) -> None:
     from rich.console import Console
 
     from mfpyg.memory import keep_freed_memory
@@ -221,7 +249,7 @@ def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool) -> None:
     quiet_frameworks()  # after the imports, which set the levels of their loggers
     console = Console(quiet=not is_main_process())
     try:
-        train(settings, folder, console, resume)
+        train(settings, folder, console, resume, company)
     except Interrupted as stop:
         console.print(f"{NAME}: {stop}", highlight=False, soft_wrap=True)
         sys.exit(INTERRUPT_STATUS)

@@ -129,7 +129,8 @@ class TrainSettings:
     batch_size: int = setting(256, "conformations in a batch, over all devices", low=1)
     seed: int = setting(0, "seed of the initial weights, the split and the order of batches", low=0, high=2**63 - 1)
     checkpoint_minutes: float = setting(10.0, "minutes between checkpoints within an epoch", low=0.0)
-    devices: int = setting(1, "processes, each with a GPU where there is one", low=1)
+    devices: int = setting(1, "processes on each node, each with a GPU where there is one", low=1)
+    nodes: int = setting(1, "machines, on each of which srun or torchrun starts the processes", low=1)
     accelerator: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
     threads: int | None = setting(None, "CPU threads of each process; null: as torch decides", low=1)
     precision: int = setting(32, "floating-point bits of the network", choices=(32, 64))
@@ -167,6 +168,11 @@ class TrainSettings:
         """What the split and the labels left out are drawn by."""
         return self.seed if self.split.seed is None else self.split.seed
 
+    @property
+    def n_processes(self) -> int:
+        """Over all nodes."""
+        return self.devices * self.nodes
+
     def check(self) -> None:
         """Check everything that can be checked without the data.
 
@@ -203,8 +209,11 @@ class TrainSettings:
         check_groups(self, self.strategy)
         self.transfer.check()
         self._check_strategy()
-        if self.batch_size < self.devices:
-            raise MFPyGError(f"batch_size {self.batch_size} is less than devices {self.devices}; each needs a share")
+        if self.batch_size < self.n_processes:
+            raise MFPyGError(
+                f"batch_size {self.batch_size} is less than the {self.n_processes} processes of devices and nodes; each "
+                "needs a share"
+            )
 
     def _check_init(self) -> None:
         """What goes with a trained potential alone, and what does not."""
@@ -233,8 +242,6 @@ class TrainSettings:
         ):
             if value != only:
                 raise MFPyGError(f"{name} is {value}, which goes with strategy mfl alone, not with {self.strategy}")
-        if self.devices > 1:
-            raise MFPyGError(f"devices is {self.devices}, but strategy {self.strategy} runs in one process; give 1")
         if self.strategy == "tl" and self.head.private_blocks:
             raise MFPyGError("head.private_blocks does nothing with strategy tl, which has one level at a time")
 

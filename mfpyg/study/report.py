@@ -20,7 +20,6 @@ from mfpyg.study.runs import StudyResult
 from mfpyg.study.studyrun import percent
 from mfpyg.study.tables import DASH, StudyTable, number_of_labels, other_tables, tables
 
-
 _IN_COLUMNS = ("strategy", "label_fraction")
 """Settings of a model's own that have a column in its table."""
 

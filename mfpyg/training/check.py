@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from mfpyg.datasets.spec import combined_levels, parse_specs
@@ -67,11 +66,3 @@ def check_minimum(settings: TrainSettings, fidelities: Sequence[str]) -> tuple[s
     if int(number) > settings.batch_size:
         raise MFPyGError(f"sampling.minimum {text} is more than batch_size {settings.batch_size}")
     return name, int(number)
-
-
-def is_main_process() -> bool:
-    """Whether this is the process a user started, or the first of those that a launcher did.
-
-    Of Lightning's own launcher, torchrun and SLURM's srun, as far as they say so in the environment.
-    """
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))

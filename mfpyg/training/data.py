@@ -8,10 +8,11 @@ from typing import Any
 
 import lightning
 import numpy as np
+import torch
+from torch_geometric.data import Batch
 
-from mfpyg.datasets.batches import BatchLoader, Plan
+from mfpyg.datasets.batches import Assembler, BatchLoader, Plan
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import BATCH_SIZE
 from mfpyg.fidelity import Fidelity
 from mfpyg.settings import SamplingSettings
@@ -41,7 +42,8 @@ class ConformationData(lightning.LightningDataModule):
 
     Training batches are drawn anew each epoch from the seed and the epoch's number alone, so that a
     resumed run sees what an uninterrupted one would have seen. Whole batches are the same whatever the
-    number of processes, to which their conformations are dealt out by size, so that all have equal work.
+    number of processes, to which their conformations are dealt out by size, so that all have equal work. A process
+    reads its own share alone.
 
     Args:
         dataset: the data set, all of it.
@@ -53,8 +55,7 @@ class ConformationData(lightning.LightningDataModule):
         seed: of the order of training batches.
 
     Raises:
-        MFPyGError: if a batch has fewer conformations than there are processes, or there are fewer labels than asked
-            for in each batch.
+        MFPyGError: if there are fewer labels than asked for in each batch.
     """
 
     def __init__(
@@ -94,15 +95,6 @@ class ConformationData(lightning.LightningDataModule):
         """Conformations of the validation, (n,) int64."""
         return self._val
 
-    def setup(self, stage: str) -> None:
-        for name, rows, batch_size in (("train", self.train.rows, self.batch_size), ("val", self.val, BATCH_SIZE)):
-            n_batches = math.ceil(len(rows) / batch_size)
-            if len(rows) // n_batches < self._world_size:
-                raise MFPyGError(
-                    f"split '{name}' has {len(rows)} labelled conformations in {n_batches} batches, too few "
-                    f"for {self._world_size} processes to have some of each; use fewer devices or a larger batch_size"
-                )
-
     @property
     def _world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
@@ -128,6 +120,17 @@ class ConformationData(lightning.LightningDataModule):
     def val_dataloader(self) -> BatchLoader:
         n_batches = math.ceil(len(self.val) / max(self.batch_size, BATCH_SIZE))
         return self._loader(lambda epoch: np.array_split(self.val, n_batches), 0)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """A process whose share of a batch is empty computes on a graph without labels, which adds exactly zero to all
+        sums; so no network has to know what to do without any graph."""
+        if batch.num_graphs:
+            return batch
+        smallest = self.train.rows[self.n_atoms[self.train.rows].argmin()]
+        batch = Assembler(self.dataset)([smallest])
+        for name in ("energy_mask", "forces_mask"):
+            batch[name] = torch.zeros_like(batch[name])
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         return {"batch_size": self.batch_size}

@@ -17,7 +17,7 @@ from mfpyg.files import make_folder, read_npz, replace_file, write_text
 from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
 from mfpyg.strict_yaml import read_yaml
 
-MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "accelerator", "threads")
+MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "nodes", "accelerator", "threads")
 """Settings that a resumed run may change; the epochs only with strategy ``mfl``."""
 
 
@@ -63,6 +63,12 @@ class RunFolder:
             raise MFPyGError(f"{self.path} is no run folder, it has no config.yaml; expected one mfpyg-train wrote")
         if not self.last.is_file():
             raise MFPyGError(f"{self.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
+
+    def to_go_on(self) -> str:
+        """What to do when the run has ended before its time, for errors."""
+        if self.last.is_file():
+            return f"continue with: mfpyg-train --resume {self.path}"
+        return "it had not come to its first checkpoint, so that nothing was kept"
 
     def _unstarted(self) -> bool:
         """Whether the folder holds a run that was killed before its first checkpoint, and nothing else."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
 from mfpyg.checkpoint import describe, epochs_done, potential_of, read_checkpoint, trained_labels, versions
@@ -27,7 +29,8 @@ from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
 from mfpyg.training.callbacks import SafeCheckpointIO
-from mfpyg.training.check import check_settings, is_main_process
+from mfpyg.training.check import check_settings
+from mfpyg.training.company import Company, environment_of
 from mfpyg.training.completion import completed
 from mfpyg.training.finetune import method_notes, splits_to_go_on, start_of, start_of_resumed
 from mfpyg.training.folder import RunFolder
@@ -41,8 +44,10 @@ from mfpyg.training.prepare import (
     with_compile_chosen,
     with_labels_kept,
 )
+from mfpyg.training.processes import is_main_process, this_process
 from mfpyg.training.recipe import Describe
 from mfpyg.training.steps import Diverged
+from mfpyg.training.stopping import StopTogether
 from mfpyg.training.strategies.build import recipe_of
 
 
@@ -50,7 +55,13 @@ class Interrupted(Exception):
     """Training was stopped by the user or the system; the message says how to go on."""
 
 
-def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: bool = False) -> None:
+def train(
+    settings: TrainSettings,
+    folder: RunFolder,
+    console: Console,
+    resume: bool = False,
+    company: Company | None = None,
+) -> None:
     """Train a potential into a run folder.
 
     Args:
@@ -58,6 +69,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
         folder: new, or that of a run to resume.
         console: for progress.
         resume: continue from ``last.ckpt``.
+        company: the other processes of the run, if any.
 
     Raises:
         MFPyGError: for wrong settings or data, a run that can't be resumed, or a loss that becomes NaN.
@@ -70,6 +82,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
     device = choose_device(settings.accelerator, settings.devices)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
+        os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # or Lightning sets another number
     if not resume and is_main_process():
         folder.check_new()
     full = open_training_data(settings, fidelities, shown_on(console))
@@ -99,7 +112,11 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
                 folder.create(settings, splits, versions(settings.backbone))
         record = None if start is None else start.record
         module = recipe.module(_describer(settings, dataset, splits, record), compiled=settings.compile == "on")
-        trainer = _trainer(settings, recipe.callbacks(folder, console), folder, device)
+        callbacks = recipe.callbacks(folder, console)
+        if company is not None:
+            callbacks.append(StopTogether(folder))
+            company.ready()
+        trainer = _trainer(settings, callbacks, folder, device)
         trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
 
 
@@ -165,7 +182,7 @@ def _summary(
     return [
         f"{' + '.join(settings.dataset)}: {sizes} conformations",
         f"{settings.backbone}, {n_parameters:,} parameters, {' '.join(settings.fidelities)}, "
-        f"preset {settings.preset}, at most {settings.epochs:,} epochs, on {settings.devices} x {device.type}"
+        f"preset {settings.preset}, at most {settings.epochs:,} epochs, on {settings.n_processes} x {device.type}"
         f"{', compiled' if settings.compile == 'on' else ''}",
     ]
 
@@ -209,12 +226,15 @@ def _trainer(
     return lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=settings.devices,
-        strategy="ddp" if settings.devices > 1 else "auto",
+        num_nodes=settings.nodes,
+        # Parameters that a step leaves alone are looked for: levels take turns, and a backbone may have some that it
+        # never uses. Buckets of gradients then stay as they are, and a resumed run adds in the order of the first.
+        strategy=DDPStrategy(find_unused_parameters=True) if settings.n_processes > 1 else "auto",
         precision="64-true" if settings.precision == 64 else "32-true",
         max_epochs=settings.epochs,
         gradient_clip_val=settings.optim.clip,
         callbacks=callbacks,
-        plugins=[SafeCheckpointIO()],
+        plugins=[SafeCheckpointIO(), environment_of(this_process())],
         logger=_tensorboard(folder.path),
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,  # a new order each epoch, at the batch size of now

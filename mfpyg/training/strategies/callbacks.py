@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint
@@ -95,6 +97,7 @@ class StageCheckpoint(RunCheckpoint):
             module.potential.load_state_dict(self.weights)
         self.lowest, self.weights = math.inf, None
         module.go_on(trainer.current_epoch + 1)
+        _wrap_again(trainer)
         trainer.strategy.setup_optimizers(trainer)
         self.schedule.restart(trainer)
         if self.stopper is not None:
@@ -108,3 +111,15 @@ class StageCheckpoint(RunCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self.lowest, self.weights = state_dict["lowest"], state_dict["weights"]
+
+
+def _wrap_again(trainer: lightning.Trainer) -> None:
+    """Let DDP add up the gradients of what is trained now, where there are several processes; it has the parameters that
+    needed gradients when it was made."""
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy):
+        module = strategy.lightning_module
+        assert module is not None
+        strategy.model = module
+        gc.collect()  # hooks of the old one go with it
+        strategy.configure_ddp()

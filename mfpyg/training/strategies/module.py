@@ -72,6 +72,7 @@ class StagedModule(MultiFidelityModule):
         dtype, mode = self.potential.dtype, self.potential.training
         self.number, self.loss = number, self.stages[number].loss
         self.potential = self.stage.enter(self.potential).to(device=self.device, dtype=dtype).train(mode)
+        train_only(self.potential, self.stage.trained(self.potential))
         self.labels_seen, self.metadata = {}, {}
 
     def go_on(self, epoch: int) -> None:
@@ -81,9 +82,7 @@ class StagedModule(MultiFidelityModule):
         self.began = epoch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = self.stage.trained(self.potential)
-        train_only(self.potential, trained)
-        return self.stage.optimizer(trained)
+        return self.stage.optimizer(self.stage.trained(self.potential))
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
         loss, sums = self.stage.compare(self, batch, batch_number)

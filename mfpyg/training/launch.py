@@ -1,0 +1,119 @@
+"""The processes of a run on one machine: started, stopped together, and none left behind; importable without torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+from mfpyg.errors import MFPyGError
+from mfpyg.training.folder import RunFolder
+from mfpyg.training.processes import MARK
+
+INTERRUPT_STATUS = 130
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_PAUSE = 0.1
+_SECONDS_TO_END = 20
+"""For the other processes to end by themselves when one has; they notice within a second."""
+_SECONDS_TO_SAVE = 120
+
+
+def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
+    """Run mfpyg-train in several processes on this machine, and wait for them.
+
+    Ctrl-C and SIGTERM stop all of them; a second one kills them.
+
+    Args:
+        arguments: of the command.
+        number: of processes.
+        folder: of the run.
+
+    Returns:
+        The status to exit with; whatever went wrong, a process has said so.
+
+    Raises:
+        MFPyGError: if a process was killed, which could say nothing.
+        KeyboardInterrupt: if they were stopped before the first one could say so.
+    """
+    group = _Group()
+    before = {signal_number: signal.signal(signal_number, group.stop) for signal_number in _STOPPING}
+    try:
+        port = _free_port()
+        for rank in range(number):
+            group.processes.append(_start(arguments, rank, number, port))
+        group.wait()
+    finally:
+        group.kill()
+        for signal_number, handler in before.items():
+            signal.signal(signal_number, handler)
+    statuses = [process.returncode for process in group.processes]
+    if group.stopped:
+        if statuses[0] != INTERRUPT_STATUS:
+            raise KeyboardInterrupt
+        return INTERRUPT_STATUS
+    for rank in group.failed_first:
+        if statuses[rank] < 0:
+            raise MFPyGError(
+                f"process {rank} of {number} was ended by {signal.Signals(-statuses[rank]).name} (the system's SIGKILL may "
+                f"mean that memory ran out), and the others with it; {folder.to_go_on()}"
+            )
+    return max(statuses)
+
+
+class _Group:
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.stopped = 0
+        self.failed_first: list[int] = []
+        self._end = float("inf")
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopped += 1
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM if self.stopped == 1 else signal.SIGKILL)
+        self._end = min(self._end, time.monotonic() + _SECONDS_TO_SAVE)
+
+    def wait(self) -> None:
+        """Until all have ended; those that do not, some time after one has failed or they were stopped, are left."""
+        while any(process.poll() is None for process in self.processes) and time.monotonic() < self._end:
+            failed = [rank for rank, process in enumerate(self.processes) if process.poll() not in (None, 0)]
+            if failed and not self.failed_first:
+                self.failed_first = failed
+                self._end = min(self._end, time.monotonic() + _SECONDS_TO_END)
+            time.sleep(_PAUSE)
+        if not self.failed_first:
+            self.failed_first = [rank for rank, process in enumerate(self.processes) if process.poll() not in (None, 0)]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _start(arguments: Sequence[str], rank: int, number: int, port: int) -> subprocess.Popen[bytes]:
+    environment = {
+        **os.environ,
+        MARK: str(os.getpid()),
+        **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
+        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(number)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    # Otherwise each takes all cores.
+    environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // number, 1)))
+    # A session of its own, as the terminal's Ctrl-C would come twice: from the terminal, and from here.
+    command = [sys.executable, "-m", "mfpyg.cli.train", *arguments]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
