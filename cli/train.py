@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import typing
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from mfpyg.finetune_options import KEPT_LR, keeps
 from mfpyg.options import alternatives, choices_of, in_words
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.folder import RunFolder, check_same
+from mfpyg.training.lock import held
 
 if TYPE_CHECKING:
     from mfpyg.training.initial import InitialModel
@@ -44,7 +46,10 @@ def train_command(arguments: Sequence[str]) -> None:
         check_same(folder.read_settings(), settings)
     elif is_main_process():
         folder.check_new()
-    _train(settings, folder, resumed is not None)
+    with held(folder.path) if is_main_process() else nullcontext():
+        if is_main_process():
+            folder.remove_leftovers()
+        _train(settings, folder, resumed is not None)
 
 
 def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
@@ -225,7 +230,16 @@ def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool) -> None:
         console.print(f"{NAME}: {stop}", highlight=False, soft_wrap=True)
         sys.exit(INTERRUPT_STATUS)
     if is_main_process():
-        final_table(settings, folder, console)
+        try:
+            final_table(settings, folder, console)
+        except KeyboardInterrupt:
+            again = f"mfpyg-train --resume {folder.path}"
+            console.print(
+                f"{NAME}: stopped; the training has ended, its table comes with: {again}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            sys.exit(INTERRUPT_STATUS)
 
 
 if __name__ == "__main__":

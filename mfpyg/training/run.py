@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,13 +20,14 @@ from mfpyg.checkpoint import describe, epochs_done, potential_of, read_checkpoin
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.splits import make_splits
 from mfpyg.device import choose_device
+from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
-from mfpyg.training.callbacks import SafeCheckpointIO
+from mfpyg.training.callbacks import SafeCheckpointIO, Stopped
 from mfpyg.training.check import check_settings, is_main_process
 from mfpyg.training.completion import completed
 from mfpyg.training.finetune import method_notes, splits_to_go_on, start_of, start_of_resumed
@@ -33,15 +35,19 @@ from mfpyg.training.folder import RunFolder
 from mfpyg.training.initial import InitialModel, read_initial
 from mfpyg.training.prepare import (
     check_labels,
-    check_resumable,
     label_notes,
     needed,
     open_training_data,
     with_compile_chosen,
     with_labels_kept,
 )
+from mfpyg.training.randomness import GeneratorState, seed_generators
 from mfpyg.training.recipe import Describe
+from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.strategies.build import recipe_of
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a quota, and a limit on the size of files."""
 
 
 class Interrupted(Exception):
@@ -72,17 +78,17 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
         folder.check_new()
     full = open_training_data(settings, fidelities, shown_on(console))
     splits, notes = _splits(settings, folder, full, model, resume)
+    unfinished = not resume or check_resumable(folder, settings, full, splits)
     dataset = with_labels_kept(settings, fidelities, full, splits)
     notes += [*label_notes(settings, dataset, splits), *check_labels(dataset, splits, fidelities, needed(settings))]
     left_out = len(dataset) - sum(len(rows) for rows in splits.values())
     if left_out:
         notes.append(f"note: {left_out:,} of {len(dataset):,} conformations are in no split")
-    torch.manual_seed(settings.seed)
+    seed_generators(settings.seed)
     start = None
     if settings.init is not None:
         start = start_of_resumed(folder) if model is None else start_of(model)
     recipe = recipe_of(settings, fidelities, dataset, splits, start)
-    unfinished = not resume or check_resumable(folder, settings, dataset, splits)
     settings = with_compile_chosen(settings, len(splits["train"]), device)
     for line in [*_summary(settings, recipe.potential, splits, device), *notes, *recipe.notes]:
         console.print(line, highlight=False, soft_wrap=True)
@@ -97,7 +103,7 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
                 folder.create(settings, splits, versions(settings.backbone))
         record = None if start is None else start.record
         module = recipe.module(_describer(settings, dataset, splits, record), compiled=settings.compile == "on")
-        trainer = _trainer(settings, recipe.callbacks(folder, console), folder, device)
+        trainer = _trainer(settings, [GeneratorState(), *recipe.callbacks(folder, console)], folder, device)
         trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
 
 
@@ -105,8 +111,8 @@ def _splits(
     settings: TrainSettings, folder: RunFolder, dataset: ConformationDataset, model: InitialModel | None, resume: bool
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Conformations of each split, and lines for the user."""
-    if resume and (settings.split.method == "index" or settings.init is not None):  # what said them may be gone
-        return folder.read_splits(), []
+    if resume:  # what said them may be gone
+        return folder.read_splits(), version_notes(folder, settings.backbone)
     if model is None:
         return make_splits(dataset, settings.split, settings.split_seed), []
     splits, notes = splits_to_go_on(settings, dataset, model)
@@ -121,13 +127,17 @@ def _interruptible(folder: RunFolder) -> Iterator[None]:
     except BaseException as stop:
         if is_main_process():
             folder.discard_unstarted()
-        if not _is_interrupt(stop):
+        if isinstance(stop, OSError) and stop.errno in _FULL:  # of what Lightning or its logger writes
+            raise MFPyGError(f"{stop.filename or folder.path}: can't write there ({stop.strerror})") from stop
+        if not isinstance(stop, Stopped) and not _is_interrupt(stop):
             raise
         if not folder.last.is_file():
-            raise Interrupted("stopped before the first epoch ended; nothing was kept") from stop
-        epochs = epochs_done(read_checkpoint(folder.last))
+            raise Interrupted("stopped before the first step was made; nothing was kept") from stop
+        checkpoint = read_checkpoint(folder.last)
         raise Interrupted(
-            f"stopped; {epochs} epochs are kept, continue with: mfpyg-train --resume {folder.path}"
+            f"stopped; {'saved' if isinstance(stop, Stopped) else 'the last checkpoint'} is step "
+            f"{checkpoint['global_step']:,}, after {epochs_done(checkpoint):,} whole epochs; continue with: "
+            f"mfpyg-train --resume {folder.path}"
         ) from stop
 
 
