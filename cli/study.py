@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -198,7 +197,6 @@ def _train(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:
     from mfpyg.study.progress import StudyProgress
 
     console = Console()
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C, or the runs would go on alone
     try:
         with StudyProgress(console, jobs) as progress:
             run_jobs(jobs, at_a_time, gpus, progress)
@@ -208,8 +206,6 @@ def _train(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:
             f"{NAME}: stopped; {done} of {len(jobs)} runs are done, the same command goes on", highlight=False
         )
         sys.exit(INTERRUPT_STATUS)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _write(

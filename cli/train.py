@@ -8,6 +8,7 @@ import os
 import sys
 import typing
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.check import check_settings
 from mfpyg.training.folder import RunFolder, check_same
 from mfpyg.training.launch import launch
+from mfpyg.training.lock import held
 from mfpyg.training.processes import check_processes, end_at_once, is_main_process, this_process
 
 if TYPE_CHECKING:
@@ -75,7 +77,10 @@ def _command(arguments: Sequence[str], company: Company | None = None) -> None:
         if status:
             sys.exit(status)
         return
-    _train(settings, folder, resumed is not None, company)
+    with held(folder.path) if is_main_process() else nullcontext():
+        if is_main_process():
+            folder.remove_leftovers()
+        _train(settings, folder, resumed is not None, company)
 
 
 def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
@@ -254,7 +259,16 @@ def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool, company: 
         console.print(f"{NAME}: {stop}", highlight=False, soft_wrap=True)
         sys.exit(INTERRUPT_STATUS)
     if is_main_process():
-        final_table(settings, folder, console)
+        try:
+            final_table(settings, folder, console)
+        except KeyboardInterrupt:
+            again = f"mfpyg-train --resume {folder.path}"
+            console.print(
+                f"{NAME}: stopped; the training has ended, its table comes with: {again}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            sys.exit(INTERRUPT_STATUS)
 
 
 if __name__ == "__main__":

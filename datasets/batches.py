@@ -187,6 +187,8 @@ class BatchLoader(DataLoader):
         plan = plan or in_batches(np.arange(len(dataset)), batch_size, seed if shuffle else None)
         self._order = _Order(plan, epoch)
         self._handed_out, self._done = False, 0
+        # A generator of its own, as torch's loader draws from one, and a resumed pass does so at another time.
+        kwargs.setdefault("generator", torch.Generator())
         super().__init__(
             _Rows(dataset),
             batch_sampler=self._order,  # type: ignore[arg-type]

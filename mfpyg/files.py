@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
@@ -58,7 +59,7 @@ def replace_file(path: Path, write: Callable[[str], Any]) -> None:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
-        os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)  # an interrupt may come when it has just been moved
         if isinstance(error, OSError):
             raise MFPyGError(f"{path}: can't write it ({error.strerror or error})") from error
         raise
@@ -184,6 +185,27 @@ def make_folder(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file in one step, in UTF-8."""
     replace_file(path, lambda name: Path(name).write_text(text, encoding="utf-8"))
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a text file in UTF-8, or leave it as it was.
+
+    Raises:
+        MFPyGError: if it can't be written to, or the disk is full.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                written = file.write(text.encode())
+                if written < len(text.encode()):  # what fits on a full disk
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise MFPyGError(f"{path}: can't write it ({error.strerror or error})") from error
 
 
 def _umask() -> int:

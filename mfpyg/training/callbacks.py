@@ -17,13 +17,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mfpyg.fidelity import Fidelity
-from mfpyg.files import save_torch, write_text
+from mfpyg.files import append_text, save_torch, write_text
+from mfpyg.interrupt import Postponed
 from mfpyg.training.data import ConformationData
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.schedule import get_lr
 
-_ASK_EVERY = 100
+_ASK_EVERY = 10
 """Batches between two questions of several processes whether to save."""
+
+
+class Stopped(Exception):
+    """The user or the system wanted the training to stop; ``last.ckpt`` is of this moment."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -40,6 +45,9 @@ class RunCheckpoint(Checkpoint):
     """Saves ``last.ckpt`` after every epoch and every so often within one, and ``best.ckpt`` after every epoch with a
     new lowest metric.
 
+    Ctrl-C and SIGTERM are waited with until the step is made (until the epoch has ended, if it was the last one), and
+    end the training with a checkpoint and :class:`Stopped`. A second one comes at once, and leaves the last checkpoint.
+
     Args:
         run: the run folder.
         monitor: name of the metric.
@@ -50,24 +58,42 @@ class RunCheckpoint(Checkpoint):
         self.run, self.monitor, self.minutes = run, monitor, minutes
         self.best, self.best_epoch = math.inf, -1
         self._saved = time.monotonic()
+        self._interrupts = Postponed()
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._saved = time.monotonic()
+        message = "stopping after this step; once more stops at once, and goes back to the last checkpoint"
+        self._interrupts = Postponed(message if trainer.is_global_zero else "")
+        self._interrupts.begin()  # here, as Lightning has handlers of its own by now
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._interrupts.end()
+        self._stop_if_asked(trainer)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._interrupts.end()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx + 1 == trainer.num_training_batches:
             return
-        due = time.monotonic() - self._saved >= 60 * self.minutes
-        if trainer.world_size > 1:  # all save, or none; asked seldom, as asking takes a message
-            due = batch_idx % _ASK_EVERY == 0 and trainer.strategy.broadcast(due)
-        if due:
+        if trainer.world_size > 1 and batch_idx % _ASK_EVERY:  # all save, or none; asking takes a message
+            return
+        due = time.monotonic() - self._saved >= 60 * self.minutes or self._interrupts.asked
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save_last(trainer)
 
     def _save_last(self, trainer: lightning.Trainer) -> None:
         trainer.save_checkpoint(self.run / "last.ckpt")
         self._saved = time.monotonic()
+        self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: lightning.Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(self._interrupts.asked, all=False):
+            raise Stopped
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         metric = float(trainer.callback_metrics[self.monitor])
@@ -133,8 +159,9 @@ class EpochLog(Callback):
                 rows = list(csv.DictReader(file))
             self._write([*rows, row])
             return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, header, restval="", lineterminator="\n").writerow(row)
+        line = io.StringIO()
+        csv.DictWriter(line, header, restval="", lineterminator="\n").writerow(row)
+        append_text(self.path, line.getvalue())
 
     def more(self, module: MultiFidelityModule) -> dict[str, str]:
         """More columns, for what some trainings have."""

@@ -16,6 +16,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, read_npz, replace_file, write_text
 from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
 from mfpyg.strict_yaml import read_yaml
+from mfpyg.training.lock import LOCK
 
 MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "nodes", "accelerator", "threads")
 """Settings that a resumed run may change; the epochs only with strategy ``mfl``."""
@@ -35,7 +36,6 @@ class RunFolder:
         self.best, self.last = path / "best.ckpt", path / "last.ckpt"
         self.log, self.versions = path / "metrics.csv", path / "versions.json"
         self.metrics, self.table = path / "metrics.json", path / "metrics.txt"
-        self._made = False
 
     def check_new(self) -> None:
         """Check that nothing would be overwritten but a run that never reached a checkpoint.
@@ -49,7 +49,7 @@ class RunFolder:
             raise MFPyGError(
                 f"{self.path} exists; continue it with --resume {self.path}, or choose another folder with --out"
             )
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
             what = "exists, is not empty and no run folder" if self.path.is_dir() else "exists and is a file"
             raise MFPyGError(f"{self.path} {what}; choose another folder with --out")
 
@@ -75,19 +75,25 @@ class RunFolder:
         # The versions tell it from a folder in which somebody keeps a config.yaml.
         if not self.versions.is_file() or self.last.is_file():
             return False
-        return all(path in self._own_files() or path.name == "tensorboard" for path in self.path.iterdir())
+        own = {*self._own_files(), *self.path.glob(".*.tmp"), self.path / LOCK, self.path / "tensorboard"}
+        return all(path in own for path in self.path.iterdir())
 
     def _own_files(self) -> set[Path]:
-        """What a run writes before its first ``last.ckpt``, half-written files included."""
-        return {self.versions, self.config, self.splits, self.log, self.best, *self.path.glob(".*.tmp")}
+        """What a run writes before its first ``last.ckpt``."""
+        return {self.versions, self.config, self.splits, self.log, self.best}
+
+    def remove_leftovers(self) -> None:
+        """Remove what a killed run had not finished to write; only for who has the folder's lock."""
+        for file in (*self._own_files(), self.last, self.metrics, self.table):
+            for path in self.path.glob(f".{file.name}.*.tmp"):
+                path.unlink(missing_ok=True)
 
     def create(self, settings: TrainSettings, splits: Mapping[str, np.ndarray], versions: Mapping[str, str]) -> None:
         """Make the folder and write what is known before training.
 
         Raises:
-            MFPyGError: if the folder can't be made.
+            MFPyGError: if the folder can't be made, or written to.
         """
-        self._made = not self.path.exists()
         make_folder(self.path)
         if self._unstarted():
             self._remove_own_files()
@@ -105,11 +111,9 @@ class RunFolder:
         if not self.path.is_dir() or not self._unstarted():
             return
         self._remove_own_files()
-        if self._made:
-            self.path.rmdir()
 
     def _remove_own_files(self) -> None:
-        for path in self._own_files():
+        for path in (*self._own_files(), *self.path.glob(".*.tmp")):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
 
@@ -154,16 +158,35 @@ def check_same(before: TrainSettings, now: TrainSettings) -> None:
     Raises:
         MFPyGError: naming every other difference.
     """
+    check_nothing_changed(setting_changes(before, now), before)
+
+
+def may_change(before: TrainSettings) -> tuple[str, ...]:
+    """Settings that a resumed run may change."""
     # Other strategies divide the epochs among stages, of which one may be over.
-    may_change = tuple(name for name in MAY_CHANGE if name != "epochs" or before.strategy == "mfl")
+    return tuple(name for name in MAY_CHANGE if name != "epochs" or before.strategy == "mfl")
+
+
+def setting_changes(before: TrainSettings, now: TrainSettings) -> list[str]:
+    """Every setting that is different and may not be, in words."""
     old, new = flat(to_dict(before)), flat(to_dict(now))
-    del old["out"], new["out"]  # where it lies now
-    changed = [
-        f"{name} was {old[name]}, now {new[name]}"
-        for name in old
-        if old[name] != new.get(name) and name not in may_change
+    kept = [name for name in dict.fromkeys([*old, *new]) if name not in (*may_change(before), "out")]  # where it is now
+    absent = "absent"
+    return [
+        f"{name} was {old.get(name, absent)}, now {new.get(name, absent)}"
+        for name in kept
+        if old.get(name, absent) != new.get(name, absent)
     ]
-    if changed:
+
+
+def check_nothing_changed(changes: list[str], before: TrainSettings, where: str = "") -> None:
+    """Refuse what is changed.
+
+    Raises:
+        MFPyGError: naming all of it.
+    """
+    if changes:
         raise MFPyGError(
-            f"a resumed run keeps its settings, but {'; '.join(changed)} (only {', '.join(may_change)} may change)"
+            f"{where}a resumed run keeps its settings, data and splits, but {'; '.join(changes)} "
+            f"(only {', '.join(may_change(before))} may change)"
         )

@@ -12,7 +12,6 @@ import torch
 from ase.data import chemical_symbols
 
 from mfpyg.backbones import find as find_backbone
-from mfpyg.checkpoint import epochs_done, potential_of, read_checkpoint
 from mfpyg.datasets.blocks import Track
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.opening import open_dataset
@@ -25,10 +24,9 @@ from mfpyg.graph import RadiusGraph
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
 from mfpyg.models.build_native import find_compiler
-from mfpyg.settings import TrainSettings, from_dict
+from mfpyg.settings import TrainSettings
 from mfpyg.training.check import label_fractions
 from mfpyg.training.data import labelled_rows
-from mfpyg.training.folder import RunFolder, check_same
 
 
 def open_training_data(
@@ -206,36 +204,3 @@ def with_compile_chosen(settings: TrainSettings, n_train: int, device: torch.dev
     able = find_backbone(settings.backbone).compiles and compiler is not None
     worth = able and device.type == "cpu" and n_steps >= COMPILE_FROM
     return dataclasses.replace(settings, compile="on" if worth else "off")
-
-
-def check_resumable(
-    folder: RunFolder, settings: TrainSettings, dataset: ConformationDataset, splits: Mapping[str, np.ndarray]
-) -> bool:
-    """Check that the last checkpoint is of this run, and of these data and splits.
-
-    Returns:
-        Whether there is anything left to train; not if it had stopped early, or its last stage is over.
-
-    Raises:
-        MFPyGError: naming what is missing or different.
-    """
-    folder.check_resumable()
-    checkpoint = read_checkpoint(folder.last)
-    potential_of(checkpoint, str(folder.last))
-    done = epochs_done(checkpoint)
-    states = checkpoint["callbacks"].values()
-    if any(state.get("best_epoch", -1) >= 0 for state in states):  # needed in the end; better missed now
-        read_checkpoint(folder.best)
-    folder.read_splits()
-    described = checkpoint["mfpyg"]
-    check_same(from_dict(described["config"]), settings)
-    if described["data"]["fingerprint"] != dataset.fingerprint:
-        raise MFPyGError(f"{folder.path}: the data are not those the run was started on; resume needs the same file")
-    stored = {name: rows.tolist() for name, rows in described["splits"].items()}
-    if stored != {name: rows.tolist() for name, rows in splits.items()}:
-        raise MFPyGError(f"{folder.path}: the splits are not those the run was started on")
-    if settings.epochs < done:
-        raise MFPyGError(f"{folder.path} has {done} epochs already; --epochs {settings.epochs} is less")
-    if checkpoint.get("stage", {}).get("ended"):
-        return False
-    return not any("wait_count" in state and state["wait_count"] >= state["patience"] for state in states)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
@@ -28,7 +29,7 @@ from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
-from mfpyg.training.callbacks import SafeCheckpointIO
+from mfpyg.training.callbacks import SafeCheckpointIO, Stopped
 from mfpyg.training.check import check_settings
 from mfpyg.training.company import Company, environment_of
 from mfpyg.training.completion import completed
@@ -37,7 +38,6 @@ from mfpyg.training.folder import RunFolder
 from mfpyg.training.initial import InitialModel, read_initial
 from mfpyg.training.prepare import (
     check_labels,
-    check_resumable,
     label_notes,
     needed,
     open_training_data,
@@ -45,10 +45,14 @@ from mfpyg.training.prepare import (
     with_labels_kept,
 )
 from mfpyg.training.processes import is_main_process, this_process
+from mfpyg.training.randomness import GeneratorState, seed_generators
 from mfpyg.training.recipe import Describe
+from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.steps import Diverged
-from mfpyg.training.stopping import StopTogether
 from mfpyg.training.strategies.build import recipe_of
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a quota, and a limit on the size of files."""
 
 
 class Interrupted(Exception):
@@ -87,17 +91,17 @@ def train(
         folder.check_new()
     full = open_training_data(settings, fidelities, shown_on(console))
     splits, notes = _splits(settings, folder, full, model, resume)
+    unfinished = not resume or check_resumable(folder, settings, full, splits)
     dataset = with_labels_kept(settings, fidelities, full, splits)
     notes += [*label_notes(settings, dataset, splits), *check_labels(dataset, splits, fidelities, needed(settings))]
     left_out = len(dataset) - sum(len(rows) for rows in splits.values())
     if left_out:
         notes.append(f"note: {left_out:,} of {len(dataset):,} conformations are in no split")
-    torch.manual_seed(settings.seed)
+    seed_generators(settings.seed)
     start = None
     if settings.init is not None:
         start = start_of_resumed(folder) if model is None else start_of(model)
     recipe = recipe_of(settings, fidelities, dataset, splits, start)
-    unfinished = not resume or check_resumable(folder, settings, dataset, splits)
     settings = with_compile_chosen(settings, len(splits["train"]), device)
     for line in [*_summary(settings, recipe.potential, splits, device), *notes, *recipe.notes]:
         console.print(line, highlight=False, soft_wrap=True)
@@ -112,11 +116,9 @@ def train(
                 folder.create(settings, splits, versions(settings.backbone))
         record = None if start is None else start.record
         module = recipe.module(_describer(settings, dataset, splits, record), compiled=settings.compile == "on")
-        callbacks = recipe.callbacks(folder, console)
         if company is not None:
-            callbacks.append(StopTogether(folder))
             company.ready()
-        trainer = _trainer(settings, callbacks, folder, device)
+        trainer = _trainer(settings, [GeneratorState(), *recipe.callbacks(folder, console)], folder, device)
         trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
 
 
@@ -124,8 +126,8 @@ def _splits(
     settings: TrainSettings, folder: RunFolder, dataset: ConformationDataset, model: InitialModel | None, resume: bool
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Conformations of each split, and lines for the user."""
-    if resume and (settings.split.method == "index" or settings.init is not None):  # what said them may be gone
-        return folder.read_splits(), []
+    if resume:  # what said them may be gone
+        return folder.read_splits(), version_notes(folder, settings.backbone)
     if model is None:
         return make_splits(dataset, settings.split, settings.split_seed), []
     splits, notes = splits_to_go_on(settings, dataset, model)
@@ -142,13 +144,17 @@ def _interruptible(folder: RunFolder, settings: TrainSettings) -> Iterator[None]
             folder.discard_unstarted()
         if isinstance(stop, Diverged):
             raise MFPyGError(f"{stop}; {_after_divergence(folder, settings)}") from stop
-        if not _is_interrupt(stop):
+        if isinstance(stop, OSError) and stop.errno in _FULL:  # of what Lightning or its logger writes
+            raise MFPyGError(f"{stop.filename or folder.path}: can't write there ({stop.strerror})") from stop
+        if not isinstance(stop, Stopped) and not _is_interrupt(stop):
             raise
         if not folder.last.is_file():
-            raise Interrupted("stopped before the first epoch ended; nothing was kept") from stop
-        epochs = epochs_done(read_checkpoint(folder.last))
+            raise Interrupted("stopped before the first step was made; nothing was kept") from stop
+        checkpoint = read_checkpoint(folder.last)
         raise Interrupted(
-            f"stopped; {epochs} epochs are kept, continue with: mfpyg-train --resume {folder.path}"
+            f"stopped; {'saved' if isinstance(stop, Stopped) else 'the last checkpoint'} is step "
+            f"{checkpoint['global_step']:,}, after {epochs_done(checkpoint):,} whole epochs; continue with: "
+            f"mfpyg-train --resume {folder.path}"
         ) from stop
 
 

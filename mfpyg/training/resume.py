@@ -1,0 +1,112 @@
+"""Whether a run can go on from its last checkpoint, and what is not as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mfpyg.checkpoint import epochs_done, potential_of, read_checkpoint, versions
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.errors import MFPyGError
+from mfpyg.settings import TrainSettings, from_dict
+from mfpyg.training.folder import RunFolder, check_nothing_changed, setting_changes
+
+
+def check_resumable(
+    folder: RunFolder, settings: TrainSettings, dataset: ConformationDataset, splits: Mapping[str, np.ndarray]
+) -> bool:
+    """Check that the last checkpoint is of this run, and of these data and splits.
+
+    Args:
+        folder: of the run.
+        settings: now.
+        dataset: as it is opened now.
+        splits: as the folder has them now.
+
+    Returns:
+        Whether there is anything left to train; not if it had stopped early, or its last stage is over.
+
+    Raises:
+        MFPyGError: naming what is missing or damaged, or everything that is different.
+    """
+    folder.check_resumable()
+    checkpoint = read_last(folder)
+    states = checkpoint["callbacks"].values()
+    if any(state.get("best_epoch", -1) >= 0 for state in states):  # needed in the end; better missed now
+        read_checkpoint(folder.best)
+    described = checkpoint["mfpyg"]
+    before = from_dict(described["config"])
+    changes = [
+        *setting_changes(before, settings),
+        *_data_changes(described["data"], dataset),
+        *_split_changes(described["splits"], splits),
+    ]
+    check_nothing_changed(changes, before, f"{folder.path}: ")
+    done = epochs_done(checkpoint)
+    if settings.epochs < done:
+        raise MFPyGError(f"{folder.path} has {done} epochs already; --epochs {settings.epochs} is less")
+    if checkpoint.get("stage", {}).get("ended"):
+        return False
+    return not any("wait_count" in state and state["wait_count"] >= state["patience"] for state in states)
+
+
+def read_last(folder: RunFolder) -> dict[str, Any]:
+    """The contents of ``last.ckpt``.
+
+    Raises:
+        MFPyGError: if it is damaged, saying what else there is to go on from.
+    """
+    try:
+        checkpoint = read_checkpoint(folder.last)
+        potential_of(checkpoint, str(folder.last))
+        for name in ("callbacks", "optimizer_states", "loops", "global_step"):
+            if name not in checkpoint:
+                raise MFPyGError(f"{folder.last}: lacks {name}, it is not the state of a training but a potential")
+    except MFPyGError as error:
+        raise MFPyGError(f"{error}; {_way_out(folder)}") from error
+    return checkpoint
+
+
+def _way_out(folder: RunFolder) -> str:
+    try:
+        epochs = epochs_done(read_checkpoint(folder.best))
+    except MFPyGError:
+        return f"there is no sound {folder.best} either, so the run has to be started anew"
+    return f"{folder.best} is sound: copied over {folder.last}, the run goes on from there, after {epochs} epochs"
+
+
+def _data_changes(before: Mapping[str, Any], dataset: ConformationDataset) -> list[str]:
+    if before["fingerprint"] == dataset.fingerprint:
+        return []
+    which = "labels"
+    if before.get("geometries") != dataset.geometries:
+        which = "conformations or elements"
+    return [
+        f"the data are not those the run was started on (other {which}; fingerprint was "
+        f"{before['fingerprint'][:12]}, now {dataset.fingerprint[:12]})"
+    ]
+
+
+def _split_changes(before: Mapping[str, Any], splits: Mapping[str, np.ndarray]) -> list[str]:
+    """What is different in the splits; the order of their numbers counts, as batches are drawn from it."""
+    changes = []
+    for name in dict.fromkeys([*before, *splits]):
+        old = before[name].tolist() if name in before else []
+        new = splits[name].tolist() if name in splits else []
+        if old != new:
+            other = len(set(map(str, new)) - set(map(str, old)))
+            changes.append(f"split {name} had {len(old)} conformations, now {len(new)}, of them {other} others")
+    return changes
+
+
+def version_notes(folder: RunFolder, backbone: str) -> list[str]:
+    """A line if packages that the numbers depend on are not those that the run was started with."""
+    before, now = folder.read_versions(), versions(backbone)
+    changed = [
+        f"{name} was {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+    ]
+    if not changed:
+        return []
+    return [f"note: {'; '.join(changed)}: the weights need not be those of an uninterrupted run to the last bit"]
