@@ -164,9 +164,10 @@ def _after_divergence(folder: RunFolder, settings: TrainSettings) -> str:
         return "no epoch had ended, nothing was kept"
     if settings.strategy != "mfl" or not folder.best.is_file():
         return f"{folder.last} is of before, but --resume would come to the same end; start anew in another folder"
+    rate = f"{settings.optim.lr / 10:g}"
     return (
         f"best.ckpt and last.ckpt in {folder.path} are of before; --resume would come to the same end, so go on from "
-        f"the best epoch in a new folder: --init {folder.path} --optim.lr {settings.optim.lr / 10:g}"
+        f"the best epoch in a new folder: --init {folder.path} --optim.lr {rate} and the run's other options"
     )
 
 

@@ -14,6 +14,7 @@ from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
 
 from mfpyg.datasets import MiniCHNO
+from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.metrics import MetricTable
 from mfpyg.evaluation.plots import parity_plot
@@ -81,6 +82,27 @@ def test_evaluation_counts_every_label_and_leaves_out_what_is_missing(dataset: M
     labels = np.concatenate(result.parity["test"]["cc", "forces"].labels)
     predictions = np.concatenate(result.parity["test"]["cc", "forces"].predictions)
     assert np.sqrt(((labels - predictions) ** 2).mean()) == pytest.approx(test["cc"]["forces"]["rmse"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "what"), [("energy", "energy label"), ("forces", "forces label"), ("", "predicted cc")]
+)
+def test_evaluation_names_what_is_not_finite(dataset: MiniCHNO, key: str, what: str) -> None:
+    """A label that is broken and not masked, or a prediction; no NaN comes into a table."""
+    torch.manual_seed(0)
+    potential = MultiFidelityPotential(HIPNN([1, 6, 7, 8], 1, 0, 4, 4), ["cc"]).eval()
+    spoiled, column = copy.copy(dataset), dataset.fidelities.index("cc")
+    spoiled._data = copy.copy(dataset._data)
+    row = int(np.flatnonzero(dataset._data.split == 1)[7])
+    if key:
+        spoiled._data[key] = dataset._data[key].clone()
+        spoiled._data[key][row if key == "energy" else dataset.slices["pos"][row], column] = torch.inf
+    else:
+        potential.reference("cc").fill_(torch.nan)
+    where = dataset.molecules[int(dataset._data.molecule[row])]
+    where = f"{where}, conformation {int(dataset._data.conformation[row])}" if key else ""
+    with pytest.raises(MFPyGError, match=f"{what}.* of {where}.* (is NaN or infinite but not masked|is not finite)"):
+        evaluate(potential, spoiled, {"test": np.flatnonzero(dataset._data.split == 1)})
 
 
 def test_table_marks_what_was_never_trained_on() -> None:

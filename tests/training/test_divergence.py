@@ -193,8 +193,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("strategy", ["mfl", "tl", "delta", "meta"])
-@pytest.mark.parametrize("what", BAD)
+@pytest.mark.parametrize(
+    ("what", "strategy"),
+    [*((what, "mfl") for what in BAD), ("force", "tl"), ("force", "delta"), ("force", "meta"), ("energy", "delta")],
+)
 def test_bad_data_in_training_are_named(tmp_path: Path, capsys: Any, spoil: Any, what: str, strategy: str) -> None:
     change, text = BAD[what]
     named = spoil("train", change)

@@ -89,9 +89,8 @@ def same(one: list[Tensor], two: list[Tensor]) -> bool:
 SEQUENCE = ["dz cc tz", "dz", "dz cc", "", "tz", "cc", "", "dz", "dz", "cc tz"]
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("private_blocks", [0, 1])
-@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize(("decay", "clip"), [(0.0, None), (0.1, 0.5)])
 def test_only_what_has_labels_moves(private_blocks: int, decay: float, clip: float | None) -> None:
     module = Watched(potential(private_blocks), decay=decay)
     train(module, [batch_of(labelled, seed) for seed, labelled in enumerate(SEQUENCE)], clip)

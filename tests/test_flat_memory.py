@@ -1,0 +1,138 @@
+"""Memory does not grow with training steps, nor with predicted frames.
+
+``MFPYG_MEMORY_STEPS`` and ``MFPYG_MEMORY_FRAMES`` are how many; a few, if they are not set. Each is measured in a
+process of its own, from its first third on. What grows is told by the memory in use, of which C's allocator keeps
+account (all Python objects are made by it here): a leak shows in it at once, but in the resident memory only when it
+has used up what the process has in reserve, so that of this the whole growth is bounded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+STEPS = int(os.environ.get("MFPYG_MEMORY_STEPS", "300"))
+FRAMES = int(os.environ.get("MFPYG_MEMORY_FRAMES", "10000"))
+
+RESIDENT_GROWTH = 64 << 20
+"""Bytes that the resident memory may grow by, however long it takes: one piece of what the commands let glibc reserve,
+:func:`mfpyg.memory.keep_freed_memory`."""
+
+_WORKER = '''
+"""Prints memory in use and resident memory in bytes along the way: training N FOLDER, or predicting N FOLDER."""
+import ctypes, gc, json, math, resource, sys
+
+what, n, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+every = max(n // 40, 1)
+rows = []
+
+class Usage(ctypes.Structure):
+    """mallinfo2 of glibc's <malloc.h>."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost".split()
+    ]
+
+usage = ctypes.CDLL(None).mallinfo2
+usage.restype = Usage
+
+def measure(count):
+    gc.collect()
+    found = usage()
+    with open("/proc/self/statm", encoding="ascii") as file:
+        resident = int(file.read().split()[1]) * resource.getpagesize()
+    rows.append([count, found.uordblks + found.hblkhd, resident])
+
+if what == "training":
+    from mfpyg.cli import train
+    from mfpyg.training.callbacks import RunCheckpoint
+
+    end = RunCheckpoint.on_train_batch_end
+    def measured(self, trainer, *arguments):
+        end(self, trainer, *arguments)
+        if trainer.global_step % every == 0:
+            measure(trainer.global_step)
+    RunCheckpoint.on_train_batch_end = measured
+    arguments = ["--fidelities", "dz:EF", "cc:E", "--compile=off", "--optim.schedule=constant", "--out", folder]
+    train.main([*arguments, f"--epochs={math.ceil(n / 76)}"])
+else:
+    import torch
+    from ase import Atoms
+    from mfpyg import backbones
+    from mfpyg.datasets import MiniCHNO
+    from mfpyg.interop.ensemble import Ensemble
+    from mfpyg.interop.predict import predict_frames
+    from mfpyg.memory import keep_freed_memory
+    from mfpyg.models import MultiFidelityPotential
+
+    keep_freed_memory()
+    kind = backbones.find("hipnn")
+    ensemble = Ensemble(MultiFidelityPotential(kind.make([1, 6, 7, 8], kind.small), ["dz", "cc"]))
+    dataset = MiniCHNO()
+    def frames():
+        for number in range(n):
+            data = dataset[number % len(dataset)]
+            yield Atoms(data.z.numpy(), data.pos.numpy())
+    for number, prediction in enumerate(predict_frames(ensemble, frames(), ["dz", "cc"])):
+        if number % every == every - 1:
+            measure(number + 1)
+print(json.dumps(rows))
+'''
+
+
+def slope(counts: np.ndarray, used: np.ndarray) -> float:
+    """Bytes a count: the median of the slopes between measurements a third of all apart, and farther."""
+    one, two = np.triu_indices(len(counts), k=max(len(counts) // 3, 1))
+    return float(np.median((used[two] - used[one]) / (counts[two] - counts[one])))
+
+
+def growth(folder: Path, what: str, n: int) -> float:
+    """Bytes in use that each step or frame leaves behind."""
+    script = folder / "worker.py"
+    script.write_text(_WORKER)
+    command = [sys.executable, str(script), what, str(n), str(folder / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONMALLOC": "malloc"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = np.array(json.loads(done.stdout.splitlines()[-1]), np.float64)
+    counts, used, resident = rows[rows[:, 0] > n / 3].T
+    found = slope(counts, used)
+    print(
+        f"{what} {int(counts[-1])}: {found:.0f} bytes each in use, resident {resident[0] / 2**20:.1f} MiB at a third, "
+        f"{resident[-1] / 2**20:.1f} MiB at the end"
+    )
+    assert resident[-1] - resident[0] < RESIDENT_GROWTH
+    return found
+
+
+accounted = pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="needs the accounts of glibc 2.33"
+)
+
+
+@accounted
+@pytest.mark.slow
+def test_training_steps_leave_nothing_behind(tmp_path: Path) -> None:
+    assert growth(tmp_path, "training", STEPS) < 1000  # a batch is 10 kB, its gradients half a megabyte
+
+
+@accounted
+@pytest.mark.slow
+def test_predicted_frames_leave_nothing_behind(tmp_path: Path) -> None:
+    assert growth(tmp_path, "predicting", FRAMES) < 50  # a frame and its prediction are more than a kilobyte
+
+
+def test_a_leak_is_a_slope_and_a_jump_is_none() -> None:
+    counts = np.arange(1000.0, 3000.0, 10)
+    noise = np.random.default_rng(0).normal(scale=4096, size=len(counts))
+    assert abs(slope(counts, 1e9 + noise)) < 10
+    assert slope(counts, 1e9 + noise + 300 * counts) == pytest.approx(300, abs=10)
+    assert abs(slope(counts, 1e9 + noise + 5e7 * (counts > 2800))) < 20
