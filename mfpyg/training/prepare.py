@@ -226,7 +226,7 @@ def check_resumable(
     states = checkpoint["callbacks"].values()
     if any(state.get("best_epoch", -1) >= 0 for state in states):  # needed in the end; better missed now
         read_checkpoint(folder.best)
-    folder.read_splits()
+    of_folder = folder.read_splits()
     described = checkpoint["mfpyg"]
     check_same(from_dict(described["config"]), settings)
     if described["data"]["fingerprint"] != dataset.fingerprint:
@@ -234,6 +234,8 @@ def check_resumable(
     stored = {name: rows.tolist() for name, rows in described["splits"].items()}
     if stored != {name: rows.tolist() for name, rows in splits.items()}:
         raise MFPyGError(f"{folder.path}: the splits are not those the run was started on")
+    if stored != {name: rows.tolist() for name, rows in of_folder.items()}:
+        raise MFPyGError(f"{folder.splits}: not the splits of {folder.last}; remove it, and put back the run's own")
     if settings.epochs < done:
         raise MFPyGError(f"{folder.path} has {done} epochs already; --epochs {settings.epochs} is less")
     if checkpoint.get("stage", {}).get("ended"):
