@@ -40,7 +40,7 @@ class Frame:
 
     Attributes:
         number: in the file, from 0.
-        z: atomic numbers, (n,) integers.
+        z: atomic numbers, (n,) int64.
         pos: positions in Å, (n, 3) float64.
         cell: lattice vectors in Å, as rows, (3, 3) float64; zeros where there are none.
         pbc: whether it is repeated along each of them, (3,) bool.
@@ -116,7 +116,8 @@ def frame_of_atoms(atoms: ase.Atoms, number: int = 0, read: float = 0.0) -> Fram
     arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
     values = {**results, **arrays, **atoms.info}
     columns = ({*arrays} | {*results} & {*per_atom_properties}) - {*atoms.info}
-    return Frame(number, atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, values, read, frozenset(columns))
+    z = atoms.numbers.astype(np.int64)  # some formats give fewer bytes
+    return Frame(number, z, atoms.positions, atoms.cell.array, atoms.pbc, values, read, frozenset(columns))
 
 
 def _lines_of_frame(file: TextIO, where: str) -> tuple[list[str], list[list[str]]]:
@@ -230,7 +231,9 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
                 cell = np.zeros((3, 3)) if row.cell is None else row.cell
                 columns = ({*results} & {*per_atom_properties}) - {*row.data, *row.key_value_pairs}
                 read = (number + 1) / n_rows
-                frame = Frame(number, row.numbers, row.positions, cell, row.pbc, values, read, frozenset(columns))
+                frame = Frame(
+                    number, row.numbers.astype(np.int64), row.positions, cell, row.pbc, values, read, frozenset(columns)
+                )
             yield frame
     if number == 0:
         raise MFPyGError(f"{path}: empty; expected rows of an ASE database")

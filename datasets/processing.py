@@ -14,7 +14,8 @@ from torch_geometric.data.separate import separate
 
 from mfpyg import interrupt
 from mfpyg.datasets.blocks import Block
-from mfpyg.datasets.storage import ATOMIC, ColumnFiles, starts
+from mfpyg.datasets.storage import ColumnFiles, starts
+from mfpyg.datasets.stored_checks import ATOMIC
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph, edges_of_each
 

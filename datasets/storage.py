@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from mfpyg.datasets.stored_checks import check_about, check_columns
 from mfpyg.errors import MFPyGError
 from mfpyg.files import check_archive, save_torch
 
@@ -23,13 +24,17 @@ FORMAT = 2
 """Version of the processed files; a change makes old ones be processed anew."""
 
 CHECKED = 1 << 28
-"""Bytes of a processed file up to which its checksums are looked at whenever it is opened."""
+"""Bytes of a processed file up to which it is read whole, and checked, whenever it is opened."""
 
 ABOUT = {"levels", "molecules", "sources", "source_levels", "fingerprint", "incomplete_forces"}
 """What a processed file says of itself, besides its format."""
 
-ATOMIC = ("z", "pos", "forces")
-"""Columns with a row an atom."""
+
+_NO_DATA = (
+    *(RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError),
+    *(AssertionError, pickle.UnpicklingError),
+)
+"""What torch and the checks raise for files that hold something else."""
 
 
 class ColumnFiles:
@@ -150,35 +155,24 @@ def write_processed(path: Path, data: Data, slices: Mapping[str, Tensor], about:
 
 
 def read_processed(path: Path) -> dict[str, Any]:
-    """What :func:`write_processed` has written; tensors are mapped from the file, not read.
+    """What :func:`write_processed` has written.
 
-    Checksums are those of files up to :data:`CHECKED`; larger ones would have to be read for them.
+    Files up to :data:`CHECKED` are read, and every byte is checked; tensors of larger ones are mapped from the file.
 
     Raises:
         MFPyGError: if the file is damaged.
     """
     try:
-        if path.stat().st_size <= CHECKED:
+        small = path.stat().st_size <= CHECKED
+        if small:
             check_archive(path, "a processed data set")
-        stored = torch.load(path, weights_only=True, mmap=True)
+        stored = torch.load(path, weights_only=True, mmap=not small)
         if stored["format"] != FORMAT or not stored.keys() >= ABOUT:
             raise KeyError("format")
-        _check(stored["data"], stored["slices"])
-    except (RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        check_about(stored)
+        check_columns(stored["data"], stored["slices"], len(stored["levels"]), len(stored["molecules"]))
+        if small and stored["fingerprint"] != fingerprint(Data.from_dict(stored["data"]), stored["slices"]):
+            raise ValueError("fingerprint")
+    except _NO_DATA as error:
         raise MFPyGError(f"{path}: damaged; remove it, and it is made again from the raw file") from error
     return stored
-
-
-def _check(data: Mapping[str, Any], slices: Mapping[str, Tensor]) -> None:
-    """Check that the slices fit the columns: a wrong one would mix up molecules."""
-    if data.keys() != slices.keys():
-        raise ValueError("columns")
-    for ends in {id(ends): ends for ends in slices.values()}.values():  # those of one kind are one tensor
-        if len(ends) != len(slices["energy"]) or ends[0] != 0 or (ends.diff() < 0).any():
-            raise ValueError("slices")
-    for name, value in data.items():
-        rows = value.shape[Data().__cat_dim__(name, value)] if isinstance(value, Tensor) else len(value)
-        if int(slices[name][-1]) != rows:
-            raise ValueError(name)
-    if any(not torch.equal(slices[name], slices["z"]) for name in ATOMIC):
-        raise ValueError("slices")

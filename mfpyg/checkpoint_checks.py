@@ -45,7 +45,7 @@ def _is_data(value: Any) -> bool:
     return named and _is_text(value.get("fingerprint")) and _is_dict_of(value.get("methods"), _is_text)
 
 
-def _is_array(value: Any) -> bool:
+def is_array(value: Any) -> bool:
     """Whether it is an array of real numbers that are in the file, each once: one repeated could have any size."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
         return False
@@ -53,7 +53,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _is_rows(value: Any) -> bool:
-    rows = _is_array(value) and value.dim() == 1 and value.dtype in (torch.int32, torch.int64)
+    rows = is_array(value) and value.dim() == 1 and value.dtype in (torch.int32, torch.int64)
     return rows and bool((value >= 0).all())
 
 
@@ -125,29 +125,29 @@ def check_described(checkpoint: Any, path: Path, format: int) -> None:
         raise MFPyGError(f"{path}: not a checkpoint of mfpyg; expected one written by mfpyg-train")
     found = described.get("format")
     if not _is_whole(found) or found != format:
-        raise MFPyGError(f"{path}: format {_shown(found)}, expected {format}; use the mfpyg that wrote it")
+        raise MFPyGError(f"{path}: format {in_words(found)}, expected {format}; use the mfpyg that wrote it")
     missing = [name for name in _FIELDS if name not in described]
     if missing:
         raise MFPyGError(f"{path}: damaged, lacks {', '.join(missing)}")
     for values, fields in ((described, _FIELDS), (described, _OPTIONAL), (checkpoint, _OF_TRAINING)):
         for name, (fits, expected) in fields.items():
             if not fits(values.get(name)):
-                raise MFPyGError(f"{path}: damaged, its {name} is {_shown(values.get(name))}, expected {expected}")
+                raise MFPyGError(f"{path}: damaged, its {name} is {in_words(values.get(name))}, expected {expected}")
     _check_state(checkpoint["state_dict"], path)
 
 
 def _check_state(state: Any, path: Path) -> None:
     """Check that weights are finite arrays of real numbers, or of whole ones."""
     if not isinstance(state, dict) or not state:
-        raise MFPyGError(f"{path}: damaged, its state_dict is {_shown(state)}, expected weights by name")
+        raise MFPyGError(f"{path}: damaged, its state_dict is {in_words(state)}, expected weights by name")
     for name, value in state.items():
-        if not isinstance(name, str) or not _is_array(value):
-            raise MFPyGError(f"{path}: damaged, weight '{name}' is {_shown(value)}, expected an array of numbers")
+        if not isinstance(name, str) or not is_array(value):
+            raise MFPyGError(f"{path}: damaged, weight '{name}' is {in_words(value)}, expected an array of numbers")
         if not torch.isfinite(value).all():
             raise MFPyGError(f"{path}: weight '{name}' is NaN or infinite; the file is damaged, or training diverged")
 
 
-def _shown(value: Any) -> str:
+def in_words(value: Any) -> str:
     """A value of any kind in some words."""
     if isinstance(value, Tensor):
         return f"an array {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"

@@ -149,7 +149,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             unpacked = sum(entry.file_size for entry in stored.zip.infolist())
             if unpacked > max(_UNPACKED, 20 * path.stat().st_size):
                 raise ValueError("more than it could have been")
-            return {name: stored[name] for name in stored.files}
+            arrays = {name: stored[name] for name in stored.files}
+            if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+                raise ValueError("an entry that is no array")
+            return arrays
     except _NO_NPZ as error:
         raise MFPyGError(f"{path}: missing or damaged; expected an npz file with train, val, test") from error
 

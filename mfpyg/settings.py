@@ -309,7 +309,7 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
         "finetune": FinetuneSettings,
     }
     for name in groups:
-        if not isinstance(values.get(name) or {}, dict):
+        if not isinstance(values.get(name), dict | None):
             raise MFPyGError(f"{name} is {shown(values[name])}, expected settings such as '{name}: {{…}}'")
     built = {name: build(cls, values.get(name) or {}, f"{name}.") for name, cls in groups.items()}
     return build(TrainSettings, {**values, **built})

@@ -19,6 +19,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
+from mfpyg.checkpoint_checks import in_words, is_array
 from mfpyg.errors import MFPyGError
 from mfpyg.files import check_archive, read_torch
 
@@ -129,6 +130,8 @@ def understand(state: Mapping[str, Any], source: str) -> GraphState:
     for name, value in state.items():
         parts = split_name(name)
         if parts is not None:
+            if torch.is_tensor(value) and not is_array(value):
+                raise MFPyGError(f"{source}: '{name}' is {in_words(value)}, expected an array of real numbers")
             nodes.setdefault(parts[0], {})[parts[1]] = value
     networks = {node: weights for node, weights in nodes.items() if any(name.startswith("blocks.") for name in weights)}
     if not networks:

@@ -245,7 +245,8 @@ class MultiFidelityPotential(Potential):
         number = torch.searchsorted(known, z).clamp(max=len(known) - 1)
         unknown = z[known[number] != z]
         if len(unknown):
-            names = ", ".join(chemical_symbols[i] for i in unknown.unique().tolist())
+            symbols = dict(enumerate(chemical_symbols))
+            names = ", ".join(symbols.get(i, f"number {i}") for i in unknown.unique().tolist()[:20])
             having = ", ".join(chemical_symbols[i] for i in self.species)
             raise MFPyGError(f"element {names} is unknown to this potential (it knows {having})")
         return number

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.files import append_text, save_torch, write_text
 from mfpyg.interrupt import Postponed
@@ -125,8 +126,7 @@ class EpochLog(Callback):
         self._started = time.perf_counter()  # a resumed epoch has no start of its own
         if not trainer.is_global_zero or not self.path.is_file():
             return
-        with self.path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = self._rows()
         whole = [row for row in rows if None not in row and None not in row.values()]  # none that was cut off
         known = [row for row in whole if row.get("epoch", "").isdigit()]
         self._write([row for row in known if int(row["epoch"]) < trainer.current_epoch])
@@ -155,9 +155,7 @@ class EpochLog(Callback):
         }
         header = self._header()
         if not set(header).issuperset(row):  # a first row, or names that an older version did not know
-            with self.path.open(newline="", encoding="utf-8") if header else io.StringIO() as file:
-                rows = list(csv.DictReader(file))
-            self._write([*rows, row])
+            self._write([*self._rows(), row])
             return
         line = io.StringIO()
         csv.DictWriter(line, header, restval="", lineterminator="\n").writerow(row)
@@ -167,11 +165,22 @@ class EpochLog(Callback):
         """More columns, for what some trainings have."""
         return {}
 
+    def _text(self) -> io.StringIO:
+        """What the file holds, in which no byte is wrong any more."""
+        text = self.path.read_bytes().decode("utf-8", errors="replace") if self.path.is_file() else ""
+        return io.StringIO(text.replace("\0", "\ufffd"), newline="")
+
+    def _rows(self) -> list[dict[str, str]]:
+        try:
+            return list(csv.DictReader(self._text()))
+        except csv.Error as error:
+            raise MFPyGError(f"{self.path}: damaged ({error}); remove it, and the run goes on without") from error
+
     def _header(self) -> list[str]:
-        if not self.path.is_file():
+        try:
+            return next(csv.reader(self._text()), [])
+        except csv.Error:
             return []
-        with self.path.open(newline="", encoding="utf-8") as file:
-            return next(csv.reader(file), [])
 
     def _write(self, rows: list[dict[str, str]]) -> None:
         """Write all rows anew, under every name that one of them has."""

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import artefacts
 import ase
 import ase.calculators.singlepoint
 import ase.db
@@ -39,6 +40,7 @@ import h5py
 import mutations
 import numpy as np
 import oracles
+import subjects
 
 from mfpyg.datasets import COMP6, ANI1x, ExtXYZ, MiniCHNO, Pyanitools
 from mfpyg.datasets.minichno import bundled_file
@@ -77,8 +79,10 @@ class Seed:
 # --- seeds ----------------------------------------------------------------------------------------------------
 
 
-def make_seeds(kind: str, folder: Path) -> list[Seed]:
+def make_seeds(kind: str, folder: Path) -> list[Any]:
     """Small files of a kind, cut from the bundled one and, where they are there, from those that are not shipped."""
+    if kind in artefacts.KINDS:
+        return subjects.make_subjects(kind, folder)
     if kind == "release":
         return list(_release_seeds(folder))
     if kind == "pyanitools":
@@ -402,7 +406,7 @@ def wrong_with(message: str, path: Path) -> list[str]:
 # --- children -------------------------------------------------------------------------------------------------
 
 
-def child(kind: str, numbers: list[int], seed: int, seeds: list[Seed], folder: Path, pipe: int) -> NoReturn:
+def child(kind: str, numbers: list[int], seed: int, seeds: list[Any], folder: Path, pipe: int) -> NoReturn:
     """Runs cases and says so on the pipe; never returns."""
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_LIMIT,) * 2)
@@ -410,12 +414,13 @@ def child(kind: str, numbers: list[int], seed: int, seeds: list[Seed], folder: P
     with open(folder / "crash.txt", "w") as trace, os.fdopen(pipe, "w", buffering=1) as out:
         os.dup2(trace.fileno(), 2)
         faulthandler.enable(trace)
+        case = artefacts.run_case if kind in artefacts.KINDS else run_case
         for number in numbers:
-            run_case(kind, number, seed, seeds, folder, lambda **known: print(json.dumps(known), file=out))
+            case(kind, number, seed, seeds, folder, lambda **known: print(json.dumps(known), file=out))
     os._exit(0)
 
 
-def run_cases(kind: str, numbers: list[int], seed: int, seeds: list[Seed], folder: Path) -> Iterator[dict[str, Any]]:
+def run_cases(kind: str, numbers: list[int], seed: int, seeds: list[Any], folder: Path) -> Iterator[dict[str, Any]]:
     """The results of cases, whatever happens to the processes that they run in."""
     waiting = list(numbers)
     while waiting:
@@ -478,7 +483,7 @@ def prepared() -> Path:
 def serve() -> None:
     """Answer requests such as ``{"kind": "release", "first": 0, "cases": 300, "seed": 0}`` until the input ends."""
     folder = prepared()
-    seeds: dict[str, list[Seed]] = {}
+    seeds: dict[str, list[Any]] = {}
     try:
         for line in sys.stdin:
             asked = json.loads(line)
@@ -499,7 +504,7 @@ def main() -> None:
         serve()
         return
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("kind", choices=(*KINDS, *artefacts.KINDS))
     parser.add_argument("number", type=int)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="folder for the mutated file")
