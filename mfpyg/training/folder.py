@@ -44,6 +44,7 @@ class RunFolder:
             MFPyGError: if the folder holds anything.
         """
         if self._unstarted():
+            self._check_tensorboard()
             return
         if self.config.is_file():
             raise MFPyGError(
@@ -63,6 +64,13 @@ class RunFolder:
             raise MFPyGError(f"{self.path} is no run folder, it has no config.yaml; expected one mfpyg-train wrote")
         if not self.last.is_file():
             raise MFPyGError(f"{self.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
+
+        self._check_tensorboard()
+
+    def _check_tensorboard(self) -> None:
+        """Check that what TensorBoard gets is written to this folder, not to where a link in it leads."""
+        if (self.path / "tensorboard").is_symlink():
+            raise MFPyGError(f"{self.path / 'tensorboard'}: a link to another folder; remove it")
 
     def _unstarted(self) -> bool:
         """Whether the folder holds a run that was killed before its first checkpoint, and nothing else."""

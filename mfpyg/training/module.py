@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -25,6 +26,34 @@ def train_only(potential: nn.Module, trained: Iterable[nn.Parameter]) -> None:
         parameter.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
+
+
+def checked_when_loaded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """An optimiser whose state, when it comes from a checkpoint, has to fit what it trains.
+
+    The fused ones write where the state of another weight would end, and not where this one ends.
+    """
+    optimizer.register_load_state_dict_post_hook(_check_loaded)
+    return optimizer
+
+
+def _check_loaded(optimizer: torch.optim.Optimizer) -> None:
+    damaged = "the checkpoint's optimiser is damaged or that of other weights"
+    may_differ = ("params", "lr", "initial_lr")
+    for group in optimizer.param_groups:
+        other = [name for name, value in optimizer.defaults.items() if name not in may_differ and group[name] != value]
+        lr = group["lr"]
+        if other or not isinstance(lr, float) or not math.isfinite(lr):
+            raise MFPyGError(f"{damaged}: its {', '.join(other) or 'lr'} can't be gone on with; start the run anew")
+    trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            right = () if name == "step" else weight.shape
+            fits = isinstance(value, Tensor) and value.shape == right and bool(torch.isfinite(value).all())
+            if not fits or id(weight) not in trained:
+                raise MFPyGError(
+                    f"{damaged}: its {name} does not fit a weight {tuple(weight.shape)}; start the run anew"
+                )
 
 
 class MultiFidelityModule(lightning.LightningModule):
@@ -64,7 +93,7 @@ class MultiFidelityModule(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Fused: a step of a small network is bound by the number of calls, not by arithmetic.
         trained = [parameter for parameter in self.potential.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trained, lr=self.lr, fused=True)
+        return checked_when_loaded(torch.optim.Adam(trained, lr=self.lr, fused=True))
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
         loss, sums = self.compare(self.potential, self.loss, batch)

@@ -19,6 +19,7 @@ from mfpyg.checkpoint import describe, epochs_done, potential_of, read_checkpoin
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.splits import make_splits
 from mfpyg.device import choose_device
+from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import parse_fidelities
@@ -97,8 +98,15 @@ def train(settings: TrainSettings, folder: RunFolder, console: Console, resume: 
                 folder.create(settings, splits, versions(settings.backbone))
         record = None if start is None else start.record
         module = recipe.module(_describer(settings, dataset, splits, record), compiled=settings.compile == "on")
-        trainer = _trainer(settings, recipe.callbacks(folder, console), folder, device)
-        trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
+        restored = _Restored()
+        trainer = _trainer(settings, [restored, *recipe.callbacks(folder, console)], folder, device)
+        try:
+            trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
+        except (TypeError, KeyError, AttributeError, ValueError, IndexError, RuntimeError) as error:
+            if restored.done or not resume or isinstance(error, MFPyGError):
+                raise
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+            raise MFPyGError(f"{folder.last}: the state of its training can't be gone on with ({reason})") from error
 
 
 def _splits(
@@ -111,6 +119,15 @@ def _splits(
         return make_splits(dataset, settings.split, settings.split_seed), []
     splits, notes = splits_to_go_on(settings, dataset, model)
     return splits, [*notes, *method_notes(dataset, model)]
+
+
+class _Restored(Callback):
+    """Whether training goes on, all that a checkpoint holds having been taken over."""
+
+    done = False
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.done = True
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.models import Potential
 from mfpyg.training.data import ConformationData
 from mfpyg.training.loss import MultiFidelityLoss
-from mfpyg.training.module import MultiFidelityModule, train_only
+from mfpyg.training.module import MultiFidelityModule, checked_when_loaded, train_only
 from mfpyg.training.sampling import Interleaved, Sampling
 from mfpyg.training.strategies.stage import Stage
 
@@ -83,7 +83,7 @@ class StagedModule(MultiFidelityModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = self.stage.trained(self.potential)
         train_only(self.potential, trained)
-        return self.stage.optimizer(trained)
+        return checked_when_loaded(self.stage.optimizer(trained))
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
         loss, sums = self.stage.compare(self, batch, batch_number)
