@@ -105,12 +105,21 @@ def check_json_target(name: str) -> None:
 
 
 def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:
-    """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130."""
+    """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130.
+
+    What the system refuses about a file, such as a name that is too long, is the user's to mend, too.
+    """
     try:
         with interrupt.listening(), _own_warnings_shown(name):
             command(list(sys.argv[1:] if arguments is None else arguments))
     except MFPyGError as error:
         print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(ERROR_STATUS)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        reason = error.strerror or type(error).__name__
+        print(f"{name}: error: {str(error.filename)!r} can't be read or written ({reason})", file=sys.stderr)
         sys.exit(ERROR_STATUS)
     except KeyboardInterrupt:
         print(f"{name}: stopped", file=sys.stderr)

@@ -63,7 +63,11 @@ class DatasetSpec:
         path, *levels = rest.split(":") if name in _DEFINED else [rest]
         if not path:
             raise MFPyGError(f"data set '{text}' has no path after the colon: expected {name}:PATH")
-        if not Path(path).exists():
+        try:
+            there = Path(path).exists()
+        except OSError as error:
+            raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
+        if not there:
             raise MFPyGError(f"{path}: no such file or folder; expected a raw file or a data-set root")
         if name in _DEFINED:
             if not Path(path).is_file():

@@ -23,8 +23,8 @@ from mfpyg.files import check_archive, save_torch
 FORMAT = 2
 """Version of the processed files; a change makes old ones be processed anew."""
 
-CHECKED = 1 << 28
-"""Bytes of a processed file up to which it is read whole, and checked, whenever it is opened."""
+CHECKED = 1 << 26
+"""Bytes of a processed file up to which it is checked whole whenever it is opened."""
 
 ABOUT = {"levels", "molecules", "sources", "source_levels", "fingerprint", "incomplete_forces"}
 """What a processed file says of itself, besides its format."""
@@ -155,9 +155,9 @@ def write_processed(path: Path, data: Data, slices: Mapping[str, Tensor], about:
 
 
 def read_processed(path: Path) -> dict[str, Any]:
-    """What :func:`write_processed` has written.
+    """What :func:`write_processed` has written; tensors are mapped from the file.
 
-    Files up to :data:`CHECKED` are read, and every byte is checked; tensors of larger ones are mapped from the file.
+    Every byte of files up to :data:`CHECKED` is checked; larger ones are not read.
 
     Raises:
         MFPyGError: if the file is damaged.
@@ -166,7 +166,8 @@ def read_processed(path: Path) -> dict[str, Any]:
         small = path.stat().st_size <= CHECKED
         if small:
             check_archive(path, "a processed data set")
-        stored = torch.load(path, weights_only=True, mmap=not small)
+            torch.load(path, weights_only=True)  # looks at the size of each array, as mapping does not
+        stored = torch.load(path, weights_only=True, mmap=True)
         if stored["format"] != FORMAT or not stored.keys() >= ABOUT:
             raise KeyError("format")
         check_about(stored)

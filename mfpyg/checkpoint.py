@@ -118,7 +118,7 @@ def trained_labels(described: Mapping[str, Any]) -> dict[str, str]:
     """
     before = (described.get("init") or {}).get("fidelities", [])
     found: dict[str, str] = {}
-    for fidelity in [Fidelity.parse(text) for text in (*before, *described["config"]["fidelities"])]:
+    for fidelity in [Fidelity.parse(text) for text in (*before, *described["config"].get("fidelities", []))]:
         labels = found.get(fidelity.name, "") + fidelity.labels
         found[fidelity.name] = "".join(letter for letter in "EF" if letter in labels)
     return found

@@ -70,6 +70,14 @@ def _is_progress(value: Any) -> bool:
     return isinstance(value, dict) and _is_whole(value.get("epochs"))
 
 
+def _is_config(value: Any) -> bool:
+    return isinstance(value, dict) and _is_plain(value) and _is_list_of(value.get("fidelities", []), _is_text)
+
+
+def _is_init(value: Any) -> bool:
+    return isinstance(value, dict) and _is_list_of(value.get("fidelities"), _is_text) and _is_data(value.get("data"))
+
+
 def _are_fidelities(value: Any) -> bool:
     return _is_list_of(value, _is_name) and 0 < len(value) == len(set(value))
 
@@ -83,7 +91,7 @@ def _are_species(value: Any) -> bool:
 
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "config": (lambda value: isinstance(value, dict) and _is_plain(value), "settings"),
+    "config": (_is_config, "settings"),
     "fidelities": (_are_fidelities, "a list of different names"),
     "units": (lambda value: _is_dict_of(value, _is_text), "names of units"),
     "species": (_are_species, "ascending atomic numbers"),
@@ -96,6 +104,7 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "versions": (lambda value: _is_dict_of(value, _is_text), "versions of packages"),
 }
 _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "init": (lambda value: value is None or _is_init(value), "what the training began with, or nothing"),
     "base_level": (lambda value: value is None or _is_text(value), "the name of a fidelity, or nothing"),
     "n_parameters": (lambda value: value is None or _is_whole(value), "a whole number"),
     "backbone_package": (lambda value: value is None or _is_text(value), "the name of a package, or nothing"),

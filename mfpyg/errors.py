@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-_LONGEST = 2000
+_LONGEST = 1500
 """Letters of a message; what is longer has its start."""
 
 

@@ -98,6 +98,9 @@ def check_archive(path: Path, what: str) -> None:
     """
     foreign = f"{path}: damaged, or not {what}"
     try:
+        with path.open("rb") as file:
+            if file.read(4) != b"PK\x03\x04":  # which torch would take for a file of another kind
+                raise MFPyGError(f"{foreign}; copy it again, or make it anew")
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > path.stat().st_size:

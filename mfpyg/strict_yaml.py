@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
         if isinstance(value, int) and abs(value) >= 1 << 63:
             raise yaml.constructor.ConstructorError(None, None, "a number of more than 64 bits", node.start_mark)
         if isinstance(value, str) and not _is_name(value):
-            raise yaml.constructor.ConstructorError(None, None, "characters that no name can have", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, "a text that no name can be", node.start_mark)
         return value
 
 
@@ -60,7 +60,7 @@ def _is_name(text: str) -> bool:
         os.fsencode(text)
     except UnicodeEncodeError:
         return False
-    return "\0" not in text
+    return "\0" not in text and len(text) <= 1000
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

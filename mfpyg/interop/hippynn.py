@@ -210,7 +210,8 @@ def _fill_network(potential: MultiFidelityPotential, state: GraphState, columns:
             continue
         if ".sensitivity." in name:
             value = (value.double() * length).reshape(-1).to(value.dtype)
-        weights[our_name(name)] = value[..., columns] if is_by_species(name) else value
+        whole = is_by_species(name) and value.shape[-1:] == (len(columns),)  # others are refused below
+        weights[our_name(name)] = value[..., columns] if whole else value
     theirs = {our_name(name): name for name in state.weights}
     for name in sorted(expected.keys() | weights.keys()):
         wanted, found = (tuple(w[name].shape) if name in w else "none" for w in (expected, weights))

@@ -130,7 +130,7 @@ def understand(state: Mapping[str, Any], source: str) -> GraphState:
     for name, value in state.items():
         parts = split_name(name)
         if parts is not None:
-            if torch.is_tensor(value) and not is_array(value):
+            if torch.is_tensor(value) and not (is_array(value) and value.numel()):
                 raise MFPyGError(f"{source}: '{name}' is {in_words(value)}, expected an array of real numbers")
             nodes.setdefault(parts[0], {})[parts[1]] = value
     networks = {node: weights for node, weights in nodes.items() if any(name.startswith("blocks.") for name in weights)}
@@ -206,6 +206,7 @@ def _is_head(values: Mapping[str, Any], n_levels: int) -> bool:
         expected <= set(values)
         and (n_layers == n_levels or (n_layers == n_levels - 1 and has_bias))
         and all(torch.is_tensor(value) and value.shape[:1] == (1,) for value in values.values())
+        and all(value.dim() == 2 for name, value in values.items() if name.endswith("weight"))
     )
 
 

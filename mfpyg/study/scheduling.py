@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder
 from mfpyg.training.folder import RunFolder
 
@@ -108,6 +109,8 @@ def run_jobs(
 
 def _start(job: Job, place: str | None, at_a_time: int) -> None:
     make_folder(job.folder.parent)
+    if job.log.is_symlink():  # which would be written to wherever it leads
+        raise MFPyGError(f"{job.log}: a link to another file; remove it")
     environment = dict(os.environ)
     if place is not None:
         environment["CUDA_VISIBLE_DEVICES"] = place

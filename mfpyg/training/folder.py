@@ -44,6 +44,7 @@ class RunFolder:
             MFPyGError: if the folder holds anything.
         """
         if self._unstarted():
+            self._check_tensorboard()
             return
         if self.config.is_file():
             raise MFPyGError(
@@ -64,11 +65,18 @@ class RunFolder:
         if not self.last.is_file():
             raise MFPyGError(f"{self.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
 
+        self._check_tensorboard()
+
     def to_go_on(self) -> str:
         """What to do when the run has ended before its time, for errors."""
         if self.last.is_file():
             return f"continue with: mfpyg-train --resume {self.path}"
         return "it had not come to its first checkpoint, so that nothing was kept"
+
+    def _check_tensorboard(self) -> None:
+        """Check that what TensorBoard gets is written to this folder, not to where a link in it leads."""
+        if (self.path / "tensorboard").is_symlink():
+            raise MFPyGError(f"{self.path / 'tensorboard'}: a link to another folder; remove it")
 
     def _unstarted(self) -> bool:
         """Whether the folder holds a run that was killed before its first checkpoint, and nothing else."""

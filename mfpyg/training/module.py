@@ -16,6 +16,7 @@ from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.metrics import mae_and_rmse
 from mfpyg.models import MultiFidelityPotential, Potential, Prediction
 from mfpyg.training.loss import MultiFidelityLoss, sum_over_processes
+from mfpyg.training.restoring import checked_when_loaded
 from mfpyg.training.schedule import get_lr
 from mfpyg.training.steps import Diverged, fault_of_gradients, first_cause, skip_unlabelled
 
@@ -83,7 +84,7 @@ class MultiFidelityModule(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Fused: a step of a small network is bound by the number of calls, not by arithmetic.
         trained = [parameter for parameter in self.potential.parameters() if parameter.requires_grad]
-        return torch.optim.Adam(trained, lr=self.lr, fused=True)
+        return checked_when_loaded(torch.optim.Adam(trained, lr=self.lr, fused=True))
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
         loss, sums = self.compare(self.potential, self.loss, batch)

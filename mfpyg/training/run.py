@@ -47,6 +47,7 @@ from mfpyg.training.prepare import (
 from mfpyg.training.processes import is_main_process, this_process
 from mfpyg.training.randomness import GeneratorState, seed_generators
 from mfpyg.training.recipe import Describe
+from mfpyg.training.restoring import Restored
 from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.steps import Diverged
 from mfpyg.training.strategies.build import recipe_of
@@ -116,10 +117,13 @@ def train(
                 folder.create(settings, splits, versions(settings.backbone))
         record = None if start is None else start.record
         module = recipe.module(_describer(settings, dataset, splits, record), compiled=settings.compile == "on")
+        restored = Restored()
+        callbacks = [GeneratorState(), restored, *recipe.callbacks(folder, console)]
         if company is not None:
             company.ready()
-        trainer = _trainer(settings, [GeneratorState(), *recipe.callbacks(folder, console)], folder, device)
-        trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
+        trainer = _trainer(settings, callbacks, folder, device)
+        with restored.checked(folder.last if resume else None):
+            trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
 
 
 def _splits(

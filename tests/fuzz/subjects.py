@@ -304,13 +304,17 @@ def _raise_if_same(before: Any, after: Any) -> None:
         raise Same
 
 
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return bytes(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+
+
 def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
         return (
             isinstance(other, torch.Tensor)
             and one.dtype == other.dtype
             and one.shape == other.shape
-            and one.cpu().contiguous().numpy().tobytes() == other.cpu().contiguous().numpy().tobytes()
+            and _bytes(one) == _bytes(other)
         )
     if isinstance(one, Mapping):
         return isinstance(other, Mapping) and one.keys() == other.keys() and all(_alike(one[k], other[k]) for k in one)

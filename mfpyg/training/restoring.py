@@ -1,0 +1,68 @@
+"""What a checkpoint holds of a training besides the weights has to fit, when it is taken over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from mfpyg.errors import MFPyGError
+
+
+def checked_when_loaded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """An optimiser whose state, when it comes from a checkpoint, has to fit what it trains.
+
+    The fused ones write where the state of another weight would end, and not where this one ends.
+    """
+    optimizer.register_load_state_dict_post_hook(_check_loaded)
+    return optimizer
+
+
+def _check_loaded(optimizer: torch.optim.Optimizer) -> None:
+    damaged = "the checkpoint's optimiser is damaged or that of other weights"
+    may_differ = ("params", "lr", "initial_lr")
+    for group in optimizer.param_groups:
+        other = [name for name, value in optimizer.defaults.items() if name not in may_differ and group[name] != value]
+        lr = group["lr"]
+        if other or not isinstance(lr, float) or not math.isfinite(lr):
+            raise MFPyGError(f"{damaged}: its {', '.join(other) or 'lr'} can't be gone on with; start the run anew")
+    trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            right = () if name == "step" else weight.shape
+            fits = isinstance(value, Tensor) and value.shape == right and bool(torch.isfinite(value).all())
+            if not fits or id(weight) not in trained:
+                raise MFPyGError(
+                    f"{damaged}: its {name} does not fit a weight {tuple(weight.shape)}; start the run anew"
+                )
+
+
+class Restored(Callback):
+    """Whether training goes on, all that a checkpoint holds having been taken over."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.done = True
+
+    @contextmanager
+    def checked(self, checkpoint: Path | None) -> Iterator[None]:
+        """Turn what goes wrong before training does into one line, where there is a checkpoint to go on from.
+
+        Raises:
+            MFPyGError: for a state that Lightning or torch can make nothing of.
+        """
+        try:
+            yield
+        except (TypeError, KeyError, AttributeError, ValueError, IndexError, RuntimeError) as error:
+            if self.done or checkpoint is None or isinstance(error, MFPyGError):
+                raise
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+            raise MFPyGError(f"{checkpoint}: the state of its training can't be gone on with ({reason})") from error
