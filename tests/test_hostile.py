@@ -18,6 +18,7 @@ import yaml
 import mfpyg
 from mfpyg.checkpoint import read_checkpoint
 from mfpyg.cli import convert, evaluate, inspection, predict, study, train
+from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.storage import read_processed
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.predictions import run_predictions
@@ -282,8 +283,6 @@ def test_links_to_folders_and_logs_outside_are_refused(place: Path) -> None:
 
 
 def test_predictions_of_a_run_stay_in_its_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mfpyg.datasets import MiniCHNO
-
     dataset = MiniCHNO(place / "data")
     dataset.fingerprint = "../../x" + dataset.fingerprint
     with pytest.raises(MFPyGError):
@@ -364,3 +363,19 @@ def test_formulas_of_databases_are_right(place: Path) -> None:
     predict.main(["run", "x.db", "-o", "x.json", "--fidelity", "cc"])
     frames = json.loads(Path("x.json").read_text(encoding="utf-8"))["frames"]
     assert [frame["formula"] for frame in frames] == ["H2O", "CHN", "N2"]
+
+
+def test_stored_predictions_that_do_not_fit_are_made_anew(place: Path) -> None:
+    dataset, rows = MiniCHNO(place / "data"), np.arange(3)
+    right = run_predictions(Path("run"), dataset, rows)
+    (path,) = Path("run").glob("predictions-*.npz")
+    stored = read_npz(path)
+    for change in (
+        {"energy/dz": np.zeros(2)},
+        {"energy/dz": np.array(["a", "b", "c"])},
+        {"forces/dz": np.zeros((3, 3), np.float32)},
+    ):
+        np.savez(path, **{**stored, **change})
+        found = run_predictions(Path("run"), dataset, rows)
+        assert np.array_equal(found.energy["dz"], right.energy["dz"])
+        assert np.array_equal(found.forces["dz"], right.forces["dz"])

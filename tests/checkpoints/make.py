@@ -1,4 +1,4 @@
-"""Makes the stored run of a release, which all later versions have to read (``tests/test_old_checkpoints.py``).
+"""Makes the stored run of a release, which all later versions have to read (``tests/test_versions.py``).
 
     python tests/checkpoints/make.py            # with the installed mfpyg, into tests/checkpoints/<its version>
     PYTHONPATH=TREE python tests/checkpoints/make.py    # with the code of another tree, as that of an older tag

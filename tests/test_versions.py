@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch_geometric.data import Data
 
 import mfpyg
@@ -65,3 +66,13 @@ def test_run_is_inspected_evaluated_gone_on_with_and_trained_further(
     assert [row.split(",")[0] for row in rows] == ["epoch", "0", "1", "2"]
     train.main(["--init", str(run), "--epochs", "1", "--batch-size", "256", "--out", "further"])
     assert mfpyg.load("further").fidelities == mfpyg.load(run).fidelities
+
+
+@pytest.mark.skipif(not CHANGELOG.is_file(), reason="the tests stand alone")
+def test_workflow_runs_every_cell_of_the_matrix() -> None:
+    root = CHANGELOG.parent
+    lines = [line.partition("#")[0].split() for line in (root / ".ci/cells.txt").read_text().splitlines()]
+    cells = [line for line in lines if line]
+    workflow = yaml.safe_load((root / ".github/workflows/ci.yml").read_text())
+    assert workflow["jobs"]["matrix"]["strategy"]["matrix"]["cell"] == list(range(1, len(cells) + 1))
+    assert {python for python, *_ in cells} == {"3.10", "3.11", "3.12", "3.13"}
