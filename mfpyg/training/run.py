@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import parse_fidelities
+from mfpyg.files import FULL
 from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
@@ -45,9 +45,6 @@ from mfpyg.training.randomness import GeneratorState, seed_generators
 from mfpyg.training.recipe import Describe
 from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.strategies.build import recipe_of
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk, a quota, and a limit on the size of files."""
 
 
 class Interrupted(Exception):
@@ -127,7 +124,7 @@ def _interruptible(folder: RunFolder) -> Iterator[None]:
     except BaseException as stop:
         if is_main_process():
             folder.discard_unstarted()
-        if isinstance(stop, OSError) and stop.errno in _FULL:  # of what Lightning or its logger writes
+        if isinstance(stop, OSError) and stop.errno in FULL:  # of what Lightning or its logger writes
             raise MFPyGError(f"{stop.filename or folder.path}: can't write there ({stop.strerror})") from stop
         if not isinstance(stop, Stopped) and not _is_interrupt(stop):
             raise
