@@ -80,11 +80,11 @@ class Campaign:
     def writing(self) -> dict[str, Any]:
         file = self.chance.choice(FILES)
         moment = "half" if file == "step" else self.chance.choice(MOMENTS)
-        after = self.chance.randrange(3) if file in ("best.ckpt", "metrics.csv") else self.chance.randrange(40)
+        after = self.chance.randrange(2) if file in ("best.ckpt", "metrics.csv") else self.chance.randrange(20)
         return {"aim": {"file": file, "moment": moment, "after": after}}
 
     def time(self) -> dict[str, Any]:
-        delay = self.chance.uniform(0, self.seconds)
+        delay = self.chance.uniform(0, self.seconds / 4)
         trained = self.chance.random() < 0.7  # the others may fall before the first step
 
         def hit(running: Any) -> None:
