@@ -145,6 +145,16 @@ def forks(tmp_path: Path, fork_server: subprocess.Popen[str]) -> Forks:
     return Forks(tmp_path, fork_server)
 
 
+@pytest.fixture(scope="module")
+def whole(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, fork_server: subprocess.Popen[str]
+) -> Path:
+    """A run with the module's ``OPTIONS`` that nothing happened to."""
+    forks = Forks(tmp_path_factory.mktemp("whole"), fork_server)
+    forks.whole(*request.module.OPTIONS, "--out", "whole")
+    return forks.folder / "whole"
+
+
 def differences(one: Any, two: Any, name: str = "") -> list[str]:
     """Where two nested values are not the same, to the last bit."""
     if isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor):

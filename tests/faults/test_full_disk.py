@@ -50,15 +50,14 @@ def test_output_that_finds_no_room(forks: Any, limit: int) -> None:
 
 
 @pytest.mark.slow
-def test_files_that_may_not_be_so_large(forks: Any, assert_same_run: Callable[[Path, Path], None]) -> None:
-    forks.whole(*OPTIONS, "--out", "whole")
+def test_files_that_may_not_be_so_large(forks: Any, whole: Path, assert_same_run: Callable[[Path, Path], None]) -> None:
     forks.run(*OPTIONS, "--out", "cut", aim={"file": "step", "moment": "half", "after": 13, "signal": "SIGINT"})
     kept = (forks.folder / "cut" / "last.ckpt").read_bytes()
     for limit, named in ((500, "config.yaml"), (30_000, "last.ckpt")):
         assert_refused(forks.run("--resume", "cut", limit=limit), f"cut/{named}: can't write it")
         assert (forks.folder / "cut" / "last.ckpt").read_bytes() == kept
     forks.whole("--resume", "cut")
-    assert_same_run(forks.folder / "whole", forks.folder / "cut")
+    assert_same_run(whole, forks.folder / "cut")
 
 
 @pytest.fixture
@@ -95,9 +94,8 @@ def fill(folder: Path) -> Path:
     ],
 )
 def test_disk_that_becomes_full(
-    forks: Any, small_disk: Path, assert_same_run: Callable[[Path, Path], None], phase: str, named: str
+    forks: Any, whole: Path, small_disk: Path, assert_same_run: Callable[[Path, Path], None], phase: str, named: str
 ) -> None:
-    forks.whole(*OPTIONS, "--out", "whole")
     ballast = small_disk / "ballast"
 
     def hit(running: Any) -> None:
@@ -117,7 +115,7 @@ def test_disk_that_becomes_full(
         assert not cut.exists()
         ended = forks.run(*OPTIONS, "--out", "cut", folder=str(small_disk))
     assert ended.status == 0, ended.output
-    assert_same_run(forks.folder / "whole", cut)
+    assert_same_run(whole, cut)
 
 
 def test_line_that_does_not_fit_is_not_added(tmp_path: Path) -> None:

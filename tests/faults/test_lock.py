@@ -33,10 +33,9 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_second_run_is_refused_and_the_first_goes_on(
-    forks: Any, assert_same_run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    forks: Any, whole: Path, assert_same_run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(forks.folder)
-    forks.whole(*OPTIONS, "--out", "whole")
     errors = []
 
     def hit(running: Any) -> None:
@@ -56,7 +55,7 @@ def test_second_run_is_refused_and_the_first_goes_on(
     assert "run exists; continue it with --resume run" in errors[1]
     for path in Path("run").glob("evaluation*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert_same_run(Path("whole"), Path("run"))
+    assert_same_run(whole, Path("run"))
 
 
 @pytest.mark.slow

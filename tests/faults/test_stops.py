@@ -19,11 +19,9 @@ pytestmark = pytest.mark.slow
 
 OPTIONS = (
     "--fidelities", "dz:EF", "cc:E", "--epochs=2", "--batch-size=64", "--model.n-features=6", "--model.n-atom-layers=1",
-    "--model.n-sensitivities=5", "--compile=off",
+    "--model.n-sensitivities=5", "--compile=off", "--checkpoint-minutes=0",
 )  # fmt: skip
 """Two epochs of ten steps."""
-
-EACH_STEP = "--checkpoint-minutes=0"
 
 
 def assert_stopped(ended: Any, *words: str) -> None:
@@ -45,15 +43,14 @@ def assert_stopped(ended: Any, *words: str) -> None:
         ({"file": "step", "moment": "half", "after": 9}, 10),  # the last of the epoch
         ({"file": "validation", "moment": "half", "after": 0, "signal": "SIGTERM"}, 10),
         ({"file": "metrics.csv", "moment": "half", "after": 0}, 10),
-        ({"file": "last.ckpt", "moment": "empty", "after": 0}, 10),
-        ({"file": "last.ckpt", "moment": "whole", "after": 1}, 20),  # that of the last epoch
+        ({"file": "last.ckpt", "moment": "empty", "after": 9}, 10),
+        ({"file": "last.ckpt", "moment": "whole", "after": 19}, 20),  # that of the last epoch
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else None,
 )
 def test_run_stops_with_the_state_of_the_moment(
-    forks: Any, assert_same_run: Callable[[Path, Path], None], aim: dict[str, Any], step: int
+    forks: Any, whole: Path, assert_same_run: Callable[[Path, Path], None], aim: dict[str, Any], step: int
 ) -> None:
-    forks.whole(*OPTIONS, "--out", "whole")
     ended = forks.run(*OPTIONS, "--out", "cut", aim={"signal": "SIGINT", **aim})
     words = f"saved is step {step}, after {step // 10} whole epochs", "continue with: mfpyg-train --resume cut"
     assert_stopped(ended, *words)
@@ -61,21 +58,19 @@ def test_run_stops_with_the_state_of_the_moment(
     assert torch.load(forks.folder / "cut" / "last.ckpt", weights_only=True)["global_step"] == step
     assert not (forks.folder / "cut" / ".lock").exists()
     forks.whole("--resume", "cut")
-    assert_same_run(forks.folder / "whole", forks.folder / "cut")
+    assert_same_run(whole, forks.folder / "cut")
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("moment", ["empty", "half", "whole"])
 def test_second_one_stops_at_once_and_keeps_the_last_checkpoint(
-    forks: Any, assert_same_run: Callable[[Path, Path], None], number: str, moment: str
+    forks: Any, whole: Path, assert_same_run: Callable[[Path, Path], None], number: str, moment: str
 ) -> None:
-    forks.whole(*OPTIONS, "--out", "whole")
     aim = {"file": "last.ckpt", "moment": moment, "after": 3, "signal": number, "twice": True}
-    ended = forks.run(*OPTIONS, EACH_STEP, "--out", "cut", aim=aim)
+    ended = forks.run(*OPTIONS, "--out", "cut", aim=aim)
     assert_stopped(ended, "the last checkpoint is step 3, after 0 whole epochs", "--resume cut")
     forks.whole("--resume", "cut")
-    one, two = (torch.load(forks.folder / run / "last.ckpt", weights_only=True) for run in ("whole", "cut"))
-    assert all(torch.equal(value, two["state_dict"][name]) for name, value in one["state_dict"].items())
+    assert_same_run(whole, forks.folder / "cut")
 
 
 def test_nothing_is_left_of_a_run_that_made_no_step(forks: Any) -> None:
@@ -87,15 +82,14 @@ def test_nothing_is_left_of_a_run_that_made_no_step(forks: Any) -> None:
 
 
 def test_final_table_that_was_stopped_comes_with_resume(
-    forks: Any, assert_same_run: Callable[[Path, Path], None]
+    forks: Any, whole: Path, assert_same_run: Callable[[Path, Path], None]
 ) -> None:
-    forks.whole(*OPTIONS, "--out", "whole")
     aim = {"file": "table", "moment": "half", "after": 0, "signal": "SIGTERM"}
     ended = forks.run(*OPTIONS, "--out", "cut", aim=aim)
     assert_stopped(ended, "the training has ended, its table comes with: mfpyg-train --resume cut")
     assert not (forks.folder / "cut" / "metrics.json").exists()
     forks.whole("--resume", "cut")
-    assert_same_run(forks.folder / "whole", forks.folder / "cut")
+    assert_same_run(whole, forks.folder / "cut")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -110,6 +104,8 @@ def test_process_that_is_stopped_while_it_imports_leaves_nothing(tmp_path: Path,
         time.sleep(0.01)
     process.send_signal(number)
     output, error = process.communicate(timeout=120)
-    assert (process.returncode, output) == (130, "")
+    # Python ends itself with the signal if that met an import made from C; a shell shows 130 for both.
+    assert process.returncode in (130, -signal.SIGINT)
+    assert output == ""
     assert re.fullmatch(r"mfpyg-train: stopped\n", error)
     assert list(tmp_path.iterdir()) == []
