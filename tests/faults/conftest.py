@@ -149,7 +149,7 @@ def forks(tmp_path: Path, fork_server: subprocess.Popen[str]) -> Forks:
 def whole(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, fork_server: subprocess.Popen[str]
 ) -> Path:
-    """A run with the module's ``OPTIONS`` that nothing happened to."""
+    """A run with the module's ``OPTIONS`` that nothing happened to; kernels are compiled after it."""
     forks = Forks(tmp_path_factory.mktemp("whole"), fork_server)
     forks.whole(*request.module.OPTIONS, "--out", "whole")
     return forks.folder / "whole"

@@ -26,7 +26,7 @@ def assert_refused(ended: Any, *words: str) -> None:
     assert ended.status == 2, ended.output
     assert "Traceback" not in ended.output
     assert ended.unfinished == []
-    (error,) = [line for line in ended.output.splitlines() if "error:" in line]
+    (error,) = [line for line in ended.output.splitlines() if "mfpyg-train: error:" in line]
     assert error == ended.output.strip().splitlines()[-1]
     for word in words:
         assert word in error
@@ -34,7 +34,7 @@ def assert_refused(ended: Any, *words: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "named"), [(500, "config.yaml"), (2000, "splits.npz"), (30_000, "last.ckpt")])
-def test_new_run_without_room_leaves_nothing(forks: Any, limit: int, named: str) -> None:
+def test_new_run_without_room_leaves_nothing(forks: Any, whole: Path, limit: int, named: str) -> None:
     ended = forks.run(*OPTIONS, "--out", "cut", limit=limit)
     assert_refused(ended, f"cut/{named}: can't write it")
     assert not (forks.folder / "cut").exists()
@@ -42,7 +42,7 @@ def test_new_run_without_room_leaves_nothing(forks: Any, limit: int, named: str)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 100])
-def test_output_that_finds_no_room(forks: Any, limit: int) -> None:
+def test_output_that_finds_no_room(forks: Any, whole: Path, limit: int) -> None:
     ended = forks.run(*OPTIONS, "--out", "cut", limit=limit)
     assert ended.status == 2
     assert "Traceback" not in ended.output
