@@ -9,12 +9,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from jsonargparse import ArgumentParser
 
 from mfpyg import interrupt
 from mfpyg.errors import MFPyGError, MFPyGWarning, did_you_mean
+from mfpyg.files import FULL
 
 ERROR_STATUS = 2
 INTERRUPT_STATUS = 130
@@ -113,17 +114,42 @@ def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[
         with interrupt.listening(), _own_warnings_shown(name):
             command(list(sys.argv[1:] if arguments is None else arguments))
     except MFPyGError as error:
-        print(f"{name}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(ERROR_STATUS)
+        _end(f"{name}: error: {' '.join(str(error).split())}", ERROR_STATUS)
     except OSError as error:
+        reason = error.strerror or type(error).__name__
+        if error.errno in FULL:
+            _end(f"{name}: error: {error.filename or 'the output'}: can't write it ({reason})", ERROR_STATUS)
         if error.filename is None:
             raise
-        reason = error.strerror or type(error).__name__
-        print(f"{name}: error: {str(error.filename)!r} can't be read or written ({reason})", file=sys.stderr)
-        sys.exit(ERROR_STATUS)
+        _end(f"{name}: error: {str(error.filename)!r} can't be read or written ({reason})", ERROR_STATUS)
     except KeyboardInterrupt:
-        print(f"{name}: stopped", file=sys.stderr)
-        sys.exit(INTERRUPT_STATUS)
+        _end(f"{name}: stopped", INTERRUPT_STATUS)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    """Print a last line and exit; the status alone says it where there is no room for the line."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+    _give_up_output()
+    sys.exit(status)
+
+
+def _give_up_output() -> None:
+    """Write no more to what is full, or Python would try once more, and change the status, at its end."""
+    for stream in (sys.stdout, sys.stderr):
+        _give_up(stream)
+
+
+def _give_up(stream: TextIO) -> None:
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 @contextmanager

@@ -18,6 +18,9 @@ import numpy as np
 
 from mfpyg.errors import MFPyGError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a full disk, a quota, and a limit on the size of files."""
+
 _NO_NPZ = (
     *(OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, NotImplementedError, MemoryError),
     *(zipfile.BadZipFile, zlib.error),

@@ -29,12 +29,12 @@ def listening() -> Iterator[None]:
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
 
     def remember(number: int, frame: FrameType | None) -> None:
         global _pending
         _pending = True
-        handler = before[number]
+        handler = before[signal.Signals(number)]
         (handler if callable(handler) else signal.default_int_handler)(number, frame)
 
     _listening, _pending = True, False
@@ -71,7 +71,7 @@ class Postponed:
 
     def __init__(self, message: str = "") -> None:
         self.message, self.asked = message, False
-        self._before: dict[int, Any] = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def begin(self) -> None:
         """From now on; in the main thread, and where they are not ignored."""

@@ -33,12 +33,14 @@ def held(folder: Path) -> Iterator[None]:
         MFPyGError: if another process has it, or the folder can't be made or written to.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    file = _locked(folder)
     try:
-        yield
+        file = _locked(folder)
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)  # before it is given back, so that it is still this one
+            os.close(file)
     finally:
-        (folder / LOCK).unlink(missing_ok=True)  # before it is given back, so that it is still this one
-        os.close(file)
         with contextlib.suppress(OSError):  # not empty
             for path in missing:
                 path.rmdir()
@@ -57,12 +59,8 @@ def _locked(folder: Path) -> int:
         try:
             _lock(file, folder)
             if _is_there(file, path):  # and not one that its holder has removed meanwhile
-                os.ftruncate(file, 0)
-                os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                _sign(file, path)
                 return file
-        except OSError as error:
-            os.close(file)
-            raise MFPyGError(f"{path}: can't write it ({error.strerror})") from error
         except BaseException:
             os.close(file)
             raise
@@ -80,12 +78,21 @@ def _lock(file: int, folder: Path) -> None:
         ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
-            raise
+            raise MFPyGError(f"{folder / LOCK}: can't lock it ({error.strerror})") from error
         warnings.warn(
             f"{folder}: the file system knows no locks ({error.strerror}); see to it that no two runs share a folder",
             MFPyGWarning,
             stacklevel=2,
         )
+
+
+def _sign(file: int, path: Path) -> None:
+    try:
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    except OSError as error:
+        path.unlink()
+        raise MFPyGError(f"{path}: can't write it ({error.strerror})") from error
 
 
 def _is_there(file: int, path: Path) -> bool:

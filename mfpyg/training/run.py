@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import os
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import parse_fidelities
+from mfpyg.files import FULL
 from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
@@ -51,9 +51,6 @@ from mfpyg.training.restoring import Restored
 from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.steps import Diverged
 from mfpyg.training.strategies.build import recipe_of
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk, a quota, and a limit on the size of files."""
 
 
 class Interrupted(Exception):
@@ -148,7 +145,7 @@ def _interruptible(folder: RunFolder, settings: TrainSettings) -> Iterator[None]
             folder.discard_unstarted()
         if isinstance(stop, Diverged):
             raise MFPyGError(f"{stop}; {_after_divergence(folder, settings)}") from stop
-        if isinstance(stop, OSError) and stop.errno in _FULL:  # of what Lightning or its logger writes
+        if isinstance(stop, OSError) and stop.errno in FULL:  # of what Lightning or its logger writes
             raise MFPyGError(f"{stop.filename or folder.path}: can't write there ({stop.strerror})") from stop
         if not isinstance(stop, Stopped) and not _is_interrupt(stop):
             raise

@@ -1,0 +1,126 @@
+"""Two runs never work in one folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mfpyg.cli import evaluate, train
+from mfpyg.errors import MFPyGError, MFPyGWarning
+from mfpyg.training import lock
+from mfpyg.training.lock import held
+
+OPTIONS = (
+    "--fidelities", "dz:EF", "cc:E", "--epochs=4", "--batch-size=64", "--model.n-features=6", "--model.n-atom-layers=1",
+    "--model.n-sensitivities=5", "--compile=off", "--checkpoint-minutes=0",
+)  # fmt: skip
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        train.main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.slow
+def test_second_run_is_refused_and_the_first_goes_on(
+    forks: Any, whole: Path, assert_same_run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(forks.folder)
+    errors = []
+
+    def hit(running: Any) -> None:
+        while not Path("run/best.ckpt").is_file():
+            assert running.alive()
+        files = sorted(path.name for path in Path("run").iterdir() if path.suffix != ".tmp")
+        errors.extend(refused(capsys, *arguments) for arguments in (["--resume", "run"], [*OPTIONS, "--out", "run"]))
+        errors.append(str(running.pid))
+        evaluate.main(["run", "--split", "test"])  # which reads what is there
+        for name in ("evaluation-test.json", "evaluation-test.txt"):
+            Path("run", name).unlink(missing_ok=True)
+        assert set(files) <= {path.name for path in Path("run").iterdir()}
+
+    ended = forks.run(*OPTIONS, "--out", "run", hit=hit)
+    assert ended.status == 0, ended.output
+    assert f"run: another mfpyg-train works in this folder (process {errors[2]} on" in errors[0]
+    assert "run exists; continue it with --resume run" in errors[1]
+    for path in Path("run").glob("evaluation*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert_same_run(whole, Path("run"))
+
+
+@pytest.mark.slow
+def test_two_that_start_at_once(
+    forks: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(forks.folder)
+    with held(Path("run")):
+        ended = forks.run(*OPTIONS, "--out", "run")
+    assert ended.status == 2
+    assert ended.output.count("\n") == 1, ended.output
+    assert f"another mfpyg-train works in this folder (process {os.getpid()} on" in ended.output
+    assert not Path("run").exists()
+
+
+def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "new"
+    pid = os.fork()
+    if pid == 0:
+        lasting = held(folder)
+        lasting.__enter__()
+        os._exit(0)  # without giving it back
+    os.waitpid(pid, 0)
+    assert (folder / lock.LOCK).is_file()
+    with held(folder):
+        assert str(os.getpid()) in (folder / lock.LOCK).read_text()
+    assert list(folder.iterdir()) == []
+
+
+def test_folders_that_nothing_came_into_are_removed(tmp_path: Path) -> None:
+    with held(tmp_path / "one" / "two"):
+        pass
+    assert not (tmp_path / "one").exists()
+    with held(tmp_path / "one" / "two"):
+        (tmp_path / "one" / "file").touch()
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["file"]
+
+
+def test_lock_that_its_holder_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the opening of the file and its locking, another run ended and a third one began."""
+    original, third = lock._lock, []
+
+    def late(file: int, folder: Path) -> None:
+        if not third:
+            (folder / lock.LOCK).unlink()
+            third.append(os.open(folder / lock.LOCK, os.O_CREAT | os.O_RDWR))
+            fcntl.flock(third[0], fcntl.LOCK_EX)
+        original(file, folder)
+
+    monkeypatch.setattr(lock, "_lock", late)
+    with pytest.raises(MFPyGError, match="another mfpyg-train works"), held(tmp_path):
+        pass
+    os.close(third[0])
+
+
+def test_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(MFPyGWarning, match="knows no locks"), held(tmp_path):
+        pass
+
+
+def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MFPyGError, match="can't make this folder"), held(tmp_path / "file" / "run"):
+        pass
