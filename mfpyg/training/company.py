@@ -85,8 +85,8 @@ class Company:
             )
         except (RuntimeError, ValueError) as error:
             raise MFPyGError(
-                f"process {self.process.rank} on {socket.gethostname()} can't reach the first one at {name}:{port}; set "
-                "MASTER_ADDR and MASTER_PORT to a name and a free port that all nodes can reach"
+                f"process {self.process.rank} on {socket.gethostname()} can't reach the first one at {name}:{port}; "
+                "set MASTER_ADDR and MASTER_PORT to a name and a free port that all nodes can reach"
             ) from error
         return dist.PrefixStore(f"mfpyg/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 

@@ -118,7 +118,9 @@ def _number(environment: Mapping[str, str], name: str, otherwise: int | None = N
     if text is None and otherwise is not None:
         return otherwise
     if text is None or not text.isdecimal():
-        raise MFPyGError(f"environment variable {name} is {text or 'missing'}, expected the number that a launcher sets")
+        raise MFPyGError(
+            f"environment variable {name} is {text or 'missing'}, expected the number that a launcher sets"
+        )
     return int(text)
 
 
