@@ -64,11 +64,11 @@ class Slurm:
                 raise MFPyGError(f"slurm is '{text}', expected a name and a value, as partition=gpu")
             if name not in known:
                 raise unknown_name("parameter of slurm", name, known)
-            parameters[name] = int(value) if value.isdecimal() else [value] if name in ("setup", "teardown") else value
-        if not isinstance(parameters.get("time"), int):
-            raise MFPyGError(
             parameters[name] = _value(name, value)
-                "to the queue, as time=240"
+        minutes = parameters.get("time", "not given")
+        if not isinstance(minutes, int):
+            raise MFPyGError(
+                f"slurm has time {minutes}, expected the minutes after which a run goes back to the queue, as time=240"
             )
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
             raise MFPyGError("launcher is slurm, but there is no sbatch here; use a login node of the cluster")
