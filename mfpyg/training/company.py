@@ -67,6 +67,7 @@ class Company:
         environment = environment_of(process)
         self._address = environment.main_address, environment.main_port
         self._store, self._watched = self._connect(process.rank == 0), self._connect(False)
+        self._store.set(f"beat/{process.rank}", "0")
         self._parent = os.getppid()
         self._may_go, self._over = threading.Event(), threading.Event()
         self.verdict: str | None = None
@@ -176,8 +177,9 @@ class Company:
             beat = self._watched.get(key) if self._watched.check([key]) else b""
             if rank not in heard or heard[rank][0] != beat:
                 heard[rank] = beat, now
-            elif beat and now - heard[rank][1] > _SILENT:
-                return f"process {rank} of {self.process.world_size} does not answer any more"
+            elif now - heard[rank][1] > (_SILENT if beat else _COME_WITHIN.total_seconds()):
+                never = "does not answer any more" if beat else f"has not come within {_COME_WITHIN}"
+                return f"process {rank} of {self.process.world_size} {never}"
         return None
 
     def _end_now(self) -> None:
