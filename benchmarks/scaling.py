@@ -50,7 +50,8 @@ def main() -> None:
     gradient = 4 * rows[0]["parameters"]
     print(
         f"\n{rows[0]['parameters']:,} parameters, {gradient / 1e6:.2f} MB of gradients; assumed: "
-        f"{options.step_ms:g} ms a step of {options.batch} molecules on one GPU, {options.bandwidth[0]:g} and {options.bandwidth[1]:g} GB/s and "
+        f"{options.step_ms:g} ms a step of {options.batch} molecules on one GPU, {options.bandwidth[0]:g} and "
+        f"{options.bandwidth[1]:g} GB/s and "
         f"{options.latency_us[0]:g} and {options.latency_us[1]:g} µs within and between nodes of 8"
     )
     estimates = [estimated(options, gradient, number) for number in options.gpus]
