@@ -6,15 +6,18 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mfpyg.cli import train
 from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, hyphenated, joined, run
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import parse_fidelities
+from mfpyg.study.cluster import Slurm, run_on_cluster
 from mfpyg.study.names import parse_model, target_of
 from mfpyg.study.plan import SETS, StudyPlan, joined_with_stored, models_named, store
 from mfpyg.study.scheduling import Job, run_jobs
@@ -23,6 +26,7 @@ from mfpyg.training.check import check_settings
 if TYPE_CHECKING:
     from mfpyg.datasets.conformations import ConformationDataset
     from mfpyg.settings import TrainSettings
+    from mfpyg.study.progress import StudyProgress
     from mfpyg.study.studyrun import StudyRun
 
 NAME = "mfpyg-study"
@@ -58,6 +62,13 @@ def build_parser() -> Parser:
     parser.add_argument("--members", type=int, default=8, metavar="N", help="of each ensemble")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time; a core, or a GPU of --gpus, each")
     parser.add_argument("--gpus", nargs="+", metavar="N", help="numbers of the GPUs, one run each at a time")
+    parser.add_argument(
+        "--launcher", default="local", metavar="{local,slurm}", help="where the runs are: here, or jobs of a cluster"
+    )
+    parser.add_argument(
+        "--slurm", nargs="+", default=[], metavar="NAME=VALUE",
+        help="what sbatch is to ask for each run, as partition=gpu time=240 gpus_per_node=1; time in minutes",
+    )  # fmt: skip
     parser.add_argument(
         "--strategies", nargs="+", default=["mfl"], metavar="NAME",
         help="mfl, tl, delta, meta: how the models of several fidelities are trained",
@@ -100,12 +111,16 @@ def study_command(arguments: Sequence[str]) -> None:
     for of_run in settings:
         check_settings(of_run)
     at_a_time = _at_a_time(parsed.jobs, parsed.gpus or [])
+    cluster = _cluster(parsed)
     more = _named(parsed.evaluate)
     device = ["--accelerator", "cuda"] if parsed.gpus and given(options, "--accelerator") is None else []
     jobs = [Job(str(r), r.folder, [*plan.arguments(r), *device], of_place[r.folder.parent].epochs) for r in runs]
     others = _open_data(settings, more, anything_to_train=not all(job.finished() for job in jobs))
     store(plan, folder)
-    _train(jobs, at_a_time, parsed.gpus or [])
+    if cluster is None:
+        _train(jobs, at_a_time, parsed.gpus or [])
+    else:
+        _train_on_cluster(jobs, cluster, parsed.jobs, folder)
     evaluated = ["--evaluate", *parsed.evaluate] if parsed.evaluate else []
     _write(folder, runs, jobs, others, settings[0].accelerator, shlex.join([NAME, *plan.command(folder), *evaluated]))
     if any(job.state == "failed" for job in jobs):
@@ -191,7 +206,34 @@ def _open_data(
     return {name: open_dataset(spec) for name, spec in more.items()}
 
 
+def _cluster(parsed: Namespace) -> Slurm | None:
+    """What the options say of a cluster, if the runs go there."""
+    if parsed.launcher not in ("local", "slurm"):
+        raise unknown_name("launcher", parsed.launcher, ("local", "slurm"))
+    if parsed.launcher == "local":
+        if parsed.slurm:
+            raise MFPyGError("slurm is given, but launcher is local; it has to be slurm")
+        return None
+    if parsed.gpus:
+        raise MFPyGError(
+            "gpus are those of this machine; with launcher slurm ask for them with --slurm gpus_per_node=1"
+        )
+    return Slurm.parse(parsed.slurm)
+
+
 def _train(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:
+    with _followed(jobs) as progress:
+        run_jobs(jobs, at_a_time, gpus, progress)
+
+
+def _train_on_cluster(jobs: Sequence[Job], cluster: Slurm, at_a_time: int | None, folder: Path) -> None:
+    with _followed(jobs, lambda: f"; the others stay in the queue ({cluster.to_cancel(jobs)} ends them)") as progress:
+        run_on_cluster(jobs, cluster.executor(folder, at_a_time), folder, progress)
+
+
+@contextmanager
+def _followed(jobs: Sequence[Job], left: Callable[[], str] = lambda: "") -> Iterator[StudyProgress]:
+    """Show how far jobs are; on Ctrl-C say how many are done, what is left, and how to go on."""
     from rich.console import Console
 
     from mfpyg.study.progress import StudyProgress
@@ -199,11 +241,13 @@ def _train(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:
     console = Console()
     try:
         with StudyProgress(console, jobs) as progress:
-            run_jobs(jobs, at_a_time, gpus, progress)
+            yield progress
     except KeyboardInterrupt:
         done = sum(job.state == "done" for job in jobs)
         console.print(
-            f"{NAME}: stopped; {done} of {len(jobs)} runs are done, the same command goes on", highlight=False
+            f"{NAME}: stopped; {done} of {len(jobs)} runs are done{left()}, the same command goes on",
+            highlight=False,
+            soft_wrap=True,
         )
         sys.exit(INTERRUPT_STATUS)
 

@@ -211,8 +211,8 @@ class TrainSettings:
         self._check_strategy()
         if self.batch_size < self.n_processes:
             raise MFPyGError(
-                f"batch_size {self.batch_size} is less than the {self.n_processes} processes of devices and nodes; each "
-                "needs a share"
+                f"batch_size {self.batch_size} is less than devices and nodes make processes, {self.n_processes}; "
+                "each needs a share"
             )
 
     def _check_init(self) -> None:

@@ -93,11 +93,11 @@ def run_jobs(
         while waiting or running:
             while waiting and free:
                 running.append(waiting.pop(0))  # first, so that what is started is stopped, too
-                _start(running[-1], free.pop(0), at_once)
+                start(running[-1], free.pop(0), at_once)
             for job in [job for job in running if job.process is not None and job.process.poll() is not None]:
                 running.remove(job)
                 free.append(job.place)
-                _ended(job)
+                ended(job)
             shown(jobs)
             if running:
                 time.sleep(_PAUSE)
@@ -107,7 +107,8 @@ def run_jobs(
     shown(jobs)
 
 
-def _start(job: Job, place: str | None, at_a_time: int) -> None:
+def start(job: Job, place: str | None, at_a_time: int) -> None:
+    """Start a job on a GPU, or with its share of the cores."""
     make_folder(job.folder.parent)
     if job.log.is_symlink():  # which would be written to wherever it leads
         raise MFPyGError(f"{job.log}: a link to another file; remove it")
@@ -130,7 +131,8 @@ def _start(job: Job, place: str | None, at_a_time: int) -> None:
     job.place, job.state = place, "running"
 
 
-def _ended(job: Job) -> None:
+def ended(job: Job) -> None:
+    """Note how a job has ended."""
     assert job.process is not None
     if job.process.returncode == 0 and job.finished():
         job.state = "done"

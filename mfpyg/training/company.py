@@ -67,10 +67,12 @@ class Company:
         environment = environment_of(process)
         self._address = environment.main_address, environment.main_port
         self._store, self._watched = self._connect(process.rank == 0), self._connect(False)
+        self._store.set(f"beat/{process.rank}", "0")
         self._parent = os.getppid()
         self._may_go, self._over = threading.Event(), threading.Event()
         self.verdict: str | None = None
         """Why the run has to end, as soon as that is known."""
+        self._told = False
         self.folder: RunFolder | None = None
         """Of the run, as soon as that is known."""
         threading.Thread(target=self._watch, daemon=True, name="company").start()
@@ -85,8 +87,8 @@ class Company:
             )
         except (RuntimeError, ValueError) as error:
             raise MFPyGError(
-                f"process {self.process.rank} on {socket.gethostname()} can't reach the first one at {name}:{port}; set "
-                "MASTER_ADDR and MASTER_PORT to a name and a free port that all nodes can reach"
+                f"process {self.process.rank} on {socket.gethostname()} can't reach the first one at {name}:{port}; "
+                "set MASTER_ADDR and MASTER_PORT to a name and a free port that all nodes can reach"
             ) from error
         return dist.PrefixStore(f"mfpyg/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
@@ -110,10 +112,23 @@ class Company:
     def first_to_end(self) -> bool:
         """Whether no other process has ended with an error, so that this one has to say why the run ends."""
         mine = f"process {self.process.rank} of {self.process.world_size} on {socket.gethostname()}"
+        if self._told:
+            return False
         try:
-            return self._store.compare_set("ended", "", mine).decode() == mine
+            first = self._store.compare_set("ended", "", mine).decode() == mine
+            if first and self.process.rank == 0:
+                self._wait_until_heard()
+            return first
         except RuntimeError:  # the store was in the first process
             return self.process.rank == 1
+
+    def _wait_until_heard(self) -> None:
+        """Let the others learn that something has been said, before the store is gone with this process."""
+        others, end = range(1, self.process.world_size), time.monotonic() + _GRACE
+        while time.monotonic() < end:
+            if all(self._store.check([f"heard/{rank}"]) or self._store.check([f"left/{rank}"]) for rank in others):
+                return
+            time.sleep(_LOOK / 5)
 
     def to_go_on(self) -> str:
         """What to do when a process has died, for errors."""
@@ -138,7 +153,8 @@ class Company:
                 if me.launcher == "mfpyg-train" and os.getppid() != self._parent:
                     self.verdict = "the command that started it is gone"
                 if self._watched.check(["ended"]):
-                    self.verdict = self._watched.get("ended").decode()
+                    self._told, self.verdict = True, self._watched.get("ended").decode()
+                    self._watched.set(f"heard/{me.rank}", "1")
                 if not self._may_go.is_set() and self._watched.check([self._waits_for()]):
                     self._may_go.set()
                 now = time.monotonic()
@@ -161,8 +177,9 @@ class Company:
             beat = self._watched.get(key) if self._watched.check([key]) else b""
             if rank not in heard or heard[rank][0] != beat:
                 heard[rank] = beat, now
-            elif beat and now - heard[rank][1] > _SILENT:
-                return f"process {rank} of {self.process.world_size} does not answer any more"
+            elif now - heard[rank][1] > (_SILENT if beat else _COME_WITHIN.total_seconds()):
+                never = "does not answer any more" if beat else f"has not come within {_COME_WITHIN}"
+                return f"process {rank} of {self.process.world_size} {never}"
         return None
 
     def _end_now(self) -> None:

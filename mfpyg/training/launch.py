@@ -59,8 +59,8 @@ def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
     for rank in group.failed_first:
         if statuses[rank] < 0:
             raise MFPyGError(
-                f"process {rank} of {number} was ended by {signal.Signals(-statuses[rank]).name} (the system's SIGKILL may "
-                f"mean that memory ran out), and the others with it; {folder.to_go_on()}"
+                f"process {rank} of {number} was ended by {signal.Signals(-statuses[rank]).name}, the others with it; "
+                f"SIGKILL may mean that memory ran out; {folder.to_go_on()}"
             )
     return max(statuses)
 

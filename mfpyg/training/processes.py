@@ -47,8 +47,10 @@ def this_process(environment: Mapping[str, str] = os.environ) -> Process:
         return _of_torch("mfpyg-train" if MARK in environment else "torchrun", environment)
     if name == "SLURM_PROCID":
         return Process(
-            "srun",
-            *(_number(environment, name) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")),
+            launcher="srun",
+            rank=_number(environment, "SLURM_PROCID"),
+            world_size=_number(environment, "SLURM_STEP_NUM_TASKS"),
+            local_rank=_number(environment, "SLURM_LOCALID"),
             node=_number(environment, "SLURM_NODEID"),
             nodes=_number(environment, "SLURM_STEP_NUM_NODES", _number(environment, "SLURM_NNODES", 1)),
         )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +97,173 @@ def test_gradients_of_two_processes_are_those_of_one(tmp_path: Path, kinds: str)
     for name, gradient in one["gradients"].items():
         scale = float(gradient.abs().max())
         torch.testing.assert_close(two["gradients"][name], gradient, rtol=1e-9, atol=1e-11 * max(scale, 1.0))
+
+
+def processes(folder: Path, number: int, *cases: str) -> list[dict[str, Any]]:
+    """What each of so many processes recorded of the cases of processes.py."""
+    shared = {
+        **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1",
+        "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }  # fmt: skip
+    if number > 1:
+        shared |= {"MFPYG_LAUNCHED": "1", "WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
+    command = [sys.executable, str(Path(__file__).with_name("processes.py")), str(folder), *cases]
+    started = [
+        subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(number)
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0] * number
+    return [torch.load(folder / f"{number}-{rank}.pt", weights_only=True) for rank in range(number)]
+
+
+NUMBERS = [int(number) for number in os.environ.get("MFPYG_PROCESSES", "2").split()]
+"""Of processes; ``MFPYG_PROCESSES="2 3 4"`` for a campaign."""
+
+
+@pytest.mark.slow
+def test_trainings_of_several_processes_are_those_of_one(tmp_path: Path) -> None:
+    cases = ("uneven", "fewer than processes", "double", "tl", "delta", "meta")
+    (alone,) = processes(tmp_path, 1, *cases)
+    for number in NUMBERS:
+        found = processes(tmp_path, number, *cases)
+        for case in cases:
+            check_case(case, alone[case], [of_rank[case] for of_rank in found])
+            print(number, case, "gradient", worst(alone[case]["steps"], found[0][case]["steps"]))
+        steps = list(zip(*(of_rank["uneven"]["steps"] for of_rank in found), strict=True))
+        assert any(
+            min(step["labels"]["tz"] for step in of_step) == 0 < max(step["labels"]["tz"] for step in of_step)
+            for of_step in steps
+        ), "no process was without labels of a level that another one had"
+        small = [sum(step["labels"].values()) for of_rank in found for step in of_rank["fewer than processes"]["steps"]]
+        assert (min(small) == 0) == (number > 2), "batches of 2 and 3"
+
+
+def worst(one: list[dict[str, Any]], many: list[dict[str, Any]]) -> float:
+    """Largest relative deviation of the gradients of steps."""
+    norms = [((a["gradient"] - b["gradient"]).norm() / a["gradient"].norm()) for a, b in zip(one, many, strict=True)]
+    return float(max(norms))
+
+
+def check_case(name: str, one: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+    """Same losses, gradients, metrics and schedule; nothing read but a process's own share."""
+    loss, gradient = (1e-12, 1e-9) if name in ("double", "delta") else (1e-6, 1e-6)
+    for of_rank in ranks:
+        assert worst(one["steps"], of_rank["steps"]) < gradient, name
+        assert [s["loss"] for s in of_rank["steps"]] == pytest.approx([s["loss"] for s in one["steps"]], rel=loss)
+        assert of_rank["epochs"] == ranks[0]["epochs"], "early stopping, schedule and metrics are the same in all"
+        for mine, alone in zip(of_rank["epochs"], one["epochs"], strict=True):
+            assert (mine["batch_size"], mine["lr"]) == (alone["batch_size"], alone["lr"])
+            assert mine["metrics"] == pytest.approx(alone["metrics"], rel=1e-6)
+    read, alone = [Counter(of_rank["read"]) for of_rank in ranks], Counter(one["read"])
+    more = sum(read, Counter()) - alone
+    assert not alone - sum(read, Counter())
+    assert len(more) <= 1, "the one that stands in where there is nothing"
+    for counts in read:
+        assert counts.total() <= alone.total() / len(ranks) + len(one["steps"]) + len(one["epochs"])
+
+
+@pytest.mark.slow
+def test_killed_process_ends_the_run_which_goes_on(trainer: Any) -> None:
+    arguments = ["--epochs=6", "--devices=2", "--accelerator=cpu", "--model.kernel=padded"]
+    trainer.run(*trainer.new("whole", *arguments))
+    command = trainer.start(*trainer.new("killed", *arguments))
+    workers = wait_for(lambda: (trainer.folder / "killed" / "last.ckpt").exists() and children(command.pid))
+    os.kill(workers[1], signal.SIGKILL)
+    begin = time.monotonic()
+    output, _ = command.communicate(timeout=120)
+    assert time.monotonic() - begin < 60
+    assert command.returncode == 2, output
+    assert [line for line in output.splitlines() if "error" in line.lower()] == [
+        "mfpyg-train: error: process 1 of 2 was ended by SIGKILL, the others with it; SIGKILL may mean that memory ran "
+        "out; continue with: mfpyg-train --resume killed"
+    ]
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    trainer.run("--resume", "killed")
+    whole, killed = (torch.load(trainer.folder / run / "last.ckpt", weights_only=True) for run in ("whole", "killed"))
+    assert whole["epoch"] == killed["epoch"]
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(killed["state_dict"][name], value), name
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_for(found: Callable[[], Any]) -> Any:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if result := found():
+            return result
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
+SAYS = '''
+"""A process that ends as it is told, among others."""
+import os, sys, time
+from mfpyg.cli.common import run
+from mfpyg.errors import MFPyGError
+from mfpyg.training import company
+from mfpyg.training.company import together
+from mfpyg.training.processes import this_process
+
+rank, how = this_process().rank, sys.argv[1]
+company._SILENT, company._BEAT, company._GRACE = 4.0, 0.5, 1.0
+
+def command(arguments):
+    with together() as others:
+        if how == "first fails" and rank == 0:
+            time.sleep(1)
+            raise MFPyGError("no data")
+        others.ready()
+        if how == "all fail":
+            raise MFPyGError("no data")
+        if how == "second fails" and rank == 1:
+            raise MFPyGError("no data here")
+        if how == "second stops" and rank == 1:
+            os.kill(os.getpid(), 19)
+        time.sleep(0.5 if how == "none fails" else 60)
+
+run("mfpyg-train", command, [])
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("first fails", "mfpyg-train: error: no data"),
+        ("second fails", "mfpyg-train: error: process 1 on HOST: no data here"),
+        ("second stops", "mfpyg-train: error: process 1 of 2 does not answer any more; it had not begun"),
+    ][: None if os.environ.get("MFPYG_PROCESSES") else 2],
+)
+def test_why_a_run_ends_is_said_once(tmp_path: Path, how: str, said: str) -> None:
+    script = tmp_path / "says.py"
+    script.write_text(SAYS)
+    shared = {
+        **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", "TORCH_CPP_LOG_LEVEL": "ERROR",
+    }  # fmt: skip
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(script), how], env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        statuses = [wait_for(lambda p=process: p.poll() is not None or stopped(p.pid)) for process in started]
+        assert all(statuses)
+    finally:
+        for process in started:
+            process.kill()
+    output = "".join(process.communicate()[0] for process in started)
+    assert output == said.replace("HOST", socket.gethostname()) + "\n"
+    assert [process.returncode for process in started if process.returncode != -signal.SIGKILL].count(2) >= 1
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process is stopped, which ends by itself no more."""
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
 
 
 @pytest.mark.slow

@@ -145,7 +145,6 @@ def test_base_is_the_last_lower_level_unless_another_is_named() -> None:
         ("tl", (), {"monitor": "cc"}, "monitor is cc, which goes with strategy mfl alone"),
         ("tl", (), {"sampling": {"strategy": "balanced"}}, "sampling.strategy is balanced, which goes with"),
         ("delta", (), {"sampling": {"minimum": "cc=2"}}, "sampling.minimum is cc=2, which goes with"),
-        ("tl", (), {"devices": 2}, "devices is 2, but strategy tl runs in one process"),
     ],
 )
 def test_wrong_settings_are_refused(

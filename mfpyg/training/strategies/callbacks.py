@@ -114,8 +114,7 @@ class StageCheckpoint(RunCheckpoint):
 
 
 def _wrap_again(trainer: lightning.Trainer) -> None:
-    """Let DDP add up the gradients of what is trained now, where there are several processes; it has the parameters that
-    needed gradients when it was made."""
+    """Let DDP, which has the parameters that needed gradients when it was made, add up those of what is trained now."""
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy):
         module = strategy.lightning_module
