@@ -204,7 +204,7 @@ from mfpyg.cli.common import run
 from mfpyg.errors import MFPyGError
 from mfpyg.training import company
 from mfpyg.training.company import together
-from mfpyg.training.processes import this_process
+from mfpyg.training.processes import end_at_once, this_process
 
 rank, how = this_process().rank, sys.argv[1]
 company._SILENT, company._BEAT, company._GRACE = 4.0, 0.5, 1.0
@@ -223,7 +223,11 @@ def command(arguments):
             os.kill(os.getpid(), 19)
         time.sleep(0.5 if how == "none fails" else 60)
 
-run("mfpyg-train", command, [])
+try:  # and end as the command does
+    run("mfpyg-train", command, [])
+except SystemExit as end:
+    end_at_once(end.code)
+end_at_once(0)
 '''
 
 
