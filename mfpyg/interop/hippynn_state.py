@@ -130,7 +130,7 @@ def understand(state: Mapping[str, Any], source: str) -> GraphState:
     for name, value in state.items():
         parts = split_name(name)
         if parts is not None:
-            if torch.is_tensor(value) and not (is_array(value) and value.numel()):
+            if torch.is_tensor(value) and not is_array(value):
                 raise MFPyGError(f"{source}: '{name}' is {in_words(value)}, expected an array of real numbers")
             nodes.setdefault(parts[0], {})[parts[1]] = value
     networks = {node: weights for node, weights in nodes.items() if any(name.startswith("blocks.") for name in weights)}
@@ -185,7 +185,8 @@ def _check_kind(weights: Mapping[str, Any], source: str) -> None:
     if "blocks.0.0.int_weights" in weights:
         raise MFPyGError(f"{source}: a network without residual layers (resnet=False), which mfpyg has not")
     first = weights.get("blocks.0.0.base_layer.int_weights")
-    if first is None or first.dim() != 3 or "blocks.0.0.base_layer.sensitivity.mu" not in weights:
+    centres = [value for name, value in weights.items() if name.endswith("sensitivity.mu")]
+    if first is None or first.dim() != 3 or not centres or not all(value.numel() for value in centres):
         raise MFPyGError(f"{source}: its network is no HIP-NN; expected 'blocks.0.0.base_layer.int_weights' in 3 axes")
 
 
