@@ -307,20 +307,20 @@ def test_labels_of_each_fidelity_are_those_trained_on(minichno: MiniCHNO) -> Non
     assert found[:, 2].all()
 
 
-def test_too_few_conformations_for_the_processes_are_refused(minichno: MiniCHNO) -> None:
+def test_process_without_a_share_of_a_batch_computes_on_what_has_no_labels(minichno: MiniCHNO) -> None:
     splits = {**make_splits(minichno, SplitSettings(), seed=0)}
-    splits["train"] = splits["train"][:603]
-    data = data_of(minichno, ["dz:E"], batch_size=2, splits=splits)
-    data.setup("fit")
-    data.trainer = Processes(2, 0)  # type: ignore[assignment]
-    with pytest.raises(MFPyGError, match="split 'train' has 603 labelled conformations in 302 batches"):
-        data.setup("fit")
-    data.batch_size = 3
-    data.setup("fit")
-    data.trainer = Processes(68, 0)  # type: ignore[assignment]
-    data.batch_size = 100
-    with pytest.raises(MFPyGError, match="split 'val' has 67 labelled conformations in 1 batches"):
-        data.setup("fit")
+    splits["train"] = splits["train"][:3]
+    shares = []
+    for rank in range(4):
+        data = data_of(minichno, ["dz:E"], batch_size=3, splits=splits)
+        data.trainer = Processes(4, rank)  # type: ignore[assignment]
+        (batch,) = data.train_dataloader()
+        shares.append((batch.num_graphs, data.on_before_batch_transfer(batch, 0)))
+    assert sorted(n for n, _ in shares) == [0, 1, 1, 1]
+    for n, batch in shares:
+        assert batch.num_graphs == 1
+        assert bool(batch.energy_mask.any()) == (n == 1)
+        assert not (batch.forces_mask.any() and n == 0)
 
 
 @pytest.mark.parametrize("name", ["proportional", "balanced", "temperature"])
