@@ -14,11 +14,8 @@ from typing import Any, NoReturn, TextIO
 from jsonargparse import ArgumentParser
 
 from mfpyg import interrupt
-from mfpyg.errors import MFPyGError, MFPyGWarning, did_you_mean
+from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError, MFPyGWarning, did_you_mean
 from mfpyg.files import FULL
-
-ERROR_STATUS = 2
-INTERRUPT_STATUS = 130
 
 
 class Parser(ArgumentParser):

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mfpyg.cli import train
-from mfpyg.cli.common import INTERRUPT_STATUS, Parser, given, hyphenated, joined, run
+from mfpyg.cli.common import Parser, given, hyphenated, joined, run
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import INTERRUPT_STATUS, MFPyGError, unknown_name
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.study.cluster import Slurm, run_on_cluster
 from mfpyg.study.names import parse_model, target_of

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from mfpyg import backbones
 from mfpyg import settings as s
-from mfpyg.cli.common import ERROR_STATUS, INTERRUPT_STATUS, Parser, given, hyphenated, joined, quiet_frameworks, run
+from mfpyg.cli.common import Parser, given, hyphenated, joined, quiet_frameworks, run
 from mfpyg.datasets.spec import parse_specs
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError
 from mfpyg.finetune_options import KEPT_LR, keeps
 from mfpyg.options import alternatives, choices_of, in_words
 from mfpyg.strict_yaml import read_yaml

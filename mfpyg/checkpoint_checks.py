@@ -67,7 +67,12 @@ def _is_plain(value: Any) -> bool:
 
 
 def _is_progress(value: Any) -> bool:
-    return isinstance(value, dict) and _is_whole(value.get("epochs"))
+    if not isinstance(value, dict) or not _is_whole(value.get("epochs")):
+        return False
+    sums = value.get("sums", {})
+    return isinstance(sums, dict) and all(
+        isinstance(found, torch.Tensor) and found.dtype == torch.float64 and found.ndim == 2 for found in sums.values()
+    )
 
 
 def _is_config(value: Any) -> bool:
@@ -114,7 +119,7 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
 _OF_TRAINING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epoch": (lambda value: value is None or _is_whole(value), "a whole number"),
     "global_step": (lambda value: value is None or _is_whole(value), "a whole number"),
-    "progress": (lambda value: value is None or _is_progress(value), "a number of epochs"),
+    "progress": (lambda value: value is None or _is_progress(value), "a number of epochs and sums of errors"),
 }
 
 

@@ -10,6 +10,11 @@ _LONGEST = 1500
 """Letters of a message; what is longer has its start."""
 
 
+ERROR_STATUS = 2
+INTERRUPT_STATUS = 130
+"""What commands exit with after the user's mistakes, and after Ctrl-C or SIGTERM."""
+
+
 class MFPyGError(ValueError):
     """A mistake in input or settings: what was found, what was expected, what to do, in one line.
 

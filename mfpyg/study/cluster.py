@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import INTERRUPT_STATUS, MFPyGError, unknown_name
 from mfpyg.files import make_folder, write_text
+from mfpyg.interrupt import Postponed
 from mfpyg.study.scheduling import Job, ended, start
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class JobOnCluster:
         while not self._over:
             time.sleep(_LOOK)
         assert self.job.process is not None
-        if self.job.process.returncode == 130:  # the system stops the job; this is no result of it
+        if self.job.process.returncode == INTERRUPT_STATUS:  # the system stops the job; this is no result of it
             time.sleep(_SECONDS_TO_BE_ENDED)
         ended(self.job)
         return self.job.state, self.job.error
@@ -177,9 +178,16 @@ def run_on_cluster(
         if known is not None and not known.paths.result_pickle.exists():  # or it is about to leave the queue
             following[job.name] = known
     new = [job for job in left if job.name not in following]
-    for job, known in zip(new, _submit(new, executor), strict=True):
-        following[job.name], job.place = known, known.job_id
-    write_text(record, json.dumps({**submitted, **{job.name: job.place for job in left}}, indent=2) + "\n")
+    interrupts = Postponed()  # what is in the queue must be remembered
+    interrupts.begin()
+    try:
+        for job, known in zip(new, _submit(new, executor), strict=True):
+            following[job.name], job.place = known, known.job_id
+        write_text(record, json.dumps({**submitted, **{job.name: job.place for job in left}}, indent=2) + "\n")
+    finally:
+        interrupts.end()
+    if interrupts.asked:
+        raise KeyboardInterrupt
     while left:
         for job in list(left):
             if following[job.name].done():

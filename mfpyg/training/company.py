@@ -9,7 +9,6 @@ killed, or whose machine is lost, ends the run even where the others wait in a c
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
@@ -17,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 
 import torch.distributed as dist
 from lightning.fabric.plugins.environments import (
@@ -26,11 +26,10 @@ from lightning.fabric.plugins.environments import (
     TorchElasticEnvironment,
 )
 
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError
 from mfpyg.training.folder import RunFolder
-from mfpyg.training.processes import Process, this_process
+from mfpyg.training.processes import LOST_STATUS, MARK, Process, this_process
 
-ERROR_STATUS, INTERRUPT_STATUS = 2, 130
 _COME_WITHIN = timedelta(minutes=10)
 _LOOK, _BEAT, _SILENT, _GRACE = 0.5, 5.0, 40.0, 10.0
 """Seconds between two looks at the store, between two signs of life, without one of another process until it is given
@@ -135,10 +134,16 @@ class Company:
         return "it had not begun" if self.folder is None else self.folder.to_go_on()
 
     def leave(self) -> None:
-        """Say that this process is done, and no longer look for the others."""
-        self._over.set()
+        """Say that this process is done. The first one, which has the store, waits until all others have said so."""
+        others = [f"left/{rank}" for rank in range(1, self.process.world_size)]
         with suppress(RuntimeError):  # where the first process has gone before
             self._store.set(f"left/{self.process.rank}", "1")
+            while self.process.rank == 0 and self.verdict is None and not self._store.check(others):
+                time.sleep(_LOOK)
+
+    def close(self) -> None:
+        """No longer look for the others."""
+        self._over.set()
 
     def _waits_for(self) -> str:
         """The key of those that may go before this one."""
@@ -220,18 +225,25 @@ def together() -> Iterator[Company | None]:
         yield None
         return
     company = Company(process)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         company.wait()
         yield company
+        company.leave()
+    except SystemExit:  # together with the others
+        company.leave()
+        raise
     except KeyboardInterrupt:
+        company.first_to_end()  # so that the others end, too
         if process.rank == 0:
             raise
         raise SystemExit(INTERRUPT_STATUS) from None
     except Exception as error:
         lost = is_loss(error)
         # Of a process that has died mfpyg-train tells more itself, where it has started them.
-        if (lost and process.launcher == "mfpyg-train") or not company.first_to_end():
+        if lost and process.launcher == "mfpyg-train":
+            _leave_word(process, company.verdict or " ".join(str(error).split())[:200])
+            raise SystemExit(LOST_STATUS) from error
+        if not company.first_to_end():
             raise SystemExit(ERROR_STATUS) from error
         if lost:
             why = company.verdict or "another process of the run has died"
@@ -240,5 +252,9 @@ def together() -> Iterator[Company | None]:
             raise MFPyGError(f"process {process.rank} on {socket.gethostname()}: {error}") from error
         raise
     finally:
-        signal.signal(signal.SIGTERM, before)
-        company.leave()
+        company.close()
+
+
+def _leave_word(process: Process, why: str) -> None:
+    with suppress(OSError):  # the command that has started it may be gone
+        Path(os.environ[MARK], str(process.rank)).write_text(why, encoding="utf-8")

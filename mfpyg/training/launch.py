@@ -7,20 +7,20 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError
 from mfpyg.training.folder import RunFolder
-from mfpyg.training.processes import MARK
+from mfpyg.training.processes import LOST_STATUS, MARK
 
-INTERRUPT_STATUS = 130
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 _PAUSE = 0.1
 _SECONDS_TO_END = 20
 """For the other processes to end by themselves when one has; they notice within a second."""
-_SECONDS_TO_SAVE = 120
 
 
 def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
@@ -37,18 +37,20 @@ def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
         The status to exit with; whatever went wrong, a process has said so.
 
     Raises:
-        MFPyGError: if a process was killed, which could say nothing.
+        MFPyGError: if a process was killed or stopped, which could say nothing, or the processes have lost each other.
         KeyboardInterrupt: if they were stopped before the first one could say so.
     """
-    group = _Group()
+    group, reasons = _Group(), tempfile.TemporaryDirectory()
     before = {signal_number: signal.signal(signal_number, group.stop) for signal_number in _STOPPING}
     try:
         port = _free_port()
         for rank in range(number):
-            group.processes.append(_start(arguments, rank, number, port))
+            group.processes.append(_start(arguments, rank, number, port, reasons.name))
         group.wait()
     finally:
         group.kill()
+        said = [path.read_text(encoding="utf-8") for path in sorted(Path(reasons.name).iterdir())]
+        reasons.cleanup()
         for signal_number, handler in before.items():
             signal.signal(signal_number, handler)
     statuses = [process.returncode for process in group.processes]
@@ -62,7 +64,15 @@ def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
                 f"process {rank} of {number} was ended by {signal.Signals(-statuses[rank]).name}, the others with it; "
                 f"SIGKILL may mean that memory ran out; {folder.to_go_on()}"
             )
-    return max(statuses)
+        if statuses[rank] == INTERRUPT_STATUS:
+            raise MFPyGError(f"process {rank} of {number} was stopped, the others with it; {folder.to_go_on()}")
+    status = max(statuses)
+    if status == LOST_STATUS:
+        if ERROR_STATUS in statuses:
+            return ERROR_STATUS
+        why = said[0] if said else "why is not known"
+        raise MFPyGError(f"the processes have lost each other ({why}); {folder.to_go_on()}")
+    return status
 
 
 class _Group:
@@ -77,14 +87,17 @@ class _Group:
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM if self.stopped == 1 else signal.SIGKILL)
-        self._end = min(self._end, time.monotonic() + _SECONDS_TO_SAVE)
 
     def wait(self) -> None:
-        """Until all have ended; those that do not, some time after one has failed or they were stopped, are left."""
+        """Until all have ended; those that do not, some time after one has failed, are left.
+
+        What was stopped takes the time that its step, or its validation, needs to be saved; a second signal kills it.
+        """
         while any(process.poll() is None for process in self.processes) and time.monotonic() < self._end:
             failed = [rank for rank, process in enumerate(self.processes) if process.poll() not in (None, 0)]
             if failed and not self.failed_first:
                 self.failed_first = failed
+            if failed and not self.stopped:
                 self._end = min(self._end, time.monotonic() + _SECONDS_TO_END)
             time.sleep(_PAUSE)
         if not self.failed_first:
@@ -97,10 +110,10 @@ class _Group:
             process.wait()
 
 
-def _start(arguments: Sequence[str], rank: int, number: int, port: int) -> subprocess.Popen[bytes]:
+def _start(arguments: Sequence[str], rank: int, number: int, port: int, reasons: str) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
-        MARK: str(os.getpid()),
+        MARK: reasons,
         **dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)),
         **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(number)),
         "MASTER_ADDR": "127.0.0.1",

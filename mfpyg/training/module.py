@@ -136,8 +136,13 @@ class MultiFidelityModule(lightning.LightningModule):
             raise self._failure("the gradient became NaN or infinite", found or (fault, False))
 
     def _add(self, split: str, sums: Tensor) -> None:
-        # Those of a resumed epoch were read before the module came to its device.
-        self._sums[split] = sums + self._sums[split].to(sums) if split in self._sums else sums
+        if split not in self._sums:
+            self._sums[split] = sums
+            return
+        before = self._sums[split].to(sums)  # those of a resumed epoch were read before the module came to its device
+        if before.shape != sums.shape:
+            raise MFPyGError("the sums of errors in last.ckpt are not those of these labels; start the run anew")
+        self._sums[split] = sums + before
 
     def validation_step(self, batch: Batch, batch_number: int) -> None:
         predictions = self._predicted(self.potential, self.loss, batch)
@@ -198,7 +203,9 @@ class MultiFidelityModule(lightning.LightningModule):
         because = "" if fault is None else f": {fault[0]}"
         if fault is not None and fault[1]:
             return MFPyGError(f"{what}{self._when()}{because}")
-        return Diverged(f"{what}{self._when()}{because}; lower optim.lr, or set optim.clip")
+        clipped = self._trainer is not None and bool(self._trainer.gradient_clip_val)
+        advice = "lower optim.lr or optim.clip" if clipped else "lower optim.lr, or set optim.clip"
+        return Diverged(f"{what}{self._when()}{because}; {advice}")
 
     def _when(self) -> str:
         lr = self.lr if self._trainer is None else get_lr(self._trainer)

@@ -11,7 +11,11 @@ from mfpyg.errors import MFPyGError
 from mfpyg.settings import TrainSettings
 
 MARK = "MFPYG_LAUNCHED"
-"""Environment variable of processes that mfpyg-train itself has started."""
+"""Environment variable of processes that mfpyg-train itself has started: the folder where they say why they have lost
+the others."""
+
+LOST_STATUS = 3
+"""Of such a process that has lost the others, and leaves it to mfpyg-train to say whether one was killed."""
 
 
 @dataclass(frozen=True)

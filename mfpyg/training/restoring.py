@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mfpyg.errors import MFPyGError
+from mfpyg.training.company import is_loss
 
 
 def checked_when_loaded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -61,8 +62,9 @@ class Restored(Callback):
         """
         try:
             yield
-        except (TypeError, KeyError, AttributeError, ValueError, IndexError, RuntimeError) as error:
-            if self.done or checkpoint is None or isinstance(error, MFPyGError):
+        except (TypeError, LookupError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
+            known = isinstance(error, MFPyGError | torch.OutOfMemoryError) or is_loss(error)
+            if self.done or checkpoint is None or known:
                 raise
             reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
             raise MFPyGError(f"{checkpoint}: the state of its training can't be gone on with ({reason})") from error

@@ -105,6 +105,8 @@ def train(
         console.print(line, highlight=False, soft_wrap=True)
     if not unfinished:
         console.print("the run has ended or stopped early; there is nothing left to train", highlight=False)
+        if company is not None:
+            company.ready()
         return
     with _interruptible(folder, settings):
         if is_main_process():
