@@ -75,6 +75,13 @@ def _is_progress(value: Any) -> bool:
     )
 
 
+def _are_loops(value: Any) -> bool:
+    """Whether it is what Lightning counts: it adds to some of it only when the training is under way."""
+    if isinstance(value, dict):
+        return all(_is_whole(one) if name in _COUNTS else _are_loops(one) for name, one in value.items())
+    return _is_list_of(value, _are_loops) or isinstance(value, int)
+
+
 def _is_config(value: Any) -> bool:
     return isinstance(value, dict) and _is_plain(value) and _is_list_of(value.get("fidelities", []), _is_text)
 
@@ -116,9 +123,11 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+_COUNTS = ("ready", "started", "completed", "processed")
 _OF_TRAINING: dict[str, tuple[Callable[[Any], bool], str]] = {
     "epoch": (lambda value: value is None or _is_whole(value), "a whole number"),
     "global_step": (lambda value: value is None or _is_whole(value), "a whole number"),
+    "loops": (lambda value: value is None or _are_loops(value), "counts of steps and epochs"),
     "progress": (lambda value: value is None or _is_progress(value), "a number of epochs and sums of errors"),
 }
 

@@ -319,6 +319,32 @@ def test_state_of_an_optimiser_has_to_fit(place: Path, change: Callable[[Any], A
     assert Path("run/last.ckpt").read_bytes() == before
 
 
+def _counts(checkpoint: Any) -> Any:
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["zero_grad"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda checkpoint: _counts(checkpoint)["total"].update(completed={"": {}}), "counts of steps and epochs"),
+        (lambda checkpoint: checkpoint["progress"].update(sums={"train": torch.zeros(3)}), "sums of errors"),
+        (
+            lambda checkpoint: checkpoint["progress"].update(sums={"train": torch.zeros(9, 3).double()}),
+            "sums of errors",
+        ),
+    ],
+)
+@pytest.mark.slow
+def test_progress_of_a_training_has_to_fit(
+    place: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Any], Any], message: str
+) -> None:
+    checkpoint = torch.load("run/last.ckpt", weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, "run/last.ckpt")
+    assert refused(lambda: train.main(["--resume", "run", "--epochs", "3"]))
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_run_gone_on_with_where_numbers_round_otherwise_stays_readable(
     place: Path, monkeypatch: pytest.MonkeyPatch
