@@ -327,9 +327,12 @@ def _counts(checkpoint: Any) -> Any:
     ("change", "message"),
     [
         (lambda checkpoint: _counts(checkpoint)["total"].update(completed={"": {}}), "counts of steps and epochs"),
-        (lambda checkpoint: checkpoint["progress"].update(sums={"train": torch.zeros(3)}), "sums of errors"),
         (
-            lambda checkpoint: checkpoint["progress"].update(sums={"train": torch.zeros(9, 3).double()}),
+            lambda checkpoint: checkpoint.update(progress={"epochs": 2, "sums": {"train": torch.zeros(3)}}),
+            "sums of errors",
+        ),
+        (
+            lambda checkpoint: checkpoint.update(progress={"epochs": 2, "sums": {"train": torch.zeros(9, 3).double()}}),
             "sums of errors",
         ),
     ],
