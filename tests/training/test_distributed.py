@@ -288,7 +288,7 @@ def test_training_on_two_devices_follows_that_on_one(trainer: Any) -> None:
 
 @pytest.mark.slow
 def test_several_processes_stop_together_and_a_finished_run_is_finished_again(trainer: Any) -> None:
-    run = trainer.start(*trainer.new("two", "--devices=2", "--accelerator=cpu", "--strategy=tl", "--epochs=60"))
+    run = trainer.start(*trainer.new("two", "--devices=2", "--accelerator=cpu", "--strategy=tl", "--epochs=20"))
     log = trainer.folder / "two" / "metrics.csv"
     wait_for(lambda: run.poll() is not None or (log.is_file() and log.read_text().count("\n") > 2))
     run.send_signal(signal.SIGTERM)
