@@ -87,7 +87,8 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
         path = path / "best.ckpt" if path.is_dir() else path
         there = path.is_file()
     except OSError as error:
-        raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
+        where = path.name if len(path.name) > 255 else path  # a name that no folder could have
+        raise MFPyGError(f"{where}: can't be read ({error.strerror})") from error
     if not there:
         raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
     return path
