@@ -8,7 +8,9 @@ import dataclasses
 import functools
 import io
 import json
+import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -498,6 +500,7 @@ def _frames(folder: Path) -> list[Subject]:
     for name, file in _FORMATS.items():
         several = name in ("extxyz", "db", "json", "traj")
         ase.io.write(folder / file, [*molecules, cell] if several else cell, format=name)
+        _without_times(folder / file)
         text = name in ("extxyz", "vasp", "json", "cif", "gen")
         families: dict[str, Family] = {"bytes": artefacts.of_bytes(text=text)}
         if text:
@@ -508,6 +511,21 @@ def _frames(folder: Path) -> list[Subject]:
         act = _predict(file, name, potential, (folder / file).read_bytes())
         subjects.append(Subject(name, {file: (folder / file).read_bytes()}, file, (), families, act))
     return [*subjects, *[subjects[0]] * 4]
+
+
+def _without_times(path: Path) -> None:
+    """Replace times and random names, which ASE puts in, as a case has to be the same again."""
+    if path.suffix == ".db":
+        connection = sqlite3.connect(path)
+        with connection:
+            connection.execute(
+                "UPDATE systems SET unique_id = printf('%032d', id), ctime = 1, mtime = 1, username = 'me'"
+            )
+        connection.execute("VACUUM")
+        connection.close()
+    elif path.suffix == ".json":
+        text = re.sub(r'"(unique_id|user)": "[^"]*"', r'"\1": "me"', path.read_text(encoding="utf-8"))
+        path.write_text(re.sub(r'"([cm]time)": [0-9.e+]+', r'"\1": 1.0', text), encoding="utf-8")
 
 
 def xyz_lines(data: bytes, random: Random) -> tuple[bytes, str]:
