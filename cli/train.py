@@ -248,7 +248,8 @@ def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool, company: 
     from rich.console import Console
 
     from mfpyg.memory import keep_freed_memory
-    from mfpyg.training.run import Interrupted, final_table, train
+    from mfpyg.training.ending import Interrupted
+    from mfpyg.training.run import final_table, train
 
     keep_freed_memory()
     quiet_frameworks()  # after the imports, which set the levels of their loggers

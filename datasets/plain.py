@@ -84,11 +84,10 @@ def plain_frame(
     by_column = list(zip(*rows, strict=True))
     try:
         z = [_number(symbol) for symbol in by_column[0]]
-        numbers = np.fromiter(map(float, chain.from_iterable(by_column[1:])), np.float64).reshape(
-            -1, len(z)
-        )  # (width, n)
+        numbers = np.fromiter(map(float, chain.from_iterable(by_column[1:])), np.float64)
     except (KeyError, ValueError):
         return None
+    numbers = numbers.reshape(-1, len(z))  # (width, n)
     lattice, pbc = values.get("Lattice"), np.empty(3, dtype=bool)
     pbc[:] = values.get("pbc", lattice is not None)
     arrays = {

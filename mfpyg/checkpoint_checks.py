@@ -71,7 +71,7 @@ def _is_progress(value: Any) -> bool:
         return False
     sums = value.get("sums", {})
     return isinstance(sums, dict) and all(
-        isinstance(found, torch.Tensor) and found.dtype == torch.float64 and found.ndim == 2 for found in sums.values()
+        is_array(found) and found.dtype == torch.float64 and found.dim() == 2 for found in sums.values()
     )
 
 

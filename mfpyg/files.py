@@ -21,18 +21,14 @@ from mfpyg.errors import MFPyGError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a full disk, a quota, and a limit on the size of files."""
 
-_NO_NPZ = (
-    *(OSError, ValueError, TypeError, KeyError, EOFError, AttributeError, NotImplementedError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error),
-)
-"""What numpy raises for files that are damaged, or no npz at all."""
-
-
 _NO_ZIP = (
     *(OSError, ValueError, EOFError, NotImplementedError, RuntimeError, IndexError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
 """What ``zipfile`` raises for damaged files."""
+
+_NO_NPZ = (*_NO_ZIP, TypeError, KeyError, AttributeError, MemoryError)
+"""What numpy raises for files that are damaged, or no npz at all."""
 
 _FOLDER = 0x10
 """The bit by which torch takes an entry for a folder, and leaves the memory of its contents as it was."""

@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
         value = self.construct_yaml_int(node) if kind == "int" else self.construct_yaml_str(node)
         if isinstance(value, int) and abs(value) >= 1 << 63:
             raise yaml.constructor.ConstructorError(None, None, "a number of more than 64 bits", node.start_mark)
-        if isinstance(value, str) and not _is_name(value):
+        if isinstance(value, str) and not _could_be_a_name(value):
             raise yaml.constructor.ConstructorError(None, None, "a text that no name can be", node.start_mark)
         return value
 
@@ -54,7 +54,7 @@ for _kind in ("int", "str"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.plain)
 
 
-def _is_name(text: str) -> bool:
+def _could_be_a_name(text: str) -> bool:
     """Whether the system could have a file of this name."""
     try:
         os.fsencode(text)

@@ -130,7 +130,7 @@ def _extxyz_frame(frame: Frame, columns: dict[str, np.ndarray], info: dict[str, 
     lattice = f'Lattice="{" ".join(map(str, cell))}" ' if any(cell) else ""
     about = " ".join([_pair(key, value) for key, value in info.items()] + [_pbc(*frame.pbc.tolist())])
     head = f"{n}\n{lattice}Properties={properties} {about}\n"
-    return head + _template(frame.z.astype(np.int64, copy=False).tobytes(), formats) % tuple(numbers)
+    return head + _template(frame.z.tobytes(), formats) % tuple(numbers)
 
 
 @functools.lru_cache(maxsize=1024)

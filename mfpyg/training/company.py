@@ -72,6 +72,8 @@ class Company:
         self.verdict: str | None = None
         """Why the run has to end, as soon as that is known."""
         self._told = False
+        self.went_on = False
+        """Whether this process has let others go on."""
         self.folder: RunFolder | None = None
         """Of the run, as soon as that is known."""
         threading.Thread(target=self._watch, daemon=True, name="company").start()
@@ -103,6 +105,7 @@ class Company:
 
     def ready(self) -> None:
         """Let those that wait for this process go on."""
+        self.went_on = True
         if self.process.rank == 0:
             self._store.set("go", "1")
         if self.process.local_rank == 0:
@@ -229,8 +232,12 @@ def together() -> Iterator[Company | None]:
         company.wait()
         yield company
         company.leave()
-    except SystemExit:  # together with the others
-        company.leave()
+    except SystemExit as end:
+        if end.code and not company.went_on:  # the others wait for what will not come
+            company.first_to_end()
+        else:  # together with the others, or with nothing to do, as --help; they come to the same end
+            company.ready()
+            company.leave()
         raise
     except KeyboardInterrupt:
         company.first_to_end()  # so that the others end, too

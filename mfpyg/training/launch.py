@@ -54,7 +54,7 @@ def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
         for signal_number, handler in before.items():
             signal.signal(signal_number, handler)
     statuses = [process.returncode for process in group.processes]
-    if group.stopped:
+    if group.stopped and any(statuses):  # else it came when all was done
         if statuses[0] != INTERRUPT_STATUS:
             raise KeyboardInterrupt
         return INTERRUPT_STATUS

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -45,13 +46,18 @@ def _check_loaded(optimizer: torch.optim.Optimizer) -> None:
 
 
 class Restored(Callback):
-    """Whether training goes on, all that a checkpoint holds having been taken over."""
+    """Whether training goes on, all that a checkpoint holds having been taken over.
 
-    def __init__(self) -> None:
-        self.done = False
+    Args:
+        then: called as soon as it does.
+    """
+
+    def __init__(self, then: Callable[[], Any]) -> None:
+        self.done, self.then = False, then
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self.done = True
+        self.then()
 
     @contextmanager
     def checked(self, checkpoint: Path | None) -> Iterator[None]:
@@ -62,6 +68,8 @@ class Restored(Callback):
         """
         try:
             yield
+            if not self.done:  # no epoch was left
+                self.then()
         except (TypeError, LookupError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
             known = isinstance(error, MFPyGError | torch.OutOfMemoryError) or is_loss(error)
             if self.done or checkpoint is None or known:

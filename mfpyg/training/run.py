@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,21 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
-from mfpyg.checkpoint import describe, epochs_done, potential_of, read_checkpoint, trained_labels, versions
+from mfpyg.checkpoint import describe, potential_of, read_checkpoint, trained_labels, versions
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.splits import make_splits
 from mfpyg.device import choose_device
-from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import parse_fidelities
-from mfpyg.files import FULL
 from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
-from mfpyg.training.callbacks import SafeCheckpointIO, Stopped
+from mfpyg.training.callbacks import SafeCheckpointIO
 from mfpyg.training.check import check_settings
 from mfpyg.training.company import Company, environment_of
 from mfpyg.training.completion import completed
+from mfpyg.training.ending import ending_told
 from mfpyg.training.finetune import method_notes, splits_to_go_on, start_of, start_of_resumed
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.initial import InitialModel, read_initial
@@ -49,12 +47,7 @@ from mfpyg.training.randomness import GeneratorState, seed_generators
 from mfpyg.training.recipe import Describe
 from mfpyg.training.restoring import Restored
 from mfpyg.training.resume import check_resumable, version_notes
-from mfpyg.training.steps import Diverged
 from mfpyg.training.strategies.build import recipe_of
-
-
-class Interrupted(Exception):
-    """Training was stopped by the user or the system; the message says how to go on."""
 
 
 def train(
@@ -108,15 +101,13 @@ def train(
         if company is not None:
             company.ready()
         return
-    with _interruptible(folder, settings):
-        if is_main_process():
-            if resume:
-                folder.write_config(settings)
-            else:
-                folder.create(settings, splits, versions(settings.backbone))
+    with ending_told(folder, settings):
+        if is_main_process() and not resume:
+            folder.create(settings, splits, versions(settings.backbone))
         record = None if start is None else start.record
         module = recipe.module(_describer(settings, dataset, splits, record), compiled=settings.compile == "on")
-        restored = Restored()
+        # A refused run is left as it was.
+        restored = Restored(lambda: folder.write_config(settings) if is_main_process() and resume else None)
         callbacks = [GeneratorState(), restored, *recipe.callbacks(folder, console)]
         if company is not None:
             company.ready()
@@ -135,53 +126,6 @@ def _splits(
         return make_splits(dataset, settings.split, settings.split_seed), []
     splits, notes = splits_to_go_on(settings, dataset, model)
     return splits, [*notes, *method_notes(dataset, model)]
-
-
-@contextmanager
-def _interruptible(folder: RunFolder, settings: TrainSettings) -> Iterator[None]:
-    """Say how to go on after Ctrl-C, SIGTERM or numbers that blew up; leave nothing of a run without a checkpoint."""
-    try:
-        yield
-    except BaseException as stop:
-        if is_main_process():
-            folder.discard_unstarted()
-        if isinstance(stop, Diverged):
-            raise MFPyGError(f"{stop}; {_after_divergence(folder, settings)}") from stop
-        if isinstance(stop, OSError) and stop.errno in FULL:  # of what Lightning or its logger writes
-            raise MFPyGError(f"{stop.filename or folder.path}: can't write there ({stop.strerror})") from stop
-        if not isinstance(stop, Stopped) and not _is_interrupt(stop):
-            raise
-        if not folder.last.is_file():
-            raise Interrupted("stopped before the first step was made; nothing was kept") from stop
-        checkpoint = read_checkpoint(folder.last)
-        raise Interrupted(
-            f"stopped; {'saved' if isinstance(stop, Stopped) else 'the last checkpoint'} is step "
-            f"{checkpoint['global_step']:,}, after {epochs_done(checkpoint):,} whole epochs; continue with: "
-            f"mfpyg-train --resume {folder.path}"
-        ) from stop
-
-
-def _after_divergence(folder: RunFolder, settings: TrainSettings) -> str:
-    """What is left of the run, and how to go on: not by ``--resume``, which goes the same way again."""
-    if not folder.last.is_file():
-        return "no epoch had ended, nothing was kept"
-    if settings.strategy != "mfl" or not folder.best.is_file():
-        return f"{folder.last} is of before, but --resume would come to the same end; start anew in another folder"
-    rate = f"{settings.optim.lr / 10:g}"
-    return (
-        f"best.ckpt and last.ckpt in {folder.path} are of before; --resume would come to the same end, so go on from "
-        f"the best epoch in a new folder: --init {folder.path} --optim.lr {rate} and the run's other options"
-    )
-
-
-def _is_interrupt(stop: BaseException) -> bool:
-    """Whether it is Ctrl-C: Lightning turns it into SystemExit, or stumbles over it between two epochs."""
-    cause: BaseException | None = stop
-    while cause is not None:
-        if isinstance(cause, KeyboardInterrupt | SystemExit):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
 
 
 def _summary(

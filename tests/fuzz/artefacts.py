@@ -390,21 +390,28 @@ def run_case(
         problems += wrong_with(str(error), error)
         if "can't be read as '" in str(error):  # ASE's own readers ask for what a file claims to hold
             problems = result["problems"] = [one for one in problems if one != ASKED]
-        more = {name for name, _ in _listing(place).items() ^ there.items()} - {"run/config.yaml"}  # what was asked for
-        if more and "became NaN" not in str(error):  # which training has stopped at by itself
+        more = {name for name, _ in _listing(place).items() ^ there.items()}
+        if "became NaN" in str(error):  # which training has stopped at by itself, after whole epochs
+            more -= {f"run/{name}" for name in ("config.yaml", "last.ckpt", "best.ckpt", "metrics.csv")}
+        if more:
             problems.append(f"left behind: {sorted(more)[:3]}")
     except AssertionError as error:
         result |= {"outcome": "wrong", "message": str(error)[:500]}
         problems.append(f"taken, but {str(error)[:300]}")
     except BaseException as error:
-        tail = " / ".join(f"{f.name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[-6:])
-        result |= {"outcome": "raised", "message": f"{type(error).__name__}: {error}"[:500]}
-        problems.append(f"{type(error).__name__} instead of MFPyGError, from {tail}")
+        problems.append(raised(error, result))
     result["seconds"] = time.perf_counter() - start
     if (folder / "made").exists() or (place / "made").exists() or (folder.parent / "x").exists():
         problems.append("code of the file was run, or a file made outside")
     os.chdir(folder)
     say(**result, phase="done")
+
+
+def raised(error: BaseException, result: dict[str, Any]) -> str:
+    """Note in a case's result that it ended in a traceback; what is wrong with it."""
+    tail = " / ".join(f"{f.name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[-6:])
+    result |= {"outcome": "raised", "message": f"{type(error).__name__}: {error}"[:500]}
+    return f"{type(error).__name__} instead of MFPyGError, from {tail}"
 
 
 def _listing(place: Path) -> dict[str, int]:

@@ -358,9 +358,7 @@ def run_case(kind: str, number: int, seed: int, seeds: list[Seed], folder: Path,
         if left:
             problems.append(f"left behind: {left}")
     except BaseException as error:
-        tail = " / ".join(f"{f.name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[-6:])
-        result |= {"outcome": "raised", "message": f"{type(error).__name__}: {error}"[:500]}
-        problems.append(f"{type(error).__name__} instead of MFPyGError, from {tail}")
+        problems.append(artefacts.raised(error, result))
     result["seconds"] = time.perf_counter() - start
     if path.read_bytes() != before:
         problems.append("the raw file was changed")

@@ -298,3 +298,26 @@ def test_several_processes_stop_together_and_a_finished_run_is_finished_again(tr
         output = trainer.run("--resume", "two")
         assert output.count("run folder:") == 1, output
         assert output.count("nothing left to train") == (not left), output
+
+
+@pytest.mark.slow
+def test_torchrun(trainer: Any) -> None:
+    """As a user starts it; a wrong number of devices, and what needs no training, end all processes too."""
+
+    def started(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+        return subprocess.run(
+            [sys.executable, *command, "-m", "mfpyg.cli.train", *arguments],
+            cwd=trainer.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    options = trainer.new("run", "--accelerator=cpu", "--epochs=1")
+    done = started(*options, "--devices=2")
+    assert (done.returncode, done.stdout.count("run folder:")) == (0, 1), done.stdout + done.stderr
+    done = started(*options, "--devices=2")
+    assert done.returncode
+    assert (done.stderr.count("mfpyg-train: error:"), done.stderr.count("run exists; continue it")) == (1, 1)
+    done = started(*options, "--devices=3")
+    assert done.returncode
+    assert "torchrun started 2 processes on 1 node, but devices 3 and nodes 1 make 3" in done.stderr
+    assert started("--help").returncode == 0
