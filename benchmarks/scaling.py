@@ -106,6 +106,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from lightning.pytorch.callbacks import Callback
 
     from mfpyg.cli import train
+    from mfpyg.cli.imports import quiet_frameworks
     from mfpyg.datasets.splits import make_splits
     from mfpyg.training import run
     from mfpyg.training.check import check_settings
@@ -122,7 +123,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             trainer.should_stop = len(self.times) == options.steps + 4
 
     number = this_process().world_size
-    train.quiet_frameworks()
+    quiet_frameworks()
     torch.set_num_threads(1)
     settings, _ = train.parse(
         ["--fidelities", *options.fidelities, "--preset=published", f"--devices={number}", "--accelerator=cpu",

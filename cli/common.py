@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TextIO
 from jsonargparse import ArgumentParser
 
 from mfpyg import interrupt
+from mfpyg.cli.imports import end_quickly
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError, MFPyGWarning, did_you_mean
 from mfpyg.files import FULL
 
@@ -107,6 +108,8 @@ def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[
 
     What the system refuses about a file, such as a name that is too long, is the user's to mend, too.
     """
+    if arguments is None:  # as the process that a shell has started
+        end_quickly()
     try:
         with interrupt.listening(), _own_warnings_shown(name):
             command(list(sys.argv[1:] if arguments is None else arguments))
@@ -165,15 +168,3 @@ def _own_warnings_shown(name: str) -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = others
-
-
-def quiet_frameworks() -> None:
-    """Keep tips, hardware notes and deprecation warnings of Lightning and others off the terminal."""
-    import logging
-
-    for logger in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    warnings.filterwarnings("ignore", module=r"(lightning|torch_geometric|torch)(\..*)?")
-    warnings.filterwarnings("always", category=MFPyGWarning)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.cli.common import Parser, run
+from mfpyg.cli.imports import slow_imports
 from mfpyg.errors import MFPyGError
 from mfpyg.units import energy_factor, length_factor
 
@@ -57,10 +58,10 @@ def convert_command(arguments: Sequence[str]) -> None:
         raise MFPyGError(f"{out} exists; name a new file, or remove it")
     if not out.parent.is_dir():
         raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
-    quiet_frameworks()
 
-    from mfpyg.checkpoint import save
-    from mfpyg.interop.hippynn import load_hippynn
+    with slow_imports():
+        from mfpyg.checkpoint import save
+        from mfpyg.interop.hippynn import load_hippynn
 
     potential = load_hippynn(
         path,

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfpyg.cli.common import Parser, check_json_target, quiet_frameworks, run
+from mfpyg.cli.common import Parser, check_json_target, run
+from mfpyg.cli.imports import slow_imports
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
@@ -65,7 +66,6 @@ def doctor_command(arguments: Sequence[str]) -> None:
     specs = parse_specs(options.dataset)
     names = tuple(options.fidelities or ())
     levels_named(names, combined_levels(specs), " and ".join(map(str, specs)))
-    quiet_frameworks()
     if not _healthy(specs, names, options.json, options.seed):
         sys.exit(WRONG_STATUS)
 
@@ -73,10 +73,11 @@ def doctor_command(arguments: Sequence[str]) -> None:
 def _healthy(specs: tuple[DatasetSpec, ...], names: tuple[str, ...], target: str | None, seed: int) -> bool:
     from rich.console import Console
 
-    from mfpyg.datasets.opening import open_dataset
-    from mfpyg.doctor import View, examine
-    from mfpyg.files import write_text
-    from mfpyg.progress import shown_on
+    with slow_imports():
+        from mfpyg.datasets.opening import open_dataset
+        from mfpyg.doctor import View, examine
+        from mfpyg.files import write_text
+        from mfpyg.progress import shown_on
 
     console = Console(stderr=target == "-")
     dataset = open_dataset(specs, names, track=shown_on(console))

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.cli.common import Parser, run
+from mfpyg.cli.imports import slow_imports
 from mfpyg.datasets.spec import DatasetSpec, parse_specs
 from mfpyg.errors import MFPyGError, unknown_name
 
@@ -71,7 +72,6 @@ def evaluate_command(arguments: Sequence[str]) -> None:
         raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
     if not os.access(out.parent, os.W_OK):
         raise MFPyGError(f"{out.parent}: can't write {out.name} there; name another place with --json")
-    quiet_frameworks()
     _evaluate(path, specs, options.split, out, options.plot, options.accelerator)
 
 
@@ -95,18 +95,19 @@ def _evaluate(
     from rich.console import Console
     from rich.progress import track
 
-    from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
-    from mfpyg.datasets.opening import available_fidelities, open_dataset
-    from mfpyg.datasets.thinning import thin_labels
-    from mfpyg.device import choose_device
-    from mfpyg.evaluation.evaluate import evaluate
-    from mfpyg.evaluation.report import metrics_table, print_table
-    from mfpyg.fidelity import parse_fidelities
-    from mfpyg.files import write_text
-    from mfpyg.memory import keep_freed_memory
-    from mfpyg.progress import shown_on
-    from mfpyg.settings import from_dict
-    from mfpyg.training.check import label_fractions
+    with slow_imports():
+        from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
+        from mfpyg.datasets.opening import available_fidelities, open_dataset
+        from mfpyg.datasets.thinning import thin_labels
+        from mfpyg.device import choose_device
+        from mfpyg.evaluation.evaluate import evaluate
+        from mfpyg.evaluation.report import metrics_table, print_table
+        from mfpyg.fidelity import parse_fidelities
+        from mfpyg.files import write_text
+        from mfpyg.memory import keep_freed_memory
+        from mfpyg.progress import shown_on
+        from mfpyg.settings import from_dict
+        from mfpyg.training.check import label_fractions
 
     keep_freed_memory()
     console = Console()

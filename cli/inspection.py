@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mfpyg.cli.common import Parser, check_json_target, quiet_frameworks, run
+from mfpyg.cli.common import Parser, check_json_target, run
+from mfpyg.cli.imports import slow_imports
 
 NAME = "mfpyg-inspect"
 
@@ -41,17 +42,17 @@ def inspect_command(arguments: Sequence[str]) -> None:
     options = parser.parse_args(list(arguments))
     if options.json not in (None, "-"):
         check_json_target(options.json)
-    quiet_frameworks()
     _inspect(options.file, options.all, options.json)
 
 
 def _inspect(file: str, everything: bool, target: str | None) -> None:
     from rich.console import Console
 
-    from mfpyg.files import write_text
-    from mfpyg.inspection import inspect
-    from mfpyg.inspection.table import print_report
-    from mfpyg.progress import shown_on
+    with slow_imports():
+        from mfpyg.files import write_text
+        from mfpyg.inspection import inspect
+        from mfpyg.inspection.table import print_report
+        from mfpyg.progress import shown_on
 
     console = Console(stderr=target == "-")
     report = inspect(file, shown_on(console))

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.cli.common import Parser, run
+from mfpyg.cli.imports import slow_imports
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.options import in_words
 from mfpyg.units import ENERGY_UNITS, energy_factor
@@ -93,7 +94,6 @@ def predict_command(arguments: Sequence[str]) -> None:
     energy_factor(options.units)
     *models, source = (Path(path) for path in options.paths)
     _check_paths(models, source, Path(options.output))
-    quiet_frameworks()
     _predict(options, models, source)
 
 
@@ -122,10 +122,11 @@ def _check_paths(models: Sequence[Path], source: Path, out: Path) -> None:
 def _predict(options: Any, models: Sequence[Path], source: Path) -> None:
     from rich.console import Console
 
-    from mfpyg.device import choose_device
-    from mfpyg.interop.ensemble import Ensemble
-    from mfpyg.interop.predict_file import predict_file
-    from mfpyg.memory import keep_freed_memory
+    with slow_imports():
+        from mfpyg.device import choose_device
+        from mfpyg.interop.ensemble import Ensemble
+        from mfpyg.interop.predict_file import predict_file
+        from mfpyg.memory import keep_freed_memory
 
     keep_freed_memory()
     console = Console()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from mfpyg.cli.common import Parser, quiet_frameworks, run
+from mfpyg.cli.common import Parser, run
+from mfpyg.cli.imports import slow_imports
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 
@@ -53,16 +54,16 @@ def preprocess_command(arguments: Sequence[str]) -> None:
     specs = parse_specs(options.dataset)
     names = tuple(options.fidelities or ())
     levels_named(names, combined_levels(specs), " and ".join(map(str, specs)))
-    quiet_frameworks()
     _process(specs, names, options.cutoff, options.force)
 
 
 def _process(specs: Sequence[DatasetSpec], names: tuple[str, ...], cutoff: float | None, force: bool) -> None:
     from rich.console import Console
 
-    from mfpyg.datasets.opening import open_dataset
-    from mfpyg.graph import RadiusGraph
-    from mfpyg.progress import shown_on
+    with slow_imports():
+        from mfpyg.datasets.opening import open_dataset
+        from mfpyg.graph import RadiusGraph
+        from mfpyg.progress import shown_on
 
     console = Console()
     pre_transform = None if cutoff is None else RadiusGraph(cutoff)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mfpyg.cli import train
 from mfpyg.cli.common import Parser, given, hyphenated, joined, run
+from mfpyg.cli.imports import slow_imports
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import INTERRUPT_STATUS, MFPyGError, unknown_name
 from mfpyg.fidelity import parse_fidelities
@@ -197,8 +198,9 @@ def _open_data(
     Raises:
         MFPyGError: if a file is missing or wrong.
     """
-    from mfpyg.datasets.opening import open_dataset
-    from mfpyg.training.prepare import open_training_data
+    with slow_imports():
+        from mfpyg.datasets.opening import open_dataset
+        from mfpyg.training.prepare import open_training_data
 
     if anything_to_train:
         for fidelities, one in {tuple(s.fidelities): s for s in settings}.items():

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mfpyg import backbones
 from mfpyg import settings as s
-from mfpyg.cli.common import Parser, given, hyphenated, joined, quiet_frameworks, run
+from mfpyg.cli.common import Parser, given, hyphenated, joined, run
+from mfpyg.cli.imports import slow_imports
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError
 from mfpyg.finetune_options import KEPT_LR, keeps
@@ -53,7 +54,8 @@ def train_command(arguments: Sequence[str]) -> None:
         _command(arguments)
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what torch's process groups say of each other's end
-    from mfpyg.training.company import together
+    with slow_imports():
+        from mfpyg.training.company import together
 
     with together() as company:
         _command(arguments, company)
@@ -153,7 +155,8 @@ def _initial(arguments: Sequence[str], stored: dict[str, Any]) -> InitialModel |
     path = given(arguments, "--init") or stored.get("init")
     if path is None:
         return None
-    from mfpyg.training.initial import read_initial
+    with slow_imports():
+        from mfpyg.training.initial import read_initial
 
     return read_initial(str(path))
 
@@ -247,12 +250,12 @@ def default_out(settings: s.TrainSettings) -> str:
 def _train(settings: s.TrainSettings, folder: RunFolder, resume: bool, company: Company | None) -> None:
     from rich.console import Console
 
-    from mfpyg.memory import keep_freed_memory
-    from mfpyg.training.ending import Interrupted
-    from mfpyg.training.run import final_table, train
+    with slow_imports():
+        from mfpyg.memory import keep_freed_memory
+        from mfpyg.training.ending import Interrupted
+        from mfpyg.training.run import final_table, train
 
     keep_freed_memory()
-    quiet_frameworks()  # after the imports, which set the levels of their loggers
     console = Console(quiet=not is_main_process())
     try:
         train(settings, folder, console, resume, company)

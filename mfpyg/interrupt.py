@@ -95,3 +95,20 @@ class Postponed:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+@contextmanager
+def unbroken() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the end of what is within, which must be short; a second one does not.
+
+    Raises:
+        KeyboardInterrupt: at the end, if one has come.
+    """
+    postponed = Postponed()
+    try:
+        postponed.begin()
+        yield
+    finally:
+        postponed.end()
+    if postponed.asked:
+        raise KeyboardInterrupt

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.files import make_folder
+from mfpyg.interrupt import unbroken
 
 LOCK = ".lock"
 """Name of the file in the run folder that is locked; it says who has it."""
@@ -33,17 +34,19 @@ def held(folder: Path) -> Iterator[None]:
         MFPyGError: if another process has it, or the folder can't be made or written to.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    file = None
     try:
-        file = _locked(folder)
-        try:
-            yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)  # before it is given back, so that it is still this one
-            os.close(file)
+        with unbroken():
+            file = _locked(folder)
+        yield
     finally:
-        with contextlib.suppress(OSError):  # not empty
-            for path in missing:
-                path.rmdir()
+        with unbroken():
+            if file is not None:
+                (folder / LOCK).unlink(missing_ok=True)  # before it is given back, so that it is still this one
+                os.close(file)
+            with contextlib.suppress(OSError):  # not empty
+                for path in missing:
+                    path.rmdir()
 
 
 def _locked(folder: Path) -> int:

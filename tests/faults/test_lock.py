@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from mfpyg.cli import evaluate, train
 from mfpyg.errors import MFPyGError, MFPyGWarning
+from mfpyg.interrupt import listening
 from mfpyg.training import lock
 from mfpyg.training.lock import held
 
@@ -109,6 +111,29 @@ def test_lock_that_its_holder_removed_meanwhile_is_none(tmp_path: Path, monkeypa
     with pytest.raises(MFPyGError, match="another mfpyg-train works"), held(tmp_path):
         pass
     os.close(third[0])
+
+
+@pytest.mark.parametrize("call", ["open", "ftruncate", "write", "close"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_where_a_signal_meets_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: signal.Signals
+) -> None:
+    """Ctrl-C comes right after each call that makes the lock or gives it back."""
+    original = getattr(os, call)
+
+    def interrupted(*arguments: Any) -> Any:
+        result = original(*arguments)
+        monkeypatch.setattr(os, call, original)
+        signal.raise_signal(number)
+        return result
+
+    folder = tmp_path / "runs" / "new"
+    monkeypatch.setattr(os, call, interrupted)
+    with pytest.raises(KeyboardInterrupt), listening(), held(folder):
+        assert call == "close"
+    assert list(tmp_path.iterdir()) == []
+    with held(folder):
+        assert (folder / lock.LOCK).is_file()
 
 
 def test_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ import pytest
 import torch
 
 pytestmark = pytest.mark.slow
+
+STOPS = int(os.environ.get("MFPYG_FAULT_STOPS", "4"))
+SEED = int(os.environ.get("MFPYG_FAULT_SEED", "0"))
 
 OPTIONS = (
     "--fidelities", "dz:EF", "cc:E", "--epochs=2", "--batch-size=64", "--model.n-features=6", "--model.n-atom-layers=1",
@@ -91,20 +95,64 @@ def test_final_table_that_was_stopped_comes_with_resume(
     assert_same_run(whole, forks.folder / "cut")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_process_that_is_stopped_while_it_imports_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mfpyg.cli.train", *OPTIONS, "--out", "cut"],
-        cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+def started(folder: Path, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "mfpyg.cli.train", *options],
+        cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    while not (tmp_path / "cut").exists():  # where torch's imports begin
+
+
+def importing(folder: Path, run: str) -> subprocess.Popen[str]:
+    """A process that has made its run folder, where its imports of torch begin."""
+    process = started(folder, *OPTIONS, "--out", run)
+    while not (folder / run).exists():
         assert process.poll() is None
-        time.sleep(0.01)
+        time.sleep(0.001)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_process_that_is_stopped_while_it_imports_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    process = importing(tmp_path, "cut")
     process.send_signal(number)
     output, error = process.communicate(timeout=120)
-    # Python ends itself with the signal if that met an import made from C; a shell shows 130 for both.
-    assert process.returncode in (130, -signal.SIGINT)
+    assert process.returncode == 130
     assert output == ""
-    assert re.fullmatch(r"mfpyg-train: stopped\n", error)
+    assert error == "mfpyg-train: stopped\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_any_moment_will_do(
+    tmp_path: Path, whole: Path, assert_same_run: Callable[[Path, Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A whole process, from its lock to its end, stopped at random moments (``MFPYG_FAULT_STOPS`` of them)."""
+    chance, outcomes = random.Random(SEED), Counter[str]()
+    process, began = importing(tmp_path, "whole"), time.monotonic()
+    process.communicate()
+    seconds = time.monotonic() - began
+    for number in range(STOPS):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        process = importing(folder, "cut")
+        time.sleep(chance.uniform(0, seconds))
+        process.send_signal(chance.choice([signal.SIGINT, signal.SIGTERM]))
+        output, error = process.communicate(timeout=120)
+        assert "Traceback" not in error
+        if process.returncode == 0:
+            outcomes["had ended"] += 1
+        elif "--resume cut" in output:
+            outcomes["saved, and resumed"] += 1
+            assert process.returncode == 130, error
+            resumed = started(folder, "--resume", "cut")
+            assert resumed.communicate(timeout=120)[1] == ""
+            assert resumed.returncode == 0
+        else:
+            outcomes["left nothing"] += 1
+            assert process.returncode == 130, error
+            assert error == "mfpyg-train: stopped\n"
+            assert list(folder.iterdir()) == []
+            continue
+        assert_same_run(whole, folder / "cut")
+    with capsys.disabled():
+        print(f"\n{STOPS} stops at random moments: {dict(outcomes)}")

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from mfpyg.cli import train
+from mfpyg.cli.imports import quiet_frameworks
 from mfpyg.datasets import MiniCHNO, batches
 from mfpyg.training import run
 from mfpyg.training.check import check_settings
@@ -113,7 +114,7 @@ def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     process = this_process()
     run.this_process = lambda: process  # type: ignore[assignment]  # Lightning removes variables after each
-    train.quiet_frameworks()
+    quiet_frameworks()
     torch.set_num_threads(1)
     found = {name: record(folder, name) for name in names}
     torch.save(found, folder / f"{process.world_size}-{process.rank}.pt")
