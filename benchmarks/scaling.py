@@ -105,7 +105,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     import torch
     from lightning.pytorch.callbacks import Callback
 
-    from mfpyg.cli import train
+    from mfpyg.cli import train_options
     from mfpyg.cli.imports import quiet_frameworks
     from mfpyg.datasets.splits import make_splits
     from mfpyg.training import run
@@ -125,7 +125,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     number = this_process().world_size
     quiet_frameworks()
     torch.set_num_threads(1)
-    settings, _ = train.parse(
+    settings, _ = train_options.parse(
         ["--fidelities", *options.fidelities, "--preset=published", f"--devices={number}", "--accelerator=cpu",
          f"--batch-size={number * options.batch}", "--epochs=1000"]
     )  # fmt: skip

@@ -141,7 +141,7 @@ def test_runs_on_gpus_compute_there_or_fail(
     monkeypatch.setattr(study, "_train", remember)
     with pytest.raises(SystemExit):
         study.main(["SF-CC/E", "--out", "new", "--members", "1", "--gpus", "4", "6", *given])
-    assert [study.train.parse(job.arguments)[0].accelerator for job in found] == expected
+    assert [study.train_options.parse(job.arguments)[0].accelerator for job in found] == expected
 
 
 def test_a_grown_study_keeps_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from artefacts import Random, Same, Subject
 from torch_geometric.data import Data
 
 import mfpyg
-from mfpyg.cli import train
+from mfpyg.cli import train, train_options
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.minichno import bundled_file
 from mfpyg.files import save_torch
@@ -96,7 +96,7 @@ def _settings(folder: Path) -> list[Subject]:
 def _read_settings(text: str) -> Callable[[Path, int], None]:
     def act(place: Path, number: int) -> None:
         path = place / "config.yaml"
-        parsed, _ = train.parse(["--config", str(path)])
+        parsed, _ = train_options.parse(["--config", str(path)])
         check_settings(parsed)
         found = flat(to_dict(parsed))
         said = flat(_plain_yaml(path.read_text(encoding="utf-8")))

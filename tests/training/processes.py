@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
-from mfpyg.cli import train
+from mfpyg.cli import train_options
 from mfpyg.cli.imports import quiet_frameworks
 from mfpyg.datasets import MiniCHNO, batches
 from mfpyg.training import run
@@ -88,7 +88,7 @@ def record(folder: Path, name: str) -> dict[str, Any]:
     n_train, n_val, arguments = CASES[name]
     index = ["--split.method=index", f"--split.file={splits_file(folder, n_train, n_val)}"]
     strategy = {"tl": STILL[:2], "meta": [STILL[0], STILL[2]]}.get(name, STILL[:1])
-    settings, _ = train.parse(
+    settings, _ = train_options.parse(
         [*arguments, *TINY, *strategy, *index, f"--devices={run.this_process().world_size}", "--out", str(folder)]
     )
     fidelities, dataset = check_settings(settings), open_training_data(settings, check_settings(settings))

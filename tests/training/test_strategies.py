@@ -17,7 +17,7 @@ import yaml
 import mfpyg
 from mfpyg import backbones
 from mfpyg import settings as s
-from mfpyg.cli import evaluate, train
+from mfpyg.cli import evaluate, train, train_options
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
@@ -499,7 +499,7 @@ def test_checkpoints_of_older_versions_load_and_resume(runs: dict[str, Path], tm
 
 def test_runs_of_different_strategies_and_labels_have_different_folders() -> None:
     def name(*options: str) -> str:
-        return train.default_out(train.parse(["--fidelities", "dz:EF", "cc:E", *options])[0])
+        return train_options.default_out(train_options.parse(["--fidelities", "dz:EF", "cc:E", *options])[0])
 
     assert name() == "runs/minichno-dz_EF-cc_E-seed0"
     assert name("--strategy=tl") == "runs/minichno-tl-dz_EF-cc_E-seed0"

@@ -1,0 +1,162 @@
+"""Options of ``mfpyg-study``, its own and those that it hands to ``mfpyg-train``."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+
+from mfpyg.cli import train_options
+from mfpyg.cli.common import Parser, given, joined
+from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.study.cluster import Slurm
+from mfpyg.study.names import parse_model, target_of
+from mfpyg.study.plan import SETS, StudyPlan
+
+NAME = "mfpyg-study"
+_FIXED = (
+    *("--fidelities", "--target", "--seed", "--split.seed", "--strategy"),
+    *("--resume", "--config", "--print-config", "--init", "--add-fidelity"),
+)
+"""Options of mfpyg-train that a study sets itself, or that make no sense in one."""
+SPLITS = ("test", "ood")
+"""On which every model is evaluated."""
+
+
+def build_parser() -> Parser:
+    """Options of the command itself."""
+    parser = Parser(
+        prog=NAME,
+        usage=f"{NAME} MODEL [MODEL ...] --out FOLDER [options] [options of mfpyg-train]",
+        description="Train models as ensembles on the same splits, several at a time, and write tables, figures and a "
+        "report. What is there already is not repeated, and what was stopped goes on. "
+        f"Example: {NAME} tables2-4 --members 5 --out studies/paper",
+    )
+    parser.add_argument(
+        "models",
+        metavar="MODEL",
+        nargs="+",
+        help=f"as the paper names them, such as SF-CC/E or MF-DZ/EF-CC/E; {', '.join(SETS)}: those of its tables",
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="where runs, tables and the report go")
+    parser.add_argument("--members", type=int, default=8, metavar="N", help="of each ensemble")
+    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time; a core, or a GPU of --gpus, each")
+    parser.add_argument("--gpus", nargs="+", metavar="N", help="numbers of the GPUs, one run each at a time")
+    parser.add_argument(
+        "--launcher", default="local", metavar="{local,slurm}", help="where the runs are: here, or jobs of a cluster"
+    )
+    parser.add_argument(
+        "--slurm", nargs="+", default=[], metavar="NAME=VALUE",
+        help="what sbatch is to ask for each run, as partition=gpu time=240 gpus_per_node=1; time in minutes",
+    )  # fmt: skip
+    parser.add_argument(
+        "--strategies", nargs="+", default=["mfl"], metavar="NAME",
+        help="mfl, tl, delta, meta: how the models of several fidelities are trained",
+    )  # fmt: skip
+    parser.add_argument(
+        "--label-fraction", nargs="+", default=["1"], metavar="X",
+        help="shares of the target's labels to train on, as 1 0.3 0.1 or cc=0.1; each is an ensemble of its own",
+    )  # fmt: skip
+    parser.add_argument(
+        "--evaluate", nargs="+", default=[], metavar="NAME=SPEC",
+        help="more data to evaluate on, as comp6=comp6:COMP6/COMP6v1; the splits test and ood always are",
+    )  # fmt: skip
+    parser.words.update(members="a whole number", jobs="a whole number")
+    return parser
+
+
+def parted(arguments: Sequence[str], parser: Parser) -> tuple[list[str], list[str]]:
+    """The arguments of this command, and those of mfpyg-train, each option with its values.
+
+    Raises:
+        MFPyGError: for an option that neither has, or that a study sets itself.
+    """
+    mine = [option for action in parser._actions for option in action.option_strings]
+    own: list[str] = []
+    others: list[str] = []
+    into = own
+    for argument in arguments:
+        name = argument.split("=", 1)[0]
+        if name.startswith("--"):
+            into = own if name in mine else others
+            if name in _FIXED:
+                raise MFPyGError(f"option {name} can't be given; a study sets it for each run")
+        into.append(argument)
+    train_options.build_parser(given(others, "--backbone") or "hipnn").check_names(others)
+    return own, joined(others, "--dataset")
+
+
+def levels_and_epochs(options: Sequence[str]) -> tuple[list[str], int]:
+    """Names of the levels that the data of these options have, and the epochs of a run."""
+    settings, _ = train_options.parse(["--fidelities", "any:E", *options])
+    return [level.name for level in combined_levels(parse_specs(settings.dataset))], settings.epochs
+
+
+def label_fraction(text: str, plan: StudyPlan) -> float:
+    """The share of the target's labels that ``0.1`` or ``cc=0.1`` stands for.
+
+    Raises:
+        MFPyGError: for what is no number, or another level than the target of all models.
+    """
+    name, _, number = text.rpartition("=")
+    try:
+        fraction = float(number)
+    except ValueError:
+        raise MFPyGError(f"label-fraction is '{text}', expected a number such as 0.1, or cc=0.1") from None
+    if name:
+        targets = {target_of(parse_model(model, plan.levels)).name for model in plan.models}
+        if targets != {name}:
+            raise MFPyGError(f"label-fraction {text}: the models' targets are {', '.join(sorted(targets))}; name those")
+    return fraction
+
+
+def runs_at_a_time(jobs: int | None, gpus: Sequence[str]) -> int:
+    """As many as are asked for, or else a run for each GPU or core.
+
+    Raises:
+        MFPyGError: for GPUs that are no numbers or not different ones, or a number of runs below one.
+    """
+    for gpu in gpus:
+        if not gpu.isdecimal() or gpus.count(gpu) > 1:
+            raise MFPyGError(f"gpus are {' '.join(gpus)}, expected different numbers, as 0 1")
+    at_a_time = (len(gpus) or os.cpu_count() or 1) if jobs is None else jobs
+    if at_a_time < 1:
+        raise MFPyGError(f"jobs is {at_a_time}, expected at least 1")
+    return at_a_time
+
+
+def data_named(texts: Sequence[str]) -> dict[str, DatasetSpec]:
+    """The data sets of ``--evaluate NAME=SPEC`` by their names.
+
+    Raises:
+        MFPyGError: for another form, or a name that is taken.
+    """
+    found: dict[str, DatasetSpec] = {}
+    for text in texts:
+        name, _, spec = text.partition("=")
+        if not name or not spec:
+            raise MFPyGError(f"evaluate is '{text}', expected a name and a data set, as comp6=comp6:COMP6/COMP6v1")
+        if name in found or name in SPLITS:
+            raise MFPyGError(f"evaluate {text}: there is a '{name}' already; choose another name")
+        (found[name],) = parse_specs([spec])
+    return found
+
+
+def cluster_of(parsed: Namespace) -> Slurm | None:
+    """What the options say of a cluster, if the runs go there.
+
+    Raises:
+        MFPyGError: for an unknown launcher, or options that are of the other one.
+    """
+    if parsed.launcher not in ("local", "slurm"):
+        raise unknown_name("launcher", parsed.launcher, ("local", "slurm"))
+    if parsed.launcher == "local":
+        if parsed.slurm:
+            raise MFPyGError("slurm is given, but launcher is local; it has to be slurm")
+        return None
+    if parsed.gpus:
+        raise MFPyGError(
+            "gpus are those of this machine; with launcher slurm ask for them with --slurm gpus_per_node=1"
+        )
+    return Slurm.parse(parsed.slurm)

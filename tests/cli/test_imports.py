@@ -1,0 +1,66 @@
+"""How the commands import what is slow, and how they end."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mfpyg.cli.imports import slow_imports
+
+
+def ended(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+LATE = """
+import os, signal, sys
+from mfpyg.cli.common import run
+
+class Late:
+    def __del__(self, kill=os.kill, me=os.getpid(), number=getattr(signal, sys.argv[1])):
+        kill(me, number)  # when Python takes its modules apart
+
+late = Late()
+run("late", lambda arguments: sys.exit(int(sys.argv[2])), None)
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("status", [0, 1])
+def test_signal_at_the_very_end_does_not_change_the_status(number: str, status: int) -> None:
+    end = ended(LATE, number, str(status))
+    assert (end.returncode, end.stdout, end.stderr) == (status, "", "")
+
+
+FIRST = """
+import gc
+from mfpyg.cli.imports import slow_imports
+with slow_imports():
+    assert not gc.isenabled()
+    import torch
+assert gc.isenabled()
+first = gc.get_freeze_count()
+assert first > 100_000
+with slow_imports():
+    assert gc.isenabled()
+    import torch_geometric
+assert gc.get_freeze_count() <= first  # what lives by now may become garbage
+"""
+
+
+def test_garbage_is_not_looked_for_in_imports() -> None:
+    end = ended(FIRST)
+    assert (end.returncode, end.stderr) == (0, "")
+
+
+def test_signal_waits_until_imports_are_through() -> None:
+    through = []
+    with pytest.raises(KeyboardInterrupt), slow_imports():
+        through = [signal.raise_signal(signal.SIGINT)]
+    assert through == [None]
+    assert gc.isenabled()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
