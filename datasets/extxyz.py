@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ class _Part:
         self.forces.append(forces)
         self.names.append(_molecule(frame, where))
         self.split.append(_split(frame.values, where))
-        self.frames.append(replace(frame, values={}))  # without the labels' double
+        self.frames.append(frame._replace(values={}))  # without the labels' double
         self.atoms += n
 
     def block(self) -> Block:

@@ -7,11 +7,10 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import ase.db
 import ase.io
@@ -34,8 +33,7 @@ _ROWS_AT_ONCE = 1000
 """ASE fetches all rows that it selects; so many a query keep the memory bounded."""
 
 
-@dataclass(frozen=True)
-class Frame:
+class Frame(NamedTuple):
     """A molecule or a periodic system as ASE read it.
 
     Attributes:
@@ -177,11 +175,12 @@ def _columns_of_comment(comment: str) -> int | str:
 def _parsed_comment(where: str, line: str) -> dict[str, Any]:
     """What ASE makes of a comment line; it would take any text for ``pbc`` as periodic everywhere."""
     values = key_values(line)
-    pbc = np.asarray(values.get("pbc", False))
-    sound = pbc.dtype.kind == "b" or (pbc.dtype.kind == "i" and np.isin(pbc, (0, 1)).all())
-    if not sound or pbc.shape not in ((), (3,)):
-        found = repr(values["pbc"])[:60]
-        raise MFPyGError(f'{where}: pbc is {found}, expected T or F for each lattice vector, as in pbc="T T F"')
+    if "pbc" in values:
+        pbc = np.asarray(values["pbc"])
+        sound = pbc.dtype.kind == "b" or (pbc.dtype.kind == "i" and np.isin(pbc, (0, 1)).all())
+        if not sound or pbc.shape not in ((), (3,)):
+            found = repr(values["pbc"])[:60]
+            raise MFPyGError(f'{where}: pbc is {found}, expected T or F for each lattice vector, as in pbc="T T F"')
     return values
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -24,8 +25,7 @@ ATOMS = 4096
 """Most atoms predicted at once, but for one frame alone."""
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(NamedTuple):
     """What one fidelity says of a frame, and how far the members of an ensemble are apart (sample, n − 1).
 
     In the unit of energy that was asked for, and Å.
@@ -46,8 +46,7 @@ class Values:
     stress_std: np.ndarray | None = None
 
 
-@dataclass(frozen=True)
-class FramePrediction:
+class FramePrediction(NamedTuple):
     """A frame, and what each fidelity says of it.
 
     Attributes:
@@ -216,8 +215,7 @@ def _split(mean: Prediction, spread: Prediction | None, ends: Sequence[int], fac
             if quantity == "energy":
                 values = values.tolist()
             columns[quantity + suffix] = _parted(values, ends) if quantity == "forces" else values
-    for row in zip(*columns.values(), strict=True):
-        yield Values(**dict(zip(columns, row, strict=True)))
+    return map(Values, *(columns.get(name, repeat(None)) for name in Values._fields))
 
 
 def _parted(values: np.ndarray, ends: Sequence[int]) -> list[np.ndarray]:
