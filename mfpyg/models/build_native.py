@@ -1,4 +1,4 @@
-"""Compiling ``moments.c`` and ``pointwise.c`` for this processor and these sizes, once."""
+"""Compiling ``moments.c``, ``pointwise.c`` and ``dense.c`` for this processor and these sizes, once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from mfpyg.cache import cache_dir
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.files import make_folder, replace_file
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("moments.c", "pointwise.c")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("moments.c", "pointwise.c", "dense.c")]
+_HEADER = Path(__file__).with_name("products.h")
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"),
     # The vectors are written out. GCC's own on top, and its tuning for some processors, which keeps addresses in vector
@@ -90,7 +91,7 @@ def _loaded(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_compone
     failures = []
     for threads in _ways_to_threads():
         command = [*cc, *_FLAGS, *sizes, *map(str, _SOURCES), *threads]
-        key = "\0".join([*command, machine, *(source.read_text() for source in _SOURCES)])
+        key = "\0".join([*command, machine, *(source.read_text() for source in (*_SOURCES, _HEADER))])
         path = cache_dir() / "kernels" / f"moments-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         make_folder(path.parent)
         if path.is_file():

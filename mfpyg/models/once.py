@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from mfpyg.models import pointwise
+from mfpyg.models.dense import add_product, linear, product
 from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction
 from mfpyg.models.native import NativePlan, call_kernel
 
@@ -63,7 +63,7 @@ class _Features(torch.autograd.Function):
             befores = saved[-1].before
             x = _mixed(interaction, befores[0], sizes).add_(x if interaction.adjust is None else interaction.adjust(x))  # type: ignore[operator]
             for layer in atom_layers:
-                befores.append(linear(x, layer.base.weight, layer.base.bias))  # type: ignore[arg-type, union-attr]
+                befores.append(linear(x, layer.base.weight, layer.base.bias, sizes))  # type: ignore[arg-type, union-attr]
                 x = _mixed(layer, befores[-1], sizes).add_(x)
             levels.append(x)
         ctx.edges, ctx.blocks, ctx.plan, ctx.saved = (edge_vec, dist, y), blocks, plan, saved
@@ -82,7 +82,7 @@ class _Features(torch.autograd.Function):
             if gradient is not None:
                 by_x += gradient
             for layer, before in zip(reversed(atom_layers), reversed(saved.before[1:]), strict=True):
-                by_x.addmm_(_unmixed(layer, before, by_x, sizes), layer.base.weight)
+                add_product(by_x, _unmixed(layer, before, by_x, sizes), layer.base.weight, sizes)
             base, by_before = interaction.base, _unmixed(interaction, saved.before[0], by_x, sizes)
             by_s, dy, by_q = _interaction_gradient(base, saved, by_before, y, ctx.plan)
             by_y += dy
@@ -90,8 +90,8 @@ class _Features(torch.autograd.Function):
             if number > 0:  # what is before the first block does not depend on positions
                 by_x = by_x if interaction.adjust is None else by_x @ interaction.adjust.weight
                 assert by_q is not None
-                by_x.addmm_(by_before, base.self_interaction.weight)
-                by_x.addmm_(by_q.flatten(1), base.weight.reshape(-1, base.in_features))
+                add_product(by_x, by_before, base.self_interaction.weight, sizes)
+                add_product(by_x, by_q.flatten(1), base.weight.reshape(-1, base.in_features), sizes)
         by_vec = pointwise.harmonics_gradient(edge_vec, dist, by_y, sizes)
         return by_vec.addcmul_(edge_vec, (by_dist / dist).unsqueeze(1)), None, None, None, None
 
@@ -106,12 +106,12 @@ def _shells(base: Interaction) -> tuple[Tensor, Tensor, float]:
 
 def _mixed(residual: nn.Module, before: Tensor, sizes: pointwise.Sizes) -> Tensor:
     """W₂·softplus(before) + b₂."""
-    return linear(pointwise.softplus(before, sizes), residual.mix.weight, residual.mix.bias)  # type: ignore[arg-type, union-attr]
+    return linear(pointwise.softplus(before, sizes), residual.mix.weight, residual.mix.bias, sizes)  # type: ignore[arg-type, union-attr]
 
 
 def _unmixed(residual: nn.Module, before: Tensor, gradient: Tensor, sizes: pointwise.Sizes) -> Tensor:
     """Of <gradient, W₂·softplus(before) + b₂> by before."""
-    return pointwise.softplus_gradient(before, gradient @ residual.mix.weight, sizes)  # type: ignore[operator, union-attr]
+    return pointwise.softplus_gradient(before, product(gradient, residual.mix.weight, sizes), sizes)  # type: ignore[operator, union-attr]
 
 
 def _interaction(
@@ -121,12 +121,12 @@ def _interaction(
     n_features, n, n_components = sizes = _sizes(base)
     s = pointwise.sensitivity(dist, *_shells(base), sizes)
     weight = base.weight.reshape(-1, base.in_features)  # (n·F, in_features)
-    q = (linear(x, weight) if kind is None else weight.T).reshape(-1, n, n_features)
+    q = (linear(x, weight, None, sizes) if kind is None else weight.T).reshape(-1, n, n_features)
     moments, result = x.new_empty(len(x), n_components, n_features), x.new_empty(len(x), n_features)
     inputs = [s, y, q, *_scales(base)]
     call_kernel("interaction", plan.parts, plan.closed, inputs, [moments, result], kind, [base.cusp])
     own = base.self_interaction
-    return _Saved(s, q, kind, moments, [result.add_(linear(x, own.weight, own.bias))])
+    return _Saved(s, q, kind, moments, [result.add_(linear(x, own.weight, own.bias, sizes))])
 
 
 def _interaction_gradient(

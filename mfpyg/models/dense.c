@@ -1,0 +1,63 @@
+/* Products of many rows with a matrix of weights.
+
+   REAL, MASK and F are given to the compiler, as in moments.c. */
+
+#include <stdlib.h>
+
+#include "products.h"
+
+/* Rows of the matrix that are gone through at a time, which stay in a core's own cache; rows that a thread takes at a
+   time; lines and columns that are transposed at a time. */
+enum { DEPTH = 128, BLOCK = 64, TILE = 16 };
+
+/* t[g][k][f] = w[g·F + f][k] for a few k */
+static void transpose(number depth, number first, const REAL *w, REAL *t) {
+    const number end = first + TILE < depth ? first + TILE : depth;
+    for (int f = 0; f < F; f += TILE)
+        for (int i = f; i < (f + TILE < F ? f + TILE : F); i++)
+            for (number k = first; k < end; k++) t[k * F + i] = w[i * depth + k];
+}
+
+/* c[r] (+)= a[r]·b of up to BLOCK rows, b being (depth, F) */
+PART void block(number rows, number depth, const REAL *a, const REAL *b, REAL *c, number step, int add) {
+    for (number k = 0; k < depth; k += DEPTH) {
+        const int count = depth - k < DEPTH ? (int)(depth - k) : DEPTH, more = add || k;
+        for (number first = 0; first < rows; first += ROWS) {
+            const int left = rows_left(rows, first);
+            factor_pair pair = {.b = b + k * F, .step = 1, .count = count};
+            REAL part[ROWS][F], *to[ROWS];
+            for (int r = 0; r < left; r++) {
+                pair.a[r] = a + (first + r) * depth + k;
+                to[r] = more ? part[r] : c + (first + r) * step;
+            }
+            WITH_ROWS(left, product(R, 1, &pair, to))
+            for (int r = 0; more && r < left; r++) {
+                REAL *sum = c + (first + r) * step;
+#pragma omp simd
+                for (int f = 0; f < F; f++) sum[f] += part[r][f];
+            }
+        }
+    }
+}
+
+/* c[r][g][f] (+)= Σ_k a[r][k] b[g][k][f], with b[g][k][f] = w[g·F + f][k], or w[k][f] if not transposed and of one group.
+   0, or 1 if there is no memory. */
+int dense(int threads, number n_rows, number depth, number groups, number transposed, number add, const REAL *a,
+          const REAL *w, REAL *c) {
+    REAL *t = transposed ? malloc(groups * depth * F * sizeof(REAL)) : 0;
+    if (transposed && !t) return 1;
+    (void)threads;
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for collapse(2)
+        for (number g = 0; g < (transposed ? groups : 0); g++)
+            for (number k = 0; k < depth; k += TILE) transpose(depth, k, w + g * F * depth, t + g * depth * F);
+#pragma omp for collapse(2)
+        for (number first = 0; first < n_rows; first += BLOCK)
+            for (number g = 0; g < groups; g++)
+                block(n_rows - first < BLOCK ? n_rows - first : BLOCK, depth, a + first * depth,
+                      transposed ? t + g * depth * F : w, c + (first * groups + g) * F, groups * F, (int)add);
+    }
+    free(t);
+    return 0;
+}
