@@ -115,10 +115,9 @@ class MFPyGCalculator(Calculator):
             "positions": (old.positions, new.positions),
             "numbers": (old.numbers, new.numbers),
             "cell": (old.cell.array, new.cell.array),
-            "pbc": (old.pbc.astype(int), new.pbc.astype(int)),
+            "pbc": (old.pbc, new.pbc),
         }
-        with np.errstate(invalid="ignore"):  # ∞ − ∞ is a change, as NaN is
-            return [name for name, (a, b) in pairs.items() if a.shape != b.shape or not (abs(a - b) <= tol).all()]
+        return [name for name, (a, b) in pairs.items() if _differ(a, b, tol)]
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """See ASE; a float, or an array in ASE's units."""
@@ -167,6 +166,13 @@ class MFPyGCalculator(Calculator):
             )
         stress = bool("stress" in wanted or ("stress" in before and pbc.all()))
         return stress or "forces" in wanted | before, stress
+
+
+def _differ(a: np.ndarray, b: np.ndarray, tol: float) -> bool:
+    if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes():  # in a fifth of the time
+        return False
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is a change, as NaN is
+        return a.shape != b.shape or not (abs(a - b.astype(float)) <= tol).all()
 
 
 def _listed(models: Model | Sequence[Model]) -> list[Model]:

@@ -68,6 +68,26 @@ def library(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_compone
     return outcome
 
 
+_ARGUMENTS = {"i": ctypes.c_int, "q": ctypes.c_int64, "d": ctypes.c_double, "P": ctypes.c_void_p}
+
+
+@functools.lru_cache
+def function(name: str, arguments: str, dtype: torch.dtype, sizes: tuple[int, int, int]) -> Any:
+    """A function of the kernel, which takes numbers and addresses as Python has them.
+
+    Args:
+        name: of the function.
+        arguments: types of its arguments, in the letters of :mod:`struct`.
+        dtype, sizes: as in :func:`library`.
+
+    Raises:
+        NoCompilerError: see :func:`library`.
+    """
+    found = library(dtype, *sizes)[name]
+    found.argtypes = [_ARGUMENTS[letter] for letter in arguments]
+    return found
+
+
 @functools.lru_cache
 def _tried(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> Any:
     try:

@@ -6,7 +6,6 @@ vectors of 64. There the loops of ``dense.c`` take down to half of the time. Aut
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mfpyg.memory import in_huge_pages
-from mfpyg.models.build_native import library
+from mfpyg.models.build_native import function
 from mfpyg.models.pointwise import Sizes
 
 _FEWEST = 128
@@ -72,6 +71,6 @@ def _call(x: Tensor, weight: Tensor, result: Tensor, sizes: Sizes, *, groups: in
     in_huge_pages(result)
     x, weight = x.contiguous(), weight.contiguous()  # alive until the call has returned
     numbers = [x.shape[0], x.shape[1], groups, int(transposed), int(add)]
-    pointers = [ctypes.c_void_p(array.data_ptr()) for array in (x, weight, result)]
-    if library(result.dtype, *sizes).dense(torch.get_num_threads(), *map(ctypes.c_int64, numbers), *pointers):
+    addresses = [array.data_ptr() for array in (x, weight, result)]
+    if function("dense", "iqqqqqPPP", result.dtype, sizes)(torch.get_num_threads(), *numbers, *addresses):
         raise MemoryError("no memory for the transposed weights")

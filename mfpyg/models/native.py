@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mfpyg.graph import Graph
 from mfpyg.memory import in_huge_pages
-from mfpyg.models.build_native import library
+from mfpyg.models.build_native import function
 
 _EDGES_OF_A_CHUNK = 2048
 """Edges whose messages fit into a core's own cache. More, in one molecule, and its targets are taken in parts."""
@@ -115,7 +115,7 @@ def call_kernel(
     rows = len(transformed) if kind is None else len(kind)
     if not len(sensitivity) == len(harmonics) == len(parts[-1]) or rows != n_atoms:
         raise ValueError(f"{len(sensitivity)} edges and {rows} atoms, expected those of the plan's graph")
-    kernel = library(transformed.dtype, n_features, n, harmonics.shape[1])
+    sizes = n_features, n, harmonics.shape[1]
     parts = [part.contiguous() for part in parts]
     kind = None if kind is None else kind.contiguous()
     addresses = [part.data_ptr() for part in parts]
@@ -124,8 +124,10 @@ def call_kernel(
         if output is not None:
             in_huge_pages(output)
     arrays = [None if array is None else array.contiguous() for array in inputs]  # alive until the call has returned
-    pointers = [None if array is None else ctypes.c_void_p(array.data_ptr()) for array in (*arrays, *outputs)]
-    if getattr(kernel, name)(torch.get_num_threads(), ctypes.byref(plan), *map(ctypes.c_double, numbers), *pointers):
+    pointers = [None if array is None else array.data_ptr() for array in (*arrays, *outputs)]
+    arguments = "iP" + len(numbers) * "d" + len(pointers) * "P"
+    call = function(name, arguments, transformed.dtype, sizes)
+    if call(torch.get_num_threads(), ctypes.byref(plan), *numbers, *pointers):
         raise MemoryError("no memory for the messages of a chunk of targets")
 
 

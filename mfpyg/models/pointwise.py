@@ -6,14 +6,13 @@ operations of torch, which take some microseconds each, however few edges there 
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mfpyg.memory import in_huge_pages
-from mfpyg.models.build_native import library
+from mfpyg.models.build_native import function
 
 Sizes = tuple[int, int, int]
 """Features, sensitivities and components, for which the loops were compiled."""
@@ -69,6 +68,9 @@ def _call(name: str, sizes: Sizes, numbers: Sequence[float], inputs: Sequence[Te
         raise TypeError(f"arrays of different types: {[array.dtype for array in inputs]}")
     in_huge_pages(output)
     arrays = [array.contiguous() for array in inputs]  # alive until the call has returned
-    pointers = [ctypes.c_void_p(array.data_ptr()) for array in (*arrays, output)]
-    function = getattr(library(output.dtype, *sizes), name)
-    function(torch.get_num_threads(), ctypes.c_int64(output.shape[0]), *map(ctypes.c_double, numbers), *pointers)
+    call = function(name, _ARGUMENTS[len(numbers), len(arrays)], output.dtype, sizes)
+    call(torch.get_num_threads(), len(output), *numbers, *[array.data_ptr() for array in arrays], output.data_ptr())
+
+
+_ARGUMENTS = {(n, k): "iq" + n * "d" + (k + 1) * "P" for n in range(2) for k in range(1, 6)}
+"""Those of the functions, by how many numbers and arrays they are given."""

@@ -218,7 +218,7 @@ class MultiFidelityPotential(Potential):
         if order is not None:
             predictions = {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
         if not self.training:  # where the loss is looked at
-            check_apart(predictions.values(), data.pos.to(self.dtype), topology, lattice)
+            check_apart(predictions.values(), data.pos.to(dtype), topology, lattice)
         return predictions
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch_geometric.utils import scatter
 
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import Graph, Topology
@@ -159,7 +158,7 @@ def _assemble(
     per_atom = hierarchicality([reference.to(terms[0].dtype), *terms])
 
     def by_molecule(x: Tensor) -> Tensor:
-        return scatter(x, graph.batch, dim_size=graph.n_graphs, reduce="sum")
+        return x.new_zeros(graph.n_graphs).scatter_add_(0, graph.batch, x)
 
     return Prediction(by_molecule(atomic_energies), None, atomic_energies, by_molecule(per_atom))
 
