@@ -35,7 +35,7 @@ def features(
 
 
 class _Saved(NamedTuple):
-    """What the derivative of a block needs: arrays of its interaction, and what each softplus was applied to.
+    """What the derivative of a block needs: arrays of its interaction, what each softplus was applied to, and weights.
 
     Before the first block an atom is its species. Its transformed features are those of all atoms of the species, and
     stand in ``transformed`` once, (n_species, n, F), with the species of each atom in ``kind``; (n_atoms, n, F) else.
@@ -46,6 +46,8 @@ class _Saved(NamedTuple):
     kind: Tensor | None
     moments: Tensor
     before: list[Tensor]
+    shells: tuple[Tensor, Tensor, float]
+    scales: list[Tensor | None]
 
 
 class _Features(torch.autograd.Function):
@@ -86,7 +88,7 @@ class _Features(torch.autograd.Function):
             base, by_before = interaction.base, _unmixed(interaction, saved.before[0], by_x, sizes)
             by_s, dy, by_q = _interaction_gradient(base, saved, by_before, y, ctx.plan)
             by_y += dy
-            by_dist += pointwise.sensitivity_gradient(dist, *_shells(base), saved.sensitivity, by_s, sizes)
+            by_dist += pointwise.sensitivity_gradient(dist, *saved.shells, saved.sensitivity, by_s, sizes)
             if number > 0:  # what is before the first block does not depend on positions
                 by_x = by_x if interaction.adjust is None else by_x @ interaction.adjust.weight
                 assert by_q is not None
@@ -119,23 +121,24 @@ def _interaction(
 ) -> _Saved:
     """The interaction's arrays, and its result, (n_atoms, F), before the first softplus."""
     n_features, n, n_components = sizes = _sizes(base)
-    s = pointwise.sensitivity(dist, *_shells(base), sizes)
+    shells, scales = _shells(base), _scales(base)
+    s = pointwise.sensitivity(dist, *shells, sizes)
     weight = base.weight.reshape(-1, base.in_features)  # (n·F, in_features)
     q = (linear(x, weight, None, sizes) if kind is None else weight.T).reshape(-1, n, n_features)
     moments, result = x.new_empty(len(x), n_components, n_features), x.new_empty(len(x), n_features)
-    inputs = [s, y, q, *_scales(base)]
+    inputs = [s, y, q, *scales]
     call_kernel("interaction", plan.parts, plan.closed, inputs, [moments, result], kind, [base.cusp])
     own = base.self_interaction
-    return _Saved(s, q, kind, moments, [result.add_(linear(x, own.weight, own.bias, sizes))])
+    return _Saved(s, q, kind, moments, [result.add_(linear(x, own.weight, own.bias, sizes))], shells, scales)
 
 
 def _interaction_gradient(
     base: Interaction, saved: _Saved, gradient: Tensor, y: Tensor, plan: NativePlan
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Of <gradient, result> by sensitivities, harmonics and transformed features, those of species left out."""
-    s, q, kind, moments, _ = saved
+    s, q, kind, moments, _, _, scales = saved
     by_s, by_y, by_q = torch.empty_like(s), torch.empty_like(y), torch.empty_like(q) if kind is None else None
-    inputs = [s, y, q, *_scales(base), moments, gradient]
+    inputs = [s, y, q, *scales, moments, gradient]
     call_kernel("interaction_gradient", plan.parts, plan.closed, inputs, [by_s, by_y, by_q], kind, [base.cusp])
     return by_s, by_y, by_q
 

@@ -243,8 +243,8 @@ class MultiFidelityPotential(Potential):
         """
         known: Tensor = self.backbone.species  # type: ignore[assignment]
         number = torch.searchsorted(known, z).clamp(max=len(known) - 1)
-        unknown = z[known[number] != z]
-        if len(unknown):
+        if not torch.equal(known[number], z):
+            unknown = z[known[number] != z]
             symbols = dict(enumerate(chemical_symbols))
             names = ", ".join(symbols.get(i, f"number {i}") for i in unknown.unique().tolist()[:20])
             having = ", ".join(chemical_symbols[i] for i in self.species)

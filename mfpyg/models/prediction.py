@@ -155,7 +155,8 @@ def _assemble(
         terms = [term - term[-len(head.reference) :][species] for term in terms]
     interacting = torch.stack(terms).sum(dim=0).to(reference.dtype)  # (n_atoms,)
     atomic_energies = reference + interacting
-    per_atom = hierarchicality([reference.to(terms[0].dtype), *terms])
+    with torch.set_grad_enabled(torch.is_grad_enabled() and graph.by_weights):
+        per_atom = hierarchicality([reference.to(terms[0].dtype), *terms])
 
     def by_molecule(x: Tensor) -> Tensor:
         return x.new_zeros(graph.n_graphs).scatter_add_(0, graph.batch, x)
