@@ -14,6 +14,8 @@ from contextlib import contextmanager, nullcontext
 from mfpyg.errors import MFPyGWarning
 from mfpyg.interrupt import unbroken
 
+_is_a_command = False
+
 
 @contextmanager
 def slow_imports() -> Iterator[None]:
@@ -29,19 +31,29 @@ def slow_imports() -> Iterator[None]:
 
 @contextmanager
 def _no_search_for_garbage() -> Iterator[None]:
-    """There is next to none in modules, and looking for it takes a third of the time; nor is there later on."""
+    """There is next to none in modules, and looking for it takes a third of the time; nor is there later on.
+
+    In the process of a command no later search looks at modules; in another program nothing is changed for good.
+    """
     collected = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
+        if _is_a_command:
+            gc.freeze()
         if collected:
             gc.enable()
 
 
 def end_quickly() -> None:
-    """Prepare the end of the process: what Python does there takes no second, and no signal changes the status."""
+    """Prepare the end of a process that is a command's alone.
+
+    What Python does there takes no second, and once what others want done at the end is done, no signal changes the
+    status any more.
+    """
+    global _is_a_command
+    _is_a_command = True
     atexit.register(gc.freeze)
     for number in (signal.SIGINT, signal.SIGTERM):
         atexit.register(signal.signal, number, signal.SIG_IGN)

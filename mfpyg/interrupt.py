@@ -92,9 +92,8 @@ class Postponed:
 
     def end(self) -> None:
         """As it was before; nothing if it has ended already."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        while self._before:  # SIGINT last, from when on it may raise
+            signal.signal(*self._before.popitem())
 
 
 @contextmanager

@@ -171,7 +171,7 @@ class MFPyGCalculator(Calculator):
 def _differ(a: np.ndarray, b: np.ndarray, tol: float) -> bool:
     if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes():  # in a fifth of the time
         return False
-    with np.errstate(invalid="ignore"):  # ∞ − ∞ is a change, as NaN is
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is a change, as NaN is, but to the same bits
         return a.shape != b.shape or not (abs(a - b.astype(float)) <= tol).all()
 
 

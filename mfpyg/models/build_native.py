@@ -68,7 +68,7 @@ def library(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_compone
     return outcome
 
 
-_ARGUMENTS = {"i": ctypes.c_int, "q": ctypes.c_int64, "d": ctypes.c_double, "P": ctypes.c_void_p}
+_ARGUMENTS: dict[str, Any] = {"i": ctypes.c_int, "q": ctypes.c_int64, "d": ctypes.c_double, "P": ctypes.c_void_p}
 
 
 @functools.lru_cache

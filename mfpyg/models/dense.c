@@ -2,8 +2,6 @@
 
    REAL, MASK and F are given to the compiler, as in moments.c. */
 
-#include <stdlib.h>
-
 #include "products.h"
 
 /* Rows of the matrix that are gone through at a time, which stay in a core's own cache; rows that a thread takes at a

@@ -26,6 +26,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes) -> Tens
     if not _is_quicker(x):
         return functional.linear(x, weight, bias)
     result = x.new_empty(x.shape[0], weight.shape[0])
+    in_huge_pages(result)
     if bias is not None:
         result.copy_(bias.expand_as(result))
     _call(x, weight, result, sizes, groups=weight.shape[0] // sizes[0], transposed=True, add=bias is not None)
@@ -37,6 +38,7 @@ def product(x: Tensor, weight: Tensor, sizes: Sizes) -> Tensor:
     if not _is_quicker(x):
         return x @ weight
     result = x.new_empty(x.shape[0], weight.shape[1])
+    in_huge_pages(result)
     _call(x, weight, result, sizes, groups=1, transposed=False, add=False)
     return result
 
@@ -50,7 +52,7 @@ def add_product(result: Tensor, x: Tensor, weight: Tensor, sizes: Sizes) -> None
 
 
 def _is_quicker(x: Tensor) -> bool:
-    return x.shape[0] >= _FEWEST and mkl_is_narrow()
+    return x.shape[0] >= _FEWEST and x.shape[1] > 0 and mkl_is_narrow()
 
 
 @functools.lru_cache
@@ -68,7 +70,9 @@ def _call(x: Tensor, weight: Tensor, result: Tensor, sizes: Sizes, *, groups: in
         raise TypeError(f"arrays of different types: {[x.dtype, weight.dtype, result.dtype]}")
     if result.shape != (x.shape[0], groups * sizes[0]) or not result.is_contiguous():
         raise ValueError(f"result is {tuple(result.shape)}, expected {(x.shape[0], groups * sizes[0])}, contiguous")
-    in_huge_pages(result)
+    expected = (result.shape[1], x.shape[1]) if transposed else (x.shape[1], result.shape[1])
+    if weight.shape != expected:
+        raise ValueError(f"weights are {tuple(weight.shape)}, expected {expected}")
     x, weight = x.contiguous(), weight.contiguous()  # alive until the call has returned
     numbers = [x.shape[0], x.shape[1], groups, int(transposed), int(add)]
     addresses = [array.data_ptr() for array in (x, weight, result)]

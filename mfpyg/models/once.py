@@ -88,7 +88,8 @@ class _Features(torch.autograd.Function):
             base, by_before = interaction.base, _unmixed(interaction, saved.before[0], by_x, sizes)
             by_s, dy, by_q = _interaction_gradient(base, saved, by_before, y, ctx.plan)
             by_y += dy
-            by_dist += pointwise.sensitivity_gradient(dist, *saved.shells, saved.sensitivity, by_s, sizes)
+            mu, sigma, cutoff = saved.shells
+            by_dist += pointwise.sensitivity_gradient(dist, mu, sigma, cutoff, saved.sensitivity, by_s, sizes)
             if number > 0:  # what is before the first block does not depend on positions
                 by_x = by_x if interaction.adjust is None else by_x @ interaction.adjust.weight
                 assert by_q is not None
@@ -113,7 +114,7 @@ def _mixed(residual: nn.Module, before: Tensor, sizes: pointwise.Sizes) -> Tenso
 
 def _unmixed(residual: nn.Module, before: Tensor, gradient: Tensor, sizes: pointwise.Sizes) -> Tensor:
     """Of <gradient, W₂·softplus(before) + b₂> by before."""
-    return pointwise.softplus_gradient(before, product(gradient, residual.mix.weight, sizes), sizes)  # type: ignore[operator, union-attr]
+    return pointwise.softplus_gradient(before, product(gradient, residual.mix.weight, sizes), sizes)  # type: ignore[arg-type, union-attr]
 
 
 def _interaction(

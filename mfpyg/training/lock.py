@@ -8,13 +8,13 @@ import fcntl
 import os
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.files import make_folder
-from mfpyg.interrupt import unbroken
+from mfpyg.interrupt import Postponed, unbroken
 
 LOCK = ".lock"
 """Name of the file in the run folder that is locked; it says who has it."""
@@ -40,13 +40,23 @@ def held(folder: Path) -> Iterator[None]:
             file = _locked(folder)
         yield
     finally:
-        with unbroken():
-            if file is not None:
-                (folder / LOCK).unlink(missing_ok=True)  # before it is given back, so that it is still this one
-                os.close(file)
-            with contextlib.suppress(OSError):  # not empty
-                for path in missing:
-                    path.rmdir()
+        signals = Postponed()
+        try:
+            signals.begin()
+        finally:
+            _give_back(folder, file, missing)
+            signals.end()
+        if signals.asked:
+            raise KeyboardInterrupt
+
+
+def _give_back(folder: Path, file: int | None, made: Sequence[Path]) -> None:
+    if file is not None:
+        (folder / LOCK).unlink(missing_ok=True)  # before it is given back, so that it is still this one
+        os.close(file)
+    with contextlib.suppress(OSError):  # not empty
+        for path in made:
+            path.rmdir()
 
 
 def _locked(folder: Path) -> int:

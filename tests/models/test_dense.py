@@ -42,7 +42,7 @@ def test_products_are_those_of_torch(
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     width, n, _ = sizes
-    for depth in (1, 4, width, 127, 128, 129, 300):
+    for depth in (0, 1, 4, width, 127, 128, 129, 300):
         x, bias = drawn(n_rows, depth, dtype=dtype), drawn(n * width, dtype=dtype)
         weight, other = drawn(n * width, depth, dtype=dtype), drawn(depth, width, dtype=dtype)
         assert_same(dense.linear(x, weight, bias, sizes), functional.linear(x, weight, bias), depth)
@@ -83,6 +83,10 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         dense.product(x, torch.ones(4, 5, dtype=torch.float64), (5, 1, 1))
     with pytest.raises(ValueError, match=r"result is \(3, 6\), expected \(3, 5\)"):
         dense.product(x, torch.ones(4, 6), (5, 1, 1))
+    with pytest.raises(ValueError, match=r"weights are \(2, 5\), expected \(4, 5\)"):
+        dense.product(x, torch.ones(2, 5), (5, 1, 1))
+    with pytest.raises(ValueError, match=r"weights are \(5, 2\), expected \(5, 4\)"):
+        dense.linear(x, torch.ones(5, 2), None, (5, 1, 1))
     with pytest.raises(ValueError, match="contiguous"):
         dense.add_product(torch.ones(5, 3).T, x, torch.ones(4, 5), (5, 1, 1))
 
