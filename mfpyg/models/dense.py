@@ -1,7 +1,8 @@
 """Products of many rows with weights by ``dense.c``, where it takes less time than torch.
 
 torch's products on a CPU are MKL's, which uses vectors of 32 bytes on processors of AMD, also on those that have
-vectors of 64. There the loops of ``dense.c`` take down to half of the time, as measured on a Zen 5. Autograd knows nothing of them.
+vectors of 64. There the loops of ``dense.c`` take down to half of the time, as measured on a Zen 5. Autograd knows
+nothing of them.
 """
 
 from __future__ import annotations
