@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TextIO
 from jsonargparse import ArgumentParser
 
 from mfpyg import interrupt
-from mfpyg.cli.imports import end_quickly
+from mfpyg.cli.imports import end_quickly, too_late
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError, MFPyGWarning, did_you_mean
 from mfpyg.files import FULL
 
@@ -108,10 +108,11 @@ def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[
 
     What the system refuses about a file, such as a name that is too long, is the user's to mend, too.
     """
-    if arguments is None:  # as the process that a shell has started
+    alone = arguments is None  # as the process that a shell has started
+    if alone:
         end_quickly()
     try:
-        with interrupt.listening(), _own_warnings_shown(name):
+        with interrupt.listening(too_late if alone else None), _own_warnings_shown(name):
             command(list(sys.argv[1:] if arguments is None else arguments))
     except MFPyGError as error:
         _end(f"{name}: error: {' '.join(str(error).split())}", ERROR_STATUS)

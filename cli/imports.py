@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from types import FrameType
 
 from mfpyg.errors import MFPyGWarning
 from mfpyg.interrupt import unbroken
@@ -47,16 +48,20 @@ def _no_search_for_garbage() -> Iterator[None]:
 
 
 def end_quickly() -> None:
-    """Prepare the end of a process that is a command's alone.
+    """Prepare the end of a process that is a command's alone: what Python does there takes no second.
 
-    What Python does there takes no second, and once what others want done at the end is done, no signal changes the
-    status any more.
+    With :func:`too_late` no signal changes the status of what has ended.
     """
     global _is_a_command
     _is_a_command = True
     atexit.register(gc.freeze)
     for number in (signal.SIGINT, signal.SIGTERM):
         atexit.register(signal.signal, number, signal.SIG_IGN)
+
+
+def too_late(number: int, frame: FrameType | None) -> None:
+    """A signal that comes when a command has ended stops nothing; a second one ends what hangs at the end."""
+    signal.signal(number, signal.SIG_DFL)
 
 
 def quiet_frameworks() -> None:

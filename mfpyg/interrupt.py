@@ -11,10 +11,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+Handler = Callable[[int, FrameType | None], Any]
+"""What Python calls when a signal has come."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -23,8 +26,12 @@ _pending = False
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Remember every Ctrl-C within, SIGTERM being one, too; in the main thread, and where it is not ignored."""
+def listening(afterwards: Handler | None = None) -> Iterator[None]:
+    """Remember every Ctrl-C within, SIGTERM being one, too; in the main thread, and where it is not ignored.
+
+    Args:
+        afterwards: what deals with them from the end on; what did before, if not given.
+    """
     global _listening, _pending
     if _listening or threading.current_thread() is not threading.main_thread():
         yield
@@ -47,7 +54,7 @@ def listening() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, afterwards or handler)
         _listening = False
 
 

@@ -5,16 +5,8 @@
 #include "products.h"
 
 /* Rows of the matrix that are gone through at a time, which stay in a core's own cache; rows that a thread takes at a
-   time; lines and columns that are transposed at a time. */
-enum { DEPTH = 128, BLOCK = 64, TILE = 16 };
-
-/* t[g][k][f] = w[g·F + f][k] for a few k */
-static void transpose(number depth, number first, const REAL *w, REAL *t) {
-    const number end = first + TILE < depth ? first + TILE : depth;
-    for (int f = 0; f < F; f += TILE)
-        for (int i = f; i < (f + TILE < F ? f + TILE : F); i++)
-            for (number k = first; k < end; k++) t[k * F + i] = w[i * depth + k];
-}
+   time. */
+enum { DEPTH = 128, BLOCK = 64 };
 
 /* c[r] (+)= a[r]·b of up to BLOCK rows, b being (depth, F) */
 PART void block(number rows, number depth, const REAL *a, const REAL *b, REAL *c, number step, int add) {
@@ -38,24 +30,13 @@ PART void block(number rows, number depth, const REAL *a, const REAL *b, REAL *c
     }
 }
 
-/* c[r][g][f] (+)= Σ_k a[r][k] b[g][k][f], with b[g][k][f] = w[g·F + f][k], or w[k][f] if not transposed and of one group.
-   0, or 1 if there is no memory. */
-int dense(int threads, number n_rows, number depth, number groups, number transposed, number add, const REAL *a,
-          const REAL *w, REAL *c) {
-    REAL *t = transposed ? malloc(groups * depth * F * sizeof(REAL)) : 0;
-    if (transposed && !t) return 1;
+/* c[r][g][f] (+)= Σ_k a[r][k] b[g][k][f] */
+int dense(int threads, number n_rows, number depth, number groups, number add, const REAL *a, const REAL *b, REAL *c) {
     (void)threads;
-#pragma omp parallel num_threads(threads)
-    {
-#pragma omp for collapse(2)
-        for (number g = 0; g < (transposed ? groups : 0); g++)
-            for (number k = 0; k < depth; k += TILE) transpose(depth, k, w + g * F * depth, t + g * depth * F);
-#pragma omp for collapse(2)
-        for (number first = 0; first < n_rows; first += BLOCK)
-            for (number g = 0; g < groups; g++)
-                block(n_rows - first < BLOCK ? n_rows - first : BLOCK, depth, a + first * depth,
-                      transposed ? t + g * depth * F : w, c + (first * groups + g) * F, groups * F, (int)add);
-    }
-    free(t);
+#pragma omp parallel for collapse(2) num_threads(threads)
+    for (number first = 0; first < n_rows; first += BLOCK)
+        for (number g = 0; g < groups; g++)
+            block(n_rows - first < BLOCK ? n_rows - first : BLOCK, depth, a + first * depth, b + g * depth * F,
+                  c + (first * groups + g) * F, groups * F, (int)add);
     return 0;
 }

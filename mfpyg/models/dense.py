@@ -30,7 +30,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes) -> Tens
     in_huge_pages(result)
     if bias is not None:
         result.copy_(bias.expand_as(result))
-    _call(x, weight, result, sizes, groups=weight.shape[0] // sizes[0], transposed=True, add=bias is not None)
+    groups = weight.reshape(-1, sizes[0], weight.shape[1]).mT  # (m / F, k, F)
+    _call(x, groups, result, sizes, add=bias is not None)
     return result
 
 
@@ -40,14 +41,14 @@ def product(x: Tensor, weight: Tensor, sizes: Sizes) -> Tensor:
         return x @ weight
     result = x.new_empty(x.shape[0], weight.shape[1])
     in_huge_pages(result)
-    _call(x, weight, result, sizes, groups=1, transposed=False, add=False)
+    _call(x, weight.unsqueeze(0), result, sizes, add=False)
     return result
 
 
 def add_product(result: Tensor, x: Tensor, weight: Tensor, sizes: Sizes) -> None:
     """Add x W, see :func:`product`, to ``result``, (n_atoms, F)."""
     if _is_quicker(x):
-        _call(x, weight, result, sizes, groups=1, transposed=False, add=True)
+        _call(x, weight.unsqueeze(0), result, sizes, add=True)
     else:
         result.addmm_(x, weight)
 
@@ -66,16 +67,17 @@ def mkl_is_narrow() -> bool:
     return "AuthenticAMD" in text and "avx512f" in text
 
 
-def _call(x: Tensor, weight: Tensor, result: Tensor, sizes: Sizes, *, groups: int, transposed: bool, add: bool) -> None:
-    if {x.dtype, weight.dtype} != {result.dtype}:
-        raise TypeError(f"arrays of different types: {[x.dtype, weight.dtype, result.dtype]}")
-    if result.shape != (x.shape[0], groups * sizes[0]) or not result.is_contiguous():
-        raise ValueError(f"result is {tuple(result.shape)}, expected {(x.shape[0], groups * sizes[0])}, contiguous")
-    expected = (result.shape[1], x.shape[1]) if transposed else (x.shape[1], result.shape[1])
-    if weight.shape != expected:
-        raise ValueError(f"weights are {tuple(weight.shape)}, expected {expected}")
-    x, weight = x.contiguous(), weight.contiguous()  # alive until the call has returned
-    numbers = [x.shape[0], x.shape[1], groups, int(transposed), int(add)]
-    addresses = [array.data_ptr() for array in (x, weight, result)]
-    if function("dense", "iqqqqqPPP", result.dtype, sizes)(torch.get_num_threads(), *numbers, *addresses):
-        raise MemoryError("no memory for the transposed weights")
+def _call(x: Tensor, groups: Tensor, result: Tensor, sizes: Sizes, *, add: bool) -> None:
+    """Σ_k x[r][k] groups[g][k][f] into, or onto, result[r][g·F + f]; (n_atoms, k), (n_groups, k, F)."""
+    if {x.dtype, groups.dtype} != {result.dtype}:
+        raise TypeError(f"arrays of different types: {[x.dtype, groups.dtype, result.dtype]}")
+    expected = groups.shape[0], x.shape[1], sizes[0]
+    if groups.shape != expected:
+        raise ValueError(f"weights are {tuple(groups.shape)}, expected {expected}")
+    width = groups.shape[0] * sizes[0]
+    if result.shape != (x.shape[0], width) or not result.is_contiguous():
+        raise ValueError(f"result is {tuple(result.shape)}, expected {(x.shape[0], width)}, contiguous")
+    x, groups = x.contiguous(), groups.contiguous()  # alive until the call has returned
+    numbers = x.shape[0], x.shape[1], groups.shape[0], int(add)
+    call = function("dense", "iqqqqPPP", result.dtype, sizes)
+    call(torch.get_num_threads(), *numbers, x.data_ptr(), groups.data_ptr(), result.data_ptr())

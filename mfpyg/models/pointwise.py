@@ -68,9 +68,5 @@ def _call(name: str, sizes: Sizes, numbers: Sequence[float], inputs: Sequence[Te
         raise TypeError(f"arrays of different types: {[array.dtype for array in inputs]}")
     in_huge_pages(output)
     arrays = [array.contiguous() for array in inputs]  # alive until the call has returned
-    call = function(name, _ARGUMENTS[len(numbers), len(arrays)], output.dtype, sizes)
+    call = function(name, "iq" + len(numbers) * "d" + (len(arrays) + 1) * "P", output.dtype, sizes)
     call(torch.get_num_threads(), len(output), *numbers, *[array.data_ptr() for array in arrays], output.data_ptr())
-
-
-_ARGUMENTS = {(n, k): "iq" + n * "d" + (k + 1) * "P" for n in range(2) for k in range(1, 6)}
-"""Those of the functions, by how many numbers and arrays they are given."""

@@ -17,23 +17,47 @@ def ended(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 LATE = """
-import os, signal, sys
+import atexit, os, signal, sys
 from mfpyg.cli.common import run
 
-class Late:
-    def __del__(self, kill=os.kill, me=os.getpid(), number=getattr(signal, sys.argv[1])):
-        kill(me, number)  # when Python takes its modules apart
+number, status, moment = getattr(signal, sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
-late = Late()
-run("late", lambda arguments: sys.exit(int(sys.argv[2])), None)
+class Late:
+    def __del__(self, kill=os.kill, me=os.getpid(), number=number):
+        kill(me, number)
+
+def command(arguments):
+    if moment == "exit function":
+        atexit.register(signal.raise_signal, number)
+    sys.exit(status)
+
+late = Late() if moment == "modules taken apart" else None
+try:
+    run("late", command, None)
+finally:
+    if moment == "return":
+        signal.raise_signal(number)
 """
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize("status", [0, 1])
-def test_signal_at_the_very_end_does_not_change_the_status(number: str, status: int) -> None:
-    end = ended(LATE, number, str(status))
+@pytest.mark.parametrize("moment", ["return", "exit function", "modules taken apart"])
+def test_signal_at_the_very_end_does_not_change_the_status(number: str, status: int, moment: str) -> None:
+    end = ended(LATE, number, str(status), moment)
     assert (end.returncode, end.stdout, end.stderr) == (status, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_second_signal_ends_what_hangs_at_the_end(number: signal.Signals) -> None:
+    twice = f"""
+import signal
+from mfpyg.cli.common import run
+run("late", lambda arguments: None, None)
+signal.raise_signal({int(number)})
+signal.raise_signal({int(number)})
+"""
+    assert ended(twice).returncode == -number
 
 
 FIRST = """

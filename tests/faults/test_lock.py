@@ -14,7 +14,7 @@ import pytest
 
 from mfpyg.cli import evaluate, train
 from mfpyg.errors import MFPyGError, MFPyGWarning
-from mfpyg.interrupt import listening
+from mfpyg.interrupt import Postponed, listening
 from mfpyg.training import lock
 from mfpyg.training.lock import held
 
@@ -134,6 +134,35 @@ def test_nothing_is_left_where_a_signal_meets_the_lock(
     assert list(tmp_path.iterdir()) == []
     with held(folder):
         assert (folder / lock.LOCK).is_file()
+
+
+def test_nothing_is_left_where_a_signal_comes_before_the_lock_is_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt), held(tmp_path / "new"):
+        monkeypatch.setattr(lock.Postponed, "begin", lambda self: signal.raise_signal(signal.SIGINT))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_handlers_are_put_back_though_a_signal_comes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGINT is the last, as with it the next Ctrl-C may raise."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with listening():
+        within = signal.getsignal(signal.SIGTERM)
+        postponed, put_back = Postponed(), signal.signal
+
+        def interrupted(number: int, handler: Any) -> None:
+            put_back(number, handler)
+            signal.raise_signal(signal.SIGINT)
+
+        postponed.begin()
+        monkeypatch.setattr(signal, "signal", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            postponed.end()
+        monkeypatch.undo()
+        assert postponed.asked
+        assert signal.getsignal(signal.SIGTERM) is within
+    assert {number: signal.getsignal(number) for number in before} == before
 
 
 def test_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
