@@ -30,7 +30,7 @@ from mfpyg.fidelity import parse_fidelities
 from mfpyg.study.cluster import Slurm, run_on_cluster
 from mfpyg.study.plan import StudyPlan, joined_with_stored, models_named, store
 from mfpyg.study.scheduling import Job, run_jobs
-from mfpyg.training.check import check_settings
+from mfpyg.training.check import check_settings, given_references
 
 if TYPE_CHECKING:
     from mfpyg.datasets.conformations import ConformationDataset
@@ -69,6 +69,7 @@ def study_command(arguments: Sequence[str]) -> None:
     settings = list(of_place.values())  # of other seeds they differ in nothing but that
     for of_run in settings:
         check_settings(of_run)
+        given_references(of_run)
     at_a_time = runs_at_a_time(parsed.jobs, parsed.gpus or [])
     cluster = cluster_of(parsed)
     more = data_named(parsed.evaluate)

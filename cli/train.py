@@ -15,7 +15,7 @@ from mfpyg.cli.imports import slow_imports
 from mfpyg.cli.train_options import NAME, default_out, parse
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS
 from mfpyg.settings import TrainSettings
-from mfpyg.training.check import check_settings
+from mfpyg.training.check import check_settings, given_references
 from mfpyg.training.folder import RunFolder, check_same
 from mfpyg.training.launch import launch
 from mfpyg.training.lock import held
@@ -59,8 +59,10 @@ def _command(arguments: Sequence[str], company: Company | None = None) -> None:
         company.folder = folder
     if resumed is not None:
         check_same(folder.read_settings(), settings)
-    elif is_main_process():
-        folder.check_new()
+    else:
+        given_references(settings)
+        if is_main_process():
+            folder.check_new()
     if settings.n_processes > 1 and company is None:
         status = launch(arguments, settings.n_processes, folder)
         if status:

@@ -57,6 +57,11 @@ def same_molecule(dataset: ConformationDataset) -> np.ndarray:
     return np.unique(molecule[number[:, 0]], return_inverse=True)[1].astype(np.int64)
 
 
+def isolated_atoms(dataset: ConformationDataset) -> np.ndarray:
+    """Which conformations are one atom that is not repeated periodically, (n,) bool."""
+    return (dataset.slices["z"].diff().numpy() == 1) & ~periodic_rows(dataset)
+
+
 def periodic_rows(dataset: ConformationDataset) -> np.ndarray:
     """Which conformations are repeated in some direction, (n,) bool."""
     if "pbc" not in dataset.slices:

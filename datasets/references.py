@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.isomers import isolated_atoms
 from mfpyg.errors import MFPyGError
 
 _ATOMS_AT_ONCE = 1 << 22
@@ -21,10 +23,14 @@ class References:
     Attributes:
         energies: kcal/mol for each element of ``species``, (n_species,) float64.
         undetermined: symbols of the elements whose energy the labels do not determine on their own.
+        silent: orthonormal combinations of elements that they do not determine, (n_species, m).
+        sources: fidelities from which these are taken.
     """
 
     energies: np.ndarray
     undetermined: list[str]
+    silent: np.ndarray
+    sources: tuple[str, ...] = ()
 
 
 def species_of(dataset: ConformationDataset) -> tuple[int, ...]:
@@ -53,11 +59,12 @@ def fit_references(
     species: tuple[int, ...],
     names: Sequence[str] | None = None,
     counts: np.ndarray | None = None,
+    given: Mapping[str, Mapping[int, float]] | None = None,
 ) -> dict[str, References]:
     """Fit E ≈ Σ_elements n_Z e_Z for each fidelity, in float64, on its labelled rows.
 
-    Where the compositions do not determine all energies, the solution of least norm is taken, and the
-    elements concerned are named; a fidelity without a labelled row gets zeros.
+    Given energies, and those of isolated atoms among the rows, are kept exactly. What the compositions do not determine
+    is taken from another fidelity, see :func:`complete`.
 
     Args:
         dataset: the data set.
@@ -65,18 +72,19 @@ def fit_references(
         species: atomic numbers of the potential.
         names: of the fidelities; all if not given.
         counts: the :func:`compositions` of the data set, if they are known.
+        given: reference energies in kcal/mol by fidelity and atomic number.
 
     Raises:
         MFPyGError: for an energy that is NaN or infinite and not masked.
     """
-    counts = (compositions(dataset, species) if counts is None else counts)[rows]
-    result = {}
+    counts = compositions(dataset, species) if counts is None else counts
+    isolated = isolated_atoms(dataset)
+    fitted = {}
     for name in names or dataset.fidelities:
-        column = dataset.fidelities.index(name)
-        labelled = dataset._data.energy_mask[:, column].numpy()[rows]
-        energy = labelled_energies(dataset, name, rows[labelled])
-        result[name] = fit(counts[labelled], energy, species)
-    return result
+        labelled = rows[dataset._data.energy_mask[:, dataset.fidelities.index(name)].numpy()[rows]]
+        energy = labelled_energies(dataset, name, labelled)
+        fitted[name] = fit(counts[labelled], energy, species, (given or {}).get(name, {}), isolated[labelled])
+    return complete(fitted, species)
 
 
 def labelled_energies(dataset: ConformationDataset, name: str, rows: np.ndarray) -> np.ndarray:
@@ -97,11 +105,89 @@ def labelled_energies(dataset: ConformationDataset, name: str, rows: np.ndarray)
     return energy
 
 
-def fit(counts: np.ndarray, energy: np.ndarray, species: tuple[int, ...]) -> References:
-    """References of total energies, (n,) float64, given the conformations' :func:`compositions`, (n, n_species)."""
-    solution, _, rank, _ = np.linalg.lstsq(counts, energy, rcond=None)
-    undetermined = _undetermined(counts) if rank < len(species) else []
-    return References(solution, [chemical_symbols[species[i]] for i in undetermined])
+def fit(
+    counts: np.ndarray,
+    energy: np.ndarray,
+    species: tuple[int, ...],
+    given: Mapping[int, float] | None = None,
+    isolated: np.ndarray | None = None,
+) -> References:
+    """Least-squares references of total energies.
+
+    Args:
+        counts: the conformations' :func:`compositions`, (n, n_species).
+        energy: in kcal/mol, (n,) float64.
+        species: atomic numbers.
+        given: energies in kcal/mol by atomic number that are not fitted.
+        isolated: which of them are :func:`~mfpyg.datasets.isomers.isolated_atoms`, (n,) bool; their energies are kept
+            exactly, the lowest one of an element.
+    """
+    energies = np.full(len(species), np.nan)
+    if isolated is not None:
+        np.fmin.at(energies, counts[isolated].argmax(axis=1), energy[isolated])
+    for column, number in enumerate(species):
+        energies[column] = (given or {}).get(number, energies[column])
+    free = np.isnan(energies)
+    fitted, left = counts[:, free], energy - counts[:, ~free] @ energies[~free]
+    energies[free], _, rank, _ = np.linalg.lstsq(fitted, left, rcond=None)
+    directions = silent_directions(fitted) if rank < fitted.shape[1] else np.zeros((fitted.shape[1], 0))
+    silent = np.zeros((len(species), directions.shape[1]))
+    silent[free] = directions
+    taking_part = np.flatnonzero(np.abs(silent).max(axis=1, initial=0.0) > 1e-8)
+    return References(energies, [chemical_symbols[species[i]] for i in taking_part], silent)
+
+
+def complete(fitted: Mapping[str, References], species: tuple[int, ...]) -> dict[str, References]:
+    """References in which another fidelity says what a fidelity does not determine.
+
+    A least-norm solution would give an element that a fidelity has never seen an energy of zero, hundreds or thousands
+    of eV off. Energies of two levels of theory differ by roughly a constant an electron, so that the other level's
+    energies are taken, plus a multiple of the atomic number that is fitted where both are determined. Of several
+    others, the one that differs the least comes first.
+
+    Args:
+        fitted: references of each fidelity.
+        species: atomic numbers.
+    """
+    result = dict(fitted)
+    for name, references in fitted.items():
+        missing, energies, sources = references.silent, references.energies.copy(), []
+        others = [(other, *_compared(references, one, species)) for other, one in fitted.items() if other != name]
+        for other, _, expected in sorted(others, key=lambda item: item[1]):
+            known = _orthogonal(missing, fitted[other].silent)  # what this fidelity lacks and the other determines
+            if not known.shape[1]:
+                continue
+            energies += known @ (known.T @ (expected - references.energies))
+            missing = _orthogonal(missing, known)
+            sources.append(other)
+        result[name] = replace(references, energies=energies, sources=tuple(sources))
+    return result
+
+
+def complete_difference(fitted: References, source: str, species: tuple[int, ...]) -> References:
+    """The same for references of the difference of labels to what is known of another fidelity."""
+    nothing = References(np.zeros(len(species)), [], np.zeros((len(species), 0)))
+    return complete({"difference": fitted, source: nothing}, species)["difference"]
+
+
+def _compared(one: References, two: References, species: tuple[int, ...]) -> tuple[float, np.ndarray]:
+    """Root mean square difference where both are determined, and what the second makes one expect of the first."""
+    determined = _orthogonal(np.eye(len(species)), np.concatenate([one.silent, two.silent], axis=1))
+    if not determined.shape[1]:
+        return math.inf, two.energies
+    electrons, difference = determined.T @ np.array(species, float), determined.T @ (one.energies - two.energies)
+    slope = float(electrons @ difference / (electrons @ electrons))
+    return float(np.sqrt(np.mean(difference**2))), two.energies + slope * np.array(species)
+
+
+def _orthogonal(space: np.ndarray, excluded: np.ndarray) -> np.ndarray:
+    """Orthonormal basis of the part of a space that is orthogonal to another: (n, a), (n, b) -> (n, c)."""
+    if not space.shape[1] or not excluded.shape[1]:
+        return space
+    overlap = excluded.T @ space  # (b, a)
+    _, values, directions = np.linalg.svd(overlap)
+    rank = int((values > 1e-8).sum())
+    return space @ directions[rank:].T
 
 
 def silent_directions(counts: np.ndarray) -> np.ndarray:
@@ -109,8 +195,3 @@ def silent_directions(counts: np.ndarray) -> np.ndarray:
     counts = counts.astype(np.float64, copy=False)
     values, directions = np.linalg.eigh(counts.T @ counts)  # few by few, however many rows
     return directions[:, values <= 1e-10 * max(values.max(initial=0.0), 1.0)]
-
-
-def _undetermined(counts: np.ndarray) -> list[int]:
-    """Columns that take part in a combination the rows say nothing of."""
-    return np.flatnonzero(np.abs(silent_directions(counts)).max(axis=1, initial=0.0) > 1e-8).tolist()

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.isomers import periodic_rows, same_molecule
+from mfpyg.datasets.isomers import isolated_atoms, periodic_rows, same_molecule
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.files import read_npz
 from mfpyg.settings import SplitSettings
@@ -22,7 +22,8 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
     to be for the test and out of sample stays that, and the rest is divided into training and validation; by
     ``random``, all are divided into three; by ``molecule``, too, but all conformations of a molecule
     (see :mod:`mfpyg.datasets.isomers`) go the same way, also those of different sources, and periodic ones by
-    their names or formulas alone; by ``index``, as a file of numbers says.
+    their names or formulas alone; by ``index``, as a file of numbers says. Isolated atoms, of which reference
+    energies are made, are never drawn for validation or test.
 
     Args:
         dataset: the data set.
@@ -49,6 +50,7 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
 
 def _by_source(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
     given, source = dataset.given_split(), dataset._data.source.numpy()
+    isolated = isolated_atoms(dataset)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
     for number, where in enumerate(dataset.sources):
         rows = np.flatnonzero(source == number)
@@ -57,10 +59,11 @@ def _by_source(dataset: ConformationDataset, settings: SplitSettings, seed: int)
             raise MFPyGError(f"{where} does not say which conformations are for the test; use split.method random")
         by_file = says and settings.method != "random"
         pool = rows[given[rows] == 0] if by_file else rows
+        atoms, pool = pool[isolated[pool]], pool[~isolated[pool]]
         shuffled = np.random.default_rng(seed).permutation(pool)
         n_val = round(settings.val * len(pool))
         n_test = 0 if by_file else round(settings.test * len(pool))
-        parts["train"].append(shuffled[n_val + n_test :])
+        parts["train"] += [shuffled[n_val + n_test :], atoms]
         parts["val"].append(shuffled[:n_val])
         parts["test"].append(shuffled[n_val : n_val + n_test])
         if by_file:
@@ -79,6 +82,7 @@ def _by_molecule(dataset: ConformationDataset, settings: SplitSettings, seed: in
             f"{dataset.what} has {len(sizes)} molecules that their {told} tell apart; a split by molecule takes three"
         )
     order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order[~np.isin(order, molecule[isolated_atoms(dataset)])]
     room = {"val": settings.val * len(dataset), "test": settings.test * len(dataset)}
     part = np.full(len(sizes), "train", dtype="<U5")
     for name, share in room.items():

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def describe(
     data: Mapping[str, Any],
     splits: Mapping[str, np.ndarray],
     init: Mapping[str, Any] | None = None,
+    trained_species: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
     """Everything but the weights, as plain values that open with ``weights_only=True``.
 
@@ -54,7 +55,9 @@ def describe(
         splits: conformations of each split.
         init: what is to be remembered of the checkpoint that the training began with, see
             :meth:`mfpyg.training.initial.InitialModel.record`.
+        trained_species: atomic numbers in the training labels of each fidelity of which they are known.
     """
+    trained = trained_species or {}
     symbols = [chemical_symbols[number] for number in potential.species]
     references = {
         name: dict(zip(symbols, potential.reference(name).tolist(), strict=True)) for name in potential.fidelities
@@ -67,6 +70,7 @@ def describe(
         "units": dict(UNITS),
         "species": list(potential.species),
         "reference_energies": references,
+        "trained_species": {name: list(trained[name]) for name in potential.fidelities if name in trained},
         "data": dict(data),
         "splits": {name: torch.from_numpy(rows.astype(np.int32)) for name, rows in splits.items()},
         "init": None if init is None else dict(init),
@@ -173,7 +177,7 @@ def save(potential: Potential, path: str | os.PathLike[str], source: str | None 
     settings.check()
     data: dict[str, Any] = {"name": list(settings.dataset), "fingerprint": "", "methods": {}, "source": source}
     values = {
-        "mfpyg": describe(potential, settings, data, {}),
+        "mfpyg": describe(potential, settings, data, {}, trained_species=potential.trained_species),
         "state_dict": {f"{_PREFIX}{name}": value.cpu() for name, value in potential.state_dict().items()},
         "progress": {"epochs": 0},  # that could be gone on from
     }
@@ -217,6 +221,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
             )
     potential.load_state_dict(weights)
     _check_references(potential, described["reference_energies"], name)
+    potential.trained_species = {name: tuple(z) for name, z in described.get("trained_species", {}).items()}
     return potential.eval()
 
 

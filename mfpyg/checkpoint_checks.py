@@ -118,6 +118,10 @@ _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "init": (lambda value: value is None or _is_init(value), "what the training began with, or nothing"),
     "base_level": (lambda value: value is None or _is_text(value), "the name of a fidelity, or nothing"),
+    "trained_species": (
+        lambda value: value is None or _is_dict_of(value, lambda one: _is_list_of(one, _is_whole)),
+        "the atomic numbers that each fidelity was trained on",
+    ),
     "n_parameters": (lambda value: value is None or _is_whole(value), "a whole number"),
     "backbone_package": (lambda value: value is None or _is_text(value), "the name of a package, or nothing"),
 }

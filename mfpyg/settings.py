@@ -123,6 +123,11 @@ class TrainSettings:
         "part of the conformations in training and validation that keeps its labels of a fidelity, as cc=0.1 dz=0.5; "
         "drawn by the seed, a smaller part being within a larger one; the test keeps all",
     )
+    references: str | None = setting(
+        None,
+        "YAML file of reference energies, as 'cc: {unit: Hartree, H: -0.4998}'; what it leaves out is that of isolated "
+        "atoms in the training data, or else fitted",
+    )
     preset: str = setting("small", "defaults of everything below", choices=("small", "published"))
     out: str | None = setting(None, "run folder; null: runs/ and a name made of the settings")
     epochs: int = setting(2000, "most passes over the training data", low=1)

@@ -86,14 +86,21 @@ def _training(training: Mapping[str, Any]) -> str | None:
 def _levels(report: Mapping[str, Any]) -> Table:
     """Labels, method and reference energies of each fidelity."""
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", title_style="", padding=(0, 1, 0, 0))
+    table.caption_justify = "left"
     table.title = f"reference energies in {report['potential']['units']['energy']}"
     table.add_column("fidelity", no_wrap=True)
     table.add_column("level of theory")
     for element in report["potential"]["elements"]:
         table.add_column(element, justify="right", no_wrap=True)
+    every = report["potential"]["elements"]
     for name, level in report["fidelities"].items():
-        energies = [level["reference_energies"].get(element) for element in report["potential"]["elements"]]
-        shown = ["-" if energy is None else f"{energy:.3f}" for energy in energies]
+        untrained = (
+            [] if level["trained_elements"] is None else [e for e in every if e not in level["trained_elements"]]
+        )
+        if untrained:
+            table.caption = "* the fidelity was never trained on this element"
+        energies = {element: level["reference_energies"].get(element) for element in every}
+        shown = ["-" if e is None else f"{e:.3f}{'*' * (element in untrained)}" for element, e in energies.items()]
         table.add_row(f"{name}:{level['labels']}" if level["labels"] else name, Text(level["method"] or ""), *shown)
     return table
 

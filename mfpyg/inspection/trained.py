@@ -54,6 +54,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
                 "labels": labels.get(name),
                 "method": described["data"]["methods"].get(name),
                 "reference_energies": described["reference_energies"].get(name, {}),
+                "trained_elements": _symbols(described.get("trained_species", {}).get(name)),
             }
             for name in described["fidelities"]
         },
@@ -83,6 +84,11 @@ def describe_run(path: Path) -> dict[str, Any]:
     metrics = _metrics(folder)
     training |= {"finished": metrics is not None, "resumable": folder.last.is_file() and folder.config.is_file()}
     return {**report, "kind": "run", "path": str(path), "checkpoint": report["path"], "metrics": metrics}
+
+
+def _symbols(species: list[int] | None) -> list[str] | None:
+    """Symbols of elements; ``None`` where a checkpoint does not say which a fidelity was trained on."""
+    return None if species is None else [chemical_symbols[number] for number in species]
 
 
 def _missing(described: Mapping[str, Any], path: Path) -> str | None:

@@ -90,6 +90,7 @@ class DeltaPotential(Potential):
         """See :meth:`MultiFidelityPotential.predict`; the target takes a pass through both networks."""
         for name in wanted:
             self.check_fidelity(name)
+        self.warn_untrained(data.z, wanted)
         below = {name: forces for name, forces in wanted.items() if name != self.target}
         if self.target in wanted:
             below[self.base_level] = below.get(self.base_level, False) or wanted[self.target]
@@ -105,6 +106,7 @@ class DeltaPotential(Potential):
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)
+        self.warn_untrained(z, (fidelity,))
         if fidelity != self.target:
             return self.base.predict_edges(z, edge_index, edge_vec, fidelity)
         low = self.base.predict_edges(z, edge_index, edge_vec, self.base_level)

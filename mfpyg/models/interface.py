@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor, nn
 from torch_geometric.data import Data
 from torch_geometric.utils import scatter
 
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import molecules_of
 from mfpyg.models.prediction import Prediction
 from mfpyg.settings import TrainSettings
@@ -26,12 +28,18 @@ class Potential(nn.Module):
         compiled: whether predictions go through ``torch.compile``, see :mod:`mfpyg.models.compiled`.
         engine: neighbour-list engine, see :mod:`mfpyg.neighbours`.
         settings: that it was built from, see :mod:`mfpyg.models.build`; ``None`` if it was put together by hand.
+        trained_species: atomic numbers in the training labels of each fidelity of which they are known.
     """
 
     fidelities: tuple[str, ...]
     compiled: bool
     engine: str
     settings: TrainSettings | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained_species: dict[str, tuple[int, ...]] = {}
+        self._warned: set[tuple[str, int]] = set()
 
     @property
     def cutoff(self) -> float:
@@ -90,6 +98,26 @@ class Potential(nn.Module):
         """
         if fidelity not in self.fidelities:
             raise unknown_name("fidelity", fidelity, self.fidelities)
+
+    def warn_untrained(self, z: Tensor, fidelities: Iterable[str]) -> None:
+        """Warn once of every element that a fidelity is asked for and was never trained on.
+
+        Args:
+            z: atomic numbers, (n_atoms,) int64.
+            fidelities: that are predicted.
+        """
+        for name in fidelities:
+            trained = self.trained_species.get(name, self.species)
+            for number in self.species:
+                if number in trained or (name, number) in self._warned or not (z == number).any():
+                    continue
+                self._warned.add((name, number))
+                warnings.warn(
+                    f"fidelity '{name}' was never trained on {chemical_symbols[number]}; its predictions for molecules "
+                    "with this element are extrapolated, and total energies can be off by several eV",
+                    MFPyGWarning,
+                    stacklevel=2,
+                )
 
     def forward(
         self, data: Data, fidelity: str | Sequence[str] | None = None, forces: bool = True, stress: bool = False

@@ -193,6 +193,7 @@ class MultiFidelityPotential(Potential):
         traced = _requires_grad(data)
         differentiable = torch.is_grad_enabled() and (self.training or traced)
         species = self.species_number(data.z)
+        self.warn_untrained(data.z, wanted)
         lost = ~torch.isfinite(data.pos)
         if lost.any():
             atom = int(lost.any(dim=1).nonzero()[0])
@@ -224,6 +225,7 @@ class MultiFidelityPotential(Potential):
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)
         vectors, species = edge_vec.detach().to(self.dtype), self.species_number(z)
+        self.warn_untrained(z, (fidelity,))
         near = (vectors.square().sum(dim=1).sqrt() <= self.cutoff).nonzero().squeeze(1)
         near = near[torch.argsort(edge_index[1, near], stable=True)]  # sorted by target
         topology = EdgeTopology(z, edge_index[:, near], torch.zeros_like(z), 1)

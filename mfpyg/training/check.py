@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mfpyg.datasets.reference_file import GivenReferences, read_references
 from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
@@ -38,6 +39,27 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     if not any(weight for (name, _), weight in weights.items() if settings.monitor in ("sum", name)):
         raise MFPyGError(f"monitor {settings.monitor} weighs 0 in the loss, so that no epoch is best; give it a weight")
     return fidelities
+
+
+def given_references(settings: TrainSettings) -> GivenReferences:
+    """Reference energies of the file that the settings name, if any.
+
+    Raises:
+        MFPyGError: as :func:`mfpyg.datasets.reference_file.read_references`, or for a fidelity of init,
+            which keeps its own.
+    """
+    if settings.references is None:
+        return {}
+    known = [level.name for level in combined_levels(parse_specs(settings.dataset))]
+    found = read_references(settings.references, known)
+    added = [f.name for f in parse_fidelities(settings.add_fidelity)] if settings.add_fidelity else []
+    for fidelity in parse_fidelities(settings.fidelities) if settings.init is not None else ():
+        if fidelity.name in found and fidelity.name not in added:
+            raise MFPyGError(
+                f"{settings.references} has reference energies of '{fidelity.name}', but init keeps its own; leave "
+                f"'{fidelity.name}' out of the file"
+            )
+    return found
 
 
 def label_fractions(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> dict[str, float]:

@@ -12,11 +12,20 @@ from ase.data import chemical_symbols
 
 from mfpyg.checkpoint import potential_of, read_checkpoint
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.references import References, compositions, fit, labelled_energies, species_of
+from mfpyg.datasets.isomers import isolated_atoms
+from mfpyg.datasets.reference_file import GivenReferences
+from mfpyg.datasets.references import (
+    References,
+    complete_difference,
+    compositions,
+    fit,
+    labelled_energies,
+    species_of,
+)
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import predicted
-from mfpyg.fidelity import Fidelity
+from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.settings import SplitSettings, TrainSettings
 from mfpyg.training.completion import FRESH
@@ -38,6 +47,13 @@ class Start:
 
     potential: MultiFidelityPotential
     record: Mapping[str, Any]
+
+    def with_trained(self, species: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Elements that each fidelity was trained on before or in this training; unknown where it was before."""
+        before = self.potential.trained_species
+        old = [fidelity.name for fidelity in parse_fidelities(self.record["fidelities"])]
+        known = {name: found for name, found in species.items() if name in before or name not in old}
+        return {**before, **{name: tuple(sorted({*before.get(name, ()), *found})) for name, found in known.items()}}
 
 
 def start_of(model: InitialModel) -> Start:
@@ -67,7 +83,7 @@ class FinetuneRecipe(Recipe):
 
     Args:
         settings: completed, see :func:`mfpyg.training.completion.completed`.
-        fidelities, dataset, splits: see :class:`Recipe`.
+        fidelities, dataset, splits, given: see :class:`Recipe`.
         start: the potential; it is changed.
     """
 
@@ -78,9 +94,10 @@ class FinetuneRecipe(Recipe):
         dataset: ConformationDataset,
         splits: Mapping[str, np.ndarray],
         start: Start,
+        given: GivenReferences | None = None,
     ) -> None:
         self.start = start
-        super().__init__(settings, fidelities, dataset, splits)
+        super().__init__(settings, fidelities, dataset, splits, given)
 
     def prepare(self) -> None:
         potential, settings = self.start.potential, self.settings
@@ -108,13 +125,20 @@ class FinetuneRecipe(Recipe):
         fitted = {}
         for name in names:
             potential.add_fidelity(name, like, fresh=source == FRESH)
-            fitted[name] = fit_to_predictions(potential, self.dataset, self.splits["train"], name)
+            fitted[name] = fit_to_predictions(
+                potential, self.dataset, self.splits["train"], name, like, self.given.get(name, {})
+            )
             potential.reference(name).add_(torch.from_numpy(fitted[name].energies))
-        self.notes += undetermined_notes(fitted, f"those nearest to {like}'s")
+        self.notes += undetermined_notes(fitted)
 
 
 def fit_to_predictions(
-    potential: MultiFidelityPotential, dataset: ConformationDataset, rows: np.ndarray, fidelity: str
+    potential: MultiFidelityPotential,
+    dataset: ConformationDataset,
+    rows: np.ndarray,
+    fidelity: str,
+    like: str,
+    given: Mapping[int, float],
 ) -> References:
     """What to add to the reference energies of a fidelity, by least squares of its labels less its predictions.
 
@@ -125,14 +149,19 @@ def fit_to_predictions(
         potential: in evaluation mode.
         dataset, rows: with the labels, and the conformations of them to fit to.
         fidelity: of both.
+        like: fidelity that it is a copy of.
+        given: reference energies in kcal/mol, by atomic number, that are not fitted.
     """
     column = dataset.fidelities.index(fidelity)
     rows = rows[dataset._data.energy_mask[:, column].numpy()[rows]]
     energy = np.zeros(len(dataset.slices["energy"]) - 1)
     for chosen, _, predictions in predicted(potential, dataset, rows, {fidelity: column}):
         energy[chosen] = predictions[fidelity].energy.numpy()
-    label = labelled_energies(dataset, fidelity, rows)
-    return fit(compositions(dataset, potential.species)[rows], label - energy[rows], potential.species)
+    label, counts = labelled_energies(dataset, fidelity, rows), compositions(dataset, potential.species)
+    before = dict(zip(potential.species, potential.reference(fidelity).tolist(), strict=True))
+    missing = {number: energy - before[number] for number, energy in given.items() if number in before}
+    fitted = fit(counts[rows], label - energy[rows], potential.species, missing, isolated_atoms(dataset)[rows])
+    return complete_difference(fitted, like, potential.species)
 
 
 def check_elements_known(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from mfpyg.datasets.reference_file import GivenReferences, as_text, read_references
 from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, read_npz, replace_file, write_text
 from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
@@ -24,7 +25,7 @@ MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "nodes", "accelerator",
 
 class RunFolder:
     """``config.yaml``, ``versions.json``, ``splits.npz``, ``metrics.csv``, ``best.ckpt``, ``last.ckpt``,
-    ``metrics.json``, ``metrics.txt``.
+    ``metrics.json``, ``metrics.txt``; ``references.yaml`` where reference energies were given.
 
     Args:
         path: of the folder.
@@ -35,6 +36,7 @@ class RunFolder:
         self.config, self.splits = path / "config.yaml", path / "splits.npz"
         self.best, self.last = path / "best.ckpt", path / "last.ckpt"
         self.log, self.versions = path / "metrics.csv", path / "versions.json"
+        self.references = path / "references.yaml"
         self.metrics, self.table = path / "metrics.json", path / "metrics.txt"
 
     def check_new(self) -> None:
@@ -88,7 +90,7 @@ class RunFolder:
 
     def _own_files(self) -> set[Path]:
         """What a run writes before its first ``last.ckpt``."""
-        return {self.versions, self.config, self.splits, self.log, self.best}
+        return {self.versions, self.config, self.splits, self.references, self.log, self.best}
 
     def remove_leftovers(self) -> None:
         """Remove what a killed run had not finished to write; only for who has the folder's lock."""
@@ -96,7 +98,13 @@ class RunFolder:
             for path in self.path.glob(f".{file.name}.*.tmp"):
                 path.unlink(missing_ok=True)
 
-    def create(self, settings: TrainSettings, splits: Mapping[str, np.ndarray], versions: Mapping[str, str]) -> None:
+    def create(
+        self,
+        settings: TrainSettings,
+        splits: Mapping[str, np.ndarray],
+        versions: Mapping[str, str],
+        references: GivenReferences | None = None,
+    ) -> None:
         """Make the folder and write what is known before training.
 
         Raises:
@@ -107,8 +115,18 @@ class RunFolder:
             self._remove_own_files()
         write_text(self.versions, json.dumps(versions, indent=2) + "\n")
         self.write_config(settings)
+        if references:
+            write_text(self.references, as_text(references))
         # A file of the handle, as numpy appends .npz to a name.
         replace_file(self.splits, lambda name: _save_npz(name, splits))
+
+    def read_references(self, fidelities: Sequence[str]) -> GivenReferences:
+        """Reference energies that were given when the run began.
+
+        Raises:
+            MFPyGError: if the file is damaged.
+        """
+        return read_references(self.references, fidelities) if self.references.is_file() else {}
 
     def write_config(self, settings: TrainSettings) -> None:
         """Write ``config.yaml``, which ``--config`` reads again."""

@@ -15,6 +15,7 @@ from mfpyg.backbones import find as find_backbone
 from mfpyg.datasets.blocks import Track
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.opening import open_dataset
+from mfpyg.datasets.reference_file import GivenReferences
 from mfpyg.datasets.references import References, compositions, fit_references, species_of
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.datasets.thinning import thin_labels
@@ -27,6 +28,7 @@ from mfpyg.models.build_native import find_compiler
 from mfpyg.settings import TrainSettings
 from mfpyg.training.check import label_fractions
 from mfpyg.training.data import labelled_rows
+from mfpyg.training.strategies.plan import plan_of
 
 
 def open_training_data(
@@ -157,8 +159,9 @@ def new_potential(
     fidelities: tuple[Fidelity, ...],
     dataset: ConformationDataset,
     splits: Mapping[str, np.ndarray],
+    given: GivenReferences | None = None,
 ) -> tuple[MultiFidelityPotential, list[str]]:
-    """A potential with fresh weights, and reference energies fitted to the training split.
+    """A potential with fresh weights, and reference energies given or fitted to the training split.
 
     Returns:
         The potential, and a line for each fidelity whose references the labels do not determine.
@@ -169,20 +172,47 @@ def new_potential(
     elements = elements_of(dataset, splits)
     names = [f.name for f in fidelities]
     potential = build_potential(settings, elements.species, names)
-    fitted = fit_references(dataset, splits["train"], elements.species, names, elements.counts)
+    fitted = fit_references(dataset, splits["train"], elements.species, names, elements.counts, given)
     for name, references in fitted.items():
         potential.head(name).reference.copy_(torch.from_numpy(references.energies))
     return potential, undetermined_notes(fitted)
 
 
-def undetermined_notes(fitted: Mapping[str, References], taken: str = "their least-norm values") -> list[str]:
-    """A line for each fidelity whose references the labels do not determine, and what is taken instead."""
-    return [
-        f"note: the {name} labels do not determine the reference energies of "
-        f"{', '.join(references.undetermined)} one by one; {taken} are used"
-        for name, references in fitted.items()
-        if references.undetermined
-    ]
+def undetermined_notes(fitted: Mapping[str, References]) -> list[str]:
+    """A line for each fidelity whose references the labels do not determine, and what is used instead."""
+    notes = []
+    for name, references in fitted.items():
+        if references.undetermined:
+            sources = " and ".join(references.sources)
+            used = f"they are extrapolated from those of {sources}" if sources else "their least-norm values are used"
+            notes.append(
+                f"note: the {name} labels do not determine the reference energies of "
+                f"{', '.join(references.undetermined)} one by one; {used}; references can give others"
+            )
+    return notes
+
+
+def trained_species(
+    settings: TrainSettings, dataset: ConformationDataset, rows: np.ndarray
+) -> dict[str, tuple[int, ...]]:
+    """Atomic numbers in the labels that each fidelity is trained on.
+
+    Args:
+        settings: of the training.
+        dataset: with the labels that the training may see.
+        rows: conformations of the training split.
+    """
+    species, fidelities = species_of(dataset), parse_fidelities(settings.fidelities)
+    there = compositions(dataset, species)[rows] > 0  # (n_rows, n_species)
+    labelled = labelled_rows(dataset, rows, fidelities)  # (n_rows, n_fidelities)
+    if settings.strategy == "delta":  # the difference is trained on what has both labels
+        plan = plan_of(settings, fidelities)
+        (target,), base = plan.stages[-1].fidelities, plan.base
+        labelled[:, fidelities.index(target)] &= labelled[:, fidelities.index(base)]
+    return {
+        fidelity.name: tuple(np.array(species)[there[labelled[:, i]].any(axis=0)].tolist())
+        for i, fidelity in enumerate(fidelities)
+    }
 
 
 COMPILE_FROM = 10_000

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from rich.console import Console
 
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.reference_file import GivenReferences
 from mfpyg.fidelity import Fidelity, parse_weights
 from mfpyg.models import Potential
 from mfpyg.settings import TrainSettings
@@ -34,6 +35,7 @@ class Recipe:
         fidelities: that are trained on.
         dataset: with the labels that the training may see.
         splits: ``{"train": rows, "val": rows, …}``.
+        given: reference energies that are not fitted.
 
     Raises:
         MFPyGError: if the data do not allow it.
@@ -52,13 +54,17 @@ class Recipe:
         fidelities: tuple[Fidelity, ...],
         dataset: ConformationDataset,
         splits: Mapping[str, np.ndarray],
+        given: GivenReferences | None = None,
     ) -> None:
         self.settings, self.fidelities, self.dataset, self.splits = settings, fidelities, dataset, splits
+        self.given = given or {}
         self.prepare()
 
     def prepare(self) -> None:
         """Make the potential and the notes."""
-        self.potential, self.notes = new_potential(self.settings, self.fidelities, self.dataset, self.splits)
+        self.potential, self.notes = new_potential(
+            self.settings, self.fidelities, self.dataset, self.splits, self.given
+        )
 
     def module(self, describe: Describe, compiled: bool) -> MultiFidelityModule:
         """What is trained; ``compiled`` says whether through ``torch.compile``."""

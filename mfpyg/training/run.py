@@ -6,7 +6,6 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
@@ -27,11 +26,11 @@ from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
 from mfpyg.training.callbacks import SafeCheckpointIO
-from mfpyg.training.check import check_settings
+from mfpyg.training.check import check_settings, given_references
 from mfpyg.training.company import Company, environment_of
 from mfpyg.training.completion import completed
 from mfpyg.training.ending import ending_told
-from mfpyg.training.finetune import method_notes, splits_to_go_on, start_of, start_of_resumed
+from mfpyg.training.finetune import Start, method_notes, splits_to_go_on, start_of, start_of_resumed
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.initial import InitialModel, read_initial
 from mfpyg.training.prepare import (
@@ -39,6 +38,7 @@ from mfpyg.training.prepare import (
     label_notes,
     needed,
     open_training_data,
+    trained_species,
     with_compile_chosen,
     with_labels_kept,
 )
@@ -92,7 +92,8 @@ def train(
     start = None
     if settings.init is not None:
         start = start_of_resumed(folder) if model is None else start_of(model)
-    recipe = recipe_of(settings, fidelities, dataset, splits, start)
+    given = folder.read_references([f.name for f in fidelities]) if resume else given_references(settings)
+    recipe = recipe_of(settings, fidelities, dataset, splits, start, given)
     settings = with_compile_chosen(settings, len(splits["train"]), device)
     for line in [*_summary(settings, recipe.potential, splits, device), *notes, *recipe.notes]:
         console.print(line, highlight=False, soft_wrap=True)
@@ -103,9 +104,8 @@ def train(
         return
     with ending_told(folder, settings):
         if is_main_process() and not resume:
-            folder.create(settings, splits, versions(settings.backbone))
-        record = None if start is None else start.record
-        module = recipe.module(_describer(settings, dataset, splits, record), compiled=settings.compile == "on")
+            folder.create(settings, splits, versions(settings.backbone), given)
+        module = recipe.module(_describer(settings, dataset, splits, start), compiled=settings.compile == "on")
         # A refused run is left as it was.
         restored = Restored(lambda: folder.write_config(settings) if is_main_process() and resume else None)
         callbacks = [GeneratorState(), restored, *recipe.callbacks(folder, console)]
@@ -159,8 +159,9 @@ def _describer(
     settings: TrainSettings,
     dataset: ConformationDataset,
     splits: Mapping[str, np.ndarray],
-    record: Mapping[str, Any] | None,
+    start: Start | None,
 ) -> Describe:
+    record = None if start is None else start.record
     trained = [fidelity.name for fidelity in parse_fidelities(settings.fidelities)]
     methods = {row["name"]: row["method"] for row in dataset.label_counts() if row["name"] in trained}
     if record is not None:
@@ -171,7 +172,10 @@ def _describer(
         "geometries": dataset.geometries,
         "methods": methods,
     }
-    return lambda potential: describe(potential, settings, source, splits, record)
+    elements = trained_species(settings, dataset, splits["train"])
+    if start is not None:
+        elements = start.with_trained(elements)
+    return lambda potential: describe(potential, settings, source, splits, record, elements)
 
 
 def _trainer(

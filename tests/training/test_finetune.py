@@ -19,7 +19,7 @@ from mfpyg.cli import evaluate, train
 from mfpyg.cli.train import parse
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.batches import BatchLoader
-from mfpyg.datasets.references import compositions
+from mfpyg.datasets.references import compositions, labelled_energies
 from mfpyg.datasets.splits import make_splits
 from mfpyg.datasets.thinning import thin_labels
 from mfpyg.errors import MFPyGError
@@ -119,8 +119,10 @@ def test_references_are_the_least_squares_of_what_the_copy_leaves(minichno: Mini
     assert np.sqrt(np.mean(left**2)) < 50
 
 
-def test_element_without_labels_keeps_the_difference_of_none(minichno: MiniCHNO, untrained: Make) -> None:
-    """With no label of a molecule with N, its energy can't be fitted; a least norm of zero would be absurd."""
+def test_element_without_labels_has_the_difference_per_electron_of_the_others(
+    minichno: MiniCHNO, untrained: Make
+) -> None:
+    """With no label of a molecule with N, its energy can't be fitted; the other level's is 72 kcal/mol too low."""
     model = untrained("dz:EF")
     settings = parse(["--init", str(model), "--add-fidelity", "cc:E"])[0]
     initial = read_initial(str(model))
@@ -130,10 +132,13 @@ def test_element_without_labels_keeps_the_difference_of_none(minichno: MiniCHNO,
     recipe = recipe_of(settings, parse_fidelities(settings.fidelities), minichno, splits, start_of(initial))
     place = recipe.potential.species.index(7)
     before, after = recipe.potential.reference("dz")[place], recipe.potential.reference("cc")[place]
-    assert abs(after - before) < 1e-6
-    assert any(
-        "do not determine the reference energies of N one by one; those nearest to dz's" in n for n in recipe.notes
-    )
+    counts = compositions(minichno, recipe.potential.species)
+    cc, dz = (labelled_energies(minichno, name, np.arange(len(minichno))) for name in ("cc", "dz"))
+    true = np.linalg.lstsq(counts, cc - dz, rcond=None)[0][place]
+    assert true > 70
+    assert abs(after - before - true) < 12
+    note = next(note for note in recipe.notes if "reference energies of N" in note)
+    assert "extrapolated from those of dz" in note
 
 
 def test_a_fidelity_twice_or_an_unknown_source_is_refused(untrained: Make) -> None:

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.reference_file import GivenReferences
 from mfpyg.fidelity import Fidelity
 from mfpyg.settings import TrainSettings
 from mfpyg.training.finetune import FinetuneRecipe, Start
@@ -32,7 +33,7 @@ class StagedRecipe(Recipe):
         settings = self.settings
         elements = elements_of(self.dataset, self.splits)
         plan = plan_of(settings, self.fidelities)
-        materials = Materials(settings, plan, self.fidelities, self.dataset, self.splits, elements)
+        materials = Materials(settings, plan, self.fidelities, self.dataset, self.splits, elements, self.given)
         self.potential, self.stages = _STAGES[settings.strategy](materials)
         steps = -(-materials.budget // settings.batch_size)
         stages = ", then ".join(f"{stage.plan.name} {stage.plan.epochs:,}" for stage in self.stages)
@@ -59,17 +60,19 @@ def recipe_of(
     dataset: ConformationDataset,
     splits: Mapping[str, np.ndarray],
     start: Start | None = None,
+    given: GivenReferences | None = None,
 ) -> Recipe:
     """What a training with these settings is made of; see :class:`Recipe`.
 
     Args:
         settings, fidelities, dataset, splits: of the training.
         start: the potential that it goes on from, if any.
+        given: reference energies that are not fitted.
 
     Raises:
         MFPyGError: if the data or the backbone lack what the strategy needs.
     """
     if start is not None:
-        return FinetuneRecipe(settings, fidelities, dataset, splits, start)
+        return FinetuneRecipe(settings, fidelities, dataset, splits, start, given)
     kind = Recipe if settings.strategy == "mfl" else StagedRecipe
-    return kind(settings, fidelities, dataset, splits)
+    return kind(settings, fidelities, dataset, splits, given)

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from mfpyg.datasets.references import fit, labelled_energies
+from mfpyg.datasets.isomers import isolated_atoms
+from mfpyg.datasets.references import complete_difference, fit, labelled_energies
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
 from mfpyg.models.delta import difference_name, with_difference
 from mfpyg.training.loss import MultiFidelityLoss
+from mfpyg.training.prepare import undetermined_notes
 from mfpyg.training.strategies.module import StagedModule
 from mfpyg.training.strategies.plan import StagePlan
 from mfpyg.training.strategies.stage import Materials, Stage
@@ -41,9 +43,10 @@ class DifferenceStage(Stage):
 
     Args:
         plan, materials: of the stage.
+        base_reference: reference energies of the level that the difference is added to, (n_species,) float64.
     """
 
-    def __init__(self, plan: StagePlan, materials: Materials) -> None:
+    def __init__(self, plan: StagePlan, materials: Materials, base_reference: Tensor) -> None:
         super().__init__(plan, materials)
         (target,), base = plan.fidelities, materials.plan.base
         assert base is not None
@@ -56,24 +59,26 @@ class DifferenceStage(Stage):
             (difference,), {self.name: n_levels}, weights, materials.settings.hierarchicality
         )
         self.train = materials.sampling(paired_rows(materials, target, base))
-        self.reference = self._fitted()
+        self.reference = self._fitted(base_reference)
 
     @property
     def train_loss(self) -> MultiFidelityLoss:
         return self._train_loss
 
-    def _fitted(self) -> Tensor:
+    def _fitted(self, base_reference: Tensor) -> Tensor:
         """Reference energies of the difference, where both energies are known."""
         data, rows = self.materials.dataset._data, self.materials.splits["train"]
         target, base = self.columns
         mask = data.energy_mask.numpy()[rows]
         rows = rows[mask[:, target] & mask[:, base]]
-        of_target, of_base = (
-            labelled_energies(self.materials.dataset, name, rows) for name in (self.target, self.base)
-        )
-        elements = self.materials.elements
-        fitted = fit(elements.counts[rows], of_target - of_base, elements.species)
-        return self.materials.kept({self.name: fitted})[self.name]
+        dataset, elements = self.materials.dataset, self.materials.elements
+        of_target, of_base = (labelled_energies(dataset, name, rows) for name in (self.target, self.base))
+        base = dict(zip(elements.species, base_reference.tolist(), strict=True))
+        given = {z: energy - base[z] for z, energy in self.materials.given.get(self.target, {}).items() if z in base}
+        fitted = fit(elements.counts[rows], of_target - of_base, elements.species, given, isolated_atoms(dataset)[rows])
+        fitted = complete_difference(fitted, self.base, elements.species)
+        self.materials.notes += undetermined_notes({self.target: fitted})
+        return torch.from_numpy(fitted.energies)
 
     def enter(self, potential: Potential) -> Potential:
         assert isinstance(potential, MultiFidelityPotential)
@@ -131,4 +136,6 @@ def stages(materials: Materials) -> tuple[Potential, list[Stage]]:
     """
     before, after = materials.plan.stages
     potential = materials.potential([f.name for f in before.fidelities])
-    return potential, [BaseStage(before, materials), DifferenceStage(after, materials)]
+    first = BaseStage(before, materials)
+    assert materials.plan.base is not None
+    return potential, [first, DifferenceStage(after, materials, first.references[materials.plan.base.name])]

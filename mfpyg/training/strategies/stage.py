@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.references import References, fit_references
+from mfpyg.datasets.reference_file import GivenReferences
+from mfpyg.datasets.references import fit_references
 from mfpyg.fidelity import Fidelity, parse_weights
 from mfpyg.models import MultiFidelityPotential, Potential
 from mfpyg.models.build import build_potential
@@ -37,6 +38,7 @@ class Materials:
         dataset: with the labels that the training may see.
         splits: ``{"train": rows, "val": rows, …}``.
         elements: of the training split.
+        given: reference energies that are not fitted.
         notes: lines for the user, added to as references are fitted.
     """
 
@@ -46,6 +48,7 @@ class Materials:
     dataset: ConformationDataset
     splits: Mapping[str, np.ndarray]
     elements: Elements
+    given: GivenReferences = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -63,11 +66,8 @@ class Materials:
 
     def references(self, fidelities: Sequence[str]) -> dict[str, Tensor]:
         """Reference energies of each fidelity, (n_species,) float64, fitted to its labels of the training split."""
-        species, counts = self.elements.species, self.elements.counts
-        return self.kept(fit_references(self.dataset, self.splits["train"], species, fidelities, counts))
-
-    def kept(self, fitted: Mapping[str, References]) -> dict[str, Tensor]:
-        """The energies of fitted references; what is undetermined goes to the notes."""
+        rows, elements = self.splits["train"], self.elements
+        fitted = fit_references(self.dataset, rows, elements.species, fidelities, elements.counts, self.given)
         self.notes += undetermined_notes(fitted)
         return {name: torch.from_numpy(references.energies) for name, references in fitted.items()}
 
