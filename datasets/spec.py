@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mfpyg.datasets.levels import LEVELS
-from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.fidelity import Fidelity, LevelOfTheory
+from mfpyg.errors import MFPyGError, did_you_mean, unknown_name
+from mfpyg.fidelity import Fidelity, LevelOfTheory, is_name
 
 BUNDLED = Path(__file__).parent / "data" / "minichno.h5"
 """The raw file that ships with the package."""
@@ -61,32 +61,24 @@ class DatasetSpec:
         Raises:
             MFPyGError: for an unknown name, a path that does not exist, or a malformed level.
         """
-        name, colon, rest = text.partition(":")
-        if name in LEVELS:
+        start, colon, rest = text.partition(":")
+        known = (*LEVELS, *_DEFINED)
+        if start in LEVELS:
             path, levels = os.path.expanduser(rest), []
         else:
-            path, levels = _parted(os.path.expanduser(rest if name in _DEFINED else text))
-            name = name if name in _DEFINED else _format_of(path)
+            path, levels = _parted(os.path.expanduser(rest if start in _DEFINED else text))
+        name = start if start in known else _format_of(path)
         if not name:
-            wrong = unknown_name("data set", path, (*LEVELS, *_DEFINED))
-            raise MFPyGError(f"{wrong}; a file is named as ani1x:FILE.h5, or FILE.xyz:{GRAMMAR}")
+            wrong = unknown_name("data set", start if is_name(start) else path, known)
+            missing = f"; or is the file {path} missing?" if levels and not os.path.isfile(path) else ""
+            examples = f"ani1x:FILE.h5, pyanitools:FILE.h5:LEVEL, or FILE.xyz:{GRAMMAR}"
+            raise MFPyGError(f"{wrong}{missing}; a file is named as {examples}")
         if name in LEVELS and not colon:
             return cls(name, _PLACES[name])
         if not path:
             raise MFPyGError(f"data set '{text}' has no path after the colon: expected {name}:PATH")
-        try:
-            there = Path(path).exists() or (name == "npy" and _starts_files(path))
-        except OSError as error:
-            raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
-        if not there:
-            raise MFPyGError(f"{path}: no such file or folder; expected a raw file or a data-set root")
+        _check_path(name, path, "" if start in known else did_you_mean(start, known))
         if name in _DEFINED:
-            if name == "npy" and Path(path).is_file():
-                raise MFPyGError(
-                    f"{path} is a file; expected the folder that holds PREFIX-R.npy, PREFIX-Z.npy and others"
-                )
-            if name != "npy" and not Path(path).is_file():
-                raise MFPyGError(f"{path} is a folder; expected a file")
             if not levels:
                 raise MFPyGError(f"{path}: its keys are not known; say what they mean, {path}:{GRAMMAR}")
             return cls(name, Path(path), parse_levels(levels))
@@ -108,6 +100,26 @@ class DatasetSpec:
         path = str(self.path)
         plain = _format_of(path) == self.name and path.partition(":")[0] not in (*LEVELS, *_DEFINED)
         return ":".join([path if plain else f"{self.name}:{path}", *(level_as_text(level) for level in self.defined)])
+
+
+def _check_path(name: str, path: str, meant: str) -> None:
+    """Check that a path is there, and a file or a folder as the format wants it.
+
+    Args:
+        name: of the data set or the format.
+        path: after the name.
+        meant: what the name may have been meant to be, for the error.
+    """
+    try:
+        found, is_file = Path(path).exists(), Path(path).is_file()
+    except OSError as error:
+        raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
+    if not found and not (name == "npy" and _starts_files(path)):
+        raise MFPyGError(f"{path}: no such file or folder; expected a raw file or a data-set root{meant}")
+    if name == "npy" and is_file:
+        raise MFPyGError(f"{path} is a file; expected the folder that holds PREFIX-R.npy, PREFIX-Z.npy and others")
+    if name in _DEFINED and name != "npy" and not is_file:
+        raise MFPyGError(f"{path} is a folder; expected a file")
 
 
 def _parted(text: str) -> tuple[str, list[str]]:
