@@ -27,9 +27,9 @@ import torch
 from ase import Atoms
 
 from mfpyg.datasets import MiniCHNO
+from mfpyg.datasets.formats import frames_of
 from mfpyg.interop.ase import MFPyGCalculator
 from mfpyg.interop.ensemble import Ensemble
-from mfpyg.interop.frames import frames_of
 from mfpyg.interop.predict import predict_frames
 from mfpyg.interop.predict_file import predict_file
 from mfpyg.interop.writing import as_extxyz, output_of

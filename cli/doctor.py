@@ -14,6 +14,7 @@ from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.options import in_words
+from mfpyg.settings import DATASETS
 
 if TYPE_CHECKING:
     from mfpyg.doctor import Finding, View
@@ -41,9 +42,7 @@ def build_parser() -> Parser:
         "dataset",
         metavar="DATA",
         nargs="+",
-        help="as --dataset of mfpyg-train: minichno, ani1x:PATH, ani1ccx:PATH, comp6:PATH, "
-        "FILE.xyz:NAME=ENERGY[,FORCES]@UNIT, the same of an ASE database FILE.db:..., or pyanitools:FILE:...; "
-        "several are put together to one data set",
+        help=f"{DATASETS}; several become one data set",
     )
     parser.add_argument(
         "--fidelities", nargs="+", metavar="NAME", help="levels to look at; the usual ones if not given"

@@ -9,6 +9,7 @@ from mfpyg.cli.common import Parser, run
 from mfpyg.cli.imports import slow_imports
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
+from mfpyg.settings import DATASETS
 
 NAME = "mfpyg-preprocess"
 
@@ -29,8 +30,7 @@ def build_parser() -> Parser:
         "dataset",
         metavar="SPEC",
         nargs="+",
-        help="minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, FILE.xyz:LEVEL, FILE.db:LEVEL or "
-        "pyanitools:FILE:LEVEL, a LEVEL being NAME=ENERGY[,FORCES]@UNIT; several are put together to one data set",
+        help=f"{DATASETS}; several become one data set",
     )
     parser.add_argument(
         "--fidelities",

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mfpyg.datasets.ani1x import ANI1ccx, ANI1x
+    from mfpyg.datasets.ani2x import ANI2x
     from mfpyg.datasets.batches import BatchLoader
     from mfpyg.datasets.comp6 import COMP6
     from mfpyg.datasets.conformations import ConformationDataset
-    from mfpyg.datasets.extxyz import ExtXYZ
+    from mfpyg.datasets.extxyz import ASEFile, ExtXYZ
     from mfpyg.datasets.minichno import MiniCHNO
+    from mfpyg.datasets.numpy_files import PaddedNPY, PaddedNPZ
     from mfpyg.datasets.pyanitools import Pyanitools
     from mfpyg.datasets.release import ReleaseDataset
     from mfpyg.datasets.union import UnionDataset
@@ -20,10 +22,14 @@ __all__ = [
     "COMP6",
     "ANI1ccx",
     "ANI1x",
+    "ANI2x",
+    "ASEFile",
     "BatchLoader",
     "ConformationDataset",
     "ExtXYZ",
     "MiniCHNO",
+    "PaddedNPY",
+    "PaddedNPZ",
     "Pyanitools",
     "ReleaseDataset",
     "UnionDataset",
@@ -32,11 +38,15 @@ __all__ = [
 _MODULES = {
     "ANI1ccx": "ani1x",
     "ANI1x": "ani1x",
+    "ANI2x": "ani2x",
+    "ASEFile": "extxyz",
     "BatchLoader": "batches",
     "COMP6": "comp6",
     "ConformationDataset": "conformations",
     "ExtXYZ": "extxyz",
     "MiniCHNO": "minichno",
+    "PaddedNPY": "numpy_files",
+    "PaddedNPZ": "numpy_files",
     "Pyanitools": "pyanitools",
     "ReleaseDataset": "release",
     "UnionDataset": "union",

@@ -6,6 +6,7 @@ in the package's units, so that memory stays bounded whatever the size of the fi
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,26 @@ SMALLEST, FLATTEST = 0.1, 1e-4
 """Length, area or volume (Å, Å², Å³) spanned by the periodic lattice vectors below which there is none, and the
 same over the product of their lengths. Hydrogen under the highest pressures has 1 Å³ an atom; long polytypes in
 rhombohedral axes have 1e-3."""
+
+
+def formula(z: np.ndarray) -> str:
+    """The formula of atomic numbers (n,) in Hill's order with all counts, as ``C1H4``."""
+    counts = Counter(chemical_symbols[i] if 0 <= i < len(chemical_symbols) else "X" for i in z.tolist())
+    first = [symbol for symbol in ("C", "H") if "C" in counts and symbol in counts]
+    return "".join(f"{symbol}{counts[symbol]}" for symbol in [*first, *sorted(set(counts) - set(first))])
+
+
+def by_formula(z: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Conformations numbered by their formulas.
+
+    Args:
+        z: atomic numbers, (n, n_atoms), 0 where there is no atom.
+
+    Returns:
+        The number of each conformation's formula, (n,) int64, and the formulas.
+    """
+    compositions, inverse = np.unique(np.sort(z, axis=1), axis=0, return_inverse=True)
+    return inverse.reshape(-1), [formula(numbers[numbers != 0]) for numbers in compositions]
 
 
 @dataclass
@@ -63,6 +84,8 @@ class Block:
     pbc: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            self.pos = self.pos.astype(np.float32, copy=False)
         if self.split is None:
             self.split = np.full(len(self), -1, np.int64)
         if self.source is None:

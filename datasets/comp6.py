@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 from mfpyg.cache import cached_root
 from mfpyg.datasets.blocks import Block
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.consistency import Slope, energy_work_pairs, spread_rows
+from mfpyg.datasets.consistency import negated_forces
 from mfpyg.datasets.hdf5 import open_hdf5, reading
 from mfpyg.datasets.levels import COMP6_LEVELS
 from mfpyg.datasets.pyanitools import LAYOUT, blocks_of_file, check_keys
@@ -40,12 +40,6 @@ SETS = {
 
 _PLACES = ("raw", "raw/COMP6v1", "raw/COMP6/COMP6v1", "COMP6v1", ".")
 """Where the files, or the sets' folders, may be in a root."""
-
-
-_MOLECULES, _CONFORMATIONS = 100, 100
-"""At most so many, of each molecule so many, are looked at for the sign of the forces."""
-
-_ENOUGH_PAIRS, _CORRELATED = 20, 0.9
 
 
 class COMP6(ConformationDataset):
@@ -130,8 +124,8 @@ class COMP6(ConformationDataset):
             MFPyGError: if the energies of near conformations say that they were not.
         """
         for number, name in enumerate(self._files_of):
-            slope = _slope(data, slices["z"].numpy(), np.flatnonzero(data.source.numpy() == number))
-            if slope.n_pairs >= _ENOUGH_PAIRS and slope.correlation < -_CORRELATED:
+            slope = negated_forces(data, slices["z"].numpy(), np.flatnonzero(data.source.numpy() == number))
+            if slope is not None:
                 raise MFPyGError(
                     f"{self._files_of[name][0]}: the forces are true forces, not gradients as in the official files of "
                     f"{name} (slope of dE against work {slope.value:.3f} over {slope.n_pairs} pairs); "
@@ -150,20 +144,6 @@ class COMP6(ConformationDataset):
                 count = f"; {name} has {len(files)} files, {len(missing)} of them missing" if len(files) > 1 else ""
                 commands = " && ".join(_command(file, name) for file in missing)
                 raise MFPyGError(f"{missing[0]}: no such file{count}; download from {URL}: {commands}")
-
-
-def _slope(data: Data, starts: np.ndarray, rows: np.ndarray) -> Slope:
-    """Slope of dE against work among near conformations of some molecules; rows of a molecule stand together."""
-    molecule = data.molecule.numpy()[rows]
-    groups = np.split(rows, np.flatnonzero(np.diff(molecule)) + 1)
-    chosen = [groups[i] for i in spread_rows(len(groups), _MOLECULES, run=1)]
-    found = [np.empty((3, 0))]
-    for group in chosen:
-        part = group[spread_rows(len(group), _CONFORMATIONS)]
-        atoms = starts[part][:, None] + np.arange(starts[group[0] + 1] - starts[group[0]])  # (n, n_atoms)
-        energy, forces = data.energy[part, 0].numpy(), data.forces[:, 0].numpy()[atoms]
-        found.append(np.stack(energy_work_pairs(data.pos.numpy()[atoms], energy, forces)))
-    return Slope.fit(*np.concatenate(found, axis=1))
 
 
 def _command(file: Path, name: str) -> str:

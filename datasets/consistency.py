@@ -13,8 +13,12 @@ Kabsch, Acta Cryst. A 32, 922 (1976).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
 
 FARTHEST = 1.0
 """Pairs farther apart than this in configuration space, in Å, are left out: the trapezoid rule fails."""
@@ -23,6 +27,9 @@ _CURVATURE = 30.0  # error of the trapezoid rule, kcal/mol/Å³: about a stretch
 _NOISE = 0.01  # kcal/mol, of labels
 _FAR = 30.0  # times the median change along a path, from which one is of a wrong label; its pair is left out
 _CANDIDATES, _QUERIES, _DISTANCES = 2000, 400, 600
+
+_MOLECULES, _CONFORMATIONS = 100, 100  # at most so many, of each molecule so many, are looked at for the sign
+_ENOUGH_PAIRS, _CORRELATED = 20, 0.9
 
 
 @dataclass(frozen=True)
@@ -168,3 +175,24 @@ def energy_work_pairs(
     work = -(mean * step).sum(axis=(1, 2))
     near = displacement < FARTHEST
     return (energy[second] - energy[first])[near], work[near], displacement[near]
+
+
+def negated_forces(data: Data, starts: np.ndarray, rows: np.ndarray) -> Slope | None:
+    """The slope of ΔE against work among some conformations, if it says that forces of the first level are gradients.
+
+    Args:
+        data: a collated data set.
+        starts: the first atom of each conformation, and the end, (n + 1,).
+        rows: numbers of the conformations.
+    """
+    molecule = data.molecule.numpy()
+    rows = rows[np.argsort(molecule[rows], kind="stable")]
+    groups = np.split(rows, np.flatnonzero(np.diff(molecule[rows])) + 1)
+    found = [np.empty((3, 0))]
+    for group in (groups[i] for i in spread_rows(len(groups), _MOLECULES, run=1)):
+        part = group[spread_rows(len(group), _CONFORMATIONS)]
+        atoms = starts[part][:, None] + np.arange(starts[group[0] + 1] - starts[group[0]])  # (n, n_atoms)
+        energy, forces = data.energy[part, 0].numpy(), data.forces[:, 0].numpy()[atoms]
+        found.append(np.stack(energy_work_pairs(data.pos.numpy()[atoms], energy, forces)))
+    slope = Slope.fit(*np.concatenate(found, axis=1))
+    return slope if slope.n_pairs >= _ENOUGH_PAIRS and slope.correlation < -_CORRELATED else None

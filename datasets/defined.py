@@ -39,4 +39,8 @@ class DefinedDataset(ConformationDataset):
     ) -> None:
         path = Path(file)
         self.levels = as_levels(levels)
-        super().__init__(root or cached_root("files", [path]), fidelities, files=[path], **kwargs)
+        super().__init__(root or cached_root("files", [path]), fidelities, files=self.find_files(path), **kwargs)
+
+    def find_files(self, path: Path) -> list[Path]:
+        """The raw files that a path stands for."""
+        return [path]

@@ -1,18 +1,17 @@
-"""Extended-XYZ files and ASE databases, whose levels of theory only the user knows. ASE reads them."""
+"""Frames of files that ASE reads, whose levels of theory only the user knows."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import chemical_symbols
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, formula
 from mfpyg.datasets.defined import DefinedDataset
+from mfpyg.datasets.formats import frames_of
 from mfpyg.datasets.frames import Frame, frames_of_database, frames_of_text
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
@@ -38,7 +37,8 @@ class ExtXYZ(DefinedDataset):
     unpickles nor imports anything for them.
 
     Args:
-        file: a database if its name ends in ``.db``, else extended XYZ.
+        file: a database if its name ends in ``.db``, else extended XYZ, which may be compressed (``.gz``, ``.bz2``,
+            ``.xz``).
         levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.defined.DefinedDataset`.
 
     Raises:
@@ -47,12 +47,13 @@ class ExtXYZ(DefinedDataset):
             numbers (forces); it names the frame.
     """
 
+    _expected = "an extended-XYZ file or an ASE database (.db)"
+
     def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
         path = self.files[0]
-        frames = frames_of_database(path) if path.suffix.lower() == ".db" else frames_of_text(path)
         seen: set[str] = set()
         part = _Part(path, levels)
-        for frame in self._tracked(frames):
+        for frame in self._tracked(self._frames()):
             seen.update(frame.values)
             part.add(frame)
             if part.atoms >= ATOMS_IN_BLOCK:
@@ -65,6 +66,10 @@ class ExtXYZ(DefinedDataset):
                 if key not in seen:  # an optional one; a frame without another has been refused
                     missing = f"{path}: no frame has the key '{key}' of '{level.name}'"
                     raise MFPyGError(f"{missing} {_found(seen)}{did_you_mean(key, seen)}")
+
+    def _frames(self) -> Iterator[Frame]:
+        path = self.files[0]
+        return frames_of_database(path) if path.suffix.lower() == ".db" else frames_of_text(path)
 
     def _tracked(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """The frames; the progress moves by hundredths of the file, as nobody knows how many there are."""
@@ -82,7 +87,31 @@ class ExtXYZ(DefinedDataset):
             MFPyGError: always.
         """
         what = "is a folder" if self.files[0].is_dir() else "no such file"
-        raise MFPyGError(f"{self.files[0]}: {what}; expected an extended-XYZ file or an ASE database (.db)")
+        raise MFPyGError(f"{self.files[0]}: {what}; expected {self._expected}")
+
+
+class ASEFile(ExtXYZ):
+    """Frames of a file in any format that ASE reads, such as ``.traj``, ``.json`` or the output of a program.
+
+    Keys, names and periodicity are as in :class:`ExtXYZ`: results of the calculator that ASE attaches to a frame are
+    found under ASE's names, ``energy`` and ``forces`` in eV and eV/Å, as ASE converts them. Formats that ASE reads all
+    at once (see :func:`mfpyg.datasets.formats.frames_of`) take the memory of the whole file.
+
+    Args:
+        file: raw file, whose format ASE tells by its name and its first bytes.
+        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.defined.DefinedDataset`.
+
+    Raises:
+        MFPyGError: as :class:`ExtXYZ`, and if ASE does not know the format.
+
+    Example:
+        >>> ASEFile("md.traj", ["dft=energy,forces@eV"])                         # doctest: +SKIP
+    """
+
+    _expected = "a file of atoms that ASE reads"
+
+    def _frames(self) -> Iterator[Frame]:
+        return frames_of(self.files[0], hint="if it is extended XYZ, write xyz:FILE")
 
 
 @dataclass
@@ -191,10 +220,4 @@ def _molecule(frame: Frame, where: str) -> str:
         return str(name)
     if name is not None and not isinstance(name, str):
         raise MFPyGError(f"{where}: molecule is {repr(name)[:60]}, expected a name that is no number or truth value")
-    return name or _formula(frame.z)
-
-
-def _formula(z: np.ndarray) -> str:
-    counts = Counter(chemical_symbols[i] if 0 <= i < len(chemical_symbols) else "X" for i in z.tolist())
-    first = [symbol for symbol in ("C", "H") if "C" in counts and symbol in counts]
-    return "".join(f"{symbol}{counts[symbol]}" for symbol in [*first, *sorted(set(counts) - set(first))])
+    return name or formula(frame.z)

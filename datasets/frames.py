@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -28,6 +31,9 @@ _PAIR = re.compile(r"[^\s=]+\s*=\s*\S+")
 _PROPERTIES = re.compile(r'(?:^|\s)Properties\s*=\s*"?([^\s"]+)')
 _PLAIN = "species:S:1:pos:R:3"
 _SEPARATORS = re.compile(r"[\s\"'{}\[\],=]+")
+
+_UNPACKED: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+"""What reads compressed files, by their suffix."""
 
 _ROWS_AT_ONCE = 1000
 """ASE fetches all rows that it selects; so many a query keep the memory bounded."""
@@ -70,7 +76,7 @@ def _reading(where: str) -> Iterator[None]:
 
 
 def frames_of_text(path: Path) -> Iterator[Frame]:
-    """The frames of an extended-XYZ file; ASE is given one at a time.
+    """The frames of an extended-XYZ file, which may be compressed; ASE is given one at a time.
 
     Given the file, it would first list all frames, end without a word at a blank line, and not tell
     which frame an error is in.
@@ -80,9 +86,10 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
     """
     with _reading(str(path)):
         raw = path.open("rb")
-        file = io.TextIOWrapper(raw, encoding="utf-8-sig")
+        unpacked = _UNPACKED[path.suffix.lower()](raw) if path.suffix.lower() in _UNPACKED else raw
+        file = io.TextIOWrapper(unpacked, encoding="utf-8-sig")
         size = max(path.stat().st_size, 1)
-    with file:
+    with raw, file:
         for number in count():
             where = f"{path}: frame {number}"
             with _reading(where):

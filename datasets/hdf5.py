@@ -1,4 +1,4 @@
-"""Reading HDF5 files whose groups hold conformations of one composition: checked arrays, blocks of bounded size."""
+"""Reading HDF5 files whose groups hold conformations of one size: checked arrays, blocks of bounded size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, by_formula
 from mfpyg.datasets.soundness import check_storage
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
@@ -53,25 +53,28 @@ def open_hdf5(path: Path, layout: str) -> Iterator[h5py.File]:
 
 
 class Group:
-    """One group of a file: ``count`` conformations of one composition, its arrays checked as they are read.
+    """One group of a file: ``count`` conformations of one size, its arrays checked as they are read.
 
     Args:
         group: of the open file.
         path: of the file, for errors.
-        z: atomic numbers, (size,) int64.
+        z: atomic numbers of all conformations, (size,) int64, or an array of the file with those of each,
+            (count, size).
 
     Raises:
         MFPyGError: if the coordinates are missing or of another shape or type.
     """
 
-    def __init__(self, group: h5py.Group, path: Path, z: np.ndarray) -> None:
+    def __init__(self, group: h5py.Group, path: Path, z: np.ndarray | h5py.Dataset) -> None:
         self.group, self.path, self.z = group, path, z
-        self.size = len(z)
+        self.size = z.shape[-1]
         self._arrays: dict[str, h5py.Dataset] = {}  # opening one takes as long as reading it
         coordinates = self.array("coordinates")
         if coordinates.ndim != 3 or coordinates.shape[1:] != (self.size, 3):
             raise MFPyGError(f"{self.where}: coordinates has shape {coordinates.shape}, expected (n, {self.size}, 3)")
         self.count = len(coordinates)
+        if z.ndim == 2 and len(z) != self.count:
+            raise MFPyGError(f"{self.where}: species has shape {z.shape}, expected ({self.count}, {self.size})")
         self._expect("coordinates", (self.count, self.size, 3))
 
     @property
@@ -112,7 +115,8 @@ class Group:
         """The conformations with the labels of these levels, a part at a time.
 
         Yields:
-            The rows of the group, and a block of them whose molecule is the group's name.
+            The rows of the group, and a block of them whose molecule is the group's name, or the formula where each
+            conformation has atomic numbers of its own.
 
         Raises:
             MFPyGError: if an array is missing or wrong in shape or type, or a number is impossible.
@@ -139,14 +143,19 @@ class Group:
         bad = np.flatnonzero(~np.isfinite(pos).all(axis=(1, 2)))
         if bad.size:
             raise MFPyGError(f"{self.where}: coordinates of conformation {rows.start + bad[0]} are NaN or infinite")
+        if self.z.ndim == 1:
+            z, molecule, names = np.tile(self.z, n), np.zeros(n, np.int64), [self.group.name.strip("/")]
+        else:
+            z = self.z[rows].astype(np.int64)  # (n, size)
+            molecule, names = by_formula(z)
         block = Block(
             n_atoms=np.full(n, self.size, np.int64),
-            z=np.tile(self.z, n),
+            z=z.reshape(-1),
             pos=pos.reshape(-1, 3),
             energy=energy,
             forces=forces,
-            molecule=np.zeros(n, np.int64),
-            names=[self.group.name.strip("/")],
+            molecule=molecule,
+            names=names,
             conformation=np.arange(rows.start, rows.stop),
         )
         block.check(lambda row: f"{self.where}: conformation {rows.start + row}")

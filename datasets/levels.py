@@ -49,7 +49,16 @@ DEFAULT_LEVELS = ("dz", "tz", "mp2", "cc")
 COMP6_LEVELS = (LevelOfTheory("dz", ("energies",), "forces", "ωB97X/6-31G(d)", gradient=True),)
 """The level of the COMP6 files (Smith et al., J. Chem. Phys. 148, 241733 (2018)); their ``forces`` are gradients."""
 
-LEVELS = {"minichno": MINICHNO_LEVELS, "ani1x": ANI1X_LEVELS, "ani1ccx": ANI1X_LEVELS, "comp6": COMP6_LEVELS}
+ANI2X_LEVELS = (LevelOfTheory("dz", ("energies",), "forces", "ωB97X/6-31G(d)"),)
+"""The level of ``ANI-2x-wB97X-631Gd.h5`` (Devereux et al., J. Chem. Theory Comput. 16, 4192 (2020)); true forces."""
+
+LEVELS = {
+    "minichno": MINICHNO_LEVELS,
+    "ani1x": ANI1X_LEVELS,
+    "ani1ccx": ANI1X_LEVELS,
+    "ani2x": ANI2X_LEVELS,
+    "comp6": COMP6_LEVELS,
+}
 """Levels of each data set whose levels are known."""
 
 

@@ -9,11 +9,13 @@ from typing import Any
 from mfpyg import quick_pyg  # noqa: F401 - first
 from mfpyg.cache import cache_dir, cached_root
 from mfpyg.datasets.ani1x import ANI1ccx, ANI1x
+from mfpyg.datasets.ani2x import ANI2x
 from mfpyg.datasets.comp6 import COMP6
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.extxyz import ExtXYZ
+from mfpyg.datasets.extxyz import ASEFile, ExtXYZ
 from mfpyg.datasets.levels import DEFAULT_LEVELS
 from mfpyg.datasets.minichno import MiniCHNO, bundled_file
+from mfpyg.datasets.numpy_files import PaddedNPY, PaddedNPZ
 from mfpyg.datasets.pyanitools import Pyanitools
 from mfpyg.datasets.release import levels_in
 from mfpyg.datasets.spec import DatasetSpec
@@ -21,6 +23,8 @@ from mfpyg.datasets.union import UnionDataset
 from mfpyg.errors import MFPyGError
 
 RELEASES = {"minichno": MiniCHNO, "ani1x": ANI1x, "ani1ccx": ANI1ccx}
+NAMED = {"ani2x": ANI2x, "comp6": COMP6}
+FORMATS = {"xyz": ExtXYZ, "ase": ASEFile, "npz": PaddedNPZ, "npy": PaddedNPY, "pyanitools": Pyanitools}
 
 
 def open_dataset(
@@ -90,10 +94,9 @@ def _construct(spec: DatasetSpec, fidelities: tuple[str, ...] | None, kwargs: di
         root = cache_dir() / "minichno" if spec.path is None else _root(spec.path)
         return RELEASES[spec.name](root, fidelities, file=_raw_file(spec), **kwargs)
     assert spec.path is not None
-    if spec.name == "comp6":
-        return COMP6(spec.path, fidelities, **kwargs)
-    kind = {"xyz": ExtXYZ, "pyanitools": Pyanitools}[spec.name]
-    return kind(spec.path, spec.defined, fidelities, **kwargs)
+    if spec.name in NAMED:
+        return NAMED[spec.name](spec.path, fidelities, **kwargs)
+    return FORMATS[spec.name](spec.path, spec.defined, fidelities, **kwargs)
 
 
 def _raw_file(spec: DatasetSpec) -> Path:

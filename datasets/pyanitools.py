@@ -1,4 +1,4 @@
-"""Files that pyanitools, the reader that came with ANI-1 and COMP6, reads: HDF5 groups of one molecule each."""
+"""Files that pyanitools, the reader that came with ANI-1 and COMP6, reads: HDF5 groups of molecules of one size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Pyanitools(DefinedDataset):
 
     Groups, nested at any depth. One that holds arrays is a molecule, whose name is its path: ``species``
     (n_atoms,) element symbols, ``coordinates`` (n, n_atoms, 3) in Å, and the keys of the ``levels``,
-    energies (n,) and forces (n, n_atoms, 3) in the units that the levels say. Other arrays are not read; so
+    energies (n,) and forces (n, n_atoms, 3) in the units that the levels say. Or, as in ANI-2x and other files of
+    torchani, it holds several molecules of one size: ``species`` (n, n_atoms) atomic numbers of each conformation,
+    whose molecule is then its formula. Other arrays are not read; so
     ANI-1's high-energy conformers, ``coordinatesHE`` and ``energiesHE``, and its ``smiles`` are left out.
     Soft and external links are not followed, and a group that several hard links lead to is read once.
 
@@ -81,7 +83,7 @@ def blocks_of_file(
                 without = [t for t, level in enumerate(there) if not level.energy]
                 for _, block in Group(group, path, _atomic_numbers(group, path)).blocks(there):
                     block.energy[:, without] = np.nan
-                    block.names = [prefix + name]
+                    block.names = [prefix + molecule for molecule in block.names]
                     block.source[:] = source
                     yield block
 
@@ -179,10 +181,16 @@ def _as_far_as_there(level: LevelOfTheory, keys: set[str]) -> LevelOfTheory:
     return replace(level, energy=energy, forces=level.forces if level.forces in keys else None)
 
 
-def _atomic_numbers(group: h5py.Group, path: Path) -> np.ndarray:
+def _atomic_numbers(group: h5py.Group, path: Path) -> np.ndarray | h5py.Dataset:
+    """Atomic numbers (n_atoms,) of the molecule, or the array (n, n_atoms) with those of each conformation."""
     species = array(group, path, "species")
+    if species.ndim == 2 and species.dtype.kind in "iu":
+        return species
     if species.ndim != 1:
-        raise MFPyGError(f"{where(group, path)}: species has shape {species.shape}, expected (n_atoms,)")
+        raise MFPyGError(
+            f"{where(group, path)}: species has shape {species.shape}, expected (n_atoms,) element symbols, or "
+            f"(n, n_atoms) atomic numbers"
+        )
     if h5py.check_string_dtype(species.dtype) is None:
         raise MFPyGError(f"{where(group, path)}: species has type {species.dtype}, expected element symbols")
     symbols = [bytes(symbol).decode("utf-8", "replace").strip(" \0") for symbol in species[:]]

@@ -5,23 +5,28 @@ Plain data, importable without torch, so that a command can check its options at
 
 from __future__ import annotations
 
+import os.path
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mfpyg.datasets.levels import LEVELS
-from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.fidelity import Fidelity, LevelOfTheory
-
-XYZ_SUFFIXES = (".xyz", ".extxyz", ".db")
-"""Names of files whose levels of theory the user defines, without saying ``xyz:`` before."""
+from mfpyg.errors import MFPyGError, did_you_mean, unknown_name
+from mfpyg.fidelity import Fidelity, LevelOfTheory, is_name
 
 BUNDLED = Path(__file__).parent / "data" / "minichno.h5"
 """The raw file that ships with the package."""
 
-_PLACES = {"minichno": None, "ani1x": Path("data/ani1x"), "ani1ccx": Path("data/ani1x"), "comp6": Path("data/comp6")}
-_DEFINED = ("xyz", "pyanitools")
+_PLACES = {
+    "minichno": None,
+    **{name: Path("data/ani1x") for name in ("ani1x", "ani1ccx")},
+    **{name: Path("data") / name for name in ("ani2x", "comp6")},
+}
+_DEFINED = ("xyz", "ase", "npz", "npy", "pyanitools")
+_BY_SUFFIX = {".xyz": "xyz", ".extxyz": "xyz", ".db": "xyz", ".npz": "npz"}
+_COMPRESSED = (".gz", ".bz2", ".xz")
+_NEEDS_NAME = (".h5", ".hdf5", ".npy")  # whose layout the suffix does not tell
 _LEVEL = re.compile(r"(?P<name>[^=@]+)=(?P<energy>[^,@]+)(,(?P<forces>[^,@]+))?@(?P<unit>[^,@]+)(,(?P<per>[^,@]+))?")
 GRAMMAR = "NAME=ENERGY[,FORCES]@UNIT, as cc=cc_energy@Hartree or dz=dft_energy,dft_forces@eV"
 
@@ -31,9 +36,10 @@ class DatasetSpec:
     """A data set, where its raw file or its root is, and what its keys mean.
 
     Attributes:
-        name: ``minichno``, ``ani1x``, ``ani1ccx``, ``comp6``, ``xyz`` or ``pyanitools``.
+        name: of a data set whose levels are known (``minichno``, ``ani1x``, ``ani1ccx``, ``ani2x``, ``comp6``), or of
+            a format (``xyz``, ``ase``, ``npz``, ``npy``, ``pyanitools``).
         path: raw file or root folder; ``None`` for the bundled one.
-        defined: levels of theory of an ``xyz`` or ``pyanitools`` file, which only the user can know.
+        defined: levels of theory of a file, which only the user can know.
     """
 
     name: str
@@ -42,36 +48,37 @@ class DatasetSpec:
 
     @classmethod
     def parse(cls, text: str) -> DatasetSpec:
-        """Read ``NAME``, ``NAME:PATH``, ``FILE.xyz:LEVEL[:LEVEL…]`` or ``pyanitools:FILE:LEVEL[:LEVEL…]``.
+        """Read ``NAME``, ``NAME:PATH``, ``FILE:LEVEL[:LEVEL…]`` or ``FORMAT:FILE:LEVEL[:LEVEL…]``.
 
         A LEVEL is ``NAME=ENERGY[,FORCES]@UNIT[,FORCE_UNIT]``: the name of the fidelity, the key of its total
         energy (several whose values add up, joined by ``+``), the key of its forces (with ``-`` before
         it where it holds the gradient), and the units (see :mod:`mfpyg.units`; forces are per Å
         unless said otherwise). A key that a frame may lack is followed by ``?``.
 
+        Levels are taken off the end, so that the path may contain colons; ``~`` at its start is the home folder.
+        A file whose name is that of a data set or a format is written ``./NAME``, or with its format before it.
+
         Raises:
             MFPyGError: for an unknown name, a path that does not exist, or a malformed level.
         """
-        name, colon, rest = text.partition(":")
-        if name not in (*LEVELS, *_DEFINED) and Path(name).suffix.lower() in XYZ_SUFFIXES:
-            name, rest = "xyz", text
-        if name not in (*LEVELS, *_DEFINED):
-            wrong = unknown_name("data set", name, (*LEVELS, *_DEFINED))
-            raise MFPyGError(f"{wrong}; a file is named as ani1x:FILE.h5, or FILE.xyz:{GRAMMAR}")
+        start, colon, rest = text.partition(":")
+        known = (*LEVELS, *_DEFINED)
+        if start in LEVELS:
+            path, levels = os.path.expanduser(rest), []
+        else:
+            path, levels = _parted(os.path.expanduser(rest if start in _DEFINED else text))
+        name = start if start in known else _format_of(path)
+        if not name:
+            wrong = unknown_name("data set", start if is_name(start) else path, known)
+            missing = f"; or is the file {path} missing?" if levels and not os.path.isfile(path) else ""
+            examples = f"ani1x:FILE.h5, pyanitools:FILE.h5:LEVEL, or FILE.xyz:{GRAMMAR}"
+            raise MFPyGError(f"{wrong}{missing}; a file is named as {examples}")
         if name in LEVELS and not colon:
             return cls(name, _PLACES[name])
-        path, *levels = rest.split(":") if name in _DEFINED else [rest]
         if not path:
             raise MFPyGError(f"data set '{text}' has no path after the colon: expected {name}:PATH")
-        try:
-            there = Path(path).exists()
-        except OSError as error:
-            raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
-        if not there:
-            raise MFPyGError(f"{path}: no such file or folder; expected a raw file or a data-set root")
+        _check_path(name, path, "" if start in known else did_you_mean(start, known))
         if name in _DEFINED:
-            if not Path(path).is_file():
-                raise MFPyGError(f"{path} is a folder; expected a file")
             if not levels:
                 raise MFPyGError(f"{path}: its keys are not known; say what they mean, {path}:{GRAMMAR}")
             return cls(name, Path(path), parse_levels(levels))
@@ -90,12 +97,57 @@ class DatasetSpec:
     def __str__(self) -> str:
         if self.path is None:
             return self.name
-        start = str(self.path) if _is_xyz_name(self) else f"{self.name}:{self.path}"
-        return ":".join([start, *(level_as_text(level) for level in self.defined)])
+        path = str(self.path)
+        plain = _format_of(path) == self.name and path.partition(":")[0] not in (*LEVELS, *_DEFINED)
+        return ":".join([path if plain else f"{self.name}:{path}", *(level_as_text(level) for level in self.defined)])
 
 
-def _is_xyz_name(spec: DatasetSpec) -> bool:
-    return spec.name == "xyz" and spec.path is not None and spec.path.suffix.lower() in XYZ_SUFFIXES
+def _check_path(name: str, path: str, meant: str) -> None:
+    """Check that a path is there, and a file or a folder as the format wants it.
+
+    Args:
+        name: of the data set or the format.
+        path: after the name.
+        meant: what the name may have been meant to be, for the error.
+    """
+    try:
+        found, is_file = Path(path).exists(), Path(path).is_file()
+    except OSError as error:
+        raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
+    if not found and not (name == "npy" and _starts_files(path)):
+        raise MFPyGError(f"{path}: no such file or folder; expected a raw file or a data-set root{meant}")
+    if name == "npy" and is_file:
+        raise MFPyGError(f"{path} is a file; expected the folder that holds PREFIX-R.npy, PREFIX-Z.npy and others")
+    if name in _DEFINED and name != "npy" and not is_file:
+        raise MFPyGError(f"{path} is a folder; expected a file")
+
+
+def _parted(text: str) -> tuple[str, list[str]]:
+    """The path and the levels in ``PATH[:LEVEL…]``, either of which may contain colons that belong to the path."""
+    pieces = text.split(":")
+    n = len(pieces)
+    while n > 1 and (not pieces[n - 1] or _LEVEL.fullmatch(pieces[n - 1])):
+        n -= 1
+    if not os.path.exists(":".join(pieces[:n])):  # a malformed level, or a path that looks like one
+        files = (k for k in range(len(pieces), 0, -1) if os.path.isfile(":".join(pieces[:k])))
+        n = next(files, n)
+    return ":".join(pieces[:n]), pieces[n:]
+
+
+def _format_of(path: str) -> str:
+    """The format of a file by its suffix, else ``ase`` for one that is there; empty for what can't be told."""
+    stem, suffix = os.path.splitext(path.lower())
+    if suffix in _COMPRESSED:
+        suffix = os.path.splitext(stem)[1]
+    if suffix in _BY_SUFFIX:
+        return _BY_SUFFIX[suffix]
+    return "ase" if suffix not in _NEEDS_NAME and os.path.isfile(path) else ""
+
+
+def _starts_files(path: str) -> bool:
+    """Whether it is the beginning of the names of ``.npy`` files."""
+    folder, start = Path(path).parent, Path(path).name
+    return any(file.name.startswith(start) for file in folder.glob("*.npy"))
 
 
 def parse_specs(texts: Iterable[str]) -> tuple[DatasetSpec, ...]:

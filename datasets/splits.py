@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
     """
     if settings.method == "index":
         assert settings.file is not None
-        splits = read_splits(Path(settings.file), len(dataset))
+        splits = read_splits(Path(os.path.expanduser(settings.file)), len(dataset))
     elif settings.method == "molecule":
         splits = _by_molecule(dataset, settings, seed)
     else:

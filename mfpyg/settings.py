@@ -17,6 +17,13 @@ from mfpyg.finetune_options import FinetuneSettings
 from mfpyg.options import build, check, setting
 from mfpyg.strategy_options import STRATEGIES, DeltaSettings, MetaSettings, TransferSettings, check_groups
 
+DATASETS = (
+    "minichno, ani1x, ani1ccx, ani2x or comp6; NAME:PATH of a raw file or root; or a file of your own as FILE:LEVEL "
+    "(.xyz, .db, .npz, others that ASE reads), npy:FOLDER:LEVEL or pyanitools:FILE.h5:LEVEL, a LEVEL being "
+    "NAME=ENERGY[,FORCES]@UNIT, as mine.xyz:dft=energy,forces@eV"
+)
+"""What names a data set, for the help of commands."""
+
 
 @dataclass
 class SplitSettings:
@@ -97,8 +104,7 @@ class TrainSettings:
     fidelities: list[str] = setting([], "levels of theory and their labels to train on, as dz:EF cc:E")
     dataset: list[str] = setting(
         ["minichno"],
-        "minichno, ani1x, ani1ccx or comp6, NAME:PATH of a raw file or root, FILE.xyz:LEVEL, FILE.db:LEVEL or "
-        "pyanitools:FILE:LEVEL, a LEVEL being NAME=ENERGY[,FORCES]@UNIT; several become one data set",
+        f"{DATASETS}; several become one data set",
     )
     backbone: str = setting(
         "hipnn",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from mfpyg.datasets.formats import frames_of
 from mfpyg.errors import MFPyGError
 from mfpyg.files import replace_file
 from mfpyg.interop.ensemble import Ensemble
-from mfpyg.interop.frames import frames_of
 from mfpyg.interop.predict import BATCH_SIZE, FramePrediction, names_of, predict_frames
 from mfpyg.interop.writing import WRITERS, format_of, output_of
 
@@ -33,7 +33,7 @@ def predict_file(
 
     Args:
         ensemble: one potential or several.
-        source: what ASE reads, see :func:`mfpyg.interop.frames.frames_of`.
+        source: what ASE reads, see :func:`mfpyg.datasets.formats.frames_of`.
         target: see :mod:`mfpyg.interop.writing`; may exist, but not be the source.
         fidelities: a name or several; may be left out only where there is a single one.
         forces: whether forces are wanted; if not given, in all formats but CSV.

@@ -138,6 +138,62 @@ def test_species_may_be_strings_of_any_kind(tmp_path: Path, species: np.ndarray)
     assert Pyanitools(path, [DZ])[1].z.tolist() == [17, 1]
 
 
+def add_size(file: h5py.File, name: str, species: Any, seed: int = 0) -> h5py.Group:
+    """A group of torchani's: molecules of one size, with atomic numbers of each conformation."""
+    species = np.array(species)
+    random = np.random.default_rng(seed)
+    group = file.create_group(name)
+    group["species"] = species
+    group["coordinates"] = (2 * random.normal(size=(*species.shape, 3))).astype(np.float32)
+    group["energies"] = -40 + random.normal(size=len(species))
+    group["forces"] = 0.1 * random.normal(size=(*species.shape, 3))
+    return group
+
+
+@pytest.fixture
+def by_size(tmp_path: Path) -> Path:
+    """Groups of two sizes, molecules of different formulas and orders of atoms in turn."""
+    path = tmp_path / "by_size.h5"
+    with h5py.File(path, "w") as opened:
+        add_size(opened, "002", [[6, 8], [8, 8], [8, 6], [17, 1]])
+        add_size(opened, "003", [[8, 1, 1], [1, 8, 1], [16, 1, 1]], seed=1)
+    return path
+
+
+@pytest.mark.parametrize("atoms_in_block", [1, 4, 1000])
+def test_conformations_may_have_species_of_their_own(
+    by_size: Path, atoms_in_block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_BLOCK", atoms_in_block)
+    dataset = Pyanitools(by_size, [DZ], force_reload=True)
+    found = [(item.z.tolist(), dataset.molecules[item.molecule], item.conformation.item()) for item in dataset]
+    assert found == [
+        ([6, 8], "C1O1", 0), ([8, 8], "O2", 1), ([8, 6], "C1O1", 2), ([17, 1], "Cl1H1", 3),
+        ([8, 1, 1], "H2O1", 0), ([1, 8, 1], "H2O1", 1), ([16, 1, 1], "H2S1", 2),
+    ]  # fmt: skip
+    with h5py.File(by_size) as opened:
+        for i, (group, row) in enumerate([("002", k) for k in range(4)] + [("003", k) for k in range(3)]):
+            item, arrays = dataset[i], opened[group]
+            assert np.array_equal(item.pos.numpy(), arrays["coordinates"][row])
+            assert item.energy.item() == arrays["energies"][row] * HARTREE
+            np.testing.assert_allclose(item.forces[:, 0], -arrays["forces"][row] * HARTREE, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("species", "complaint"),
+    [
+        (np.full((3, 2), 6), "species has shape (3, 2), expected (4, 2)"),
+        (np.full((4, 3), 6), "coordinates has shape (4, 2, 3), expected (n, 3, 3)"),
+        (np.array([[6, 8], [8, -1], [6, 8], [6, 8]]), "conformation 1: atomic number -1 is of no element"),
+        (np.array([[6, 8], [8, 8], [6, 0], [6, 8]]), "conformation 2: atomic number 0 is of no element"),
+        (np.full((4, 2), 6.0), "species has shape (4, 2), expected (n_atoms,) element symbols, or (n, n_atoms)"),
+    ],
+)
+def test_wrong_species_of_conformations_are_refused(by_size: Path, species: np.ndarray, complaint: str) -> None:
+    replace(by_size, "002", "species", species)
+    assert f"{by_size}: group 002: {complaint}" in refusal(by_size)
+
+
 def test_small_blocks_give_the_same(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Pyanitools(file, [DZ])
     monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_BLOCK", 8)

@@ -20,6 +20,11 @@ def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("a.xyz", "b.extxyz", "c.db", "UPPER.XYZ", "plain.h5", "no_suffix", "with space.xyz", "a=b@c,d.xyz"):
         (tmp_path / name).touch()
+    for name in ("md.traj", "OUTCAR", "e.xyz.gz", "f.npz", r"C:\data\t.xyz", "C:x.h5", "t:a=b@c.xyz", "npz:t.xyz"):
+        (tmp_path / name).touch()
+    (tmp_path / "12:30").mkdir()
+    for name in ("t.xyz", "t.npz", "x.h5", "p-R.npy"):
+        (tmp_path / "12:30" / name).touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "d.xyz").touch()
     (tmp_path / "folder.xyz").mkdir()
@@ -60,6 +65,26 @@ LEVELS = [
         "with space.xyz:dz=e@eV",
         "a=b@c,d.xyz:dz=e@eV",
         "folder/d.xyz:dz=e@eV",
+        "md.traj:dz=energy,forces@eV",
+        "OUTCAR:dz=energy,forces@eV",
+        "e.xyz.gz:dz=e@eV",
+        "f.npz:dz=E,-F@kcal/mol:cc=E2@eV",
+        "ase:a.xyz:dz=e@eV",
+        "xyz:md.traj:dz=e@eV",
+        "npy:folder:dz=E@eV",
+        "ani2x:plain.h5",
+        # Colons in paths
+        "12:30/t.xyz:dz=e,f@eV",
+        "12:30/t.xyz:dz=e@eV:cc=e2@eV,eV/bohr".replace("e2@", "e2,f2@"),
+        "12:30/t.npz:dz=E@eV",
+        "ani1x:12:30/x.h5",
+        "ani1x:C:x.h5",
+        "pyanitools:12:30/x.h5:dz=e@eV",
+        "npy:12:30:dz=E@eV",
+        "npy:12:30/p-:dz=E@eV",
+        r"C:\data\t.xyz:dz=e@eV",
+        "t:a=b@c.xyz:dz=e@eV",
+        "xyz:npz:t.xyz:dz=e@eV",
     ],
 )
 def test_text_is_written_back_as_it_was(text: str) -> None:
@@ -75,6 +100,9 @@ def test_text_is_written_back_as_it_was(text: str) -> None:
         ("comp6", "comp6:data/comp6"),
         ("xyz:a.xyz:dz=e@eV", "a.xyz:dz=e@eV"),
         ("a.xyz:dz=e,f@eV,eV/Å", "a.xyz:dz=e,f@eV"),
+        ("ase:md.traj:dz=e@eV", "md.traj:dz=e@eV"),
+        ("npz:f.npz:dz=E@eV", "f.npz:dz=E@eV"),
+        ("./npz:t.xyz:dz=e@eV", "xyz:npz:t.xyz:dz=e@eV"),
     ],
 )
 def test_two_texts_that_mean_the_same_are_written_alike(text: str, written: str) -> None:
@@ -82,6 +110,14 @@ def test_two_texts_that_mean_the_same_are_written_alike(text: str, written: str)
     os.makedirs("data/ani1x")
     os.makedirs("data/comp6")
     assert DatasetSpec.parse(written) == DatasetSpec.parse(text)
+
+
+@pytest.mark.parametrize("text", ["{}/12:30/t.xyz:dz=e@eV", "ani1x:{}/plain.h5", "npy:{}/folder:dz=E@eV", "comp6:{}"])
+def test_tilde_is_the_home_folder(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    spec = DatasetSpec.parse(text.format("~"))
+    assert spec == DatasetSpec.parse(text.format(tmp_path)) == DatasetSpec.parse(str(spec))
+    assert parse_specs([text.format("~")]) == (spec,)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +177,18 @@ def test_level_is_read_as_it_is_meant(text: str, level: LevelOfTheory) -> None:
         ("a.xyz:dz=e,f@eV,eV/mile", ["unknown length unit 'mile'"]),
         ("a.xyz:dz=e@eV:dz=e2@eV", ["fidelity 'dz' is defined 2 times; define it once"]),
         ("a.xyz:dz=e@eV:", ["malformed level ''"]),
+        ("a.xyz:dz:cc=e@eV", ["malformed level 'dz'"]),
+        ("12:30/t.xyz:dz=e,f,g@eV", ["malformed level 'dz=e,f,g@eV'"]),
+        ("12:30/t.xyz", ["12:30/t.xyz: its keys are not known"]),
+        ("12:30/none.xyz:dz=e@eV", ["12:30/none.xyz: no such file or folder"]),
+        ("none.traj:dz=e@eV", ["unknown data set 'none.traj'", "is the file none.traj missing?"]),
+        ("plain.h5:dz=e@eV", ["unknown data set 'plain.h5'", "pyanitools:FILE.h5:LEVEL"]),
+        ("md.traj", ["md.traj: its keys are not known"]),
+        ("npy:plain.h5:dz=E@eV", ["plain.h5 is a file; expected the folder"]),
+        ("npy:folder/x-:dz=E@eV", ["folder/x-: no such file or folder"]),
+        ("npz:folder:dz=E@eV", ["folder is a folder; expected a file"]),
+        ("npzz:f.npz:dz=E@eV", ["npzz:f.npz: no such file", "did you mean 'npz'?"]),
+        ("~/nothing.xyz:dz=e@eV", ["/nothing.xyz: no such file"]),
     ],
 )
 def test_wrong_text_is_refused_in_one_line(text: str, messages: Sequence[str]) -> None:

@@ -15,11 +15,11 @@ import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from mfpyg.datasets.formats import frames_of
 from mfpyg.errors import MFPyGError
 from mfpyg.interop import predict
 from mfpyg.interop.atoms import data_of
 from mfpyg.interop.ensemble import Ensemble
-from mfpyg.interop.frames import frames_of
 from mfpyg.interop.predict import FramePrediction, Values, predict_frames
 from mfpyg.interop.predict_file import predict_file
 from mfpyg.interop.writing import as_extxyz, output_of

@@ -16,7 +16,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz")
 _OURS = {".xyz": "extxyz", ".extxyz": "extxyz", ".db": "db"}
 
 
-def frames_of(path: Path, format: str | None = None) -> Iterator[Frame]:
+def frames_of(path: Path, format: str | None = None, hint: str = "if it is, name it with --format") -> Iterator[Frame]:
     """The frames of a file, in their order.
 
     Extended XYZ and ASE databases are read a frame at a time, and checked for what ASE lets pass. Of other formats
@@ -26,6 +26,7 @@ def frames_of(path: Path, format: str | None = None) -> Iterator[Frame]:
     Args:
         path: of a file, whose format ASE guesses by its name and its first bytes.
         format: ASE's name of the format, such as ``extxyz``, ``vasp``, ``traj``; ``ase info --formats`` lists them.
+        hint: what to do where the format can't be guessed, for the error.
 
     Raises:
         MFPyGError: if there is no such file or format, the format can't be guessed or read, or a frame is damaged,
@@ -37,15 +38,15 @@ def frames_of(path: Path, format: str | None = None) -> Iterator[Frame]:
         raise MFPyGError(f"{path}: no such file; expected one of atoms that ASE reads")
     if path.stat().st_size == 0:
         raise MFPyGError(f"{path}: empty; expected at least one configuration of atoms")
-    name = _format(path, format)
-    if name == "extxyz" and path.suffix not in _COMPRESSED:
+    name = _format(path, format, hint)
+    if name == "extxyz":
         return frames_of_text(path)
     if name == "db":
         return frames_of_database(path)
     return _frames_of_ase(path, name)
 
 
-def _format(path: Path, format: str | None) -> str:
+def _format(path: Path, format: str | None, hint: str) -> str:
     """ASE's name of the format that a file has."""
     known = [name for name, found in ioformats.items() if found.can_read]
     if format is not None:
@@ -53,14 +54,15 @@ def _format(path: Path, format: str | None) -> str:
             meant = did_you_mean(format, known)
             raise MFPyGError(f"ASE reads no format '{format}'{meant}; `ase info --formats` lists what it reads")
         return format
-    if path.suffix.lower() in _OURS:
-        return _OURS[path.suffix.lower()]
+    unpacked = path.with_suffix("") if path.suffix.lower() in _COMPRESSED else path
+    if unpacked.suffix.lower() in _OURS:
+        return _OURS[unpacked.suffix.lower()]
     try:
         guess = filetype(str(path))
     except (UnknownFileTypeError, OSError, EOFError):  # the latter of compressed files that are damaged
         guess = ""
     if guess not in known:
-        raise MFPyGError(f"{path}: its format is none that ASE knows; if it is, name it with --format")
+        raise MFPyGError(f"{path}: its format is none that ASE knows; {hint}")
     return guess
 
 
