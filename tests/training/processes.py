@@ -103,7 +103,7 @@ def record(folder: Path, name: str) -> dict[str, Any]:
     for callback in stages:
         if hasattr(callback, "_save_last"):  # best.ckpt and last.ckpt are none of this
             callback._save_last = lambda trainer: None
-    trainer = run._trainer(settings, [*stages, watch], RunFolder(folder), torch.device("cpu"))
+    trainer = run._trainer(settings, [*stages, watch], [], torch.device("cpu"))
     trainer.save_checkpoint = lambda *_: None  # type: ignore[method-assign]
     trainer.fit(module, recipe.data(module))
     batches.Assembler.__call__ = original
