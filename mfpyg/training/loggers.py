@@ -31,20 +31,24 @@ class Loggers:
         folder: of the run, which is there already.
 
     Raises:
-        MFPyGError: if one can't be opened.
+        MFPyGError: if one can't begin or go on with its run, as when it is not logged in.
     """
 
     def __init__(self, settings: TrainSettings, folder: RunFolder) -> None:
-        self.settings, self.folder = settings, folder
+        self.folder, self.of = folder, dict[str, Logger]()
         usual = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
-        self._runs = folder.read_loggers()
-        self.of: dict[str, Logger] = {}
+        runs = folder.read_loggers()
         for name in (settings.logger or usual) if is_main_process() else ():
             with _told(name):
-                self.of[name] = self._open(name)
+                self.of[name] = logger = self._open(name, runs.get(name))
+                if name not in runs:
+                    logger.log_hyperparams(flat(to_dict(settings)))
+                runs[name] = str(logger.version)
+        if runs.keys() - {"tensorboard"} and self.of:
+            folder.write_loggers(runs)
 
-    def _open(self, name: str) -> Logger:
-        path, run = self.folder.path.absolute(), self._runs.get(name)
+    def _open(self, name: str, run: str | None) -> Logger:
+        path = self.folder.path.absolute()
         if name == "tensorboard":
             return TensorBoardLogger(path, name="", version="tensorboard", default_hp_metric=False)
         if name == "wandb":
@@ -58,20 +62,6 @@ class Loggers:
             artifact_location=None if uri else (path / "mlruns").as_uri(),
             run_id=run,
         )
-
-    def start(self) -> None:
-        """Begin or go on with their runs, as soon as training does.
-
-        Raises:
-            MFPyGError: if one can't, as when it is not logged in.
-        """
-        for name, logger in self.of.items():
-            with _told(name):
-                if name not in self._runs:
-                    logger.log_hyperparams(flat(to_dict(self.settings)))
-                self._runs[name] = str(logger.version)
-        if self._runs.keys() - {"tensorboard"}:
-            self.folder.write_loggers(self._runs)
 
     @contextmanager
     def ended(self) -> Iterator[None]:
@@ -92,6 +82,6 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         hint = "; WANDB_MODE=offline needs no connection" if name == "wandb" else ""
         raise MFPyGError(f"logger {name} can't be started: {reason}{hint}") from error

@@ -106,13 +106,8 @@ def train(
         record = None if start is None else start.record
         module = recipe.module(_describer(settings, dataset, splits, record), compiled=settings.compile == "on")
         loggers = Loggers(settings, folder)
-
-        def go_on() -> None:  # a refused run is left as it was
-            if resume and is_main_process():
-                folder.write_config(settings)
-            loggers.start()
-
-        restored = Restored(go_on)
+        # A refused run is left as it was.
+        restored = Restored(lambda: folder.write_config(settings) if is_main_process() and resume else None)
         callbacks = [GeneratorState(), restored, *recipe.callbacks(folder, console)]
         if company is not None:
             company.ready()

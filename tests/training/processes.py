@@ -35,8 +35,22 @@ CASES = {
     # Train and validation sizes, and what else is said. Of tz a quarter has labels.
     "uneven": (41, 3, ["--fidelities", "dz:EF", "tz:EF", "cc:E", "--batch-size=7", "--epochs=9", *PLATEAU]),
     # The last step of an epoch has one batch of six or five.
-    "accumulate": (41, 3, ["--fidelities", "dz:EF", "tz:EF", "cc:E", "--batch-size=7", "--epochs=2",
-                           "--optim.accumulate=4", "--precision=64", "--optim.ema=0.5", "--optim.warmup=1"]),
+    "accumulate": (
+        41,
+        3,
+        [
+            "--fidelities",
+            "dz:EF",
+            "tz:EF",
+            "cc:E",
+            "--batch-size=7",
+            "--epochs=2",
+            "--optim.accumulate=4",
+            "--precision=64",
+            "--optim.ema=0.5",
+            "--optim.warmup=1",
+        ],
+    ),
     "fewer than processes": (5, 2, ["--fidelities", "dz:EF", "cc:E", "--batch-size=4", "--epochs=1"]),
     "double": (20, 4, ["--fidelities", "dz:EF", "tz:E", "--batch-size=7", "--epochs=1", "--precision=64"]),
     "tl": (20, 4, ["--fidelities", "dz:EF", "cc:E", "--batch-size=7", "--epochs=2", "--strategy=tl"]),
