@@ -161,6 +161,12 @@ def check_described(checkpoint: Any, path: Path, format: int) -> None:
             if not fits(values.get(name)):
                 raise MFPyGError(f"{path}: damaged, its {name} is {in_words(values.get(name))}, expected {expected}")
     _check_state(checkpoint["state_dict"], path)
+    if "raw_weights" in checkpoint:  # beside their average, of a training with optim.ema
+        _check_state(checkpoint["raw_weights"], path)
+        for name, value in checkpoint["raw_weights"].items():
+            average = checkpoint["state_dict"].get(name)
+            if average is None or (average.shape, average.dtype) != (value.shape, value.dtype):
+                raise MFPyGError(f"{path}: damaged, its raw_weights have '{name}' that is not like its average")
 
 
 def _check_state(state: Any, path: Path) -> None:

@@ -14,6 +14,7 @@ from mfpyg import backbones
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.finetune_options import FinetuneSettings
+from mfpyg.optim_options import OptimSettings
 from mfpyg.options import build, check, setting
 from mfpyg.strategy_options import STRATEGIES, DeltaSettings, MetaSettings, TransferSettings, check_groups
 
@@ -23,6 +24,7 @@ DATASETS = (
     "NAME=ENERGY[,FORCES]@UNIT, as mine.xyz:dft=energy,forces@eV"
 )
 """What names a data set, for the help of commands."""
+LOGGERS = ("tensorboard", "wandb", "mlflow")
 
 
 @dataclass
@@ -57,25 +59,6 @@ class SamplingSettings:
     )
     minimum: str | None = setting(None, "fewest graphs a batch with a label of a fidelity, as cc=4")
     window: int = setting(0, "batches among which graphs of like size are brought together; 0: none", low=0)
-
-
-@dataclass
-class OptimSettings:
-    """Optimiser and learning-rate schedule."""
-
-    lr: float = setting(1e-3, "initial learning rate of Adam", low=1e-12, high=10.0)
-    schedule: str = setting(
-        "plateau",
-        "plateau: raise the batch size, then lower the rate; cosine: to a hundredth over all epochs; constant",
-        choices=("plateau", "cosine", "constant"),
-    )
-    patience: int = setting(20, "epochs without improvement before the plateau schedule acts", low=0)
-    factor: float = setting(0.5, "what the plateau schedule multiplies the rate by", low=0.01, high=0.99)
-    max_batch_size: int | None = setting(
-        None, "batch size to which the plateau schedule goes before it lowers the rate; null: as given", low=1
-    )
-    stop_after: int | None = setting(40, "epochs without improvement before training stops; null: never", low=1)
-    clip: float | None = setting(None, "largest norm of the gradient; null: any", low=1e-12)
 
 
 @dataclass
@@ -140,6 +123,11 @@ class TrainSettings:
     batch_size: int = setting(256, "conformations in a batch, over all devices", low=1)
     seed: int = setting(0, "seed of the initial weights, the split and the order of batches", low=0, high=2**63 - 1)
     checkpoint_minutes: float = setting(10.0, "minutes between checkpoints within an epoch", low=0.0)
+    logger: list[str] = setting(
+        [],
+        f"where losses and errors are logged besides metrics.csv: {', '.join(LOGGERS)}; default: tensorboard if "
+        "installed",
+    )
     devices: int = setting(1, "processes on each node, each with a GPU where there is one", low=1)
     nodes: int = setting(1, "machines, on each of which srun or torchrun starts the processes", low=1)
     accelerator: str = setting("auto", "where to compute", choices=("auto", "cpu", "cuda"))
@@ -213,9 +201,10 @@ class TrainSettings:
             )
         if not self.split.val > 0:
             raise MFPyGError("split.val is 0; the best epoch is chosen by validation, so give it a share such as 0.1")
-        largest = self.optim.max_batch_size
-        if largest is not None and largest < self.batch_size:
-            raise MFPyGError(f"optim.max_batch_size {largest} is less than batch_size {self.batch_size}")
+        for name in self.logger:
+            if name not in LOGGERS:
+                raise unknown_name("logger", name, LOGGERS)
+        self.optim.check(self.batch_size, self.epochs, self.strategy)
         self._check_init()
         check_groups(self, self.strategy)
         self.transfer.check()

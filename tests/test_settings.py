@@ -194,3 +194,30 @@ def test_options_are_checked_without_importing_torch() -> None:
     code += "; import sys; print([m for m in ('torch', 'torch_geometric', 'lightning', 'h5py') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim": {"ema": 1.0}}, "optim.ema is 1.0, expected a number from 0 to 0.999999"),
+        ({"optim": {"accumulate": 0}}, "optim.accumulate is 0, expected"),
+        ({"optim": {"weight_decay": -0.1}}, "optim.weight_decay is -0.1, expected"),
+        ({"optim": {"warmup": 4.5}, "epochs": 4}, "optim.warmup is 4.5 epochs, but there are only 4"),
+        ({"optim": {"ema": 0.9}, "strategy": "meta"}, "optim.ema is 0.9, which does not go with strategy meta"),
+        ({"optim": {"accumulate": 2}, "strategy": "meta"}, "optim.accumulate is 2, which does not go with strategy"),
+        ({"logger": ["wanb"]}, "unknown logger 'wanb' (known: tensorboard, wandb, mlflow); did you mean 'wandb'?"),
+    ],
+)
+def test_options_of_the_optimiser_that_make_no_sense(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(MFPyGError) as refused:
+        s.from_dict({**changes, "fidelities": ["dz:EF", "cc:E"]}).check()
+    assert message in str(refused.value)
+
+
+def test_warm_up_fits_into_each_stage() -> None:
+    from mfpyg.training.check import check_settings
+
+    values = {"fidelities": ["dz:EF", "cc:E"], "strategy": "tl", "epochs": 6, "optim": {"warmup": 3}}
+    check_settings(s.from_dict(values))
+    with pytest.raises(MFPyGError, match="warmup is 3 epochs, but stage dz has only 2; shorten it"):
+        check_settings(s.from_dict({**values, "transfer": {"share": ["cc=2"]}}))

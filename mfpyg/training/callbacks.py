@@ -23,9 +23,10 @@ from mfpyg.interrupt import Postponed
 from mfpyg.training.data import ConformationData
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.schedule import get_lr
+from mfpyg.training.steps import makes_step
 
 _ASK_EVERY = 10
-"""Batches between two questions of several processes whether to save."""
+"""Steps between two questions of several processes whether to save."""
 
 
 class Stopped(Exception):
@@ -79,9 +80,10 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx + 1 == trainer.num_training_batches:
+        if batch_idx + 1 == trainer.num_training_batches or not makes_step(trainer, batch_idx):
             return
-        if trainer.world_size > 1 and batch_idx % _ASK_EVERY:  # all save, or none; asking takes a message
+        step = batch_idx // trainer.accumulate_grad_batches
+        if trainer.world_size > 1 and step % _ASK_EVERY:  # all save, or none; asking takes a message
             return
         due = time.monotonic() - self._saved >= 60 * self.minutes or self._interrupts.asked
         if trainer.strategy.reduce_boolean_decision(due, all=False):

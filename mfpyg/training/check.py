@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from mfpyg.datasets.reference_file import GivenReferences, read_references
@@ -32,8 +33,13 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     check_engine(settings.engine)
     weights = parse_weights(settings.weights, fidelities)
     label_fractions(settings, fidelities)
-    if settings.strategy != "mfl":
-        plan_of(settings, fidelities)
+    for stage in () if settings.strategy == "mfl" else plan_of(settings, fidelities).stages:
+        if settings.optim.warmup > stage.epochs:
+            raise MFPyGError(
+                f"optim.warmup is {settings.optim.warmup:g} epochs, but stage {stage.name} has only {stage.epochs}; "
+                "shorten it"
+            )
+    check_installed(settings.logger)
     if settings.monitor not in ("sum", *names):
         raise unknown_name("monitor", settings.monitor, ["sum", *names])
     if not any(weight for (name, _), weight in weights.items() if settings.monitor in ("sum", name)):
@@ -60,6 +66,17 @@ def given_references(settings: TrainSettings) -> GivenReferences:
                 f"'{fidelity.name}' out of the file"
             )
     return found
+
+
+def check_installed(loggers: Sequence[str]) -> None:
+    """Check that the packages are there that runs are logged by.
+
+    Raises:
+        MFPyGError: naming the first that is not.
+    """
+    for name in loggers:
+        if importlib.util.find_spec(name) is None:
+            raise MFPyGError(f"logger {name} needs the package {name}, which is not installed; pip install {name}")
 
 
 def label_fractions(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> dict[str, float]:

@@ -19,13 +19,17 @@ from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.lock import LOCK
 
-MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "nodes", "accelerator", "threads")
+MAY_CHANGE = ("epochs", "checkpoint_minutes", "logger", "devices", "nodes", "accelerator", "threads")
 """Settings that a resumed run may change; the epochs only with strategy ``mfl``."""
+
+LOGGED = ("tensorboard", "wandb", "mlflow.db", "mlruns")
+"""Where loggers write to, in the run folder."""
 
 
 class RunFolder:
     """``config.yaml``, ``versions.json``, ``splits.npz``, ``metrics.csv``, ``best.ckpt``, ``last.ckpt``,
-    ``metrics.json``, ``metrics.txt``; ``references.yaml`` where reference energies were given.
+    ``metrics.json``, ``metrics.txt``; ``references.yaml`` where reference energies were given; ``loggers.json`` and
+    what is in ``LOGGED``, where there are loggers.
 
     Args:
         path: of the folder.
@@ -38,6 +42,7 @@ class RunFolder:
         self.log, self.versions = path / "metrics.csv", path / "versions.json"
         self.references = path / "references.yaml"
         self.metrics, self.table = path / "metrics.json", path / "metrics.txt"
+        self.loggers = path / "loggers.json"
 
     def check_new(self) -> None:
         """Check that nothing would be overwritten but a run that never reached a checkpoint.
@@ -46,7 +51,7 @@ class RunFolder:
             MFPyGError: if the folder holds anything.
         """
         if self._unstarted():
-            self._check_tensorboard()
+            self._check_logged()
             return
         if self.config.is_file():
             raise MFPyGError(
@@ -67,7 +72,7 @@ class RunFolder:
         if not self.last.is_file():
             raise MFPyGError(f"{self.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
 
-        self._check_tensorboard()
+        self._check_logged()
 
     def to_go_on(self) -> str:
         """What to do when the run has ended before its time, for errors."""
@@ -75,22 +80,23 @@ class RunFolder:
             return f"continue with: mfpyg-train --resume {self.path}"
         return "it had not come to its first checkpoint, so that nothing was kept"
 
-    def _check_tensorboard(self) -> None:
-        """Check that what TensorBoard gets is written to this folder, not to where a link in it leads."""
-        if (self.path / "tensorboard").is_symlink():
-            raise MFPyGError(f"{self.path / 'tensorboard'}: a link to another folder; remove it")
+    def _check_logged(self) -> None:
+        """Check that what loggers get is written to this folder, not to where a link in it leads."""
+        for name in LOGGED:
+            if (self.path / name).is_symlink():
+                raise MFPyGError(f"{self.path / name}: a link to another place; remove it")
 
     def _unstarted(self) -> bool:
         """Whether the folder holds a run that was killed before its first checkpoint, and nothing else."""
         # The versions tell it from a folder in which somebody keeps a config.yaml.
         if not self.versions.is_file() or self.last.is_file():
             return False
-        own = {*self._own_files(), *self.path.glob(".*.tmp"), self.path / LOCK, self.path / "tensorboard"}
+        own = {*self._own_files(), *self.path.glob(".*.tmp"), self.path / LOCK, *map(self.path.joinpath, LOGGED)}
         return all(path in own for path in self.path.iterdir())
 
     def _own_files(self) -> set[Path]:
         """What a run writes before its first ``last.ckpt``."""
-        return {self.versions, self.config, self.splits, self.references, self.log, self.best}
+        return {self.versions, self.config, self.splits, self.references, self.log, self.best, self.loggers}
 
     def remove_leftovers(self) -> None:
         """Remove what a killed run had not finished to write; only for who has the folder's lock."""
@@ -141,7 +147,9 @@ class RunFolder:
     def _remove_own_files(self) -> None:
         for path in (*self._own_files(), *self.path.glob(".*.tmp")):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        for name in LOGGED:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / "mlflow.db").unlink(missing_ok=True)
 
     def read_settings(self) -> TrainSettings:
         """Settings of the run.
@@ -153,11 +161,15 @@ class RunFolder:
 
     def read_versions(self) -> dict[str, str]:
         """Versions that the run was started with; nothing where the file is missing or damaged."""
-        with contextlib.suppress(OSError, ValueError):
-            found = json.loads(self.versions.read_text(encoding="utf-8"))
-            if isinstance(found, dict):
-                return found
-        return {}
+        return _read_json(self.versions)
+
+    def read_loggers(self) -> dict[str, str]:
+        """What each logger calls this run; nothing where the file is missing or damaged."""
+        return _read_json(self.loggers)
+
+    def write_loggers(self, runs: Mapping[str, str]) -> None:
+        """Write ``loggers.json``, by which a resumed run is logged where it was."""
+        write_text(self.loggers, json.dumps(runs, indent=2) + "\n")
 
     def read_splits(self) -> dict[str, np.ndarray]:
         """Conformations of each split.
@@ -171,6 +183,14 @@ class RunFolder:
         """Write the final table as JSON and as text."""
         write_text(self.metrics, json.dumps(metrics, indent=2) + "\n")
         write_text(self.table, table)
+
+
+def _read_json(path: Path) -> dict[str, str]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return found
+    return {}
 
 
 def _save_npz(name: str, splits: Mapping[str, np.ndarray]) -> None:

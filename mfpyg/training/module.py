@@ -16,9 +16,9 @@ from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.metrics import mae_and_rmse
 from mfpyg.models import MultiFidelityPotential, Potential, Prediction
 from mfpyg.training.loss import MultiFidelityLoss, sum_over_processes
-from mfpyg.training.restoring import checked_when_loaded
+from mfpyg.training.optimizer import adam
 from mfpyg.training.schedule import get_lr
-from mfpyg.training.steps import Diverged, fault_of_gradients, first_cause, skip_unlabelled
+from mfpyg.training.steps import Diverged, average_over, fault_of_gradients, first_cause, skip_unlabelled
 
 
 def train_only(potential: nn.Module, trained: Iterable[nn.Parameter]) -> None:
@@ -31,8 +31,8 @@ def train_only(potential: nn.Module, trained: Iterable[nn.Parameter]) -> None:
 
 
 @dataclass
-class _Step:
-    """What the optimiser's next step is made from.
+class _Compared:
+    """A batch whose gradient the optimiser's next step takes.
 
     Attributes:
         potential, loss, batch: that were compared.
@@ -59,6 +59,7 @@ class MultiFidelityModule(lightning.LightningModule):
         metadata: plain values that go into every checkpoint under ``"mfpyg"``.
         molecules: names, by which a conformation that breaks the training is reported.
         compiled: whether training steps go through ``torch.compile``; validation, where it gains nothing, does not.
+        weight_decay: of :func:`mfpyg.training.optimizer.adam`.
     """
 
     def __init__(
@@ -69,22 +70,23 @@ class MultiFidelityModule(lightning.LightningModule):
         metadata: Mapping[str, Any],
         molecules: list[str],
         compiled: bool = False,
+        weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.potential, self.loss, self.lr = potential, loss, lr
+        self.potential, self.loss, self.lr, self.weight_decay = potential, loss, lr, weight_decay
         self.metadata, self.molecules, self.compiled = dict(metadata), molecules, compiled
         self.labels_seen: dict[str, int] = {}
         """Energies and force components of each fidelity in the last epoch; exact, which a logged float is not."""
         self.logged: set[str] = set()
         """Names of all that was logged of the last epoch."""
         self._sums: dict[str, Tensor] = {}
-        self._step: _Step | None = None
+        self._window: list[_Compared] = []
+        """Batches since the last step of the optimiser."""
         self._val_fault: tuple[str, bool] | None = None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        # Fused: a step of a small network is bound by the number of calls, not by arithmetic.
         trained = [parameter for parameter in self.potential.parameters() if parameter.requires_grad]
-        return checked_when_loaded(torch.optim.Adam(trained, lr=self.lr, fused=True))
+        return adam(self.potential, trained, self.lr, self.weight_decay)
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
         loss, sums = self.compare(self.potential, self.loss, batch)
@@ -98,13 +100,12 @@ class MultiFidelityModule(lightning.LightningModule):
             MFPyGError: if the loss is not finite, naming the conformation where that comes from.
         """
         assert isinstance(potential, MultiFidelityPotential)
-        self._step = None  # the last batch is not kept while this one is computed
         predictions = self._predicted(potential, loss, batch, self.compiled)
         value, sums = loss(predictions, batch)
         if not torch.isfinite(value):
             what = "NaN" if value.isnan() else "infinite"
             raise self._failure(f"the loss became {what}", self._fault(potential, loss, batch, predictions))
-        self._step = _Step(potential, loss, batch, loss.labelled(sums))
+        self._window.append(_Compared(potential, loss, batch, loss.labelled(sums)))
         return value, sums
 
     def _predicted(
@@ -127,12 +128,18 @@ class MultiFidelityModule(lightning.LightningModule):
         Raises:
             MFPyGError: if the gradient is not finite.
         """
-        step = self._step
-        assert step is not None
-        skip_unlabelled(step.potential, step.labelled)
-        fault = fault_of_gradients(step.potential)
+        window, self._window = self._window, []  # no batch is kept while the next one is computed
+        last = window[-1]
+        if (
+            len(window) < self.trainer.accumulate_grad_batches
+        ):  # by which Lightning divides those at an epoch's end, too
+            average_over(last.potential, len(window), self.trainer.accumulate_grad_batches)
+        labelled = {name: any(of.labelled[name] for of in window) for name in last.labelled}
+        skip_unlabelled(last.potential, labelled)
+        fault = fault_of_gradients(last.potential)
         if fault is not None:
-            found = self._fault(step.potential, step.loss, step.batch, None)
+            faults = (self._fault(of.potential, of.loss, of.batch, None) for of in window)
+            found = next((one for one in faults if one is not None), None)
             raise self._failure("the gradient became NaN or infinite", found or (fault, False))
 
     def _add(self, split: str, sums: Tensor) -> None:

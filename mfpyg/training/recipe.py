@@ -14,6 +14,7 @@ from mfpyg.datasets.reference_file import GivenReferences
 from mfpyg.fidelity import Fidelity, parse_weights
 from mfpyg.models import Potential
 from mfpyg.settings import TrainSettings
+from mfpyg.training.average import WeightAverage
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint
 from mfpyg.training.check import check_minimum
 from mfpyg.training.data import ConformationData
@@ -72,8 +73,10 @@ class Recipe:
         columns = {name: self.dataset.fidelities.index(name) for name in self.potential.fidelities}
         weights = parse_weights(settings.weights, self.fidelities)
         loss = MultiFidelityLoss(self.fidelities, columns, weights, settings.hierarchicality)
-        described = describe(self.potential)
-        return MultiFidelityModule(self.potential, loss, settings.optim.lr, described, self.dataset.molecules, compiled)
+        described, optim = describe(self.potential), settings.optim
+        return MultiFidelityModule(
+            self.potential, loss, optim.lr, described, self.dataset.molecules, compiled, optim.weight_decay
+        )
 
     def data(self, module: MultiFidelityModule) -> ConformationData:
         """What it is trained on."""
@@ -88,12 +91,18 @@ class Recipe:
         settings = self.settings
         monitor = "val/loss" if settings.monitor == "sum" else f"val/{settings.monitor}/loss"
         return [
+            *averages(settings),
             Schedule(settings.optim, monitor, settings.batch_size),
             EpochLog(folder.log),
             EpochProgress(self.fidelities, console),
             RunCheckpoint(folder.path, monitor, settings.checkpoint_minutes),
             *early_stopping(settings, monitor),
         ]
+
+
+def averages(settings: TrainSettings) -> list[WeightAverage]:
+    """One, if the settings want it; before what saves or looks at the weights."""
+    return [] if settings.optim.ema is None else [WeightAverage(settings.optim.ema)]
 
 
 def early_stopping(settings: TrainSettings, monitor: str) -> list[EarlyStopping]:

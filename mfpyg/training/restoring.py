@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,17 @@ def checked_when_loaded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimiz
 
     The fused ones write where the state of another weight would end, and not where this one ends.
     """
-    optimizer.register_load_state_dict_post_hook(_check_loaded)
+    may_differ = ("params", "lr", "initial_lr")
+    made = [{k: v for k, v in group.items() if k not in may_differ} for group in optimizer.param_groups]
+    optimizer.register_load_state_dict_post_hook(lambda loaded: _check_loaded(loaded, made))
     return optimizer
 
 
-def _check_loaded(optimizer: torch.optim.Optimizer) -> None:
+def _check_loaded(optimizer: torch.optim.Optimizer, made: Sequence[Mapping[str, Any]]) -> None:
+    """``made`` is what each group of parameters was made with."""
     damaged = "the checkpoint's optimiser is damaged or that of other weights"
-    may_differ = ("params", "lr", "initial_lr")
-    for group in optimizer.param_groups:
-        other = [name for name, value in optimizer.defaults.items() if name not in may_differ and group[name] != value]
+    for group, options in zip(optimizer.param_groups, made, strict=True):
+        other = [name for name, value in options.items() if group.get(name) != value]
         lr = group["lr"]
         if other or not isinstance(lr, float) or not math.isfinite(lr):
             raise MFPyGError(f"{damaged}: its {', '.join(other) or 'lr'} can't be gone on with; start the run anew")

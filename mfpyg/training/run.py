@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
@@ -33,6 +31,7 @@ from mfpyg.training.ending import ending_told
 from mfpyg.training.finetune import Start, method_notes, splits_to_go_on, start_of, start_of_resumed
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.initial import InitialModel, read_initial
+from mfpyg.training.loggers import Loggers
 from mfpyg.training.prepare import (
     check_labels,
     label_notes,
@@ -106,13 +105,14 @@ def train(
         if is_main_process() and not resume:
             folder.create(settings, splits, versions(settings.backbone), given)
         module = recipe.module(_describer(settings, dataset, splits, start), compiled=settings.compile == "on")
+        loggers = Loggers(settings, folder)
         # A refused run is left as it was.
         restored = Restored(lambda: folder.write_config(settings) if is_main_process() and resume else None)
         callbacks = [GeneratorState(), restored, *recipe.callbacks(folder, console)]
         if company is not None:
             company.ready()
-        trainer = _trainer(settings, callbacks, folder, device)
-        with restored.checked(folder.last if resume else None):
+        trainer = _trainer(settings, callbacks, list(loggers.of.values()), device)
+        with restored.checked(folder.last if resume else None), loggers.ended():
             trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
 
 
@@ -179,7 +179,7 @@ def _describer(
 
 
 def _trainer(
-    settings: TrainSettings, callbacks: list[Callback], folder: RunFolder, device: torch.device
+    settings: TrainSettings, callbacks: list[Callback], loggers: Sequence[Logger], device: torch.device
 ) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
@@ -191,9 +191,10 @@ def _trainer(
         precision="64-true" if settings.precision == 64 else "32-true",
         max_epochs=settings.epochs,
         gradient_clip_val=settings.optim.clip,
+        accumulate_grad_batches=settings.optim.accumulate,
         callbacks=callbacks,
         plugins=[SafeCheckpointIO(), environment_of(this_process())],
-        logger=_tensorboard(folder.path),
+        logger=loggers,
         num_sanity_val_steps=0,
         reload_dataloaders_every_n_epochs=1,  # a new order each epoch, at the batch size of now
         use_distributed_sampler=False,  # ours shares out whole batches
@@ -202,9 +203,3 @@ def _trainer(
         enable_model_summary=False,
         enable_checkpointing=True,
     )
-
-
-def _tensorboard(path: Path) -> TensorBoardLogger | bool:
-    if importlib.util.find_spec("tensorboard") is None:
-        return False
-    return TensorBoardLogger(path, name="", version="tensorboard")

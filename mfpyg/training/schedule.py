@@ -54,6 +54,9 @@ def cosine(progress: float) -> float:
 class Schedule(Callback):
     """Applies the schedule that the settings name to the optimiser and the data.
 
+    A warm-up of w epochs multiplies its rate by min(t / w, 1), t being the epochs done, a part of one included, when
+    the step will have been made.
+
     Args:
         settings: of the optimiser.
         monitor: name of the metric that the plateau schedule follows.
@@ -76,13 +79,18 @@ class Schedule(Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_number: int
     ) -> None:
+        lr, epochs, in_all = self.course(trainer, module)
+        before, after = (epochs + number / trainer.num_training_batches for number in (batch_number, batch_number + 1))
+        warming = before < self.settings.warmup
         if self.settings.schedule == "cosine":
-            lr, epochs, in_all = self.course(trainer, module)
-            done = epochs + batch_number / trainer.num_training_batches
-            _set_lr(trainer, lr * cosine(min(done / in_all, 1.0)))
+            lr *= cosine(min(before / in_all, 1.0))
+        elif not warming:  # the rate is the optimiser's, which the plateau schedule lowers
+            return
+        _set_lr(trainer, lr * min(after / self.settings.warmup, 1.0) if warming else lr)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        if self.settings.schedule == "plateau":
+        _, epochs, _ = self.course(trainer, module)
+        if self.settings.schedule == "plateau" and epochs + 1 >= self.settings.warmup:
             data: ConformationData = trainer.datamodule  # type: ignore[attr-defined]
             metric = float(trainer.callback_metrics[self.monitor])
             data.batch_size, lr = self.plateau.step(metric, data.batch_size, get_lr(trainer))

@@ -1,10 +1,12 @@
-"""Steps of the optimiser that must not be made: of weights that no label speaks of, and along no finite gradient."""
+"""Steps of the optimiser: from how many batches, and which must not be made: of weights that no label speaks of, and
+along no finite gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+import lightning
 import torch
 import torch.distributed as dist
 
@@ -35,6 +37,19 @@ def skip_unlabelled(potential: MultiFidelityPotential, labelled: Mapping[str, bo
     skipped = potential if len(without) == len(labelled) else potential.parts_of(without)
     for parameter in skipped.parameters():
         parameter.grad = None
+
+
+def average_over(potential: MultiFidelityPotential, batches: int, divided_by: int) -> None:
+    """Make gradients that were added up over some batches, and divided by another number, their average."""
+    for parameter in potential.parameters():
+        if parameter.grad is not None:
+            parameter.grad.mul_(divided_by / batches)
+
+
+def makes_step(trainer: lightning.Trainer, batch_number: int) -> bool:
+    """Whether the optimiser makes a step after a batch of the epoch, instead of waiting for more gradients."""
+    n = batch_number + 1
+    return n % trainer.accumulate_grad_batches == 0 or n == trainer.num_training_batches
 
 
 def fault_of_gradients(potential: MultiFidelityPotential) -> str | None:

@@ -45,6 +45,7 @@ def noisy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], No
             if parameter.requires_grad:
                 parameter.data.mul_(1 + 1e-4 * noise)
         if self.trainer.global_step + 1 in stop:
+            stop.clear()  # once, where several batches make a step
             os.kill(os.getpid(), signal.SIGINT)
         return compare(self, *arguments)
 
@@ -84,6 +85,36 @@ def test_whole_state_after_resume_is_that_of_an_uninterrupted_run(
     random.seed(5)
     train.main(["--resume", "cut"])
     assert_same_run(Path("whole"), Path("cut"))
+
+
+TUNED = ("--optim.accumulate=3", "--optim.ema=0.8", "--optim.weight-decay=0.3", "--optim.warmup=1.4")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mfl", "tl", "delta", "plateau", "init"])
+def test_state_of_a_tuned_optimiser_is_that_of_an_uninterrupted_run(
+    noisy: Callable[[int], None], kind: str, assert_same_run: Any, checkpoint_of: Any
+) -> None:
+    """Ten batches make four steps, the last of one batch; Ctrl-C comes with the first batch of a step."""
+    options = (*KINDS[kind], *TUNED)
+    if kind == "init":
+        train.main([*OPTIONS, "--epochs=1", "--out", "start"])
+    train.main([*options, "--out", "whole"])
+    assert "raw_weights" in checkpoint_of(Path("whole/best.ckpt"))
+    noisy(6)
+    stopped(*options, "--out", "cut")
+    state = checkpoint_of(Path("cut/last.ckpt"))
+    assert state["global_step"] == 6
+    assert state["loops"]["fit_loop"]["state_dict"]["combined_loader"] == [{"epoch": 1, "batch": 6}]
+    for number in (8, 11):
+        noisy(number)
+        stopped("--resume", "cut")
+        assert checkpoint_of(Path("cut/last.ckpt"))["global_step"] == number
+    noisy(0)
+    train.main(["--resume", "cut"])
+    assert_same_run(Path("whole"), Path("cut"))
+    differ = {name for name, raw in state["raw_weights"].items() if not torch.equal(raw, state["state_dict"][name])}
+    assert differ == set(state["raw_weights"])
 
 
 @pytest.mark.slow

@@ -34,6 +34,23 @@ PLATEAU = ["--optim.schedule=plateau", "--optim.patience=0", "--optim.max-batch-
 CASES = {
     # Train and validation sizes, and what else is said. Of tz a quarter has labels.
     "uneven": (41, 3, ["--fidelities", "dz:EF", "tz:EF", "cc:E", "--batch-size=7", "--epochs=9", *PLATEAU]),
+    # The last step of an epoch has one batch of six or five.
+    "accumulate": (
+        41,
+        3,
+        [
+            "--fidelities",
+            "dz:EF",
+            "tz:EF",
+            "cc:E",
+            "--batch-size=7",
+            "--epochs=2",
+            "--optim.accumulate=4",
+            "--precision=64",
+            "--optim.ema=0.5",
+            "--optim.warmup=1",
+        ],
+    ),
     "fewer than processes": (5, 2, ["--fidelities", "dz:EF", "cc:E", "--batch-size=4", "--epochs=1"]),
     "double": (20, 4, ["--fidelities", "dz:EF", "tz:E", "--batch-size=7", "--epochs=1", "--precision=64"]),
     "tl": (20, 4, ["--fidelities", "dz:EF", "cc:E", "--batch-size=7", "--epochs=2", "--strategy=tl"]),
@@ -53,9 +70,9 @@ class Record(Callback):
         self.columns = columns
         self.steps: list[dict[str, Any]] = []
         self.epochs: list[dict[str, Any]] = []
-        self._gradient = torch.empty(0)
+        self._gradient = torch.ones(1, dtype=torch.float64)
 
-    def on_after_backward(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+    def on_before_optimizer_step(self, trainer: Any, module: lightning.LightningModule, optimizer: Any) -> None:
         gradients = [p.grad for p in module.parameters() if p.requires_grad]
         flat = [g.flatten().double() for g in gradients if g is not None]
         self._gradient = torch.cat(flat).clone()
@@ -103,7 +120,7 @@ def record(folder: Path, name: str) -> dict[str, Any]:
     for callback in stages:
         if hasattr(callback, "_save_last"):  # best.ckpt and last.ckpt are none of this
             callback._save_last = lambda trainer: None
-    trainer = run._trainer(settings, [*stages, watch], RunFolder(folder), torch.device("cpu"))
+    trainer = run._trainer(settings, [*stages, watch], [], torch.device("cpu"))
     trainer.save_checkpoint = lambda *_: None  # type: ignore[method-assign]
     trainer.fit(module, recipe.data(module))
     batches.Assembler.__call__ = original

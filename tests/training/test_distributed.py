@@ -121,7 +121,7 @@ NUMBERS = [int(number) for number in os.environ.get("MFPYG_PROCESSES", "2").spli
 
 @pytest.mark.slow
 def test_trainings_of_several_processes_are_those_of_one(tmp_path: Path) -> None:
-    cases = ("uneven", "fewer than processes", "double", "tl", "delta", "meta")
+    cases = ("uneven", "accumulate", "fewer than processes", "double", "tl", "delta", "meta")
     (alone,) = processes(tmp_path, 1, *cases)
     for number in NUMBERS:
         found = processes(tmp_path, number, *cases)
@@ -145,7 +145,7 @@ def worst(one: list[dict[str, Any]], many: list[dict[str, Any]]) -> float:
 
 def check_case(name: str, one: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
     """Same losses, gradients, metrics and schedule; nothing read but a process's own share."""
-    loss, gradient = (1e-12, 1e-9) if name in ("double", "delta") else (1e-6, 1e-6)
+    loss, gradient = (1e-12, 1e-9) if name in ("double", "delta", "accumulate") else (1e-6, 1e-6)
     for of_rank in ranks:
         assert worst(one["steps"], of_rank["steps"]) < gradient, name
         assert [s["loss"] for s in of_rank["steps"]] == pytest.approx([s["loss"] for s in one["steps"]], rel=loss)
@@ -269,12 +269,17 @@ def stopped(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_training_on_two_devices_follows_that_on_one(trainer: Any) -> None:
+@pytest.mark.parametrize(
+    "tuned",
+    [[], ["--optim.accumulate=4", "--optim.ema=0.7", "--optim.weight-decay=0.5", "--optim.warmup=1.5"]],
+    ids=["plain", "tuned"],
+)
+def test_training_on_two_devices_follows_that_on_one(trainer: Any, tuned: list[str]) -> None:
     logs = []
     for devices in ("1", "2"):
         out = f"devices{devices}"
         output = trainer.run(
-            *trainer.new(out, "--epochs=3", "--precision=64", f"--devices={devices}", "--accelerator=cpu")
+            *trainer.new(out, "--epochs=3", "--precision=64", f"--devices={devices}", "--accelerator=cpu", *tuned)
         )
         assert output.count("run folder:") == 1, output
         with (trainer.folder / out / "metrics.csv").open(newline="") as file:

@@ -50,12 +50,8 @@ class Watched(MultiFidelityModule):
         weights = {(n, p): 1.0 for n in trained for p in ("energy", "forces") if getattr(LEVELS[n], p)}
         columns = {name: number for number, name in enumerate(NAMES)}
         loss = MultiFidelityLoss([LEVELS[n] for n in trained], columns, weights, hierarchicality=1.0)
-        super().__init__(model, loss, 1e-2, {}, [])
-        self.decay, self.history = decay, [self.state()]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [p for p in self.potential.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trained, lr=self.lr, weight_decay=self.decay, fused=True)
+        super().__init__(model, loss, 1e-2, {}, [], weight_decay=decay)
+        self.history = [self.state()]
 
     def state(self, optimizer: Any = None) -> dict[str, list[Tensor]]:
         moments = {} if optimizer is None else optimizer.state
@@ -68,10 +64,10 @@ class Watched(MultiFidelityModule):
         self.history.append(self.state(self.trainer.optimizers[0]))
 
 
-def train(module: Watched, batches: list[Batch], clip: float | None = None) -> None:
+def train(module: Watched, batches: list[Batch], clip: float | None = None, accumulate: int = 1) -> None:
     trainer = lightning.Trainer(
-        accelerator="cpu", max_epochs=1, gradient_clip_val=clip, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        accelerator="cpu", max_epochs=1, gradient_clip_val=clip, accumulate_grad_batches=accumulate, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
 
@@ -103,6 +99,15 @@ def test_only_what_has_labels_moves(private_blocks: int, decay: float, clip: flo
         assert moved == there, labelled
         for name in owner:
             assert same(before[name], after[name]) == (owner[name] not in there), (labelled, name)
+
+
+def test_what_any_batch_of_a_step_has_labels_of_moves() -> None:
+    module = Watched(potential(), decay=0.1)
+    train(module, [batch_of(labelled, seed) for seed, labelled in enumerate(["dz", "cc", "", "", "tz", ""])], None, 2)
+    owner = owners(module.potential)
+    for number, there in enumerate([set(), {"shared", "dz", "cc"}, set(), set(), set(), {"shared", "tz"}]):
+        before, after = module.history[number], module.history[number + 1]
+        assert {owner[name] for name in owner if not same(before[name], after[name])} == there, number
 
 
 def test_a_fidelity_that_is_not_trained_keeps_its_weights_bit_for_bit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +17,7 @@ from mfpyg.training.finetune import FinetuneRecipe, Start
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.prepare import elements_of
-from mfpyg.training.recipe import Describe, Recipe, early_stopping
+from mfpyg.training.recipe import Describe, Recipe, averages, early_stopping
 from mfpyg.training.strategies import delta, meta, transfer
 from mfpyg.training.strategies.callbacks import MONITOR, StageCheckpoint, StagedSchedule, StageLog, StageProgress
 from mfpyg.training.strategies.module import StagedData, StagedModule
@@ -35,7 +36,7 @@ class StagedRecipe(Recipe):
         plan = plan_of(settings, self.fidelities)
         materials = Materials(settings, plan, self.fidelities, self.dataset, self.splits, elements, self.given)
         self.potential, self.stages = _STAGES[settings.strategy](materials)
-        steps = -(-materials.budget // settings.batch_size)
+        steps = math.ceil(math.ceil(materials.budget / settings.batch_size) / settings.optim.accumulate)
         stages = ", then ".join(f"{stage.plan.name} {stage.plan.epochs:,}" for stage in self.stages)
         self.notes = [f"strategy {settings.strategy}, epochs of {steps:,} steps: {stages}", *materials.notes]
 
@@ -51,7 +52,8 @@ class StagedRecipe(Recipe):
         schedule = StagedSchedule(settings.optim, MONITOR, settings.batch_size)
         stopper = early_stopping(settings, MONITOR)
         checkpoint = StageCheckpoint(folder.path, settings.checkpoint_minutes, schedule, next(iter(stopper), None))
-        return [schedule, StageLog(folder.log), StageProgress(self.fidelities, console), *stopper, checkpoint]
+        shown = [StageLog(folder.log), StageProgress(self.fidelities, console)]
+        return [*averages(settings), schedule, *shown, *stopper, checkpoint]
 
 
 def recipe_of(

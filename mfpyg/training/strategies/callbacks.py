@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 
+from mfpyg.training.average import averaged, averages_of
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.schedule import Schedule
@@ -83,8 +84,9 @@ class StageCheckpoint(RunCheckpoint):
         metric = float(trainer.callback_metrics[self.monitor])
         if stage.keep_best and metric < self.lowest:
             self.lowest = metric
-            weights = module.potential.state_dict()
-            self.weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
+            with averaged(trainer, module):  # what was validated
+                weights = module.potential.state_dict()
+                self.weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         if over:
             self._go_on(trainer, module)
         self._save_last(trainer)
@@ -97,6 +99,8 @@ class StageCheckpoint(RunCheckpoint):
             module.potential.load_state_dict(self.weights)
         self.lowest, self.weights = math.inf, None
         module.go_on(trainer.current_epoch + 1)
+        for average in averages_of(trainer):
+            average.begin_anew()
         _wrap_again(trainer)
         trainer.strategy.setup_optimizers(trainer)
         self.schedule.restart(trainer)

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from mfpyg.models import MultiFidelityPotential, Potential
+from mfpyg.training.optimizer import adam, groups
+from mfpyg.training.restoring import checked_when_loaded
 from mfpyg.training.sampling import Interleaved
 from mfpyg.training.strategies.module import StagedModule
 from mfpyg.training.strategies.plan import StagePlan
@@ -69,10 +71,11 @@ class MetaStage(Stage):
         for name, reference in self.references.items():
             potential.reference(name).copy_(reference)
 
-    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        if self.meta.optimiser == "sgd":
-            return torch.optim.SGD(parameters, lr=self.lr, fused=True)
-        return torch.optim.Adam(parameters, lr=self.lr, betas=(0.0, 0.999), fused=True)
+    def optimizer(self, potential: Potential) -> torch.optim.Optimizer:
+        trained, decay = self.trained(potential), self.materials.settings.optim.weight_decay
+        if self.meta.optimiser == "sgd":  # whose weight decay is a decoupled one, as it has no moments
+            return checked_when_loaded(torch.optim.SGD(groups(potential, trained, decay), lr=self.lr, fused=True))
+        return adam(potential, trained, self.lr, decay, betas=(0.0, 0.999))
 
     def compare(self, module: StagedModule, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         if self.before is None:

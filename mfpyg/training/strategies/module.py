@@ -16,7 +16,6 @@ from mfpyg.models import Potential
 from mfpyg.training.data import ConformationData
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule, train_only
-from mfpyg.training.restoring import checked_when_loaded
 from mfpyg.training.sampling import Interleaved, Sampling
 from mfpyg.training.strategies.stage import Stage
 
@@ -83,7 +82,7 @@ class StagedModule(MultiFidelityModule):
         self.began = epoch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return checked_when_loaded(self.stage.optimizer(self.stage.trained(self.potential)))
+        return self.stage.optimizer(self.potential)
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
         loss, sums = self.stage.compare(self, batch, batch_number)

@@ -20,6 +20,7 @@ from mfpyg.models.build import build_potential
 from mfpyg.settings import TrainSettings
 from mfpyg.training.data import labelled_rows
 from mfpyg.training.loss import MultiFidelityLoss
+from mfpyg.training.optimizer import adam
 from mfpyg.training.prepare import Elements, undetermined_notes
 from mfpyg.training.sampling import Interleaved, Sampling
 from mfpyg.training.strategies.plan import Plan, StagePlan
@@ -143,9 +144,9 @@ class Stage:
         """The parameters that are trained."""
         return list(potential.parameters())
 
-    def optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """A fresh optimiser of these parameters."""
-        return torch.optim.Adam(parameters, lr=self.lr, fused=True)
+    def optimizer(self, potential: Potential) -> torch.optim.Optimizer:
+        """A fresh optimiser of the parameters that are trained."""
+        return adam(potential, self.trained(potential), self.lr, self.materials.settings.optim.weight_decay)
 
     def compare(self, module: StagedModule, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """Loss of a training batch, the given step of its epoch, and the sums that ``train_loss`` makes metrics of."""
