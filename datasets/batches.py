@@ -33,11 +33,11 @@ def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     first = slices[chosen]  # (m,)
     counts = slices[chosen + 1] - first  # (m,)
-    new = torch.zeros(len(chosen) + 1, dtype=torch.int64)
+    new = counts.new_zeros(len(chosen) + 1)
     torch.cumsum(counts, 0, out=new[1:])
     owner = torch.repeat_interleave(counts, output_size=int(new[-1]))
     rows = (first - new[:-1]).index_select(0, owner)
-    return rows.add_(torch.arange(len(rows))), new, owner
+    return rows.add_(torch.arange(len(rows), device=rows.device)), new, owner
 
 
 def gather(data: Data, slices: Mapping[str, Tensor], chosen: Tensor) -> tuple[Data, dict[str, Tensor]]:

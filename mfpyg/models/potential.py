@@ -11,6 +11,7 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from mfpyg.ambient import neutral, without_inference
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
 from mfpyg.locality import is_large, reordered, spatial_order
@@ -22,6 +23,7 @@ from mfpyg.models.isolated import with_isolated_atoms
 from mfpyg.models.overlap import check_apart
 from mfpyg.models.prediction import Prediction, System, check_volumes, evaluate
 from mfpyg.models.sharing import private_copies
+from mfpyg.origin import near_origin
 
 
 class MultiFidelityPotential(Potential):
@@ -185,11 +187,20 @@ class MultiFidelityPotential(Potential):
                 are not finite, atoms that overlap so that the result would not be finite (in evaluation mode), a
                 stress where a graph does not repeat in all directions, or forces in inference mode.
         """
+        with neutral(keep_inference=True):
+            return self._predict(without_inference(data), wanted, stress)
+
+    def _predict(self, data: Data, wanted: Mapping[str, bool], stress: bool) -> dict[str, Prediction]:
         for name in wanted:
             self.head(name)
         with_gradients = stress or any(wanted.values())
         if torch.is_inference_mode_enabled() and with_gradients:
             raise MFPyGError("forces are gradients, which torch.inference_mode() forbids; use torch.no_grad() instead")
+        if next(self.parameters()).is_inference() and with_gradients:
+            raise MFPyGError(
+                "the weights were made or moved in torch.inference_mode(), so that nothing can be differentiated; "
+                "use copy.deepcopy(potential), or load and move it outside of inference mode"
+            )
         traced = _requires_grad(data)
         differentiable = torch.is_grad_enabled() and (self.training or traced)
         species = self.species_number(data.z)
@@ -201,6 +212,7 @@ class MultiFidelityPotential(Potential):
                 "expected finite ones in Å"
             )
         dtype = self.dtype
+        data = near_origin(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if stress:
             check_volumes(lattice, topology.n_graphs)
@@ -223,6 +235,10 @@ class MultiFidelityPotential(Potential):
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)
+        with neutral():
+            return self._predict_edges(z, edge_index, edge_vec, fidelity)
+
+    def _predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         vectors, species = edge_vec.detach().to(self.dtype), self.species_number(z)
         near = (vectors.square().sum(dim=1).sqrt() <= self.cutoff).nonzero().squeeze(1)
         near = near[torch.argsort(edge_index[1, near], stable=True)]  # sorted by target
