@@ -29,6 +29,7 @@ from mfpyg.datasets.storage import (
     settings_of,
     write_processed,
 )
+from mfpyg.ambient import neutrally
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import make_folder
@@ -86,6 +87,7 @@ class ConformationDataset(InMemoryDataset):
     usual: ClassVar[tuple[str, ...] | None] = None
     """Names of the levels that are processed unless others are asked for; all if ``None``."""
 
+    @neutrally
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -284,6 +286,7 @@ class ConformationDataset(InMemoryDataset):
             return super().get(idx)
         return item(self._data, self.slices, idx)
 
+    @neutrally
     def copy(self, idx: Any = None) -> ConformationDataset:
         """A copy with tensors of its own; as PyG's, but without an object a conformation.
 

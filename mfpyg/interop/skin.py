@@ -68,7 +68,7 @@ class VerletList:
         self.searches = 0
         self._reach = MARGIN * cutoff + skin
         self._search = RadiusGraph(self._reach, engine)
-        self._made_for = torch.tensor([cutoff], dtype=torch.float64)
+        self._made_for = torch.tensor([cutoff], dtype=torch.float64, device="cpu")
         self._candidates: _Candidates | None = None
 
     def add_edges(self, data: Data) -> None:

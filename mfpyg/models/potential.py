@@ -183,8 +183,8 @@ class MultiFidelityPotential(Potential):
         in evaluation it is detached.
 
         Raises:
-            MFPyGError: for an unknown fidelity, an element that the potential does not know, positions that
-                are not finite, atoms that overlap so that the result would not be finite (in evaluation mode), a
+            MFPyGError: for an unknown fidelity, an element that the potential does not know, data on another
+                device, positions that are not finite, atoms that overlap so that the result would not be finite (in evaluation mode), a
                 stress where a graph does not repeat in all directions, or forces in inference mode.
         """
         with neutral(keep_inference=True):
@@ -196,7 +196,13 @@ class MultiFidelityPotential(Potential):
         with_gradients = stress or any(wanted.values())
         if torch.is_inference_mode_enabled() and with_gradients:
             raise MFPyGError("forces are gradients, which torch.inference_mode() forbids; use torch.no_grad() instead")
-        if next(self.parameters()).is_inference() and with_gradients:
+        weight = next(self.parameters())
+        if data.pos.device != weight.device:
+            raise MFPyGError(
+                f"the data are on {data.pos.device}, but the potential is on {weight.device}; move one of them, as with "
+                f"data.to('{weight.device}')"
+            )
+        if weight.is_inference() and with_gradients:
             raise MFPyGError(
                 "the weights were made or moved in torch.inference_mode(), so that nothing can be differentiated; "
                 "use copy.deepcopy(potential), or load and move it outside of inference mode"
@@ -211,7 +217,7 @@ class MultiFidelityPotential(Potential):
                 f"positions are NaN or infinite in graph {int(molecules_of(data)[0][atom])} (atom {atom} of all); "
                 "expected finite ones in Å"
             )
-        dtype = self.dtype
+        dtype = weight.dtype
         data = near_origin(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if stress:

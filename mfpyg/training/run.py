@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import lightning
 import numpy as np
@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
+from mfpyg.ambient import neutral, threads
 from mfpyg.checkpoint import describe, potential_of, read_checkpoint, trained_labels, versions
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.splits import make_splits
@@ -50,6 +51,21 @@ from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.strategies.build import recipe_of
 
 
+P = ParamSpec("P")
+
+
+def _with_own_threads(function: Callable[Concatenate[TrainSettings, P], None]) -> Callable[..., None]:
+    """The function of settings, run in as many threads as they say, and out of reach of torch's global settings."""
+
+    @functools.wraps(function)
+    def call(settings: TrainSettings, *args: P.args, **kwargs: P.kwargs) -> None:
+        with neutral(), threads(settings.threads):
+            function(settings, *args, **kwargs)
+
+    return call
+
+
+@_with_own_threads
 def train(
     settings: TrainSettings,
     folder: RunFolder,
@@ -75,9 +91,6 @@ def train(
         settings = completed(settings, model)
     fidelities = check_settings(settings)
     device = choose_device(settings.accelerator, settings.devices)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # or Lightning sets another number
     if not resume and is_main_process():
         folder.check_new()
     full = open_training_data(settings, fidelities, shown_on(console))
@@ -141,6 +154,7 @@ def _summary(
     ]
 
 
+@_with_own_threads
 def final_table(settings: TrainSettings, folder: RunFolder, console: Console) -> None:
     """Evaluate the best epoch on every split, print the table, and keep it in the run folder."""
     checkpoint = read_checkpoint(folder.best)
