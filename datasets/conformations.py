@@ -14,6 +14,7 @@ from torch import Tensor
 from torch_geometric.data import Data, InMemoryDataset
 
 from mfpyg import interrupt
+from mfpyg.ambient import neutrally
 from mfpyg.cache import cache_dir
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.blocks import Block, Track
@@ -29,7 +30,6 @@ from mfpyg.datasets.storage import (
     settings_of,
     write_processed,
 )
-from mfpyg.ambient import neutrally
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import make_folder

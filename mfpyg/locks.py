@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Lock:
-    """For one thread at a time, which may take it again; a copy, or what comes out of a pickle, is a lock of its own."""
+    """For one thread at a time, which may take it again; a copy of it, pickled or not, is a lock of its own."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()

@@ -53,6 +53,11 @@ class Offset:
         return near
 
 
+def largest_coordinate(pos: Tensor) -> float:
+    """In Å; NaN or infinite where a position is, and 0 of no atoms."""
+    return float(pos.detach().abs().amax()) if pos.numel() else 0.0
+
+
 def near_origin(data: Data, dtype: torch.dtype) -> Data:
     """The graphs with positions that lose nothing when they are rounded to a type.
 
@@ -80,7 +85,7 @@ def find_offset(data: Data) -> Offset | None:
     Raises:
         MFPyGError: as :func:`mfpyg.lattice.lattice_of`.
     """
-    if not data.pos.numel() or data.pos.detach().abs().amax() <= NEAR:
+    if largest_coordinate(data.pos) <= NEAR:
         return None
     pos = data.pos.detach().double()
     batch, n_graphs = molecules_of(data)

@@ -50,7 +50,6 @@ from mfpyg.training.restoring import Restored
 from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.strategies.build import recipe_of
 
-
 P = ParamSpec("P")
 
 

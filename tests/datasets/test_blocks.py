@@ -69,9 +69,7 @@ def _between(pos: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_molecules_far_from_the_origin_keep_their_shape(
-    tmp_path: Path, way: str
-) -> None:
+def test_molecules_far_from_the_origin_keep_their_shape(tmp_path: Path, way: str) -> None:
     images = [_water(number) for number in range(3)]
     for atoms, by in zip(images, (0.0, 20_000.0, -1e5), strict=True):
         atoms.positions += by
@@ -127,7 +125,9 @@ def _block(pos: np.ndarray) -> Block:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [lambda pos: pos, lambda pos: pos.astype(">f8"), lambda pos: pos.astype(np.longdouble)])
+@pytest.mark.parametrize(
+    "make", [lambda pos: pos, lambda pos: pos.astype(">f8"), lambda pos: pos.astype(np.longdouble)]
+)
 def test_checked_positions_are_float32(make: Callable[[np.ndarray], np.ndarray]) -> None:
     block = _block(make(np.array([[20_000.0, 0, 0], [20_000.123456789, 0, 0]])))
     block.check(str)

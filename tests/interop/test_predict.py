@@ -132,9 +132,7 @@ def test_float32_sees_the_edges_of_float32(small_potential: Make, mixed_frames: 
         assert one.of["cc"].forces == pytest.approx(expected.forces, abs=1e-5)
 
 
-def test_float32_does_not_see_where_the_origin_is(
-    small_potential: Make, mixed_frames: Frames, tmp_path: Path
-) -> None:
+def test_float32_does_not_see_where_the_origin_is(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
     potential, random = small_potential().float(), np.random.default_rng(0)
     far = [atoms.copy() for atoms in mixed_frames]
     for atoms in far[::2]:
