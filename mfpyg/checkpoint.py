@@ -205,11 +205,8 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
         if hasattr(settings.model, "check"):
             settings.model.check()
         _check_sizes(settings, weights)
-        with (
-            building(),
-            torch.random.fork_rng(devices=[]),
-            Room(weights),
-        ):  # the initial weights drawn here are replaced at once
+        # The initial weights drawn here are replaced at once.
+        with building(), torch.random.fork_rng(devices=[]), Room(weights):
             potential = _built(settings, described)
     except MFPyGError as error:
         raise MFPyGError(f"{name}: {error}") from error
