@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from mfpyg.ambient import neutrally
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.testing import invariance, smoothness
 from mfpyg.testing.subject import Law, PotentialError, Subject
