@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data, InMemoryDataset
 
+from mfpyg.ambient import neutral, neutrally
 from mfpyg.errors import MFPyGError
 
 
@@ -33,11 +34,11 @@ def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     first = slices[chosen]  # (m,)
     counts = slices[chosen + 1] - first  # (m,)
-    new = torch.zeros(len(chosen) + 1, dtype=torch.int64)
+    new = counts.new_zeros(len(chosen) + 1)
     torch.cumsum(counts, 0, out=new[1:])
     owner = torch.repeat_interleave(counts, output_size=int(new[-1]))
     rows = (first - new[:-1]).index_select(0, owner)
-    return rows.add_(torch.arange(len(rows))), new, owner
+    return rows.add_(torch.arange(len(rows), device=rows.device)), new, owner
 
 
 def gather(data: Data, slices: Mapping[str, Tensor], chosen: Tensor) -> tuple[Data, dict[str, Tensor]]:
@@ -69,6 +70,7 @@ class Assembler:
             tensors, PyG's collate does the work.
     """
 
+    @neutrally
     def __init__(self, dataset: InMemoryDataset) -> None:
         self.dataset = dataset
         data, slices = dataset._data, dataset.slices
@@ -87,6 +89,7 @@ class Assembler:
         ]
         self._empty = Batch(_base_cls=Data)
 
+    @neutrally
     def __call__(self, chosen: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """The batch of the conformations with these numbers, (m,)."""
         if not self._by_indexing:
@@ -200,14 +203,18 @@ class BatchLoader(DataLoader):
         if self._handed_out:  # Lightning makes two iterators before it takes anything from the second
             self._order.set(self._order.epoch + 1, 0)
         self._handed_out, self._done = False, self._order.start
-        return self._counted(super().__iter__())
+        with neutral():
+            return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        for batch in batches:
+        while True:
+            with neutral():  # but not around what is done with the batch
+                batch = next(batches, None)
             self._handed_out = True
+            if batch is None:
+                return
             self._done += 1
             yield batch
-        self._handed_out = True
 
     def state_dict(self) -> dict[str, int]:
         """Number of the epoch, and of the batches of it that have been handed out."""

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from ase.data import chemical_symbols
+from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError
+from mfpyg.origin import near_origin
 
 Track = Callable[[Sequence[str]], Iterable[str]]
 """Iterates over the names of a file's groups and shows the progress; ``iter`` shows nothing."""
@@ -54,7 +57,7 @@ class Block:
     Attributes:
         n_atoms: atoms of each conformation, (n,) int64.
         z: atomic numbers, (Σ n_atoms,) int64.
-        pos: positions, (Σ n_atoms, 3) float32.
+        pos: positions, (Σ n_atoms, 3) float32, or before :meth:`check` float64 where the file has that.
         energy: (n, T) float64, NaN where there is none.
         forces: −dE/dx, (Σ n_atoms, T, 3) float32, NaN in all components where there are none.
         molecule: number of each conformation's molecule in ``names``, (n,) int64.
@@ -64,8 +67,8 @@ class Block:
         source: number of the source in a union of several, (n,) int64.
         incomplete: conformations of which some force components were missing, and all were
             therefore taken as missing, (T,) int64.
-        cell: lattice vectors as rows, Å, (n, 3, 3) float32, zeros where there are none; ``None`` in all blocks
-            of a source of molecules.
+        cell: lattice vectors as rows, Å, (n, 3, 3), in the type of ``pos``, zeros where there are none; ``None`` in all
+            blocks of a source of molecules.
         pbc: whether it is repeated along each of them, (n, 3) bool; ``None`` as well.
     """
 
@@ -111,7 +114,10 @@ class Block:
     def check(self, where: Callable[[int], str]) -> None:
         """Check the numbers, and make forces that lack a component missing as a whole, counting them.
 
-        Lattice vectors that are no numbers become zeros where nothing is repeated along them.
+        Positions and cells become float32; from float64 positions far from the origin, an origin and whole lattice
+        vectors are taken away first (see :mod:`mfpyg.origin`), as float32 lacks the digits there. Positions that come
+        in float32 stay as they are. Lattice vectors that are no numbers become zeros where nothing is repeated along
+        them.
 
         Args:
             where: names a conformation of the block, for the error.
@@ -132,19 +138,35 @@ class Block:
             number = int(self.z[no_element][0])
             refuse(_any_by(owner, no_element, len(self)), f"atomic number {number} is of no element")
         refuse(self.n_atoms < 1, "no atoms")
-        refuse(_any_by(owner, ~np.isfinite(self.pos).all(axis=1), len(self)), "coordinates are NaN or infinite")
+        lost = ~np.isfinite(self.pos).all(axis=1)
+        refuse(_any_by(owner, lost, len(self)), "coordinates are NaN or infinite")
         refuse(np.isinf(self.energy).any(axis=1), "an energy is infinite; NaN means missing")
         infinite = np.isinf(self.forces).any(axis=(1, 2))
         refuse(_any_by(owner, infinite, len(self)), "a force is infinite; NaN means missing")
         if self.cell is not None and self.pbc is not None:
-            _check_cells(self.cell, self.pbc, refuse)
-            self.cell[~np.isfinite(self.cell).all(axis=2)] = 0
+            with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                rounded = self.cell.astype(np.float32)
+            _check_cells(rounded, self.pbc, refuse)
+            self.cell[~np.isfinite(rounded).all(axis=2)] = 0
+        if self.pos.dtype != np.float32:
+            self._round()
+            too_large = ~np.isfinite(self.pos).all(axis=1)
+            refuse(_any_by(owner, too_large, len(self)), "coordinates are NaN or infinite in float32")
         missing = np.isnan(self.forces)  # (Σ n_atoms, T, 3)
         for t in range(self.energy.shape[1]):
             some = _any_by(owner, missing[:, t].any(axis=1), len(self))
             self.incomplete[t] += (some & _any_by(owner, ~missing[:, t].all(axis=1), len(self))).sum()
             if some.any():
                 self.forces[some[owner], t] = np.nan
+
+    def _round(self) -> None:
+        """Make positions, brought near the origin, and cells float32."""
+        batch = Data(pos=torch.from_numpy(self.pos.astype(np.float64)), batch=torch.from_numpy(self.owner))
+        if self.cell is not None and self.pbc is not None:
+            batch.cell, batch.pbc = torch.from_numpy(self.cell.astype(np.float64)), torch.from_numpy(self.pbc)
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            self.pos = near_origin(batch, torch.float32).pos.numpy().astype(np.float32)
+            self.cell = None if self.cell is None else self.cell.astype(np.float32)
 
     def select(self, keep: np.ndarray, levels: Sequence[int]) -> Block:
         """The conformations where ``keep`` (n,) bool is true, with these of the T levels, in this order."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch_geometric.data import Data, InMemoryDataset
 
 from mfpyg import interrupt
+from mfpyg.ambient import neutrally
 from mfpyg.cache import cache_dir
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.blocks import Block, Track
@@ -86,6 +87,7 @@ class ConformationDataset(InMemoryDataset):
     usual: ClassVar[tuple[str, ...] | None] = None
     """Names of the levels that are processed unless others are asked for; all if ``None``."""
 
+    @neutrally
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -284,6 +286,7 @@ class ConformationDataset(InMemoryDataset):
             return super().get(idx)
         return item(self._data, self.slices, idx)
 
+    @neutrally
     def copy(self, idx: Any = None) -> ConformationDataset:
         """A copy with tensors of its own; as PyG's, but without an object a conformation.
 

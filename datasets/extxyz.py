@@ -148,21 +148,18 @@ class _Part:
         self.atoms += n
 
     def block(self) -> Block:
-        with np.errstate(over="ignore"):
-            pos = np.concatenate([frame.pos for frame in self.frames]).astype(np.float32)
-            cell = np.stack([frame.cell for frame in self.frames]).astype(np.float32)
         names = {name: number for number, name in enumerate(dict.fromkeys(self.names))}
         block = Block(
             n_atoms=np.array([len(frame.z) for frame in self.frames], np.int64),
             z=np.concatenate([frame.z for frame in self.frames]).astype(np.int64),
-            pos=pos,
+            pos=np.concatenate([frame.pos for frame in self.frames]).astype(np.float64, copy=False),
             energy=np.array(self.energy, np.float64),
             forces=np.concatenate(self.forces),
             molecule=np.array([names[name] for name in self.names], np.int64),
             names=list(names),
             conformation=np.array([frame.number for frame in self.frames], np.int64),
             split=np.array(self.split, np.int64),
-            cell=cell,
+            cell=np.stack([frame.cell for frame in self.frames]).astype(np.float64, copy=False),
             pbc=np.stack([frame.pbc for frame in self.frames]),
         )
         block.check(lambda row: f"{self.path}: frame {self.frames[row].number}")

@@ -138,8 +138,7 @@ class Group:
                 values = self._numbers(level.forces, rows).astype(np.float64) * level.forces_factor
                 with np.errstate(over="ignore"):  # becomes infinite, which is refused
                     forces[:, t] = values.reshape(-1, 3)
-        with np.errstate(over="ignore"):
-            pos = self.array("coordinates")[rows].astype(np.float32)
+        pos = self.array("coordinates")[rows]
         bad = np.flatnonzero(~np.isfinite(pos).all(axis=(1, 2)))
         if bad.size:
             raise MFPyGError(f"{self.where}: coordinates of conformation {rows.start + bad[0]} are NaN or infinite")

@@ -20,7 +20,7 @@ from mfpyg.datasets.stored_checks import check_about, check_columns
 from mfpyg.errors import MFPyGError
 from mfpyg.files import check_archive, save_torch
 
-FORMAT = 2
+FORMAT = 3
 """Version of the processed files; a change makes old ones be processed anew."""
 
 CHECKED = 1 << 26

@@ -15,6 +15,7 @@ import torch
 from ase.data import chemical_symbols
 
 from mfpyg import backbones
+from mfpyg.ambient import building, neutrally
 from mfpyg.checkpoint_checks import Room, check_described
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
@@ -98,6 +99,7 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
+@neutrally
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The contents of a checkpoint; code that a file might carry is never run.
 
@@ -134,6 +136,7 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
     return int(checkpoint["epoch"]) + 1 if progress is None else int(progress["epochs"])
 
 
+@neutrally
 def load(path: str | os.PathLike[str]) -> Potential:
     """The trained potential of a run folder (its best epoch) or of a checkpoint, ready to predict.
 
@@ -184,6 +187,7 @@ def save(potential: Potential, path: str | os.PathLike[str], source: str | None 
     save_torch(Path(path), values)
 
 
+@neutrally
 def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     """The potential in the contents of a checkpoint, in evaluation mode.
 
@@ -205,7 +209,8 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
         if hasattr(settings.model, "check"):
             settings.model.check()
         _check_sizes(settings, weights)
-        with torch.random.fork_rng(devices=[]), Room(weights):  # the initial weights drawn here are replaced at once
+        # The initial weights drawn here are replaced at once.
+        with building(), torch.random.fork_rng(devices=[]), Room(weights):
             potential = _built(settings, described)
     except MFPyGError as error:
         raise MFPyGError(f"{name}: {error}") from error

@@ -219,7 +219,7 @@ class RadiusGraph(BaseTransform):
         if getattr(data, "pbc", None) is not None:  # molecules among crystals too, as collate wants it of all or none
             nothing = torch.zeros(data.edge_index.shape[1], 3, dtype=torch.int32, device=data.pos.device)
             data.edge_shift = nothing if edge_shift is None else edge_shift
-        data.edge_cutoff = torch.tensor([self.cutoff], dtype=torch.float64)
+        data.edge_cutoff = torch.tensor([self.cutoff], dtype=torch.float64, device="cpu")
         return data
 
     def __repr__(self) -> str:

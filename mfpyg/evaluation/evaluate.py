@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch_geometric.data import Batch
 
+from mfpyg.ambient import neutrally
 from mfpyg.datasets.batches import BatchLoader, by_size
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
@@ -50,6 +51,7 @@ class Evaluation:
     parity: dict[str, dict[tuple[str, str], Parity]]
 
 
+@neutrally
 def evaluate(
     potential: Potential,
     dataset: ConformationDataset,

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 import mfpyg
+from mfpyg.ambient import neutrally
 from mfpyg.checkpoint import load
 from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
@@ -49,6 +50,7 @@ class Predictions:
     reference: dict[str, np.ndarray]
 
 
+@neutrally
 def predict_rows(
     potential: Potential,
     dataset: ConformationDataset,
@@ -127,6 +129,7 @@ def average(members: Sequence[Predictions]) -> Predictions:
     )
 
 
+@neutrally
 def run_predictions(
     run: Path,
     dataset: ConformationDataset,

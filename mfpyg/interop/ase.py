@@ -10,14 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+from ase.calculators.calculator import (
+    Calculator,
+    CalculatorSetupError,
+    PropertyNotImplementedError,
+    all_changes,
+)
 from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from mfpyg.ambient import neutral, neutrally
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.interop.atoms import KCAL_MOL_TO_EV, data_of
 from mfpyg.interop.ensemble import Ensemble, Model
 from mfpyg.interop.skin import VerletList
+from mfpyg.locks import Lock
 from mfpyg.models import Potential
 from mfpyg.models.prediction import Prediction
 
@@ -34,6 +41,9 @@ class MFPyGCalculator(Calculator):
     Several models are an ensemble. Its results are means, and the standard deviations of the members (n − 1) stand
     beside them as ``energy_std``, ``energies_std``, ``forces_std`` (of each component) and ``stress_std``.
 
+    Several threads may share a calculator: they take turns, and what a method returns for ``atoms`` is of these atoms.
+    ``results`` are those of the last calculation, whichever thread made it.
+
     Args:
         models: a potential, a run folder or a checkpoint, or several; potentials are copied.
         fidelity: level of theory; may be left out where there is only one.
@@ -47,6 +57,7 @@ class MFPyGCalculator(Calculator):
     Raises:
         MFPyGError: for files that can't be read, an unknown fidelity, device or precision, and a negative skin; when
             computing, for no atoms, positions or a cell that make no sense, unknown elements, and atoms at one place.
+        CalculatorSetupError: when asked for a property without atoms before there were any.
 
     Example:
         >>> atoms.calc = MFPyGCalculator("runs/example", fidelity="cc")       # doctest: +SKIP
@@ -66,6 +77,7 @@ class MFPyGCalculator(Calculator):
         compiled: bool = False,
         atoms: Atoms | None = None,
     ) -> None:
+        self._lock = Lock()
         super().__init__(atoms=atoms)
         self.ensemble = _prepared(models, device, dtype, compiled)
         members = self.ensemble.members
@@ -99,11 +111,12 @@ class MFPyGCalculator(Calculator):
                 raise MFPyGError(f"'{name}' can't be set (only {', '.join(_CHANGEABLE)}); make a new calculator")
         if "fidelity" in changes:
             changes["fidelity"] = self.ensemble.fidelity(changes["fidelity"])
-        changed = super().set(**changes)
-        if "skin" in changed:
-            self.neighbours = self._list()
-        if changed:
-            self.reset()
+        with self._lock:
+            changed = super().set(**changes)
+            if "skin" in changed:
+                self.neighbours = self._list()
+            if changed:
+                self.reset()
         return changed
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
@@ -120,11 +133,17 @@ class MFPyGCalculator(Calculator):
         return [name for name, (a, b) in pairs.items() if _differ(a, b, tol)]
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """See ASE; a float, or an array in ASE's units."""
-        value = super().get_property(name, atoms, allow_calculation)
-        if allow_calculation:
-            self._asked.add(name)
+        """See ASE; a float, or an array in ASE's units, of the last atoms if none are given."""
+        with self._lock:
+            value = super().get_property(name, atoms, allow_calculation)
+            if allow_calculation:
+                self._asked.add(name)
         return value
+
+    def calculate_properties(self, atoms: Atoms, properties: Sequence[str]) -> Properties:
+        """See ASE."""
+        with self._lock:
+            return super().calculate_properties(atoms, properties)
 
     def export_properties(self) -> Properties:
         """Those of the results that ASE has a name for."""
@@ -140,10 +159,18 @@ class MFPyGCalculator(Calculator):
 
         Raises:
             PropertyNotImplementedError: for the stress of what does not repeat in all three directions.
+            CalculatorSetupError: without atoms, if there were none before.
             MFPyGError: see the class.
         """
+        with self._lock, neutral():
+            self._calculate(atoms, properties, system_changes)
+
+    def _calculate(self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]) -> None:
         super().calculate(atoms, properties, system_changes)
-        assert self.atoms is not None
+        if self.atoms is None:
+            raise CalculatorSetupError(
+                "no atoms yet; give them, as in get_potential_energy(atoms), or set atoms.calc and ask the atoms"
+            )
         if system_changes:
             self.results, self._asked_before, self._asked = {}, self._asked, set()
         forces, stress = self._derivatives(properties, self.atoms.pbc)
@@ -179,6 +206,7 @@ def _listed(models: Model | Sequence[Model]) -> list[Model]:
     return [models] if isinstance(models, str | os.PathLike | Potential) else list(models)
 
 
+@neutrally
 def _prepared(
     models: Model | Sequence[Model], device: str | torch.device | None, dtype: str | None, compiled: bool
 ) -> Ensemble:

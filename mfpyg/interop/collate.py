@@ -13,6 +13,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.graph import find_topology
 from mfpyg.interop.ensemble import Ensemble
 from mfpyg.models.overlap import find_overlap
+from mfpyg.origin import near_origin
 
 
 def batch_of(frames: Sequence[Frame], ensemble: Ensemble) -> Data:
@@ -45,14 +46,16 @@ def _collated(batch: Sequence[Frame], ensemble: Ensemble) -> Data:
     if not n_atoms.all():
         raise MFPyGError("no atoms; expected at least one")
     dtype = torch.float64 if any(m.dtype == torch.float64 for m in ensemble.members) else ensemble.members[0].dtype
-    pos = torch.from_numpy(np.concatenate([frame.pos for frame in batch]))
+    pos = torch.from_numpy(np.concatenate([frame.pos for frame in batch])).double()
     data = Data(
         z=torch.from_numpy(np.concatenate([frame.z for frame in batch]).astype(np.int64, copy=False)),
-        pos=pos.to(dtype),
+        pos=pos,
         batch=torch.from_numpy(np.repeat(np.arange(len(batch)), n_atoms)),
         pbc=torch.from_numpy(np.stack([frame.pbc for frame in batch])),
-        cell=torch.from_numpy(np.stack([frame.cell for frame in batch])).to(dtype),
+        cell=torch.from_numpy(np.stack([frame.cell for frame in batch])).double(),
     )
+    data = near_origin(data, dtype)
+    data.pos, data.cell = data.pos.to(dtype), data.cell.to(dtype)
     if not data.pos.isfinite().all():
         atom = int((~data.pos.isfinite().all(dim=1)).nonzero()[0])
         raise MFPyGError(f"position of atom {atom} is {pos[atom].tolist()}; expected finite numbers in Å")

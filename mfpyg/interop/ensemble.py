@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from mfpyg.ambient import neutrally
 from mfpyg.checkpoint import load
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.models import Potential
@@ -35,6 +36,7 @@ class Ensemble:
         MFPyGError: for no model, a file that can't be read, or members without a common fidelity.
     """
 
+    @neutrally
     def __init__(self, models: Model | Sequence[Model], device: torch.device | str | None = None) -> None:
         listed = [models] if isinstance(models, str | os.PathLike | Potential) else list(models)
         if not listed:

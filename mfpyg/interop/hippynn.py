@@ -15,6 +15,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
+from mfpyg.ambient import neutrally
 from mfpyg.backbone_options import HIPNNOptions
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.fidelity import Fidelity
@@ -41,6 +42,7 @@ OLD_CUSP = 1e-30
 """The cusp constant of hippynn before it was stored."""
 
 
+@neutrally
 def load_hippynn(
     path: str | os.PathLike[str] | Mapping[str, Any],
     *,
@@ -110,7 +112,7 @@ def load_hippynn(
         warnings.warn(
             f"{state.source}: ignored {listed}; an energy that depends on them, such as one of charges, comes without",
             MFPyGWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     return potential.eval()
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mfpyg.ambient import neutrally
 from mfpyg.errors import MFPyGError
 from mfpyg.files import save_torch
 from mfpyg.interop.hippynn_heads import choose_heads, has_references
@@ -26,6 +27,7 @@ from mfpyg.models.heads import Head, LinearHead
 from mfpyg.units import energy_factor
 
 
+@neutrally
 def export_hippynn(
     potential: Potential,
     like: Mapping[str, Any],

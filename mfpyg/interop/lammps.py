@@ -28,6 +28,7 @@ import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from mfpyg.ambient import neutrally
 from mfpyg.errors import MFPyGError
 from mfpyg.interop.atoms import KCAL_MOL_TO_EV
 from mfpyg.interop.ensemble import Ensemble, Model
@@ -110,6 +111,7 @@ class UnifiedPotential:
     def compute_gradients(self, data: Any) -> None:
         """Nothing: all is done in :meth:`compute_forces`."""
 
+    @neutrally
     def compute_forces(self, data: Any) -> None:
         """Energies of the atoms, and what each neighbour's vector adds to forces and virial.
 

@@ -11,6 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from mfpyg import interrupt
+from mfpyg.ambient import neutrally
 from mfpyg.datasets.frames import Frame, frame_of_atoms
 from mfpyg.errors import MFPyGError
 from mfpyg.interop.collate import batch_of
@@ -170,6 +171,7 @@ def _batches(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
         yield batch
 
 
+@neutrally
 def _of_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]:
     """Predictions of these frames; those with a stress apart, as it is defined for all graphs of a batch or none."""
     if not task.stress:

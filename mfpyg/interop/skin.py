@@ -11,6 +11,7 @@ from torch_geometric.data import Data
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph
 from mfpyg.lattice import MARGIN, Lattice, lattice_of
+from mfpyg.origin import Offset, find_offset
 
 
 @dataclass
@@ -21,15 +22,19 @@ class _Candidates:
         z, pbc: of the system then.
         pos: (n_atoms, 3) float64 in Å, as rounded to the potential's precision.
         lattice: float64; ``None`` where nothing repeats.
-        edge_index, edge_shift: as in :class:`mfpyg.graph.RadiusGraph`.
+        offset: what was taken from the positions before they were rounded, if anything.
+        edge_index, edge_shift: as in :class:`mfpyg.graph.RadiusGraph`, between the positions without the offset.
+        last: which of them were within the cutoff the last time, and these edges and shifts.
     """
 
     z: Tensor
     pbc: Tensor
     pos: Tensor
     lattice: Lattice | None
+    offset: Offset | None
     edge_index: Tensor
     edge_shift: Tensor
+    last: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 class VerletList:
@@ -39,6 +44,9 @@ class VerletList:
     no atom has moved by more than half the skin. Where the cell changes, x → x D, a pair that was no candidate is
     still at least σ (cutoff + skin) − 2 d apart, σ being the smallest singular value of D and d how far the atoms
     have moved from where D alone takes them; they suffice as long as that is not less than the cutoff.
+
+    Far from the origin an offset (see :mod:`mfpyg.origin`) is taken from the positions. It stays the same from one
+    search to the next, so that no atom jumps to another image in between. Several threads may use one list.
 
     Args:
         cutoff: in Å.
@@ -60,39 +68,50 @@ class VerletList:
         self.searches = 0
         self._reach = MARGIN * cutoff + skin
         self._search = RadiusGraph(self._reach, engine)
-        self._made_for = torch.tensor([cutoff], dtype=torch.float64)
+        self._made_for = torch.tensor([cutoff], dtype=torch.float64, device="cpu")
         self._candidates: _Candidates | None = None
-        self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def add_edges(self, data: Data) -> None:
         """Store ``edge_index``, ``edge_shift`` and ``edge_cutoff`` in data, as :class:`mfpyg.graph.RadiusGraph` does.
 
         Args:
-            data: from :func:`mfpyg.interop.atoms.data_of`.
+            data: from :func:`mfpyg.interop.atoms.data_of`; its ``pos`` comes near the origin where it is far from it.
 
         Raises:
             MFPyGError: as :func:`mfpyg.lattice.lattice_of` and :func:`mfpyg.neighbours.periodic_radius_graph`.
         """
-        pos = data.pos.to(self.dtype)
         lattice = lattice_of(data, 1, self.dtype)
         if lattice is not None:  # whose distances are compared in float64 by every engine
-            pos, lattice = pos.double(), Lattice(lattice.cell.double(), lattice.pbc)
-        if self._candidates is None or not self._suffice(self._candidates, data, pos.double(), lattice):
-            self._candidates = self._sought(data, pos.double(), lattice)
-            self._last = None
-        data.edge_index, data.edge_shift = self._within(self._candidates, pos, lattice)
+            lattice = Lattice(lattice.cell.double(), lattice.pbc)
+        made = self._candidates
+        if made is not None and not (torch.equal(made.z, data.z) and torch.equal(made.pbc, data.pbc)):
+            made = None
+        if made is not None:
+            given, pos = self._near(data, made.offset, lattice)
+            if not self._suffice(made, pos.double(), lattice):
+                made = None
+        if made is None:
+            offset = None if self.dtype == torch.float64 else find_offset(data)
+            given, pos = self._near(data, offset, lattice)
+            made = self._candidates = self._sought(data, pos.double(), lattice, offset)
+        data.pos = given
+        data.edge_index, data.edge_shift = self._within(made, pos, lattice)
         data.edge_cutoff = self._made_for
 
-    def _sought(self, data: Data, pos: Tensor, lattice: Lattice | None) -> _Candidates:
+    def _near(self, data: Data, offset: Offset | None, lattice: Lattice | None) -> tuple[Tensor, Tensor]:
+        """Positions without the offset, as they are and as the potential rounds them."""
+        given = data.pos if offset is None else offset.taken_from(data).pos
+        pos = given.to(self.dtype)
+        return given, pos if lattice is None else pos.double()
+
+    def _sought(self, data: Data, pos: Tensor, lattice: Lattice | None, offset: Offset | None) -> _Candidates:
         self.searches += 1
         cell = data.cell if lattice is None else lattice.cell
         found = self._search(Data(z=data.z, pos=pos, cell=cell, pbc=data.pbc))
-        return _Candidates(data.z, data.pbc, pos, lattice, found.edge_index, found.edge_shift)
+        return _Candidates(data.z, data.pbc, pos, lattice, offset, found.edge_index, found.edge_shift)
 
-    def _suffice(self, made: _Candidates, data: Data, pos: Tensor, lattice: Lattice | None) -> bool:
+    def _suffice(self, made: _Candidates, pos: Tensor, lattice: Lattice | None) -> bool:
         """Whether every pair within the cutoff is among the candidates."""
-        if not (torch.equal(made.z, data.z) and torch.equal(made.pbc, data.pbc)):
-            return False
         start, smallest = made.pos, 1.0
         if lattice is not None and made.lattice is not None and not torch.equal(made.lattice.cell, lattice.cell):
             deformation = torch.linalg.solve(made.lattice.completed()[0], lattice.completed()[0])
@@ -107,6 +126,7 @@ class VerletList:
         if lattice is not None:
             edge_vec = edge_vec + lattice.translations(made.edge_shift, torch.zeros_like(target))
         near = edge_vec.square().sum(dim=1) <= self.cutoff * self.cutoff
-        if self._last is None or not torch.equal(self._last[0], near):
-            self._last = near, made.edge_index[:, near], made.edge_shift[near]
-        return self._last[1:]
+        last = made.last
+        if last is None or not torch.equal(last[0], near):
+            last = made.last = near, made.edge_index[:, near], made.edge_shift[near]
+        return last[1:]

@@ -16,6 +16,7 @@ from torch_sim.models.interface import ModelInterface
 from torch_sim.state import SimState
 from torch_sim.typing import MemoryScaling
 
+from mfpyg.ambient import neutral, neutrally
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.interop.atoms import KCAL_MOL_TO_EV
 from mfpyg.interop.ensemble import Ensemble, Model
@@ -49,6 +50,7 @@ class MFPyGModel(ModelInterface):
         ...              n_steps=1000, temperature=300, timestep=0.0005)                  # doctest: +SKIP
     """
 
+    @neutrally
     def __init__(
         self,
         models: Model | Sequence[Model],
@@ -112,6 +114,10 @@ class MFPyGModel(ModelInterface):
         Raises:
             MFPyGError: for an unknown element, or positions that are not finite.
         """
+        with neutral():
+            return self._predicted(state)
+
+    def _predicted(self, state: Any) -> dict[str, Tensor]:
         data = data_of_state(state if isinstance(state, SimState) else SimState(**state))
         defined = bool(data.pbc.all())
         wanted = {self.fidelity: self._compute_forces}

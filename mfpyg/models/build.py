@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from mfpyg import backbones
+from mfpyg.ambient import building
 from mfpyg.models.delta import DeltaPotential, difference_name
 from mfpyg.models.potential import MultiFidelityPotential
 from mfpyg.settings import TrainSettings
@@ -14,7 +15,7 @@ from mfpyg.settings import TrainSettings
 def build_potential(
     settings: TrainSettings, species: Sequence[int], fidelities: Sequence[str]
 ) -> MultiFidelityPotential:
-    """A potential with fresh weights, drawn from torch's global generator.
+    """A potential with fresh weights, drawn from torch's global generator; float32, whatever the default type is.
 
     Args:
         settings: backbone, its options, heads, and the neighbour-list engine.
@@ -24,17 +25,17 @@ def build_potential(
     Raises:
         MFPyGError: for an unknown backbone, or options that make no sense.
     """
-    backbone = backbones.find(settings.backbone).make(species, dataclasses.asdict(settings.model))
     head = settings.head
-    potential = MultiFidelityPotential(
-        backbone,
-        fidelities,
-        settings.engine,
-        head=head.kind,
-        head_width=head.width,
-        private_blocks=head.private_blocks,
-        isolated=head.isolated,
-    )
+    with building():
+        potential = MultiFidelityPotential(
+            backbones.find(settings.backbone).make(species, dataclasses.asdict(settings.model)),
+            fidelities,
+            settings.engine,
+            head=head.kind,
+            head_width=head.width,
+            private_blocks=head.private_blocks,
+            isolated=head.isolated,
+        )
     potential.settings = settings
     return potential
 

@@ -8,6 +8,7 @@ the compiler differentiates the record once more. Neighbour lists are made outsi
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
 _FIELDS = ("energy", "forces", "atomic_energies", "hierarchicality", "stress")
 Compiled = Callable[..., list[Tensor]]
 
+_turn = threading.RLock()
+"""Recording puts other tensors in place of the weights, and settings of torch's that are those of all threads."""
+
 
 class Compiler:
     """Predicts as :func:`mfpyg.models.prediction.evaluate` does, through functions compiled when they are needed.
 
     What can't be recorded or compiled is said once, in a :class:`mfpyg.errors.MFPyGWarning`, and evaluated without.
+    Several threads take turns, also with different potentials.
     """
 
     def __init__(self) -> None:
@@ -54,6 +59,17 @@ class Compiler:
         differentiable: bool,
     ) -> dict[str, Prediction]:
         """See :func:`mfpyg.models.prediction.evaluate`; positions and cells must not require a gradient."""
+        with _turn:
+            return self._predicted(potential, system, wanted, stress, differentiable)
+
+    def _predicted(
+        self,
+        potential: MultiFidelityPotential,
+        system: System,
+        wanted: Mapping[str, bool],
+        stress: bool,
+        differentiable: bool,
+    ) -> dict[str, Prediction]:
         if hasattr(potential.backbone, "plan"):
             graph = system.topology.at(system.pos, system.lattice)
             system.plan = potential.backbone.plan(graph)  # type: ignore[operator]
@@ -72,7 +88,7 @@ class Compiler:
             except Exception as error:  # of any kind: torch's compiler and the C++ compiler that it calls
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 text = f"torch.compile failed, going on without it ({reason})"
-                warnings.warn(text, MFPyGWarning, stacklevel=3)
+                warnings.warn(text, MFPyGWarning, stacklevel=4)
                 self._records[key], outputs = [_Record(None, {})], None
         if outputs is None:
             return evaluate(potential, system, wanted, stress, differentiable)

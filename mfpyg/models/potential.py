@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -11,6 +12,7 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from mfpyg.ambient import neutral, without_inference
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
 from mfpyg.locality import is_large, reordered, spatial_order
@@ -22,6 +24,7 @@ from mfpyg.models.isolated import with_isolated_atoms
 from mfpyg.models.overlap import check_apart
 from mfpyg.models.prediction import Prediction, System, check_volumes, evaluate
 from mfpyg.models.sharing import private_copies
+from mfpyg.origin import NEAR, largest_coordinate, near_origin
 
 
 class MultiFidelityPotential(Potential):
@@ -181,27 +184,32 @@ class MultiFidelityPotential(Potential):
         in evaluation it is detached.
 
         Raises:
-            MFPyGError: for an unknown fidelity, an element that the potential does not know, positions that
-                are not finite, atoms that overlap so that the result would not be finite (in evaluation mode), a
-                stress where a graph does not repeat in all directions, or forces in inference mode.
+            MFPyGError: for an unknown fidelity, an element that the potential does not know, data on another device,
+                positions that are not finite, atoms that overlap so that the result would not be finite (in evaluation
+                mode), a stress where a graph does not repeat in all directions, or forces in inference mode.
         """
+        with neutral(keep_inference=True):
+            return self._predict(without_inference(data), wanted, stress)
+
+    def _predict(self, data: Data, wanted: Mapping[str, bool], stress: bool) -> dict[str, Prediction]:
         for name in wanted:
             self.head(name)
-        with_gradients = stress or any(wanted.values())
-        if torch.is_inference_mode_enabled() and with_gradients:
-            raise MFPyGError("forces are gradients, which torch.inference_mode() forbids; use torch.no_grad() instead")
+        weight = next(self.parameters())
+        _check_usable(weight, data, with_gradients=stress or any(wanted.values()))
         traced = _requires_grad(data)
         differentiable = torch.is_grad_enabled() and (self.training or traced)
         species = self.species_number(data.z)
         self.warn_untrained(data.z, wanted)
-        lost = ~torch.isfinite(data.pos)
-        if lost.any():
-            atom = int(lost.any(dim=1).nonzero()[0])
+        largest = largest_coordinate(data.pos)
+        if not math.isfinite(largest):
+            atom = int((~torch.isfinite(data.pos)).any(dim=1).nonzero()[0])
             raise MFPyGError(
                 f"positions are NaN or infinite in graph {int(molecules_of(data)[0][atom])} (atom {atom} of all); "
                 "expected finite ones in Å"
             )
-        dtype = self.dtype
+        dtype = weight.dtype
+        if largest > NEAR:
+            data = near_origin(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if stress:
             check_volumes(lattice, topology.n_graphs)
@@ -224,6 +232,10 @@ class MultiFidelityPotential(Potential):
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)
+        with neutral():
+            return self._predict_edges(z, edge_index, edge_vec, fidelity)
+
+    def _predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         vectors, species = edge_vec.detach().to(self.dtype), self.species_number(z)
         self.warn_untrained(z, (fidelity,))
         near = (vectors.square().sum(dim=1).sqrt() <= self.cutoff).nonzero().squeeze(1)
@@ -252,6 +264,22 @@ class MultiFidelityPotential(Potential):
             having = ", ".join(chemical_symbols[i] for i in self.species)
             raise MFPyGError(f"element {names} is unknown to this potential (it knows {having})")
         return number
+
+
+def _check_usable(weight: Tensor, data: Data, with_gradients: bool) -> None:
+    """Check that weights and data are in one place, and can be differentiated where that is wanted."""
+    if torch.is_inference_mode_enabled() and with_gradients:
+        raise MFPyGError("forces are gradients, which torch.inference_mode() forbids; use torch.no_grad() instead")
+    if weight.is_inference() and with_gradients:
+        raise MFPyGError(
+            "the weights were made or moved in torch.inference_mode(), so that nothing can be differentiated; use "
+            "copy.deepcopy(potential), or load and move it outside of inference mode"
+        )
+    if data.pos.device != weight.device:
+        raise MFPyGError(
+            f"the data are on {data.pos.device}, but the potential is on {weight.device}; move one of them, as with "
+            f"data.to('{weight.device}')"
+        )
 
 
 def _requires_grad(data: Data) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Concatenate, ParamSpec
 
 import lightning
 import numpy as np
@@ -13,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
+from mfpyg.ambient import neutral, threads
 from mfpyg.checkpoint import describe, potential_of, read_checkpoint, trained_labels, versions
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.splits import make_splits
@@ -48,7 +50,21 @@ from mfpyg.training.restoring import Restored
 from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.strategies.build import recipe_of
 
+P = ParamSpec("P")
 
+
+def _with_own_threads(function: Callable[Concatenate[TrainSettings, P], None]) -> Callable[..., None]:
+    """The function of settings, run in as many threads as they say, and out of reach of torch's global settings."""
+
+    @functools.wraps(function)
+    def call(settings: TrainSettings, *args: P.args, **kwargs: P.kwargs) -> None:
+        with neutral(), threads(settings.threads):
+            function(settings, *args, **kwargs)
+
+    return call
+
+
+@_with_own_threads
 def train(
     settings: TrainSettings,
     folder: RunFolder,
@@ -74,9 +90,6 @@ def train(
         settings = completed(settings, model)
     fidelities = check_settings(settings)
     device = choose_device(settings.accelerator, settings.devices)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-        os.environ["OMP_NUM_THREADS"] = str(settings.threads)  # or Lightning sets another number
     if not resume and is_main_process():
         folder.check_new()
     full = open_training_data(settings, fidelities, shown_on(console))
@@ -141,6 +154,7 @@ def _summary(
     ]
 
 
+@_with_own_threads
 def final_table(settings: TrainSettings, folder: RunFolder, console: Console) -> None:
     """Evaluate the best epoch on every split, print the table, and keep it in the run folder."""
     checkpoint = read_checkpoint(folder.best)

@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import ase.units
@@ -14,7 +15,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.calculator import CalculatorSetupError, PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter
@@ -404,3 +405,95 @@ def test_other_dynamics_and_a_cell_that_relaxes(random_potential: Potentials) ->
     Langevin(atoms, 0.25 * ase.units.fs, temperature_K=300, friction=0.01 / ase.units.fs, rng=rng, fixcm=False).run(10)
     np.testing.assert_array_equal(atoms.positions[0], fixed)
     assert np.isfinite(atoms.get_total_energy())
+
+
+# Without atoms
+
+
+def test_without_atoms_it_is_the_last_ones(random_potential: Potentials) -> None:
+    atoms = _crystal()
+    calculator = atoms.calc = MFPyGCalculator(random_potential())
+    energy = atoms.get_potential_energy()
+    assert calculator.get_potential_energy() == energy
+    forces, stress = calculator.get_forces(), calculator.get_stress()  # not computed before
+    np.testing.assert_array_equal(forces, atoms.get_forces())
+    np.testing.assert_array_equal(stress, atoms.get_stress())
+    atoms.positions[0] += 0.1
+    assert calculator.get_potential_energy() == energy  # the last that was computed, as with ASE's own
+
+
+def test_without_any_atoms_before_it_says_so(random_potential: Potentials) -> None:
+    calculator = MFPyGCalculator(random_potential(), atoms=molecule("H2O"))
+    for ask in (calculator.get_potential_energy, calculator.get_forces, calculator.calculate):
+        with pytest.raises(CalculatorSetupError, match=r"no atoms yet.*get_potential_energy\(atoms\)"):
+            ask()
+    assert calculator.get_property("energy", allow_calculation=False) is None
+    calculator.get_potential_energy(molecule("H2O"))
+    calculator.reset()
+    with pytest.raises(CalculatorSetupError, match="no atoms yet"):
+        calculator.get_potential_energy()
+
+
+# Several threads
+
+
+@pytest.mark.parametrize("skin", [0.0, 1.0])
+def test_threads_that_share_a_calculator_get_what_one_would(random_potential: Potentials, skin: float) -> None:
+    frames = [atoms for seed in range(12) for atoms in (_crystal(seed), molecule("CH3CHO"), molecule("H2O"))]
+    for number, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=number)
+    potentials = [random_potential(), random_potential(1)]
+
+    def asked(calculator: MFPyGCalculator, atoms: Atoms) -> list[np.ndarray]:
+        found = [calculator.get_potential_energy(atoms), calculator.get_forces(atoms)]
+        together = calculator.calculate_properties(atoms, ["energy", "forces"])
+        own = atoms.copy()
+        own.calc = calculator
+        return [*found, own.get_potential_energy(force_consistent=True), together["energy"], together["forces"]]
+
+    one = MFPyGCalculator(potentials, skin=skin)
+    expected = [asked(one, atoms) for atoms in frames]
+    shared = copy.deepcopy(MFPyGCalculator(potentials, skin=skin))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda atoms: asked(shared, atoms), frames * 2))
+    for ours, theirs in zip(found, expected * 2, strict=True):
+        for value, other in zip(ours, theirs, strict=True):
+            np.testing.assert_allclose(value, other, rtol=1e-10, atol=1e-10)
+
+
+# Far from the origin
+
+
+def _single(random_potential: Potentials) -> MultiFidelityPotential:
+    return random_potential().float()
+
+
+@pytest.mark.parametrize("make", [lambda: molecule("CH3CHO"), _crystal])
+def test_forces_do_not_depend_on_where_atoms_are(random_potential: Potentials, make: Callable[[], Atoms]) -> None:
+    near, calculator = make(), MFPyGCalculator(_single(random_potential))
+    expected, far = calculator.get_forces(near), near.copy()
+    far.positions += 1e5
+    np.testing.assert_allclose(calculator.get_forces(far), expected, atol=1e-6)
+    if near.pbc.any():
+        images = np.random.default_rng(0).integers(-1000, 1001, (len(near), 3))
+        far.positions += images @ near.cell.array
+        np.testing.assert_allclose(calculator.get_forces(far), expected, atol=1e-6)
+        stress = calculator.get_stress(near)
+        np.testing.assert_allclose(calculator.get_stress(far), stress, atol=1e-7)
+
+
+@pytest.mark.parametrize("make", [lambda: molecule("CH3CHO"), _crystal])
+def test_dynamics_far_away_are_those_near_the_origin(random_potential: Potentials, make: Callable[[], Atoms]) -> None:
+    runs, searches = [], []
+    for offset in (0.0, 5000.0):
+        atoms, random = make(), np.random.default_rng(0)
+        velocities = 0.02 * random.normal(size=atoms.positions.shape)
+        atoms.positions += offset
+        calculator = atoms.calc = MFPyGCalculator(_single(random_potential))
+        atoms.set_velocities(velocities)
+        VelocityVerlet(atoms, 0.5 * ase.units.fs).run(60)
+        runs.append((atoms.positions - offset, atoms.get_total_energy()))
+        searches.append(calculator.neighbours.searches)
+    np.testing.assert_allclose(runs[1][0], runs[0][0], atol=2e-5)
+    assert runs[1][1] == pytest.approx(runs[0][1], abs=2e-5)
+    assert abs(searches[1] - searches[0]) <= 1  # and no more of them

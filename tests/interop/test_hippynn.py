@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,26 @@ def test_energies_and_forces_are_hippynns(
     assert (potential.dtype, potential.fidelities, potential.training) == (dtype, names, False)
     assert_same(potential, trained.predict(batch), batch)
     assert potential.reference("dz").tolist() == [REFERENCES[z] - names.index("dz") for z in (1, 6, 7, 8)]
+
+
+@pytest.mark.parametrize("setting", ["float64", "meta", "inference mode"])
+def test_global_settings_of_torch_change_nothing(setting: str, batch: Batch, tmp_path: Path) -> None:
+    trained = peer(2, ("dz",), torch.float32)
+    torch.save(trained.model.state_dict(), tmp_path / "best_model.pt")
+    within = {"float64": nullcontext(), "meta": torch.device("meta"), "inference mode": torch.inference_mode()}
+    expected = trained.predict(batch)
+    torch.set_default_dtype(torch.float64 if setting == "float64" else torch.float32)
+    try:
+        with within[setting]:
+            potential = load_hippynn(tmp_path / "best_model.pt", fidelities=["dz"], **SAID)
+            exported = export_hippynn(potential, trained.model.state_dict())
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert potential.dtype == torch.float32
+    assert_same(potential, expected, batch)
+    for name, value in trained.model.state_dict().items():
+        if torch.is_tensor(value):
+            torch.testing.assert_close(exported[name], value)
 
 
 def with_everything(network: Any, positions: Any) -> list[Any]:

@@ -301,3 +301,11 @@ def test_lammps_moves_atoms_as_newton_says(lmp: Any) -> None:
     there = in_order(lmp, "x")
     difference = (there - moved.positions) @ np.linalg.inv(atoms.cell)
     np.testing.assert_allclose((difference - np.rint(difference)) @ atoms.cell, 0, atol=1e-6)
+
+
+def test_weights_in_float32_do_not_see_where_the_origin_is() -> None:
+    near, far = crystal(), crystal()
+    far.positions += 1e4
+    expected, found = (answer(potential().float(), atoms) for atoms in (near, far))
+    np.testing.assert_allclose(found.data.eatoms, expected.data.eatoms, rtol=1e-7)
+    np.testing.assert_allclose(found.forces(), expected.forces(), atol=1e-6)

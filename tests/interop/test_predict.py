@@ -132,6 +132,25 @@ def test_float32_sees_the_edges_of_float32(small_potential: Make, mixed_frames: 
         assert one.of["cc"].forces == pytest.approx(expected.forces, abs=1e-5)
 
 
+def test_float32_does_not_see_where_the_origin_is(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
+    potential, random = small_potential().float(), np.random.default_rng(0)
+    far = [atoms.copy() for atoms in mixed_frames]
+    for atoms in far[::2]:
+        atoms.positions += [1e4, -2e4, 1e4]
+    for atoms in far[1::2]:
+        atoms.positions += (random.integers(-1000, 1001, (len(atoms), 3)) * atoms.pbc) @ atoms.cell.array
+    near, found = (list(predict_frames(Ensemble(potential), frames, "cc")) for frames in (mixed_frames, far))
+    for ours, theirs, atoms in zip(found, near, far, strict=True):
+        assert ours.of["cc"].energy == pytest.approx(theirs.of["cc"].energy, abs=1e-6)
+        np.testing.assert_allclose(ours.of["cc"].forces, theirs.of["cc"].forces, atol=1e-6)
+        np.testing.assert_array_equal(ours.frame.pos, atoms.positions)  # which are written out
+    text = written(tmp_path / "far.xyz", far, format="extxyz")
+    predict_file(Ensemble(potential), text, tmp_path / "out.xyz", ["cc"])
+    for atoms, given, theirs in zip(ase.io.iread(tmp_path / "out.xyz"), far, near, strict=True):
+        np.testing.assert_allclose(atoms.positions, given.positions, atol=1e-8)
+        np.testing.assert_allclose(atoms.get_forces(), theirs.of["cc"].forces, atol=1e-6)
+
+
 @pytest.mark.parametrize(("unit", "factor"), [("kcal/mol", 1.0), ("hartree", HARTREE_TO_KCAL_MOL)])
 def test_energies_and_forces_are_in_the_unit(small_potential: Make, unit: str, factor: float) -> None:
     potential, atoms = small_potential(0, "cc"), ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)])

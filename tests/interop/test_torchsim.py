@@ -146,3 +146,15 @@ def test_what_makes_no_sense_is_refused() -> None:
         MFPyGModel(potential("cc"), dtype=torch.float16)
     with pytest.raises(MFPyGError, match="Fe is unknown"):
         MFPyGModel(potential("cc"))(ts.io.atoms_to_state([bulk("Fe")], CPU, torch.float64))
+
+
+@pytest.mark.parametrize("systems", [molecules(), crystals()], ids=["molecules", "crystals"])
+def test_weights_in_float32_do_not_see_where_the_origin_is(systems: list[Atoms]) -> None:
+    """As far as the state is float64; torch-sim makes one of the model's type by itself, which has lost the digits."""
+    model, far = MFPyGModel(potential().float(), "cc"), [atoms.copy() for atoms in systems]
+    for atoms in far:
+        atoms.positions += 1e4
+        atoms.positions[::2] += (200 * atoms.pbc) @ atoms.cell.array
+    found, expected = (model(ts.io.atoms_to_state(frames, CPU, torch.float64)) for frames in (far, systems))
+    for name in ("energy", "forces"):
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6)

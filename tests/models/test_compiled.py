@@ -6,6 +6,7 @@ import copy
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -155,3 +156,23 @@ def test_a_copy_and_a_file_carry_no_compiled_functions(make_potential: Potential
     torch.save(potential, stored)
     stored.seek(0)
     assert not torch.load(stored, weights_only=False)._compiler._records
+
+
+@pytest.mark.slow
+def test_threads_take_turns(make_batch: Batches, make_potential: Potential) -> None:
+    """Also while it is being recorded, when other tensors are in place of the weights."""
+    plain = [make_potential(2, ["dz", "cc"], seed=seed, kernel="native", **TINY) for seed in range(2)]
+    potentials = [copy.deepcopy(potential) for potential in plain]
+    for potential in potentials:
+        potential.compiled = True
+    tasks = [(number % 2, make_batch([n, 22, 4])) for number, n in enumerate((9, 5, 12, 3, 7, 11))]
+
+    def forces(of: list[MultiFidelityPotential], task: tuple[int, Batch]) -> torch.Tensor:
+        found = of[task[0]].predict(task[1], WANTED)["dz"].forces
+        assert found is not None
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda task: forces(potentials, task), tasks))
+    for ours, task in zip(found, tasks, strict=True):
+        torch.testing.assert_close(ours, forces(plain, task), rtol=0, atol=1e-9)

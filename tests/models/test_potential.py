@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -516,6 +517,25 @@ def test_forces_in_inference_mode_are_refused_with_the_way_out(make_potential: P
         model(data, fidelity=model.fidelities[0])
     with torch.inference_mode():
         assert torch.isfinite(model(data, fidelity=model.fidelities[0], forces=False).energy).all()
+
+
+@pytest.mark.parametrize("kernel", ["native", "padded"])
+@pytest.mark.parametrize("training", [False, True])
+def test_threads_that_share_a_potential_get_what_one_would(
+    make_potential: Potential, make_batch: Molecules, kernel: str, training: bool
+) -> None:
+    model = make_potential(fidelities=["dz", "cc"], kernel=kernel).train(training)
+    batches = [make_batch([n, 4, 9 - n], seed=n) for n in range(1, 8)] * 4
+
+    def predicted(batch: Batch) -> list[Tensor]:
+        found = model.predict(batch, {"cc": True, "dz": False})
+        return [found["cc"].energy.detach(), found["cc"].forces.detach(), found["dz"].energy.detach()]
+
+    expected = [predicted(batch) for batch in batches]
+    with ThreadPoolExecutor(6) as pool:
+        for found, one in zip(pool.map(predicted, batches), expected, strict=True):
+            for value, other in zip(found, one, strict=True):
+                _assert_close(value, other)
 
 
 def test_the_same_fidelity_twice_is_refused() -> None:
