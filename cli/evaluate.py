@@ -132,7 +132,9 @@ def _evaluate(
     _note_methods(console, dataset, described["data"]["methods"])
     rows = _rows(console, dataset, described, spec, split)
     if split != "all" and dataset.fingerprint == described["data"]["fingerprint"]:
-        fractions = label_fractions(settings, trained)
+        # Data of another name may have the same numbers under other names of levels.
+        kept = label_fractions(settings, trained)
+        fractions = {name: part for name, part in kept.items() if name in dataset.fidelities}
         dataset = thin_labels(dataset, _splits_of(described, len(dataset)), fractions, settings.split_seed)
 
     def progress(batches: Any, name: str) -> Any:
@@ -146,6 +148,9 @@ def _evaluate(
         from mfpyg.evaluation.plots import parity_plot
 
         for name, pairs in result.parity.items():
+            if not pairs:
+                console.print(f"note: no labels in {name} to plot", highlight=False, soft_wrap=True)
+                continue
             picture = out.with_name(f"{out.stem}-{name}.png")
             parity_plot(pairs, picture, f"{spec}, {name}")
             console.print(f"written: {picture}", highlight=False, soft_wrap=True)
