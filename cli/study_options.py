@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from mfpyg.cli import train_options
 from mfpyg.cli.common import Parser, given, joined
-from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
+from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.study.cluster import Slurm
 from mfpyg.study.names import parse_model, target_of
@@ -87,10 +88,14 @@ def parted(arguments: Sequence[str], parser: Parser) -> tuple[list[str], list[st
     return own, joined(others, "--dataset")
 
 
-def levels_and_epochs(options: Sequence[str]) -> tuple[list[str], int]:
-    """Names of the levels that the data of these options have, and the epochs of a run."""
+def levels_and_epochs(options: Sequence[str], folder: Path) -> tuple[list[str], int]:
+    """Names of the levels that the data of these options have, and the epochs of a run of a study in this folder."""
     settings, _ = train_options.parse(["--fidelities", "any:E", *options])
-    return [level.name for level in combined_levels(parse_specs(settings.dataset))], settings.epochs
+    if (folder / "study.yaml").is_file():
+        specs = recorded_specs(settings.dataset, "the same command with --dataset NEW")
+    else:
+        specs = parse_specs(settings.dataset)
+    return [level.name for level in combined_levels(specs)], settings.epochs
 
 
 def label_fraction(text: str, plan: StudyPlan) -> float:

@@ -18,8 +18,8 @@ from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.lock import LOCK
 
-MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "nodes", "accelerator", "threads")
-"""Settings that a resumed run may change; the epochs only with strategy ``mfl``."""
+MAY_CHANGE = ("epochs", "checkpoint_minutes", "devices", "nodes", "accelerator", "threads", "dataset")
+"""Settings that a resumed run may change; the epochs only with strategy ``mfl``, and of the data the place alone."""
 
 
 class RunFolder:
@@ -132,6 +132,17 @@ class RunFolder:
             MFPyGError: if the folder is no run, or its configuration is damaged.
         """
         return from_dict(read_yaml(self.config))
+
+    def data_named(self, described: Mapping[str, Any]) -> list[str]:
+        """The run's data sets, where its settings say: those are kept up when it is resumed on data that have moved.
+
+        Args:
+            described: what the checkpoint says, which counts where there are no such settings.
+        """
+        with contextlib.suppress(MFPyGError):
+            return self.read_settings().dataset
+        name = described["data"]["name"]
+        return [name] if isinstance(name, str) else list(name)
 
     def read_versions(self) -> dict[str, str]:
         """Versions that the run was started with; nothing where the file is missing or damaged."""

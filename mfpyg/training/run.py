@@ -98,6 +98,8 @@ def train(
         console.print(line, highlight=False, soft_wrap=True)
     if not unfinished:
         console.print("the run has ended or stopped early; there is nothing left to train", highlight=False)
+        if is_main_process():
+            folder.write_config(settings)
         if company is not None:
             company.ready()
         return
@@ -169,6 +171,7 @@ def _describer(
         "name": list(settings.dataset),
         "fingerprint": dataset.fingerprint,
         "geometries": dataset.geometries,
+        "levels": list(dataset.fidelities),
         "methods": methods,
     }
     return lambda potential: describe(potential, settings, source, splits, record)
