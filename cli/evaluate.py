@@ -44,7 +44,11 @@ def build_parser() -> Parser:
         action="append",
         help="other data, named as for mfpyg-train; may be given several times (default: the run's own)",
     )
-    parser.add_argument("--split", metavar="{" + ",".join(SPLITS) + "}", help="one split (default: every one there is)")
+    parser.add_argument(
+        "--split",
+        metavar="{" + ",".join(SPLITS) + "}",
+        help="one split, or one of the run's further ones (default: every one there is)",
+    )
     parser.add_argument(
         "--json", metavar="OUT", help="where the errors go (default: evaluation….json in the run folder)"
     )
@@ -58,12 +62,12 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     parser = build_parser()
     parser.check_names(arguments)
     options = parser.parse_args(list(arguments))
-    if options.split is not None and options.split not in SPLITS:
-        raise unknown_name("split", options.split, SPLITS)
     if options.accelerator not in ACCELERATORS:
         raise unknown_name("accelerator", options.accelerator, ACCELERATORS)
     specs = None if options.dataset is None else parse_specs(options.dataset)
     path = Path(options.run)
+    if options.split not in (None, *SPLITS):
+        _check_further_split(path, options.split)
     if not path.exists():
         raise MFPyGError(f"{path}: no such run folder or checkpoint")
     out = Path(options.json) if options.json else _default_out(path, specs, options.split)
@@ -74,6 +78,16 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     if not os.access(out.parent, os.W_OK):
         raise MFPyGError(f"{out.parent}: can't write {out.name} there; name another place with --json")
     _evaluate(path, specs, options.split, out, options.plot, options.accelerator)
+
+
+def _check_further_split(path: Path, split: str) -> None:
+    """Check that a split that is none of the usual ones is one of the run's."""
+    from mfpyg.files import read_npz
+
+    splits = (path if path.is_dir() else path.parent) / "splits.npz"
+    known = list(dict.fromkeys([*SPLITS, *(read_npz(splits) if splits.is_file() else ())]))
+    if split not in known:
+        raise unknown_name("split", split, known)
 
 
 def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | None) -> Path:

@@ -15,7 +15,6 @@ from mfpyg.cli.common import given, hyphenated, run
 from mfpyg.cli.imports import slow_imports
 from mfpyg.cli.study_options import (
     NAME,
-    SPLITS,
     build_parser,
     cluster_of,
     data_named,
@@ -23,6 +22,7 @@ from mfpyg.cli.study_options import (
     levels_and_epochs,
     parted,
     runs_at_a_time,
+    splits_of,
 )
 from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import INTERRUPT_STATUS, MFPyGError
@@ -69,11 +69,12 @@ def study_command(arguments: Sequence[str]) -> None:
     settings = list(of_place.values())  # of other seeds they differ in nothing but that
     for of_run in settings:
         check_settings(of_run)
+    splits = splits_of(settings[0])
     at_a_time = runs_at_a_time(parsed.jobs, parsed.gpus or [])
     cluster = cluster_of(parsed)
-    more = data_named(parsed.evaluate)
+    more = data_named(parsed.evaluate, splits)
     device = ["--accelerator", "cuda"] if parsed.gpus and given(options, "--accelerator") is None else []
-    runs = [dataclasses.replace(r, data=tuple(settings[0].dataset)) for r in runs]
+    runs = [dataclasses.replace(r, data=tuple(settings[0].sources)) for r in runs]
     data, _ = data_options(plan.options)
     jobs = [
         Job(str(r), r.folder, [*plan.arguments(r), *device], of_place[r.folder.parent].epochs, data=data) for r in runs
@@ -85,7 +86,15 @@ def study_command(arguments: Sequence[str]) -> None:
     else:
         _train_on_cluster(jobs, cluster, parsed.jobs, folder)
     evaluated = ["--evaluate", *parsed.evaluate] if parsed.evaluate else []
-    _write(folder, runs, jobs, others, settings[0].accelerator, shlex.join([NAME, *plan.command(folder), *evaluated]))
+    _write(
+        folder,
+        runs,
+        jobs,
+        splits,
+        others,
+        settings[0].accelerator,
+        shlex.join([NAME, *plan.command(folder), *evaluated]),
+    )
     if any(job.state == "failed" for job in jobs):
         sys.exit(1)
 
@@ -147,6 +156,7 @@ def _write(
     folder: Path,
     runs: Sequence[StudyRun],
     jobs: Sequence[Job],
+    splits: Sequence[str],
     others: Mapping[str, ConformationDataset],
     accelerator: str,
     command: str,
@@ -162,7 +172,7 @@ def _write(
     runs = [dataclasses.replace(r, failure=failures.get(r.folder)) for r in runs]
     result = collect(
         runs,
-        splits=splits_with_data(runs, SPLITS),
+        splits=splits_with_data(runs, splits),
         others=others,
         accelerator=accelerator,
         note=lambda line: console.print(line, highlight=False, soft_wrap=True),

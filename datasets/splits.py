@@ -8,6 +8,7 @@ import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.isomers import periodic_rows, same_molecule
+from mfpyg.datasets.union import UnionDataset
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.files import read_npz
 from mfpyg.settings import SplitSettings
@@ -17,6 +18,9 @@ SPLITS = ("train", "val", "test", "ood")
 
 def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
     """Sorted numbers of the conformations of ``train``, ``val``, ``test`` and ``ood`` (out of distribution).
+
+    With ``files``, a split, of whatever name, is what was given for it; where nothing is for validation, a fraction of
+    each source for training is. What the files themselves say does not count then. Otherwise:
 
     Each source of a union is divided on its own, as it would be alone. By ``file``, what the file says
     to be for the test and out of sample stays that, and the rest is divided into training and validation; by
@@ -32,7 +36,9 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
     Raises:
         MFPyGError: if a file gives no split but is asked to, or a split would be empty.
     """
-    if settings.method == "index":
+    if settings.files:
+        splits = _by_files(dataset, settings, seed)
+    elif settings.method == "index":
         assert settings.file is not None
         splits = read_splits(Path(settings.file), len(dataset))
     elif settings.method == "molecule":
@@ -41,10 +47,24 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
         splits = _by_source(dataset, settings, seed)
     for name in ("train", "val"):
         if not len(splits.get(name, ())):
-            raise MFPyGError(
-                f"split '{name}' of {len(dataset)} conformations is empty; give split.val and split.test other shares"
-            )
-    return {name: np.sort(splits[name]) for name in SPLITS if len(splits.get(name, ()))}
+            shares = "split.val another share" if settings.files else "split.val and split.test other shares"
+            raise MFPyGError(f"split '{name}' of {len(dataset)} conformations is empty; give {shares}")
+    names = dict.fromkeys([*SPLITS, *splits])
+    return {name: np.sort(splits[name]) for name in names if len(splits.get(name, ()))}
+
+
+def _by_files(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
+    source = dataset._data.source.numpy()
+    members = dataset.members if isinstance(dataset, UnionDataset) else [dataset]
+    split_of = np.repeat([name for name, _ in settings.sources], [len(member.sources) for member in members])
+    splits = {str(name): np.flatnonzero(split_of[source] == name) for name in dict.fromkeys(split_of)}
+    if "val" not in splits:
+        parts = [np.flatnonzero(source == number) for number in np.flatnonzero(split_of == "train")]
+        shuffled = [np.random.default_rng(seed).permutation(rows) for rows in parts]
+        n_val = [round(settings.val * len(rows)) for rows in parts]
+        splits["val"] = np.concatenate([rows[:n] for rows, n in zip(shuffled, n_val, strict=True)])
+        splits["train"] = np.concatenate([rows[n:] for rows, n in zip(shuffled, n_val, strict=True)])
+    return splits
 
 
 def _by_source(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:

@@ -20,7 +20,8 @@ from mfpyg.study.studyrun import StudyRun
 SETS: dict[str, tuple[str, ...]] = {"table1": PAPER_MODELS, "tables2-4": TARGET_WITHOUT_FORCES}
 """Names for several models at once."""
 
-DATA_OPTIONS = ("--dataset",)
+DATA_OPTIONS = ("--dataset", "--split.files")
+"""Of mfpyg-train: where the data are."""
 
 MOST_MEMBERS = 1000
 """Of an ensemble."""

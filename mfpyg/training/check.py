@@ -20,7 +20,7 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     """
     settings.check()
     fidelities = parse_fidelities(settings.fidelities)
-    specs = parse_specs(settings.dataset)
+    specs = parse_specs(settings.sources)
     check_available(fidelities, combined_levels(specs), " and ".join(map(str, specs)))
     names = [f.name for f in fidelities]
     for spec in specs:

@@ -140,7 +140,7 @@ class RunFolder:
             described: what the checkpoint says, which counts where there are no such settings.
         """
         with contextlib.suppress(MFPyGError):
-            return self.read_settings().dataset
+            return self.read_settings().sources
         name = described["data"]["name"]
         return [name] if isinstance(name, str) else list(name)
 
@@ -189,6 +189,8 @@ def may_change(before: TrainSettings) -> tuple[str, ...]:
 def setting_changes(before: TrainSettings, now: TrainSettings) -> list[str]:
     """Every setting that is different and may not be, in words."""
     old, new = flat(to_dict(before)), flat(to_dict(now))
+    for settings, values in ((before, old), (now, new)):  # the files may have moved, as those of dataset
+        values["split.files"] = [name for name, _ in settings.split.sources]
     kept = [name for name in dict.fromkeys([*old, *new]) if name not in (*may_change(before), "out")]  # where it is now
     absent = "absent"
     return [
