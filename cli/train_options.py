@@ -60,13 +60,10 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     backbone = chosen("backbone", network.get("backbone", "hipnn"))
     if backbone != network.get("backbone", backbone):
         raise MFPyGError(f"{model} has backbone {network['backbone']}, not {backbone}; leave backbone out")
-    written = stored.get("split")
-    files = _values(arguments, "--split.files") or (written.get("files") if isinstance(written, dict) else None)
-    dataset = _values(arguments, "--dataset") or stored.get("dataset") or ([] if files else ["minichno"])
-    named = s.SplitSettings(files=files).sources if _are_texts(files) else []
-    preset = chosen(
-        "preset", s.default_preset([spec for _, spec in named] or (dataset if isinstance(dataset, list) else []))
-    )
+    files = _files(arguments, stored)
+    sources = [spec for _, spec in s.SplitSettings(files=files).sources]
+    dataset = sources or _values(arguments, "--dataset") or stored.get("dataset") or ["minichno"]
+    preset = chosen("preset", s.default_preset(dataset if isinstance(dataset, list) else []))
     values = _merged(s.defaults(preset, backbone), network)
     if files:
         values["dataset"] = []
@@ -172,8 +169,11 @@ def _values(arguments: Sequence[str], option: str) -> list[str]:
     return list(itertools.takewhile(lambda word: not word.startswith("--"), following))
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+def _files(arguments: Sequence[str], stored: dict[str, Any]) -> list[str]:
+    """What is given for ``split.files``, or written in the settings, which are not checked yet."""
+    written = stored.get("split")
+    found = _values(arguments, "--split.files") or (written.get("files") if isinstance(written, dict) else None)
+    return [str(text) for text in found] if isinstance(found, list) else []
 
 
 def new_data(settings: s.TrainSettings) -> str:

@@ -19,10 +19,10 @@ SPLITS = ("train", "val", "test", "ood")
 def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
     """Sorted numbers of the conformations of ``train``, ``val``, ``test`` and ``ood`` (out of distribution).
 
-    With ``files``, a split, of whatever name, is what was given for it; where nothing is for validation, a fraction of
-    each source for training is. What the files themselves say does not count then. Otherwise:
+    With ``settings.files`` a split, of whatever name, is made of the sources given for it, whatever these say
+    themselves; where none is given for validation, a fraction of each one for training is taken.
 
-    Each source of a union is divided on its own, as it would be alone. By ``file``, what the file says
+    Without, each source of a union is divided on its own, as it would be alone. By ``file``, what the file says
     to be for the test and out of sample stays that, and the rest is divided into training and validation; by
     ``random``, all are divided into three; by ``molecule``, too, but all conformations of a molecule
     (see :mod:`mfpyg.datasets.isomers`) go the same way, also those of different sources, and periodic ones by

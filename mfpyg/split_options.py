@@ -25,8 +25,8 @@ class SplitSettings:
     files: list[str] = setting(
         [],
         "a data set for each split, instead of dataset, as train=SPEC val=SPEC test=SPEC with a SPEC as for dataset; a "
-        "split may be given several times, val and test may be left out (val is then split.val of train), any other name "
-        "is a further split to evaluate on",
+        "split may be given several times, val and test may be left out (val is then split.val of train), and other "
+        "names are further splits to evaluate on",
     )
     val: float = setting(0.1, "fraction for validation", low=0.0)
     test: float = setting(0.1, "fraction for the test, where the file does not give one", low=0.0)

@@ -101,14 +101,17 @@ def check_data(runs: Iterable[StudyRun], dataset: ConformationDataset, fidelitie
     """
     for run in runs:
         last = RunFolder(run.folder).last
-        if run.fidelities == list(fidelities) and last.is_file():
-            if read_checkpoint(last)["mfpyg"]["data"]["fingerprint"] != dataset.fingerprint:
-                data = " + ".join(run.data or ())
-                raise MFPyGError(
-                    f"{run.folder}: {data} is not the data that it was started on; give those, or another "
-                    "folder with --out"
-                )
-            return
+        if run.fidelities != list(fidelities) or not last.is_file():
+            continue
+        try:
+            started_on = read_checkpoint(last)["mfpyg"]["data"]["fingerprint"]
+        except MFPyGError:  # a damaged run fails alone
+            continue
+        if started_on != dataset.fingerprint:
+            data = " + ".join(run.data or ())
+            raise MFPyGError(
+                f"{run.folder}: {data} is not the data that it was started on; give those, or another folder with --out"
+            )
 
 
 def splits_with_data(runs: Iterable[StudyRun], names: Sequence[str]) -> list[str]:

@@ -126,7 +126,7 @@ def _splits(
         return folder.read_splits(), version_notes(folder, settings.backbone)
     notes = []
     if settings.split.files and "val" not in dict(settings.split.sources):
-        notes.append(f"note: split.files names no val; {settings.split.val:.0%} of train is for validation")
+        notes.append(f"note: split.files names no val; {100 * settings.split.val:g}% of train is for validation")
     if model is None:
         return make_splits(dataset, settings.split, settings.split_seed), notes
     splits, more = splits_to_go_on(settings, dataset, model)
