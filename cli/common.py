@@ -65,8 +65,14 @@ def given(arguments: Sequence[str], option: str) -> str | None:
     return value
 
 
-def joined(arguments: Sequence[str], option: str) -> list[str]:
-    """The arguments with an option that is given several times given once, with all its values."""
+def joined(arguments: Sequence[str], *options: str) -> list[str]:
+    """The arguments with options that are given several times given once, with all their values."""
+    for option in options:
+        arguments = _joined(arguments, option)
+    return list(arguments)
+
+
+def _joined(arguments: Sequence[str], option: str) -> list[str]:
     rest: list[str] = []
     values: list[str] = []
     found = collecting = False

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from mfpyg.cli.common import Parser, run
 from mfpyg.cli.imports import slow_imports
-from mfpyg.datasets.spec import DatasetSpec, parse_specs
+from mfpyg.datasets.spec import DatasetSpec, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from mfpyg.datasets.blocks import Track
     from mfpyg.datasets.conformations import ConformationDataset
 
 NAME = "mfpyg-evaluate"
@@ -43,7 +44,11 @@ def build_parser() -> Parser:
         action="append",
         help="other data, named as for mfpyg-train; may be given several times (default: the run's own)",
     )
-    parser.add_argument("--split", metavar="{" + ",".join(SPLITS) + "}", help="one split (default: every one there is)")
+    parser.add_argument(
+        "--split",
+        metavar="{" + ",".join(SPLITS) + "}",
+        help="one split, or one of the run's further ones (default: every one there is)",
+    )
     parser.add_argument(
         "--json", metavar="OUT", help="where the errors go (default: evaluation….json in the run folder)"
     )
@@ -57,12 +62,12 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     parser = build_parser()
     parser.check_names(arguments)
     options = parser.parse_args(list(arguments))
-    if options.split is not None and options.split not in SPLITS:
-        raise unknown_name("split", options.split, SPLITS)
     if options.accelerator not in ACCELERATORS:
         raise unknown_name("accelerator", options.accelerator, ACCELERATORS)
     specs = None if options.dataset is None else parse_specs(options.dataset)
     path = Path(options.run)
+    if options.split not in (None, *SPLITS):
+        _check_further_split(path, options.split)
     if not path.exists():
         raise MFPyGError(f"{path}: no such run folder or checkpoint")
     out = Path(options.json) if options.json else _default_out(path, specs, options.split)
@@ -73,6 +78,16 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     if not os.access(out.parent, os.W_OK):
         raise MFPyGError(f"{out.parent}: can't write {out.name} there; name another place with --json")
     _evaluate(path, specs, options.split, out, options.plot, options.accelerator)
+
+
+def _check_further_split(path: Path, split: str) -> None:
+    """Check that a split that is none of the usual ones is one of the run's."""
+    from mfpyg.files import read_npz
+
+    splits = (path if path.is_dir() else path.parent) / "splits.npz"
+    known = list(dict.fromkeys([*SPLITS, *(read_npz(splits) if splits.is_file() else ())]))
+    if split not in known:
+        raise unknown_name("split", split, known)
 
 
 def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | None) -> Path:
@@ -97,7 +112,6 @@ def _evaluate(
 
     with slow_imports():
         from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
-        from mfpyg.datasets.opening import available_fidelities, open_dataset
         from mfpyg.datasets.thinning import thin_labels
         from mfpyg.device import choose_device
         from mfpyg.evaluation.evaluate import evaluate
@@ -108,6 +122,7 @@ def _evaluate(
         from mfpyg.progress import shown_on
         from mfpyg.settings import from_dict
         from mfpyg.training.check import label_fractions
+        from mfpyg.training.folder import RunFolder
 
     keep_freed_memory()
     console = Console()
@@ -117,22 +132,16 @@ def _evaluate(
     settings = from_dict(described["config"])
     trained = parse_fidelities(settings.fidelities)
     own = specs is None
-    named = described["data"]["name"]
-    specs = specs or parse_specs([named] if isinstance(named, str) else named)
+    specs = specs or recorded_specs(RunFolder(path).data_named(described), f"{NAME} {path} --dataset NEW")
     spec = " + ".join(map(str, specs))
-    present = tuple(dict.fromkeys(name for one in specs for name in available_fidelities(one)))
-    common = [name for name in potential.fidelities if name in present]
-    if not common:
-        raise MFPyGError(
-            f"{spec} has none of the potential's fidelities {', '.join(potential.fidelities)} "
-            f"(it has {', '.join(present)})"
-        )
-    # Its own data as in training, where there may have been levels that the potential does not have.
-    dataset = open_dataset(specs, [f.name for f in trained] if own else common, track=shown_on(console))
+    fingerprint = described["data"]["fingerprint"]
+    dataset = _open(specs, [f.name for f in trained], potential.fidelities, own, fingerprint, shown_on(console))
     _note_methods(console, dataset, described["data"]["methods"])
     rows = _rows(console, dataset, described, spec, split)
-    if split != "all" and dataset.fingerprint == described["data"]["fingerprint"]:
-        fractions = label_fractions(settings, trained)
+    if split != "all" and dataset.fingerprint == fingerprint:
+        # Data of another name may have the same numbers under other names of levels.
+        kept = label_fractions(settings, trained)
+        fractions = {name: part for name, part in kept.items() if name in dataset.fidelities}
         dataset = thin_labels(dataset, _splits_of(described, len(dataset)), fractions, settings.split_seed)
 
     def progress(batches: Any, name: str) -> Any:
@@ -146,9 +155,51 @@ def _evaluate(
         from mfpyg.evaluation.plots import parity_plot
 
         for name, pairs in result.parity.items():
+            if not pairs:
+                console.print(f"note: no labels in {name} to plot", highlight=False, soft_wrap=True)
+                continue
             picture = out.with_name(f"{out.stem}-{name}.png")
             parity_plot(pairs, picture, f"{spec}, {name}")
             console.print(f"written: {picture}", highlight=False, soft_wrap=True)
+
+
+def _open(
+    specs: Sequence[DatasetSpec],
+    trained: Sequence[str],
+    known: Sequence[str],
+    own: bool,
+    fingerprint: str,
+    track: Track,
+) -> ConformationDataset:
+    """The data to evaluate on.
+
+    Those of the training, which may have moved, are opened as there: with levels that the potential may not have.
+
+    Args:
+        specs: of the data.
+        trained, known: fidelities that were trained on, and that the potential has.
+        own: whether the data are those of the training for certain.
+        fingerprint: of those.
+        track: shows the progress of processing.
+
+    Raises:
+        MFPyGError: if the data have none of the potential's fidelities.
+    """
+    from mfpyg.datasets.opening import available_fidelities, open_dataset
+
+    each = [available_fidelities(spec) for spec in specs]
+    present = list(dict.fromkeys(name for names in each for name in names))
+    common = [name for name in known if name in present]
+    if not common:
+        raise MFPyGError(
+            f"{' + '.join(map(str, specs))} has none of the potential's fidelities {', '.join(known)} "
+            f"(it has {', '.join(present)})"
+        )
+    if own or (set(trained) <= set(present) and all(set(trained) & set(names) for names in each)):
+        dataset = open_dataset(specs, trained, track=track)
+        if own or dataset.fingerprint == fingerprint:
+            return dataset
+    return open_dataset(specs, common, track=track)
 
 
 def _note_methods(console: Any, dataset: ConformationDataset, trained: dict[str, str]) -> None:

@@ -15,7 +15,6 @@ from mfpyg.cli.common import given, hyphenated, run
 from mfpyg.cli.imports import slow_imports
 from mfpyg.cli.study_options import (
     NAME,
-    SPLITS,
     build_parser,
     cluster_of,
     data_named,
@@ -23,12 +22,13 @@ from mfpyg.cli.study_options import (
     levels_and_epochs,
     parted,
     runs_at_a_time,
+    splits_of,
 )
 from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import INTERRUPT_STATUS, MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.study.cluster import Slurm, run_on_cluster
-from mfpyg.study.plan import StudyPlan, joined_with_stored, models_named, store
+from mfpyg.study.plan import StudyPlan, data_options, joined_with_stored, models_named, store
 from mfpyg.study.scheduling import Job, run_jobs
 from mfpyg.training.check import check_settings, given_references
 
@@ -58,7 +58,7 @@ def study_command(arguments: Sequence[str]) -> None:
         [],
         parsed.members,
         options,
-        *levels_and_epochs(options),
+        *levels_and_epochs(options, folder),
     )
     plan.fractions = [label_fraction(text, plan) for text in parsed.label_fraction]
     plan.check()
@@ -70,38 +70,55 @@ def study_command(arguments: Sequence[str]) -> None:
     for of_run in settings:
         check_settings(of_run)
         given_references(of_run)
+    splits = splits_of(settings[0])
     at_a_time = runs_at_a_time(parsed.jobs, parsed.gpus or [])
     cluster = cluster_of(parsed)
-    more = data_named(parsed.evaluate)
+    more = data_named(parsed.evaluate, splits)
     device = ["--accelerator", "cuda"] if parsed.gpus and given(options, "--accelerator") is None else []
-    jobs = [Job(str(r), r.folder, [*plan.arguments(r), *device], of_place[r.folder.parent].epochs) for r in runs]
-    others = _open_data(settings, more, anything_to_train=not all(job.finished() for job in jobs))
+    runs = [dataclasses.replace(r, data=tuple(settings[0].sources)) for r in runs]
+    data, _ = data_options(plan.options)
+    jobs = [
+        Job(str(r), r.folder, [*plan.arguments(r), *device], of_place[r.folder.parent].epochs, data=data) for r in runs
+    ]
+    others = _open_data(runs, settings, more, anything_to_train=not all(job.finished() for job in jobs))
     store(plan, folder)
     if cluster is None:
         _train(jobs, at_a_time, parsed.gpus or [])
     else:
         _train_on_cluster(jobs, cluster, parsed.jobs, folder)
     evaluated = ["--evaluate", *parsed.evaluate] if parsed.evaluate else []
-    _write(folder, runs, jobs, others, settings[0].accelerator, shlex.join([NAME, *plan.command(folder), *evaluated]))
+    _write(
+        folder,
+        runs,
+        jobs,
+        splits,
+        others,
+        settings[0].accelerator,
+        shlex.join([NAME, *plan.command(folder), *evaluated]),
+    )
     if any(job.state == "failed" for job in jobs):
         sys.exit(1)
 
 
 def _open_data(
-    settings: Sequence[TrainSettings], more: Mapping[str, DatasetSpec], anything_to_train: bool
+    runs: Sequence[StudyRun],
+    settings: Sequence[TrainSettings],
+    more: Mapping[str, DatasetSpec],
+    anything_to_train: bool,
 ) -> dict[str, ConformationDataset]:
     """The data to evaluate on; those to train on are opened once, so that they are processed before runs share them.
 
     Raises:
-        MFPyGError: if a file is missing or wrong.
+        MFPyGError: if a file is missing or wrong, or the data are not those that a run was started on.
     """
     with slow_imports():
         from mfpyg.datasets.opening import open_dataset
+        from mfpyg.study.reading import check_data
         from mfpyg.training.prepare import open_training_data
 
     if anything_to_train:
         for fidelities, one in {tuple(s.fidelities): s for s in settings}.items():
-            open_training_data(one, parse_fidelities(fidelities))
+            check_data(runs, open_training_data(one, parse_fidelities(fidelities)), fidelities)
     return {name: open_dataset(spec) for name, spec in more.items()}
 
 
@@ -140,6 +157,7 @@ def _write(
     folder: Path,
     runs: Sequence[StudyRun],
     jobs: Sequence[Job],
+    splits: Sequence[str],
     others: Mapping[str, ConformationDataset],
     accelerator: str,
     command: str,
@@ -155,7 +173,7 @@ def _write(
     runs = [dataclasses.replace(r, failure=failures.get(r.folder)) for r in runs]
     result = collect(
         runs,
-        splits=splits_with_data(runs, SPLITS),
+        splits=splits_with_data(runs, splits),
         others=others,
         accelerator=accelerator,
         note=lambda line: console.print(line, highlight=False, soft_wrap=True),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from mfpyg.cli import train_options
 from mfpyg.cli.common import Parser, given, joined
-from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
+from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.settings import TrainSettings
 from mfpyg.study.cluster import Slurm
 from mfpyg.study.names import parse_model, target_of
-from mfpyg.study.plan import SETS, StudyPlan
+from mfpyg.study.plan import DATA_OPTIONS, SETS, StudyPlan
 
 NAME = "mfpyg-study"
 _FIXED = (
@@ -84,13 +86,17 @@ def parted(arguments: Sequence[str], parser: Parser) -> tuple[list[str], list[st
                 raise MFPyGError(f"option {name} can't be given; a study sets it for each run")
         into.append(argument)
     train_options.build_parser(given(others, "--backbone") or "hipnn").check_names(others)
-    return own, joined(others, "--dataset")
+    return own, joined(others, *DATA_OPTIONS)
 
 
-def levels_and_epochs(options: Sequence[str]) -> tuple[list[str], int]:
-    """Names of the levels that the data of these options have, and the epochs of a run."""
+def levels_and_epochs(options: Sequence[str], folder: Path) -> tuple[list[str], int]:
+    """Names of the levels that the data of these options have, and the epochs of a run of a study in this folder."""
     settings, _ = train_options.parse(["--fidelities", "any:E", *options])
-    return [level.name for level in combined_levels(parse_specs(settings.dataset))], settings.epochs
+    if (folder / "study.yaml").is_file():
+        specs = recorded_specs(settings.sources, f"the same command with {train_options.new_data(settings)}")
+    else:
+        specs = parse_specs(settings.sources)
+    return [level.name for level in combined_levels(specs)], settings.epochs
 
 
 def label_fraction(text: str, plan: StudyPlan) -> float:
@@ -126,18 +132,24 @@ def runs_at_a_time(jobs: int | None, gpus: Sequence[str]) -> int:
     return at_a_time
 
 
-def data_named(texts: Sequence[str]) -> dict[str, DatasetSpec]:
+def splits_of(settings: TrainSettings) -> list[str]:
+    """Splits that every model is evaluated on: the usual ones, and those that ``split.files`` has besides."""
+    further = [name for name, _ in settings.split.sources if name not in ("train", "val", *SPLITS)]
+    return [*SPLITS, *dict.fromkeys(further)]
+
+
+def data_named(texts: Sequence[str], taken: Sequence[str]) -> dict[str, DatasetSpec]:
     """The data sets of ``--evaluate NAME=SPEC`` by their names.
 
     Raises:
-        MFPyGError: for another form, or a name that is taken.
+        MFPyGError: for another form, or a name that is given twice or taken.
     """
     found: dict[str, DatasetSpec] = {}
     for text in texts:
         name, _, spec = text.partition("=")
         if not name or not spec:
             raise MFPyGError(f"evaluate is '{text}', expected a name and a data set, as comp6=comp6:COMP6/COMP6v1")
-        if name in found or name in SPLITS:
+        if name in found or name in taken:
             raise MFPyGError(f"evaluate {text}: there is a '{name}' already; choose another name")
         (found[name],) = parse_specs([spec])
     return found

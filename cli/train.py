@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from mfpyg.cli.common import hyphenated, joined, run
 from mfpyg.cli.imports import slow_imports
-from mfpyg.cli.train_options import NAME, default_out, parse
+from mfpyg.cli.train_options import NAME, default_out, new_data, parse
+from mfpyg.datasets.spec import recorded_specs
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS
 from mfpyg.settings import TrainSettings
 from mfpyg.training.check import check_settings, given_references
@@ -50,7 +51,9 @@ def train_command(arguments: Sequence[str]) -> None:
 
 def _command(arguments: Sequence[str], company: Company | None = None) -> None:
     """Parse, check what can be checked at once, train, evaluate."""
-    settings, resumed = parse(joined(hyphenated(arguments), "--dataset"))
+    settings, resumed = parse(joined(hyphenated(arguments), "--dataset", "--split.files"))
+    if resumed is not None:
+        recorded_specs(settings.sources, f"{NAME} --resume {resumed} {new_data(settings)}")
     check_settings(settings)
     check_processes(settings)
     folder = RunFolder(resumed or Path(settings.out or default_out(settings)))

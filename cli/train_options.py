@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,9 +60,13 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     backbone = chosen("backbone", network.get("backbone", "hipnn"))
     if backbone != network.get("backbone", backbone):
         raise MFPyGError(f"{model} has backbone {network['backbone']}, not {backbone}; leave backbone out")
-    dataset = _values(arguments, "--dataset") or stored.get("dataset") or ["minichno"]
+    files = _files(arguments, stored)
+    sources = [spec for _, spec in s.SplitSettings(files=files).sources]
+    dataset = sources or _values(arguments, "--dataset") or stored.get("dataset") or ["minichno"]
     preset = chosen("preset", s.default_preset(dataset if isinstance(dataset, list) else []))
     values = _merged(s.defaults(preset, backbone), network)
+    if files:
+        values["dataset"] = []
     parser = build_parser(backbone)
     parser.check_names(arguments)
     try:
@@ -159,8 +164,21 @@ def _kind(kind: Any, choices: tuple[str, ...]) -> str:
 
 
 def _values(arguments: Sequence[str], option: str) -> list[str]:
-    """What follows an option that :func:`joined` has put last."""
-    return list(arguments[arguments.index(option) + 1 :]) if option in arguments else []
+    """What follows an option that is given once, with all its values."""
+    following = arguments[arguments.index(option) + 1 :] if option in arguments else []
+    return list(itertools.takewhile(lambda word: not word.startswith("--"), following))
+
+
+def _files(arguments: Sequence[str], stored: dict[str, Any]) -> list[str]:
+    """What is given for ``split.files``, or written in the settings, which are not checked yet."""
+    written = stored.get("split")
+    found = _values(arguments, "--split.files") or (written.get("files") if isinstance(written, dict) else None)
+    return [str(text) for text in found] if isinstance(found, list) else []
+
+
+def new_data(settings: s.TrainSettings) -> str:
+    """The option that says where the data of a run are, in words for the user."""
+    return "--split.files train=NEW …" if settings.split.files else "--dataset NEW"
 
 
 def _merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +201,7 @@ def _without(arguments: Sequence[str], options: tuple[str, ...]) -> list[str]:
 def default_out(settings: s.TrainSettings) -> str:
     """Name of the run folder: data set, backbone and strategy if not the default ones, whether a potential is trained
     further, fidelities, their labels' parts and seed."""
-    labels = "+".join(spec.label for spec in parse_specs(settings.dataset))
+    labels = "+".join(spec.label for spec in parse_specs(settings.sources))
     backbone = [] if settings.backbone == "hipnn" else [settings.backbone]
     strategy = [] if settings.strategy == "mfl" else [settings.strategy]
     further = [] if settings.init is None else ["init", settings.finetune.old]

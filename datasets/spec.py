@@ -115,7 +115,7 @@ def _check_path(name: str, path: str, meant: str) -> None:
     except OSError as error:
         raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
     if not found and not (name == "npy" and _starts_files(path)):
-        raise MFPyGError(f"{path}: no such file or folder; expected a raw file or a data-set root{meant}")
+        raise _missing(Path(path), meant)
     if name == "npy" and is_file:
         raise MFPyGError(f"{path} is a file; expected the folder that holds PREFIX-R.npy, PREFIX-Z.npy and others")
     if name in _DEFINED and name != "npy" and not is_file:
@@ -168,6 +168,31 @@ def parse_specs(texts: Iterable[str]) -> tuple[DatasetSpec, ...]:
             raise MFPyGError(f"data set {first} is given 2 times{again}; give it once")
     combined_levels(specs)
     return specs
+
+
+def recorded_specs(texts: Iterable[str], otherwise: str) -> tuple[DatasetSpec, ...]:
+    """Read the data sets that a run was trained on, which may have moved since.
+
+    Args:
+        texts: as the run names them.
+        otherwise: command that names them anew.
+
+    Raises:
+        MFPyGError: as :func:`parse_specs`, saying how to go on.
+    """
+    try:
+        specs = parse_specs(texts)
+        for spec in specs:
+            if spec.path is not None and not spec.path.exists():  # the usual place of a data set
+                raise _missing(spec.path)
+    except MFPyGError as error:
+        raise MFPyGError(f"{error}; if the data have moved, say where they are now: {otherwise}") from error
+    return specs
+
+
+def _missing(path: Path, meant: str = "") -> MFPyGError:
+    where = "" if path.is_absolute() else f" in the current folder, {Path.cwd()}"
+    return MFPyGError(f"{path}: no such file or folder{where}; expected a raw file or a data-set root{meant}")
 
 
 def combined_levels(specs: Sequence[DatasetSpec]) -> tuple[LevelOfTheory, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.isomers import isolated_atoms, periodic_rows, same_molecule
+from mfpyg.datasets.union import UnionDataset
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.files import read_npz
 from mfpyg.settings import SplitSettings
@@ -19,7 +20,10 @@ SPLITS = ("train", "val", "test", "ood")
 def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
     """Sorted numbers of the conformations of ``train``, ``val``, ``test`` and ``ood`` (out of distribution).
 
-    Each source of a union is divided on its own, as it would be alone. By ``file``, what the file says
+    With ``settings.files`` a split, of whatever name, is made of the sources given for it, whatever these say
+    themselves; where none is given for validation, a fraction of each one for training is taken.
+
+    Without, each source of a union is divided on its own, as it would be alone. By ``file``, what the file says
     to be for the test and out of sample stays that, and the rest is divided into training and validation; by
     ``random``, all are divided into three; by ``molecule``, too, but all conformations of a molecule
     (see :mod:`mfpyg.datasets.isomers`) go the same way, also those of different sources, and periodic ones by
@@ -34,7 +38,9 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
     Raises:
         MFPyGError: if a file gives no split but is asked to, or a split would be empty.
     """
-    if settings.method == "index":
+    if settings.files:
+        splits = _by_files(dataset, settings, seed)
+    elif settings.method == "index":
         assert settings.file is not None
         splits = read_splits(Path(os.path.expanduser(settings.file)), len(dataset))
     elif settings.method == "molecule":
@@ -43,10 +49,25 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
         splits = _by_source(dataset, settings, seed)
     for name in ("train", "val"):
         if not len(splits.get(name, ())):
-            raise MFPyGError(
-                f"split '{name}' of {len(dataset)} conformations is empty; give split.val and split.test other shares"
-            )
-    return {name: np.sort(splits[name]) for name in SPLITS if len(splits.get(name, ()))}
+            shares = "split.val another share" if settings.files else "split.val and split.test other shares"
+            raise MFPyGError(f"split '{name}' of {len(dataset)} conformations is empty; give {shares}")
+    names = dict.fromkeys([*SPLITS, *splits])
+    return {name: np.sort(splits[name]) for name in names if len(splits.get(name, ()))}
+
+
+def _by_files(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
+    source = dataset._data.source.numpy()
+    members = dataset.members if isinstance(dataset, UnionDataset) else [dataset]
+    split_of = np.repeat([name for name, _ in settings.sources], [len(member.sources) for member in members])
+    splits = {str(name): np.flatnonzero(split_of[source] == name) for name in dict.fromkeys(split_of)}
+    if "val" not in splits:
+        isolated = isolated_atoms(dataset)
+        parts = [np.flatnonzero((source == number) & ~isolated) for number in np.flatnonzero(split_of == "train")]
+        shuffled = [np.random.default_rng(seed).permutation(rows) for rows in parts]
+        n_val = [round(settings.val * len(rows)) for rows in parts]
+        splits["val"] = np.concatenate([rows[:n] for rows, n in zip(shuffled, n_val, strict=True)])
+        splits["train"] = np.setdiff1d(splits["train"], splits["val"])
+    return splits
 
 
 def _by_source(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:

@@ -178,7 +178,7 @@ def save(potential: Potential, path: str | os.PathLike[str], source: str | None 
     precision = torch.finfo(potential.dtype).bits
     settings = dataclasses.replace(potential.settings, precision=precision)
     settings.check()
-    data: dict[str, Any] = {"name": list(settings.dataset), "fingerprint": "", "methods": {}, "source": source}
+    data: dict[str, Any] = {"name": settings.sources, "fingerprint": "", "methods": {}, "source": source}
     values = {
         "mfpyg": describe(potential, settings, data, {}, trained_species=potential.trained_species),
         "state_dict": {f"{_PREFIX}{name}": value.cpu() for name, value in potential.state_dict().items()},

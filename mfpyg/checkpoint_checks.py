@@ -42,7 +42,8 @@ def _is_data(value: Any) -> bool:
         return False
     name = value.get("name")
     named = _is_text(name) or _is_list_of(name, _is_text)  # an imported model has none
-    return named and _is_text(value.get("fingerprint")) and _is_dict_of(value.get("methods"), _is_text)
+    levels = value.get("levels") is None or _is_list_of(value["levels"], _is_text)
+    return named and levels and _is_text(value.get("fingerprint")) and _is_dict_of(value.get("methods"), _is_text)
 
 
 def is_array(value: Any) -> bool:

@@ -16,6 +16,7 @@ from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.finetune_options import FinetuneSettings
 from mfpyg.optim_options import OptimSettings
 from mfpyg.options import build, check, setting
+from mfpyg.split_options import SplitSettings
 from mfpyg.strategy_options import STRATEGIES, DeltaSettings, MetaSettings, TransferSettings, check_groups
 
 DATASETS = (
@@ -25,24 +26,6 @@ DATASETS = (
 )
 """What names a data set, for the help of commands."""
 LOGGERS = ("tensorboard", "wandb", "mlflow")
-
-
-@dataclass
-class SplitSettings:
-    """How conformations are divided among training, validation and test."""
-
-    method: str = setting(
-        "auto",
-        "file: as the data file says; random; molecule: all conformations of a molecule together; index: as split.file "
-        "says; auto: file where the file says, else random",
-        choices=("auto", "file", "random", "molecule", "index"),
-    )
-    file: str | None = setting(None, "npz file with the numbers of train, val, test, such as a run's splits.npz")
-    val: float = setting(0.1, "fraction for validation", low=0.0)
-    test: float = setting(0.1, "fraction for the test, where the file does not give one", low=0.0)
-    seed: int | None = setting(
-        None, "seed of the split, and of labels left out by label_fraction; null: as seed", low=0, high=2**63 - 1
-    )
 
 
 @dataclass
@@ -168,6 +151,11 @@ class TrainSettings:
         return self.seed if self.split.seed is None else self.split.seed
 
     @property
+    def sources(self) -> list[str]:
+        """Data sets that become one: those of ``dataset``, or of ``split.files`` in the order of their splits."""
+        return [spec for _, spec in self.split.sources] or list(self.dataset)
+
+    @property
     def n_processes(self) -> int:
         """Over all nodes."""
         return self.devices * self.nodes
@@ -185,7 +173,13 @@ class TrainSettings:
             raise MFPyGError(f"head.width is given, but head.kind is {self.head.kind}; it has to be nonlinear")
         if self.out is not None and not self.out.strip():
             raise MFPyGError("out is empty, expected the name of a run folder")
-        if self.split.val + self.split.test >= 1:
+        if self.split.files:
+            if self.dataset:
+                raise MFPyGError(
+                    f"dataset is {' '.join(self.dataset)}, but split.files names the data; leave one of them out"
+                )
+            self.split.check_files()
+        if self.split.val + (0 if self.split.files else self.split.test) >= 1:
             raise MFPyGError(
                 f"split.val {self.split.val:g} and split.test {self.split.test:g} leave nothing to train on"
             )
@@ -297,6 +291,8 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     backbone = values.get("backbone", "hipnn")
     kind = backbones.find(str(backbone))
     values = with_dataset_list(values)
+    if isinstance(values.get("split"), dict) and values["split"].get("files"):
+        values = {"dataset": [], **values}
     groups = {
         "model": kind.options,
         "head": HeadSettings,

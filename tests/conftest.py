@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -112,3 +114,46 @@ def untrained(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_xyz() -> Callable[..., Path]:
+    """Writes conformations of MiniCHNO as extended XYZ with keys for some levels alone, in eV and eV/Å.
+
+    ``write_xyz(path, rows, dz="energy,forces", cc="cc_energy")`` gives keys of energies, and of forces where named.
+    """
+    import ase
+    import ase.io
+    from ase.units import kcal, mol
+
+    from mfpyg.datasets import MiniCHNO
+
+    def write(path: Path, rows: Any, **keys: str) -> Path:
+        dataset, frames = MiniCHNO(), []
+        for data in (dataset[int(row)] for row in rows):
+            atoms = ase.Atoms(data.z.numpy(), data.pos.numpy())
+            for level, (energy, _, forces) in ((level, of.partition(",")) for level, of in keys.items()):
+                column = dataset.fidelities.index(level)
+                if data.energy_mask[0, column]:
+                    atoms.info[energy] = float(data.energy[0, column]) * kcal / mol
+                if forces:
+                    atoms.arrays[forces] = data.forces[:, column].double().numpy() * kcal / mol
+            frames.append(atoms)
+        ase.io.write(path, frames, format="extxyz")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def readme() -> Callable[[str], list[list[str]]]:
+    """The commands, each a list of words, of the code that follows a passage of the README with this beginning."""
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+    def commands(beginning: str) -> list[list[str]]:
+        assert text.count(f"**{beginning}") == 1, beginning
+        found = re.search(r"```sh\n(.*?)```", text.split(f"**{beginning}")[1], re.DOTALL)
+        assert found is not None
+        return [shlex.split(line, comments=True) for line in found[1].splitlines()]
+
+    return commands

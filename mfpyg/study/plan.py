@@ -20,6 +20,9 @@ from mfpyg.study.studyrun import StudyRun
 SETS: dict[str, tuple[str, ...]] = {"table1": PAPER_MODELS, "tables2-4": TARGET_WITHOUT_FORCES}
 """Names for several models at once."""
 
+DATA_OPTIONS = ("--dataset", "--split.files")
+"""Of mfpyg-train: where the data are."""
+
 MOST_MEMBERS = 1000
 """Of an ensemble."""
 
@@ -141,7 +144,7 @@ def models_named(words: Iterable[str]) -> list[str]:
 
 
 def joined_with_stored(plan: StudyPlan, folder: Path) -> StudyPlan:
-    """The plan together with what the folder's ``study.yaml`` says was asked for before.
+    """The plan together with what the folder's ``study.yaml`` says was asked for before; the data may have moved.
 
     Raises:
         MFPyGError: if the options of the runs differ, naming them, or the folder is something else.
@@ -152,7 +155,7 @@ def joined_with_stored(plan: StudyPlan, folder: Path) -> StudyPlan:
             raise MFPyGError(f"{folder} exists and is no study; choose another folder with --out")
         return plan
     stored = read_plan(folder)
-    if (stored.options, stored.levels) != (plan.options, plan.levels):
+    if (data_options(stored.options)[1], stored.levels) != (data_options(plan.options)[1], plan.levels):
         raise MFPyGError(
             f"{folder} is a study with the options '{' '.join(stored.options)}', not '{' '.join(plan.options)}'; "
             "give those, or another folder with --out"
@@ -164,6 +167,18 @@ def joined_with_stored(plan: StudyPlan, folder: Path) -> StudyPlan:
         fractions=_joined(stored.fractions, plan.fractions),
         members=max(stored.members, plan.members),
     )
+
+
+def data_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Those of the options, with their values, that say where the data are, and all others."""
+    data: list[str] = []
+    others: list[str] = []
+    into = others
+    for word in options:
+        if word.startswith("--"):
+            into = data if word in DATA_OPTIONS else others
+        into.append(word)
+    return data, others
 
 
 def store(plan: StudyPlan, folder: Path) -> None:

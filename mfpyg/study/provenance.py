@@ -29,6 +29,8 @@ def n_target_labels(one: ReadRun, target: str) -> int:
     """Conformations of the training split with a label of the target; as the run says, else those that it kept."""
     if one.run.n_labels is not None:
         return one.run.n_labels
+    if target not in one.dataset.fidelities:  # it was trained further, on other levels
+        return 0
     settings = from_dict(one.config)
     fractions = label_fractions(settings, parse_fidelities(settings.fidelities))
     dataset = thin_labels(one.dataset, one.splits, fractions, settings.split_seed)

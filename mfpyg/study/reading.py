@@ -16,7 +16,7 @@ from mfpyg.checkpoint import epochs_done, read_checkpoint
 from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import parse_specs
+from mfpyg.datasets.spec import recorded_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.study.studyrun import StudyRun
@@ -88,6 +88,32 @@ def read_runs(runs: Iterable[StudyRun], splits: Sequence[str]) -> tuple[list[Rea
     return agreeing, failures + differing
 
 
+def check_data(runs: Iterable[StudyRun], dataset: ConformationDataset, fidelities: Sequence[str]) -> None:
+    """Check that runs which go on with these data were started on them, before others are started.
+
+    Args:
+        runs: of the study.
+        dataset: as it is opened for these fidelities.
+        fidelities: of the runs that are meant.
+
+    Raises:
+        MFPyGError: naming the first run that was not.
+    """
+    for run in runs:
+        last = RunFolder(run.folder).last
+        if run.fidelities != list(fidelities) or not last.is_file():
+            continue
+        try:
+            started_on = read_checkpoint(last)["mfpyg"]["data"]["fingerprint"]
+        except MFPyGError:  # a damaged run fails alone
+            continue
+        if started_on != dataset.fingerprint:
+            data = " + ".join(run.data or ())
+            raise MFPyGError(
+                f"{run.folder}: {data} is not the data that it was started on; give those, or another folder with --out"
+            )
+
+
 def splits_with_data(runs: Iterable[StudyRun], names: Sequence[str]) -> list[str]:
     """Those of the splits that are not empty in the first run that has any; the first if no run got as far.
 
@@ -115,15 +141,16 @@ def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], Co
     fidelities, target = tuple(described["fidelities"]), run.fidelities[-1].partition(":")[0]
     if target not in fidelities:
         raise MFPyGError(f"{folder.path}: predicts {', '.join(fidelities)}, but {run.name} needs its target '{target}'")
-    named = described["data"]["name"]
     # As in training, where there may have been levels that the potential does not have.
     trained = tuple(f.name for f in parse_fidelities(described["config"]["fidelities"]))
-    key = (*([named] if isinstance(named, str) else named), trained)
+    named = run.data or folder.data_named(described)
+    key = (*named, trained)
     if key not in opened:
-        opened[key] = open_dataset(parse_specs(key[:-1]), trained)
+        specs = recorded_specs(named, f"StudyRun(…, data=[NEW]), or mfpyg-train --resume {folder.path} --dataset NEW")
+        opened[key] = open_dataset(specs, trained)
     dataset = opened[key]
     if dataset.fingerprint != described["data"]["fingerprint"]:
-        raise MFPyGError(f"{folder.path}: {' + '.join(key[:-1])} is not the data any more that it was trained on")
+        raise MFPyGError(f"{folder.path}: {' + '.join(named)} is not the data any more that it was trained on")
     rows = {name: of.numpy().astype(np.int64) for name, of in described["splits"].items()}
     missing = [name for name in splits if not len(rows.get(name, ()))]
     if missing:

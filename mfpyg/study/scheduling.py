@@ -31,6 +31,7 @@ class Job:
         epochs: that it will have at most.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
         error: last line that a failed run printed.
+        data: arguments that say where the data are, when the run goes on.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Job:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     place: str | None = None
     printed_before: int = 0
+    data: list[str] = field(default_factory=list)
 
     @property
     def log(self) -> Path:
@@ -60,7 +62,8 @@ class Job:
 
     def command(self) -> list[str]:
         """A new run, or the rest of one that has a checkpoint."""
-        resumed = ["--resume", str(self.folder)] if RunFolder(self.folder).last.is_file() else self.arguments
+        started = RunFolder(self.folder).last.is_file()
+        resumed = ["--resume", str(self.folder), *self.data] if started else self.arguments
         return [sys.executable, "-m", "mfpyg.cli.train", *resumed]
 
 

@@ -22,6 +22,7 @@ class StudyRun:
             :func:`mfpyg.study.provenance.n_target_labels`.
         failure: why there is nothing in the folder, where that is known.
         known: names of levels that the model may have; if not given, those of ANI-1x and the bundled data.
+        data: where its data are now, as ``--dataset`` names them; if not given, where the run says.
     """
 
     name: str
@@ -32,6 +33,7 @@ class StudyRun:
     n_labels: int | None = None
     failure: str | None = None
     known: tuple[str, ...] | None = None
+    data: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))  # where a string was given

@@ -22,7 +22,7 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     """
     settings.check()
     fidelities = parse_fidelities(settings.fidelities)
-    specs = parse_specs(settings.dataset)
+    specs = parse_specs(settings.sources)
     check_available(fidelities, combined_levels(specs), " and ".join(map(str, specs)))
     names = [f.name for f in fidelities]
     for spec in specs:
@@ -56,7 +56,7 @@ def given_references(settings: TrainSettings) -> GivenReferences:
     """
     if settings.references is None:
         return {}
-    known = [level.name for level in combined_levels(parse_specs(settings.dataset))]
+    known = [level.name for level in combined_levels(parse_specs(settings.sources))]
     found = read_references(settings.references, known)
     added = [f.name for f in parse_fidelities(settings.add_fidelity)] if settings.add_fidelity else []
     for fidelity in parse_fidelities(settings.fidelities) if settings.init is not None else ():

@@ -123,7 +123,7 @@ def _head_from(settings: TrainSettings, model: InitialModel, added: Sequence[Fid
 
 def _check_there(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> None:
     """Check that the data can have the labels that the model was trained on, which nobody has asked for by name."""
-    specs = parse_specs(settings.dataset)
+    specs = parse_specs(settings.sources)
     levels = {level.name: level for level in combined_levels(specs)}
     lacking = [
         str(fidelity)

@@ -190,7 +190,8 @@ def splits_to_go_on(
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Splits of the data: those of the model's training if it was trained on the same conformations.
 
-    So nothing that it was trained on comes into the test. Another ``split.method`` than ``auto`` is done as it says.
+    So nothing that it was trained on comes into the test. Another ``split.method`` than ``auto`` is done as it says,
+    and so are ``split.files``.
 
     Returns:
         The splits, and lines for the user.
@@ -199,7 +200,7 @@ def splits_to_go_on(
         MFPyGError: as :func:`mfpyg.datasets.splits.make_splits`, or for fractions that would have no effect.
     """
     same = model.is_of(dataset)
-    if same and settings.split.method == "auto":
+    if same and settings.split.method == "auto" and not settings.split.files:
         usual = SplitSettings()
         if (settings.split.val, settings.split.test) != (usual.val, usual.test):
             raise MFPyGError(

@@ -19,8 +19,8 @@ from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.lock import LOCK
 
-MAY_CHANGE = ("epochs", "checkpoint_minutes", "logger", "devices", "nodes", "accelerator", "threads")
-"""Settings that a resumed run may change; the epochs only with strategy ``mfl``."""
+MAY_CHANGE = ("epochs", "checkpoint_minutes", "logger", "devices", "nodes", "accelerator", "threads", "dataset")
+"""Settings that a resumed run may change; the epochs only with strategy ``mfl``, and of the data the place alone."""
 
 LOGGED = ("tensorboard", "wandb", "mlflow.db", "mlruns")
 """Where loggers write to, in the run folder."""
@@ -159,6 +159,17 @@ class RunFolder:
         """
         return from_dict(read_yaml(self.config))
 
+    def data_named(self, described: Mapping[str, Any]) -> list[str]:
+        """The run's data sets, where its settings say: those are kept up when it is resumed on data that have moved.
+
+        Args:
+            described: what the checkpoint says, which counts where there are no such settings.
+        """
+        with contextlib.suppress(MFPyGError):
+            return self.read_settings().sources
+        name = described["data"]["name"]
+        return [name] if isinstance(name, str) else list(name)
+
     def read_versions(self) -> dict[str, str]:
         """Versions that the run was started with; nothing where the file is missing or damaged."""
         return _read_json(self.versions)
@@ -216,6 +227,8 @@ def may_change(before: TrainSettings) -> tuple[str, ...]:
 def setting_changes(before: TrainSettings, now: TrainSettings) -> list[str]:
     """Every setting that is different and may not be, in words."""
     old, new = flat(to_dict(before)), flat(to_dict(now))
+    for settings, values in ((before, old), (now, new)):  # the files may have moved, as those of dataset
+        values["split.files"] = [name for name, _ in settings.split.sources]
     kept = [name for name in dict.fromkeys([*old, *new]) if name not in (*may_change(before), "out")]  # where it is now
     absent = "absent"
     return [

@@ -37,7 +37,7 @@ def open_training_data(
     """The data set of the settings, with edges where they ask for stored ones."""
     pre_transform = RadiusGraph(_cutoff(settings), settings.engine) if settings.edges == "stored" else None
     names = [f.name for f in fidelities]
-    return open_dataset(parse_specs(settings.dataset), names, pre_transform=pre_transform, track=track)
+    return open_dataset(parse_specs(settings.sources), names, pre_transform=pre_transform, track=track)
 
 
 def _cutoff(settings: TrainSettings) -> float:

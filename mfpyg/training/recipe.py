@@ -70,7 +70,7 @@ class Recipe:
     def module(self, describe: Describe, compiled: bool) -> MultiFidelityModule:
         """What is trained; ``compiled`` says whether through ``torch.compile``."""
         settings = self.settings
-        columns = {name: self.dataset.fidelities.index(name) for name in self.potential.fidelities}
+        columns = {f.name: self.dataset.fidelities.index(f.name) for f in self.fidelities}
         weights = parse_weights(settings.weights, self.fidelities)
         loss = MultiFidelityLoss(self.fidelities, columns, weights, settings.hierarchicality)
         described, optim = describe(self.potential), settings.optim

@@ -79,7 +79,8 @@ def _way_out(folder: RunFolder) -> str:
 
 def _data_changes(before: Mapping[str, Any], dataset: ConformationDataset) -> list[str]:
     if before["fingerprint"] == dataset.fingerprint:
-        return []
+        levels, now = before.get("levels"), list(dataset.fidelities)  # 0.1.0 did not write them
+        return [] if levels in (None, now) else [f"levels of the data were {', '.join(levels)}, now {', '.join(now)}"]
     which = "labels"
     if before.get("geometries") != dataset.geometries:
         which = "conformations or elements"

@@ -111,6 +111,8 @@ def train(
         console.print(line, highlight=False, soft_wrap=True)
     if not unfinished:
         console.print("the run has ended or stopped early; there is nothing left to train", highlight=False)
+        if is_main_process():
+            folder.write_config(settings)
         if company is not None:
             company.ready()
         return
@@ -135,10 +137,13 @@ def _splits(
     """Conformations of each split, and lines for the user."""
     if resume:  # what said them may be gone
         return folder.read_splits(), version_notes(folder, settings.backbone)
+    notes = []
+    if settings.split.files and "val" not in dict(settings.split.sources):
+        notes.append(f"note: split.files names no val; {100 * settings.split.val:g}% of train is for validation")
     if model is None:
-        return make_splits(dataset, settings.split, settings.split_seed), []
-    splits, notes = splits_to_go_on(settings, dataset, model)
-    return splits, [*notes, *method_notes(dataset, model)]
+        return make_splits(dataset, settings.split, settings.split_seed), notes
+    splits, more = splits_to_go_on(settings, dataset, model)
+    return splits, [*notes, *more, *method_notes(dataset, model)]
 
 
 def _summary(
@@ -147,7 +152,7 @@ def _summary(
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
     n_parameters = sum(p.numel() for p in potential.parameters())
     return [
-        f"{' + '.join(settings.dataset)}: {sizes} conformations",
+        f"{' + '.join(settings.split.files or settings.dataset)}: {sizes} conformations",
         f"{settings.backbone}, {n_parameters:,} parameters, {' '.join(settings.fidelities)}, "
         f"preset {settings.preset}, at most {settings.epochs:,} epochs, on {settings.n_processes} x {device.type}"
         f"{', compiled' if settings.compile == 'on' else ''}",
@@ -181,9 +186,10 @@ def _describer(
     if record is not None:
         methods = {**record["data"]["methods"], **methods}
     source = {
-        "name": list(settings.dataset),
+        "name": settings.sources,
         "fingerprint": dataset.fingerprint,
         "geometries": dataset.geometries,
+        "levels": list(dataset.fidelities),
         "methods": methods,
     }
     elements = trained_species(settings, dataset, splits["train"])

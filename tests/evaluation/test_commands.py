@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import pytest
 import torch
 
@@ -342,3 +343,43 @@ def test_resume_survives_a_damaged_log(run: Path, tmp_path: Path, log: str) -> N
 
 def test_json_that_is_a_folder_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is a folder" in one_line_error(capsys, evaluate, str(run), "--json", str(tmp_path))
+
+
+@pytest.mark.parametrize("strategy", ["mfl", "tl", "delta", "meta"])
+def test_every_strategy_is_evaluated_on_data_with_some_of_its_levels(
+    write_xyz: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: str
+) -> None:
+    out = tmp_path / "run"
+    train.main(["--fidelities", "dz:E", "cc:E", "--strategy", strategy, "--out", str(out), *TINY])
+    for level in ("dz", "cc"):
+        data = f"{write_xyz(tmp_path / f'{level}.xyz', range(0, 788, 30), **{level: 'energy'})}:{level}=energy@eV"
+        arguments = [str(out), "--dataset", data, "--json", str(tmp_path / "errors.json"), "--plot"]
+        if level == "dz" and strategy in ("tl", "meta"):
+            assert "none of the potential's fidelities cc (it has dz)" in one_line_error(capsys, evaluate, *arguments)
+            continue
+        evaluate.main(arguments)
+        assert set(json.loads((tmp_path / "errors.json").read_text())["all"]) == {level}
+
+
+def test_labels_left_out_are_of_a_level_that_other_data_may_lack(write_xyz: Any, tmp_path: Path) -> None:
+    """The same numbers under another name are the same data, which lack a level all the same."""
+    path, out = write_xyz(tmp_path / "two.xyz", range(0, 788, 8), dz="dft", cc="ccsd"), tmp_path / "run"
+    data = ["--dataset", f"{path}:dz=dft@eV:cc=ccsd@eV", "--label-fraction", "cc=0.5"]
+    train.main(["--fidelities", "dz:E", "cc:E", *data, "--out", str(out), *TINY])
+    evaluate.main([str(out), "--dataset", f"{path}:dz=dft@eV:other=ccsd@eV", "--json", str(tmp_path / "errors.json")])
+    trained, found = (json.loads(p.read_text()) for p in (out / "metrics.json", tmp_path / "errors.json"))
+    assert found == {split: {"dz": rows["dz"]} for split, rows in trained.items()}
+
+
+def test_split_without_labels_is_not_drawn(write_xyz: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_xyz(tmp_path / "some.xyz", range(0, 788, 8), cc="energy")
+    frames = ase.io.read(path, ":")
+    for number, atoms in enumerate(frames):
+        atoms.calc, atoms.info["split"] = None, int(number > 80)
+        atoms.info |= {} if number > 80 else {"cc": -1.0 * len(atoms)}
+    ase.io.write(path, frames)
+    out = tmp_path / "run"
+    train.main(["--fidelities", "cc:E", "--dataset", f"{path}:cc=cc?@eV", "--out", str(out), *TINY])
+    evaluate.main([str(out), "--plot"])
+    assert "note: no labels in test to plot" in capsys.readouterr().out
+    assert sorted(p.name for p in out.glob("*.png")) == ["evaluation-train.png", "evaluation-val.png"]

@@ -317,6 +317,93 @@ def test_labels_left_out_have_no_part_in_the_references(minichno: MiniCHNO, untr
     assert torch.equal(reference(0.0), reference(1e4))
 
 
+# Data without the levels that are not trained on
+
+
+@pytest.fixture
+def _small_data(
+    untrained: Make, write_xyz: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here: ``runs/dz``, a model of ``dz`` and ``mp2``; ``mine.xyz`` with ``cc`` and ``more.xyz`` with ``dz`` alone."""
+    monkeypatch.chdir(tmp_path)
+    write_xyz(tmp_path / "mine.xyz", range(0, 788, 8), cc="cc_energy")
+    write_xyz(tmp_path / "more.xyz", range(4, 788, 8), dz="energy")
+    (tmp_path / "runs" / "dz").mkdir(parents=True)
+    untrained("dz:EF", "mp2:E").rename(tmp_path / "runs" / "dz" / "best.ckpt")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small_data")
+@pytest.mark.parametrize(
+    ("number", "more", "trained", "levels"),
+    [
+        (0, [], ["dz:EF", "mp2:E", "cc:E"], {"dz", "mp2", "cc"}),
+        (1, [], ["cc:E"], {"cc"}),
+        (1, ["--finetune.old=kept"], ["cc:E"], {"cc"}),
+        (2, [], ["dz:E"], {"dz"}),
+    ],
+    ids=["replayed", "frozen", "kept", "more data"],
+)
+def test_commands_of_the_readme_ask_for_what_is_trained_on_alone(
+    readme: Callable[[str], list[list[str]]],
+    number: int,
+    more: list[str],
+    trained: list[str],
+    levels: set[str],
+) -> None:
+    from mfpyg.datasets.opening import open_dataset
+    from mfpyg.datasets.spec import parse_specs
+    from mfpyg.evaluation.predictions import run_predictions
+
+    commands = readme("Fine-tune")
+    assert len(commands) == 3
+    command, *arguments = commands[number]
+    assert command == "mfpyg-train"
+    train.main([*arguments, *more, "--epochs=1", "--batch-size=151", "--compile=off", "--out", "out"])
+    out = Path("out")
+    described = torch.load(out / "best.ckpt", weights_only=True)["mfpyg"]
+    assert described["config"]["fidelities"] == trained
+    assert set(described["fidelities"]) == {"dz", "mp2", *levels}
+    header = (out / "metrics.csv").read_text().splitlines()[0]
+    assert {name.split("/")[1] for name in header.split(",") if name.count("/") == 2} == levels
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["val"]) == levels
+    evaluate.main(["out", "--json", "again.json", "--plot"])
+    assert json.loads(Path("again.json").read_text()) == metrics
+    dataset = open_dataset(parse_specs(described["data"]["name"]), [text.split(":")[0] for text in trained])
+    assert set(run_predictions(out, dataset, described["splits"]["val"].long().numpy()).energy) == levels
+    train.main(["--resume", "out", "--epochs=2"])
+    assert torch.load(out / "last.ckpt", weights_only=True)["epoch"] == 1
+    # What the new data lack, other data have.
+    evaluate.main(["out", "--dataset", "minichno", "--split=all", "--json", "all.json"])
+    assert {"dz", "mp2", *levels} == set(json.loads(Path("all.json").read_text())["all"])
+    evaluate.main(["out", "--dataset", "more.xyz:dz=energy@eV", "--json", "dz.json"])
+    where = "val" if number == 2 else "all"  # its own data, or other
+    assert set(json.loads(Path("dz.json").read_text())[where]) == {"dz"}
+
+
+@pytest.mark.usefixtures("_small_data")
+def test_monitor_may_be_what_is_trained_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--init", "runs/dz", "--fidelities", "dz:E", "--dataset", "more.xyz:dz=energy@eV", "--out", "out"]
+    train.main([*options, *BRIEF[:2], "--monitor=dz"])
+    with pytest.raises(SystemExit):
+        train.main([*options, "--monitor=mp2", "--out=other"])
+    assert "unknown monitor 'mp2' (known: sum, dz)" in capsys.readouterr().err
+
+
+def test_run_on_other_levels_has_no_labels_of_a_studys_target(
+    untrained: Make, write_xyz: Callable[..., Path], tmp_path: Path
+) -> None:
+    from mfpyg.study import StudyRun, collect
+
+    model, out = untrained("dz:EF", "cc:E"), tmp_path / "run"
+    data = f"{write_xyz(tmp_path / 'more.xyz', range(0, 788, 8), dz='energy')}:dz=energy@eV"
+    train.main(["--init", str(model), "--fidelities", "dz:E", "--dataset", data, "--out", str(out), *BRIEF[:2]])
+    (of_model,) = collect([StudyRun("MF-DZ/EF-CC/E", out)], splits=["test"], resamples=10).models
+    assert of_model.n_labels == 0
+    assert set(of_model.errors["test"]) == {"dz"}
+
+
 # Going on after a stop
 
 
