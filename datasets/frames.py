@@ -19,7 +19,8 @@ from ase.calculators.calculator import all_properties
 from ase.io.extxyz import per_atom_properties
 
 from mfpyg.datasets.plain import key_values, plain_frame
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, UnreadableError
+from mfpyg.files import raise_if_unreadable
 
 _COUNT = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
 _QUOTED = re.compile(r'"[^"]*"|\'[^\']*\'|\{[^}]*\}|\[[^\]]*\]')
@@ -28,6 +29,14 @@ _PAIR = re.compile(r"[^\s=]+\s*=\s*\S+")
 _PROPERTIES = re.compile(r'(?:^|\s)Properties\s*=\s*"?([^\s"]+)')
 _PLAIN = "species:S:1:pos:R:3"
 _SEPARATORS = re.compile(r"[\s\"'{}\[\],=]+")
+
+_NOT_THE_DATABASES = {
+    "locked": "another process is writing to it: wait until it has finished, or copy the file",
+    "readonly": "a process was stopped while it wrote to it: open the file once with `ase db`, which repairs it",
+    "unable to open": "check the permissions of file and folder, and how many files are open (ulimit -n)",
+    "I/O error": "the file itself may be fine: check the disk or the network, and try again",
+}
+"""What SQLite says where a database need not be damaged, and what to do."""
 
 _ROWS_AT_ONCE = 1000
 """ASE fetches all rows that it selects; so many a query keep the memory bounded."""
@@ -65,6 +74,11 @@ def _reading(where: str) -> Iterator[None]:
     except MFPyGError:
         raise
     except Exception as error:
+        raise_if_unreadable(where, error)
+        if isinstance(error, sqlite3.OperationalError):
+            for message, advice in _NOT_THE_DATABASES.items():
+                if message in str(error):
+                    raise UnreadableError(f"{where}: can't be read ({error}); {advice}") from error
         reason = " ".join(f"{type(error).__name__} {error}".split())
         raise MFPyGError(f"{where} can't be read ({reason[:200]}); expected extended XYZ or an ASE .db") from error
 

@@ -11,6 +11,7 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from mfpyg.datasets.frames import Frame, frame_of_atoms, frames_of_database, frames_of_text
 from mfpyg.errors import MFPyGError, did_you_mean
+from mfpyg.files import raise_if_unreadable
 
 _COMPRESSED = (".gz", ".bz2", ".xz")
 _OURS = {".xyz": "extxyz", ".extxyz": "extxyz", ".db": "db"}
@@ -57,7 +58,8 @@ def _format(path: Path, format: str | None) -> str:
         return _OURS[path.suffix.lower()]
     try:
         guess = filetype(str(path))
-    except (UnknownFileTypeError, OSError, EOFError):  # the latter of compressed files that are damaged
+    except (UnknownFileTypeError, OSError, EOFError) as error:  # the latter of compressed files that are damaged
+        raise_if_unreadable(path, error)
         guess = ""
     if guess not in known:
         raise MFPyGError(f"{path}: its format is none that ASE knows; if it is, name it with --format")
@@ -73,6 +75,7 @@ def _frames_of_ase(path: Path, format: str) -> Iterator[Frame]:
                 images = ase.io.iread(str(path), ":", format, do_not_split_by_at_sign=True)
             atoms = next(images, None)
         except Exception as error:  # whatever a reader stumbles over in a file that is not what it says
+            raise_if_unreadable(where, error)
             reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
             raise MFPyGError(f"{where} can't be read as '{format}' ({reason})") from error
         if atoms is None:

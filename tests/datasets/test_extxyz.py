@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from mfpyg.datasets import ExtXYZ
 from mfpyg.datasets.batches import BatchLoader
 from mfpyg.datasets.frames import frames_of_database, frames_of_text
 from mfpyg.datasets.spec import DatasetSpec
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.graph import RadiusGraph
 
@@ -664,3 +668,38 @@ def test_specification_opens_the_file(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(energies(dataset)[:, 1], expected, rtol=1e-12)
     assert open_dataset(DatasetSpec.parse(str(spec))).processed_paths == dataset.processed_paths
     assert ExtXYZ(path, spec.levels).processed_paths == dataset.processed_paths
+
+
+@contextmanager
+def kept_locked(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def test_a_database_that_is_written_to_is_locked_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = database(tmp_path / "mine.db", frames())
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0.1))  # instead of 5 s
+    with kept_locked(path), pytest.raises(UnreadableError, match=r"mine\.db: can't be read \(database is locked\)"):
+        list(frames_of_database(path))
+    assert len(list(frames_of_database(path))) == 7
+
+
+_KILLED = """
+import os, sqlite3, sys
+base = sqlite3.connect(sys.argv[1], isolation_level=None)
+base.execute("PRAGMA cache_size = 1")
+base.execute("BEGIN")
+for i in range(200):
+    base.execute("INSERT INTO systems (unique_id, data) VALUES (?, ?)", (str(i), "x" * 5000))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_database_whose_writer_was_killed_says_how_to_repair_it(tmp_path: Path) -> None:
+    path = database(tmp_path / "mine.db", frames())
+    subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
+    with pytest.raises(UnreadableError, match=r"stopped while it wrote.*`ase db`"):
+        list(frames_of_database(path))
+    subprocess.run([sys.executable, "-m", "ase", "db", str(path)], check=True, capture_output=True)
+    assert len(list(frames_of_database(path))) == 7
