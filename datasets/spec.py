@@ -13,6 +13,7 @@ from pathlib import Path
 from mfpyg.datasets.levels import LEVELS
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, LevelOfTheory
+from mfpyg.units import energy_unit, force_unit
 
 XYZ_SUFFIXES = (".xyz", ".extxyz", ".db")
 """Names of files whose levels of theory the user defines, without saying ``xyz:`` before."""
@@ -196,18 +197,16 @@ def _parse_level(text: str) -> LevelOfTheory:
         raise MFPyGError(f"malformed level '{text}': a key is empty; expected {GRAMMAR}")
     if forces is None and match["per"] is not None:
         raise MFPyGError(f"malformed level '{text}': it has a unit of forces, but no key of forces")
-    level = LevelOfTheory(
+    return LevelOfTheory(
         name,
         tuple(key.removesuffix("?") for key in keys),
         None if forces is None else forces.removesuffix("?"),
         method="",
-        energy_unit=unit,
-        forces_unit=match["per"] or f"{unit}/Å",
+        energy_unit=energy_unit(unit),
+        forces_unit=force_unit(match["per"] or f"{unit}/Å"),
         gradient=gradient,
         optional=tuple(key.removesuffix("?") for key in every if key.endswith("?")),
     )
-    _ = level.energy_factor, level.forces_factor  # raises for unknown units
-    return level
 
 
 def level_as_text(level: LevelOfTheory) -> str:

@@ -21,7 +21,7 @@ from ase.symbols import Symbols
 from mfpyg.datasets.frames import Frame
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.interop.predict import FramePrediction
-from mfpyg.units import ENERGY_UNITS, energy_factor
+from mfpyg.units import energy_unit
 
 _FORMATS = {"f": ("R", "%16.8f"), "i": ("I", "%8d"), "b": ("L", " %.1s"), "U": ("S", "%-2s"), "O": ("S", "%s")}
 """Of a column in extended XYZ by numpy's kind, as ASE writes them."""
@@ -59,16 +59,14 @@ def output_of(fidelities: Iterable[str], unit: str, spread: bool, forces: bool, 
     """What is written where these are predicted.
 
     Args:
-        unit: upper and lower case are one.
+        unit: as :func:`mfpyg.units.energy_unit` reads it.
 
     Raises:
         MFPyGError: for an unknown unit.
     """
-    energy_factor(unit)
-    unit = next(name for name in ENERGY_UNITS if name.lower() == unit.lower())
     wanted = {"energy": True, "forces": forces, "stress": stress}
     quantities = [q for q in _QUANTITIES if wanted[q.removesuffix("_std")] and (spread or not q.endswith("_std"))]
-    return Output(tuple(fidelities), unit, tuple(quantities))
+    return Output(tuple(fidelities), energy_unit(unit), tuple(quantities))
 
 
 def as_extxyz(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:
