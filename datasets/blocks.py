@@ -26,6 +26,11 @@ same over the product of their lengths. Hydrogen under the highest pressures has
 rhombohedral axes have 1e-3."""
 
 
+def same_numbers(shape: Sequence[int], expected: Sequence[int]) -> bool:
+    """Whether arrays of these shapes differ by axes of length one alone, as energies (n, 1) and (n,) do."""
+    return [n for n in shape if n != 1] == [n for n in expected if n != 1]
+
+
 @dataclass
 class Block:
     """Some conformations, concatenated; units kcal/mol and Å. T is the number of levels read.

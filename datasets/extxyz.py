@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ase.data import chemical_symbols
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, same_numbers
 from mfpyg.datasets.defined import DefinedDataset
 from mfpyg.datasets.frames import Frame, frames_of_database, frames_of_text
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
@@ -162,9 +162,9 @@ def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tup
     if found.dtype.kind not in "iuf":
         text = repr(values[key]) if found.ndim == 0 else f"of type {found.dtype}"
         raise MFPyGError(f"{where}: {key} is {text[:60]}, {expected}; NaN means missing")
-    if found.shape != shape:
+    if not same_numbers(found.shape, shape):
         raise MFPyGError(f"{where}: {key} has shape {found.shape}, {expected}")
-    numbers = found.astype(np.float64)
+    numbers = found.astype(np.float64).reshape(shape)
     if np.isinf(numbers).any():
         raise MFPyGError(f"{where}: {key} is infinite; NaN means missing")
     return numbers

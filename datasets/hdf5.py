@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, same_numbers
 from mfpyg.datasets.soundness import check_storage
 from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
@@ -109,7 +109,7 @@ class Group:
 
     def _expect(self, key: str, shape: tuple[int, ...]) -> None:
         found = self.array(key)
-        if found.shape != shape:
+        if found.shape[:1] != shape[:1] or not same_numbers(found.shape, shape):
             raise MFPyGError(f"{self.where}: {key} has shape {found.shape}, expected {shape}")
         if found.dtype.kind != "f":
             raise MFPyGError(f"{self.where}: {key} has type {found.dtype}, expected floating-point numbers")
@@ -146,7 +146,7 @@ class Group:
         forces = np.full((n * self.size, len(levels), 3), np.nan, np.float32)
         energy = np.empty((n, len(levels)))
         for t, level in enumerate(levels):
-            summands = [self._numbers(key, rows).astype(np.float64) for key in level.energy]  # (n,) each
+            summands = [self._numbers(key, rows).astype(np.float64).reshape(n) for key in level.energy]
             energy[:, t] = np.sum(summands, axis=0) * level.energy_factor
             if level.forces is not None:
                 values = self._numbers(level.forces, rows).astype(np.float64) * level.forces_factor

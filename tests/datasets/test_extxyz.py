@@ -472,7 +472,8 @@ def test_wrong_value_is_named(tmp_path: Path, kind: str, key: str, value: Any, m
     ("value", "message"),
     [
         (1 + 2j, r"frame 0: x is \(1\+2j\), expected one number"),
-        (np.ones(1), r"frame 0: x has shape \(1,\), expected one number"),
+        (np.ones(2), r"frame 0: x has shape \(2,\), expected one number"),
+        (np.ones((1, 2)), r"frame 0: x has shape \(1, 2\), expected one number"),
         ([[1.0], [1.0, 2.0]], "frame 0: x is ragged, expected one number"),
         (None, "frame 0: x is None, expected one number; NaN means missing"),
         ("a" * 5000, "frame 0: x is 'a{59}, expected one number"),
@@ -703,3 +704,23 @@ def test_a_database_whose_writer_was_killed_says_how_to_repair_it(tmp_path: Path
         list(frames_of_database(path))
     subprocess.run([sys.executable, "-m", "ase", "db", str(path)], check=True, capture_output=True)
     assert len(list(frames_of_database(path))) == 7
+
+
+@pytest.mark.parametrize("kind", ["xyz", "db"])
+def test_a_single_number_may_have_axes(mine: Path, tmp_path: Path, kind: str) -> None:
+    images = frames()
+    for atoms in images:
+        atoms.info["dft_energy"] = np.full((1, 1), atoms.info["dft_energy"])
+    if kind == "xyz":
+        path = written(tmp_path / "axes.xyz", images)
+        assert 'dft_energy="_JSON [[' in path.read_text()
+    else:
+        path = tmp_path / "axes.db"
+        with ase.db.connect(path) as base:  # as SchNetPack writes them
+            for atoms in images:
+                forces = atoms.arrays["dft_forces"][None]
+                base.write(atoms, data={"dft_energy": atoms.info["dft_energy"][0], "dft_forces": forces})
+    found = ExtXYZ(path, [DZ], root=tmp_path / "root")
+    expected = ExtXYZ(mine, [DZ], root=tmp_path / "expected")
+    assert torch.equal(found._data.energy, expected._data.energy)
+    assert torch.equal(found._data.forces, expected._data.forces)
