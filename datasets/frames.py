@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from itertools import count, islice
@@ -16,10 +16,11 @@ import ase.db
 import ase.io
 import numpy as np
 from ase.calculators.calculator import all_properties
+from ase.data import atomic_numbers
 from ase.io.extxyz import per_atom_properties
 
 from mfpyg.datasets.plain import key_values, plain_frame
-from mfpyg.errors import MFPyGError, UnreadableError
+from mfpyg.errors import MFPyGError, UnreadableError, shown
 from mfpyg.files import raise_if_unreadable
 
 _COUNT = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
@@ -118,8 +119,39 @@ def _frame(lines: list[str], rows: list[list[str]], number: int, read: float, wh
             frame, arrays, info = found
             return Frame(number, **frame, values={**arrays, **info}, read=read, columns=frozenset(arrays))
     parser = partial(_parsed_comment, where)
-    atoms = next(ase.io.iread(io.StringIO("".join(lines)), format="extxyz", properties_parser=parser))
+    try:
+        atoms = next(ase.io.iread(io.StringIO("".join(lines)), format="extxyz", properties_parser=parser))
+    except (KeyError, AttributeError) as error:  # of its table of elements; of numbers for symbols
+        atom, label = _no_element(comment, rows)
+        if label is None:
+            raise
+        raise MFPyGError(f"{where}: species of atom {atom} is {no_element(label)}") from error
     return frame_of_atoms(atoms, number, read)
+
+
+def _no_element(comment: str, rows: Sequence[Sequence[str]]) -> tuple[int, str | None]:
+    """The first atom whose species is no element, and this; ``None`` if there is none."""
+    given = _PROPERTIES.search(comment)
+    parts = (given[1] if given else _PLAIN).split(":")
+    column = 0
+    for name, width in zip(parts[::3], parts[2::3], strict=True):
+        if name in ("species", "symbols"):
+            for atom, words in enumerate(rows):
+                if words[column].capitalize() not in atomic_numbers:
+                    return atom, words[column]
+        column += int(width)
+    return 0, None
+
+
+def no_element(label: str) -> str:
+    """What is wrong with a species of XYZ, and what to do."""
+    if label.isdecimal():
+        advice = "if it is an atomic number, say so with Properties=Z:I:1:pos:R:3"
+    else:
+        advice = (
+            "write the element alone, and the label into a column of its own, as Properties=species:S:1:label:S:1:…"
+        )
+    return f"{shown(label)}, no element symbol; {advice}"
 
 
 def frame_of_atoms(atoms: ase.Atoms, number: int = 0, read: float = 0.0) -> Frame:

@@ -565,7 +565,14 @@ def test_blank_lines_at_the_end_are_fine(tmp_path: Path, end: str) -> None:
         (WATER + "0\ne=1.5\n", "frame 1: no atoms"),
         (WATER + "-1\ne=1.5\n", "frame 1: expected the number of atoms, found '-1'"),
         (WATER + "9" * 5000 + "\n", "frame 1: expected the number of atoms, found '9{40}'"),
-        (WATER + WATER.replace("O", "Qq"), "frame 1 can't be read .KeyError 'Qq'"),
+        (WATER + WATER.replace("O", "Qq"), "frame 1: species of atom 0 is 'Qq', no element symbol"),
+        (WATER + WATER.replace("H 0 0", "h1 0 0"), "frame 1: species of atom 1 is 'h1'.*a column of its own"),
+        (WATER + WATER.replace("O", "C_alpha"), "frame 1: species of atom 0 is 'C_alpha', no element symbol"),
+        (WATER + WATER.replace("O", "8").replace("H", "1"), "frame 1: species of atom 0 is '8'.*Properties=Z:I:1:pos"),
+        (
+            WATER + "1\nProperties=pos:R:3:species:I:1 e=1\n0 0 0 8\n",
+            "frame 1: species of atom 0 is '8', no element symbol; if it is an atomic number",
+        ),
         (WATER + WATER.replace("O", "X"), "frame 1: atomic number 0 is of no element"),
         (WATER + WATER.replace("O 0", "O zero"), "frame 1 can't be read .ValueError"),
         (WATER + WATER.replace("O 0", "O nan"), "frame 1: coordinates are NaN or infinite"),
@@ -587,6 +594,15 @@ def test_damaged_file_is_refused(tmp_path: Path, text: str, message: str) -> Non
     path = tmp_path / "mine.xyz"
     path.write_text(text)
     fails(path, message, "a=e@eV")
+
+
+def test_atomic_numbers_and_labels_have_columns_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.xyz"
+    numbers = "2\nProperties=Z:I:1:pos:R:3 e=1.5\n8 0 0 0\n1 0 0 1\n"
+    both = "2\nProperties=species:S:1:Z:I:1:pos:R:3 e=1.5\nO1 8 0 0 0\nH2 1 0 0 1\n"
+    labels = "2\nProperties=species:S:1:label:S:1:pos:R:3 e=1.5\no O1 0 0 0\nH H2 0 0 1\n"
+    path.write_text(numbers + both + labels)
+    assert ExtXYZ(path, ["a=e@eV"])._data.z.tolist() == [8, 1] * 3
 
 
 def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -268,6 +269,18 @@ def test_single_configurations_are_files_of_one_frame(
     (frame,) = frames_of(source, format)
     assert frame.z.tolist() == crystal.numbers.tolist()
     assert abs(np.linalg.det(frame.cell)) == pytest.approx(crystal.get_volume())
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "where"),
+    [("in.xyz", None, "in.xyz: frame 2: "), ("in.xyz.gz", None, "in.xyz.gz: frame 2 "), ("in.xyz", "xyz", "in.xyz ")],
+)
+def test_species_that_are_no_elements_are_named(tmp_path: Path, name: str, format: str | None, where: str) -> None:
+    path = tmp_path / name
+    text = "1\n\nC 0 0 0\n" * 2 + "2\n\nC 0 0 0\nO1 0 0 1\n"
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    with pytest.raises(MFPyGError, match=f"{where}.* 'O1', no element symbol; write the element alone"):
+        list(frames_of(path, format))
 
 
 def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
