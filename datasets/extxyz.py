@@ -115,7 +115,7 @@ class _Part:
         self.forces.append(forces)
         self.names.append(_molecule(frame, where))
         self.split.append(_split(frame.values, where))
-        self.frames.append(frame._replace(values={}))  # without the labels' double
+        self.frames.append(frame._replace(values={}, hidden={}))  # without the labels' double
         self.atoms += n
 
     def block(self) -> Block:

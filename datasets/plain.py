@@ -13,6 +13,8 @@ from ase.calculators.calculator import all_properties
 from ase.data import atomic_numbers
 from ase.io.extxyz import REV_PROPERTY_NAME_MAP, key_val_str_to_dict
 
+from mfpyg.errors import shown
+
 _PAIR = re.compile(r'[^\s"\'\\{}\[\]=]+=(?:"[^"\\]*"|[^\s"\'\\{}\[\]=]+)')
 _SCALARS = {"energy", "free_energy", "magmom"}
 _RESULTS = {*all_properties} - _SCALARS
@@ -49,6 +51,35 @@ def _repeated(pair: str) -> Mapping[str, Any]:
 def _number(symbol: str) -> int:
     """Atomic number of an element, however it is capitalised."""
     return int(atomic_numbers[symbol.capitalize()])
+
+
+def first_no_element(properties: str, rows: Sequence[Sequence[str]]) -> tuple[int, str | None]:
+    """The first atom whose species is no element, and this; ``None`` if there is none.
+
+    Args:
+        properties: of the frame, such as ``species:S:1:pos:R:3``.
+        rows: words of the atoms' lines.
+    """
+    parts = properties.split(":")
+    column = 0
+    for name, width in zip(parts[::3], parts[2::3], strict=True):
+        if name in ("species", "symbols"):
+            for atom, words in enumerate(rows):
+                if words[column].capitalize() not in atomic_numbers:
+                    return atom, words[column]
+        column += int(width)
+    return 0, None
+
+
+def no_element(label: str) -> str:
+    """What is wrong with a species of XYZ, and what to do."""
+    if label.isdecimal():
+        advice = "if it is an atomic number, say so with Properties=Z:I:1:pos:R:3"
+    else:
+        advice = (
+            "write the element alone, and the label into a column of its own, as Properties=species:S:1:label:S:1:…"
+        )
+    return f"{shown(label)}, no element symbol; {advice}"
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,7 +9,8 @@ from pathlib import Path
 import ase.io
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
-from mfpyg.datasets.frames import Frame, frame_of_atoms, frames_of_database, frames_of_text, no_element
+from mfpyg.datasets.frames import Frame, frame_of_atoms, frames_of_database, frames_of_text
+from mfpyg.datasets.plain import no_element
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.files import raise_if_unreadable
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 
 from mfpyg.errors import MFPyGError
 from mfpyg.interop import predict
@@ -371,6 +372,8 @@ def test_extended_xyz_is_that_of_ase_to_the_last_digit(
 ) -> None:
     for atoms in labelled(mixed_frames):
         atoms.info["note"] = 'a "quoted" = {word}'
+        atoms.positions = atoms.positions.round(8)  # more digits are written as they are
+        atoms.arrays["mass"] = atoms.arrays["mass"].round(8)
     expected = []
     found = list(predict_frames(Ensemble(small_potential()), mixed_frames, "cc", stress=True))
     for one, atoms in zip(found, mixed_frames, strict=True):
@@ -386,10 +389,15 @@ def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_pat
     atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)], info={"text": "two\nlines", "good": 1})
     atoms.new_array("tensor", np.zeros((2, 3, 3)))
     atoms.new_array("words", np.array(["two words", ""]))
+    atoms.info["complex"] = 1j
+    atoms.set_constraint(FixAtoms([0]))
     found = predict_frames(Ensemble(small_potential()), [atoms], "cc")
-    (tmp_path / "out.xyz").write_text("".join(as_extxyz(found, output_of(["cc"], "eV", False, True, False))))
+    output = output_of(["cc"], "eV", False, True, False)
+    (tmp_path / "out.xyz").write_text("".join(as_extxyz(found, output)))
     (read,) = ase.io.read(tmp_path / "out.xyz", ":")
-    assert read.info == {"good": 1}
+    assert read.info == {"text": "two\nlines", "good": 1}
+    assert {*output.lost} == {"tensor", "words", "complex", "constraints"}
+    assert output.lost["tensor"] == "per-atom array of float64 and shape (2, 3, 3) that the format can't hold, frame 0"
     assert set(read.arrays) == {"numbers", "positions"}
 
 
