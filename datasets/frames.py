@@ -19,15 +19,14 @@ import numpy as np
 from ase.calculators.calculator import all_properties
 from ase.io.extxyz import per_atom_properties
 
-from mfpyg.datasets.plain import first_no_element, key_values, no_element, plain_frame
+from mfpyg.datasets.plain import QUOTED, first_no_element, key_values, no_element, plain_frame
 from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.files import raise_if_unreadable
 
 _COUNT = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
-_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|\{(?:\\.|[^}\\])*\}|\[(?:\\.|[^\]\\])*\]')
 _KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
 _PAIR = re.compile(r"[^\s=]+\s*=\s*\S+")
-_VALUE = re.compile(rf"=\s*({_QUOTED.pattern}|\S+)")
+_VALUE = re.compile(rf"=\s*({QUOTED.pattern}|\S+)")
 _PROPERTIES = re.compile(r"(?:^|\s)Properties\s*=\s*_?(\S+)")  # without quotes
 _PLAIN = "species:S:1:pos:R:3"
 _SEPARATORS = re.compile(r"[\s\"'{}\[\],=]+")
@@ -204,7 +203,7 @@ def _is_value(word: str, comment: str) -> bool:
 
 def _unquoted(comment: str) -> str:
     """The comment with its quoted parts as single words."""
-    return _QUOTED.sub(lambda part: "_" + re.sub(r"[\s=]", ".", part[0][1:-1]), comment)
+    return QUOTED.sub(lambda part: "_" + re.sub(r"[\s=]", ".", part[0][1:-1]), comment)
 
 
 def _properties(unquoted: str) -> str:

@@ -16,6 +16,10 @@ from ase.io.extxyz import REV_PROPERTY_NAME_MAP, key_val_str_to_dict
 from mfpyg.errors import shown
 
 _PAIR = re.compile(r'[^\s"\'\\{}\[\]=]+=(?:"[^"\\]*"|[^\s"\'\\{}\[\]=]+)')
+QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|\{(?:\\.|[^}\\])*\}|\[(?:\\.|[^\]\\])*\]')
+"""A quoted part of a comment line, to ASE."""
+
+_EMPTY = re.compile(rf"""({QUOTED.pattern})|=\s*(?:""|'')(?=\s|$)""")
 _SCALARS = {"energy", "free_energy", "magmom"}
 _RESULTS = {*all_properties} - _SCALARS
 _ATOMIC = {"forces", "energies", "magmoms", "stresses"}
@@ -26,7 +30,12 @@ _UNLIKE = {*REV_PROPERTY_NAME_MAP, *REV_PROPERTY_NAME_MAP.values(), "move_mask",
 
 
 def key_values(comment: str) -> dict[str, Any]:
-    """What ASE's ``key_val_str_to_dict`` makes of a comment line; what all frames repeat is parsed once."""
+    """What ASE's ``key_val_str_to_dict`` makes of a comment line; what all frames repeat is parsed once.
+
+    A string that is empty stays one, while ASE takes the key behind it for the value.
+    """
+    if '""' in comment or "''" in comment:
+        comment = _EMPTY.sub(lambda part: part[1] or '="_JSON \\"\\""', comment)
     pairs = _PAIR.findall(comment)
     if " ".join(pairs) != comment:  # words alone, brackets, escapes, spaces about =
         return key_val_str_to_dict(comment)

@@ -605,6 +605,16 @@ def test_atomic_numbers_and_labels_have_columns_of_their_own(tmp_path: Path) -> 
     assert ExtXYZ(path, ["a=e@eV"])._data.z.tolist() == [8, 1] * 3
 
 
+@pytest.mark.parametrize("empty", ['note=""', "note = ''", 'note="" list=[1,2]'])
+def test_an_empty_string_does_not_swallow_what_follows(tmp_path: Path, empty: str) -> None:
+    path = tmp_path / "mine.xyz"
+    path.write_text(WATER.replace("e=1.5", f'other=\'a="" b\' {empty} e=1.5 pbc="F F F"'))
+    (frame,) = frames_of_text(path)
+    assert frame.values["note"] == ""
+    assert frame.values["other"] == 'a="" b'
+    assert frame.values["e"] == 1.5
+
+
 def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.xyz"
     path.write_bytes(b"\xff\xfe\x00\x80" * 100)
