@@ -50,6 +50,11 @@ def by_formula(z: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return inverse.reshape(-1), [formula(numbers[numbers != 0]) for numbers in compositions]
 
 
+def same_numbers(shape: Sequence[int], expected: Sequence[int]) -> bool:
+    """Whether arrays of these shapes differ by axes of length one alone, as energies (n, 1) and (n,) do."""
+    return [n for n in shape if n != 1] == [n for n in expected if n != 1]
+
+
 @dataclass
 class Block:
     """Some conformations, concatenated; units kcal/mol and Å. T is the number of levels read.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, formula
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, formula, same_numbers
 from mfpyg.datasets.defined import DefinedDataset
 from mfpyg.datasets.formats import frames_of
 from mfpyg.datasets.frames import Frame, frames_of_database, frames_of_text
@@ -144,7 +144,7 @@ class _Part:
         self.forces.append(forces)
         self.names.append(_molecule(frame, where))
         self.split.append(_split(frame.values, where))
-        self.frames.append(frame._replace(values={}))  # without the labels' double
+        self.frames.append(frame._replace(values={}, hidden={}))  # without the labels' double
         self.atoms += n
 
     def block(self) -> Block:
@@ -188,9 +188,9 @@ def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tup
     if found.dtype.kind not in "iuf":
         text = repr(values[key]) if found.ndim == 0 else f"of type {found.dtype}"
         raise MFPyGError(f"{where}: {key} is {text[:60]}, {expected}; NaN means missing")
-    if found.shape != shape:
+    if not same_numbers(found.shape, shape):
         raise MFPyGError(f"{where}: {key} has shape {found.shape}, {expected}")
-    numbers = found.astype(np.float64)
+    numbers = found.astype(np.float64).reshape(shape)
     if np.isinf(numbers).any():
         raise MFPyGError(f"{where}: {key} is infinite; NaN means missing")
     return numbers

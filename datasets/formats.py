@@ -10,7 +10,9 @@ import ase.io
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from mfpyg.datasets.frames import Frame, frame_of_atoms, frames_of_database, frames_of_text
+from mfpyg.datasets.plain import no_element
 from mfpyg.errors import MFPyGError, did_you_mean
+from mfpyg.files import raise_if_unreadable
 
 _COMPRESSED = (".gz", ".bz2", ".xz")
 _OURS = {".xyz": "extxyz", ".extxyz": "extxyz", ".db": "db"}
@@ -59,7 +61,8 @@ def _format(path: Path, format: str | None, hint: str) -> str:
         return _OURS[unpacked.suffix.lower()]
     try:
         guess = filetype(str(path))
-    except (UnknownFileTypeError, OSError, EOFError):  # the latter of compressed files that are damaged
+    except (UnknownFileTypeError, OSError, EOFError) as error:  # the latter of compressed files that are damaged
+        raise_if_unreadable(path, error)
         guess = ""
     if guess not in known:
         raise MFPyGError(f"{path}: its format is none that ASE knows; {hint}")
@@ -69,13 +72,16 @@ def _format(path: Path, format: str | None, hint: str) -> str:
 def _frames_of_ase(path: Path, format: str) -> Iterator[Frame]:
     images = None
     for number in count():
-        where = f"{path}: frame {number}"
+        where = str(path) if format == "xyz" else f"{path}: frame {number}"  # ASE reads the former at once
         try:
             if images is None:
                 images = ase.io.iread(str(path), ":", format, do_not_split_by_at_sign=True)
             atoms = next(images, None)
         except Exception as error:  # whatever a reader stumbles over in a file that is not what it says
+            raise_if_unreadable(where, error)
             reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+            if format in ("xyz", "extxyz") and isinstance(error, KeyError):  # of ASE's table of elements
+                reason = f"species {no_element(str(error.args[0]))}"
             raise MFPyGError(f"{where} can't be read as '{format}' ({reason})") from error
         if atoms is None:
             break

@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from itertools import count, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TextIO
 
 import ase.db
@@ -21,19 +22,30 @@ import numpy as np
 from ase.calculators.calculator import all_properties
 from ase.io.extxyz import per_atom_properties
 
-from mfpyg.datasets.plain import key_values, plain_frame
-from mfpyg.errors import MFPyGError
+from mfpyg.datasets.plain import QUOTED, first_no_element, key_values, no_element, plain_frame
+from mfpyg.errors import MFPyGError, UnreadableError
+from mfpyg.files import raise_if_unreadable
 
 _COUNT = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
-_QUOTED = re.compile(r'"[^"]*"|\'[^\']*\'|\{[^}]*\}|\[[^\]]*\]')
 _KEY = re.compile(r"(?:^|\s)([^\s=]+)\s*=")
 _PAIR = re.compile(r"[^\s=]+\s*=\s*\S+")
-_PROPERTIES = re.compile(r'(?:^|\s)Properties\s*=\s*"?([^\s"]+)')
+_VALUE = re.compile(rf"=\s*({QUOTED.pattern}|\S+)")
+_PROPERTIES = re.compile(r"(?:^|\s)Properties\s*=\s*_?(\S+)")  # without quotes
 _PLAIN = "species:S:1:pos:R:3"
 _SEPARATORS = re.compile(r"[\s\"'{}\[\],=]+")
 
 _UNPACKED: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 """What reads compressed files, by their suffix."""
+_NOT_THE_DATABASES = {
+    "locked": "another process is writing to it: wait until it has finished, or copy the file",
+    "readonly": "a process was stopped while it wrote to it: open the file once with `ase db`, which repairs it",
+    "unable to open": "check the permissions of file and folder, and how many files are open (ulimit -n)",
+    "I/O error": "the file itself may be fine: check the disk or the network, and try again",
+}
+"""What SQLite says where a database need not be damaged, and what to do."""
+
+_ARRAYS_OF_ROW = ("initial_charges", "initial_magmoms", "masses", "momenta", "tags")
+"""Per-atom values of a row that are no results."""
 
 _ROWS_AT_ONCE = 1000
 """ASE fetches all rows that it selects; so many a query keep the memory bounded."""
@@ -51,6 +63,8 @@ class Frame(NamedTuple):
         values: all else by its key, as ASE gives it.
         read: share of the file that has been read, from 0 to 1, for the progress.
         columns: keys of those values that have a row an atom.
+        hidden: per-atom values that are not in ``values``, as a value of the frame has the same key.
+        constrained: whether there are constraints, which are not read.
     """
 
     number: int
@@ -61,6 +75,8 @@ class Frame(NamedTuple):
     values: Mapping[str, Any]
     read: float = 0.0
     columns: frozenset[str] = frozenset()
+    hidden: Mapping[str, np.ndarray] = MappingProxyType({})
+    constrained: bool = False
 
 
 @contextmanager
@@ -71,6 +87,11 @@ def _reading(where: str) -> Iterator[None]:
     except MFPyGError:
         raise
     except Exception as error:
+        raise_if_unreadable(where, error)
+        if isinstance(error, sqlite3.OperationalError):
+            for message, advice in _NOT_THE_DATABASES.items():
+                if message in str(error):
+                    raise UnreadableError(f"{where}: can't be read ({error}); {advice}") from error
         reason = " ".join(f"{type(error).__name__} {error}".split())
         raise MFPyGError(f"{where} can't be read ({reason[:200]}); expected extended XYZ or an ASE .db") from error
 
@@ -111,7 +132,13 @@ def _frame(lines: list[str], rows: list[list[str]], number: int, read: float, wh
             frame, arrays, info = found
             return Frame(number, **frame, values={**arrays, **info}, read=read, columns=frozenset(arrays))
     parser = partial(_parsed_comment, where)
-    atoms = next(ase.io.iread(io.StringIO("".join(lines)), format="extxyz", properties_parser=parser))
+    try:
+        atoms = next(ase.io.iread(io.StringIO("".join(lines)), format="extxyz", properties_parser=parser))
+    except (KeyError, AttributeError) as error:  # of its table of elements; of numbers for symbols
+        atom, label = first_no_element(_properties(_unquoted(comment)), rows)
+        if label is None:
+            raise
+        raise MFPyGError(f"{where}: species of atom {atom} is {no_element(label)}") from error
     return frame_of_atoms(atoms, number, read)
 
 
@@ -119,10 +146,21 @@ def frame_of_atoms(atoms: ase.Atoms, number: int = 0, read: float = 0.0) -> Fram
     """Atoms as ASE read them; constraints are left out."""
     results = {} if atoms.calc is None else atoms.calc.results
     arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
-    values = {**results, **arrays, **atoms.info}
-    columns = ({*arrays} | {*results} & {*per_atom_properties}) - {*atoms.info}
     z = atoms.numbers.astype(np.int64)  # some formats give fewer bytes
-    return Frame(number, z, atoms.positions, atoms.cell.array, atoms.pbc, values, read, frozenset(columns))
+    about = {"read": read, "constrained": bool(atoms.constraints)}
+    return Frame(
+        number, z, atoms.positions, atoms.cell.array, atoms.pbc, **_merged(results, arrays, atoms.info), **about
+    )
+
+
+def _merged(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> dict[str, Any]:
+    """All values by their keys, of one key the last; those of atoms among them, and those that another one hides."""
+    per_atom = {**{key: results[key] for key in per_atom_properties if key in results}, **arrays}
+    return {
+        "values": {**results, **arrays, **info},
+        "columns": frozenset(per_atom.keys() - info.keys()),
+        "hidden": {key: per_atom[key] for key in per_atom.keys() & info.keys()},
+    }
 
 
 def _lines_of_frame(file: TextIO, where: str) -> tuple[list[str], list[list[str]]]:
@@ -159,22 +197,37 @@ def _check_text(lines: list[str], rows: list[list[str]], where: str) -> None:
             raise MFPyGError(f"{where}: atom {number} has {len(words)} columns, expected {n} as in Properties")
     text = "".join(lines)
     for word in _SEPARATORS.split(text) if "_" in text else ():
-        if "_" in word and _is_number(word):
+        if "_" in word and _is_number(word) and (word not in lines[0] or _is_value(word, lines[0])):
             raise MFPyGError(f"{where}: {word[:40]} is no number")
+
+
+def _is_value(word: str, comment: str) -> bool:
+    """Whether a word that Python takes for a number is among numbers alone, and not in a text."""
+    values = (_SEPARATORS.split(value[1]) for value in _VALUE.finditer(comment))
+    return any(word in parts and all(_is_number(part) for part in parts if part) for parts in values)
+
+
+def _unquoted(comment: str) -> str:
+    """The comment with its quoted parts as single words."""
+    return QUOTED.sub(lambda part: "_" + re.sub(r"[\s=]", ".", part[0][1:-1]), comment)
+
+
+def _properties(unquoted: str) -> str:
+    given = _PROPERTIES.search(unquoted)
+    return given[1] if given else _PLAIN
 
 
 @lru_cache(maxsize=64)  # where frames come without values all of them may say the same
 def _columns_of_comment(comment: str) -> int | str:
     """Columns of the atoms' lines, or what is wrong with the comment line."""
-    unquoted = _QUOTED.sub("_", comment)
+    unquoted = _unquoted(comment)
     keys = _KEY.findall(unquoted)
     for key in keys:
         if keys.count(key) > 1:
             return f"{key[:40]} is given {keys.count(key)} times; give it once"
     if "pbc" in keys and "pbc" in _PAIR.sub(" ", unquoted).split():
         return "pbc is given twice, once without a value, which says periodic; give it once"
-    given = _PROPERTIES.search(comment)
-    properties = given[1] if given else _PLAIN
+    properties = _properties(unquoted)
     n = _n_columns(properties)
     return n if n is not None else f"Properties={properties[:60]}; expected NAME:TYPE:COLUMNS, repeated"
 
@@ -233,13 +286,11 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
                     found = f"{len(row.numbers)} atomic numbers and positions of shape {row.positions.shape}"
                     raise MFPyGError(f"{path}: frame {number}: {found}, expected one (3,) an atom")
                 results = {key: row[key] for key in all_properties if key in row}
-                values = {**results, **row.data, **row.key_value_pairs}
+                arrays = {key: row[key] for key in _ARRAYS_OF_ROW if key in row}
+                merged = _merged(results, arrays, {**row.data, **row.key_value_pairs})
                 cell = np.zeros((3, 3)) if row.cell is None else row.cell
-                columns = ({*results} & {*per_atom_properties}) - {*row.data, *row.key_value_pairs}
-                read = (number + 1) / n_rows
-                frame = Frame(
-                    number, row.numbers.astype(np.int64), row.positions, cell, row.pbc, values, read, frozenset(columns)
-                )
+                about = {"read": (number + 1) / n_rows, "constrained": row.get("_constraints") not in (None, [], "[]")}
+                frame = Frame(number, row.numbers.astype(np.int64), row.positions, cell, row.pbc, **merged, **about)
             yield frame
     if number == 0:
         raise MFPyGError(f"{path}: empty; expected rows of an ASE database")

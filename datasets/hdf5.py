@@ -10,10 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, by_formula
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, by_formula, same_numbers
 from mfpyg.datasets.soundness import check_storage
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
+from mfpyg.files import raise_if_unreadable
 
 _MOST_COMPRESSED = 2000
 """An array can't be larger than its file by more than this factor, whatever the compression."""
@@ -21,14 +22,31 @@ _MOST_COMPRESSED = 2000
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what HDF5 says of a bad file, and only that, into one line."""
+    """Turn what HDF5 says of a bad file, or of one that can't be read now, into one line."""
     try:
         yield
     except MFPyGError:  # a ValueError, and worded already
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        _raise_if_locked(path, reason, error)
+        raise_if_unreadable(path, error)
         raise MFPyGError(f"{path}: truncated or damaged HDF5 file ({reason}); fetch it again") from error
+
+
+def _raise_if_locked(path: Path, reason: str, error: Exception) -> None:
+    if "unable to lock file" in reason:
+        why = reason.rpartition("error message = ")[2].strip("')")
+        raise UnreadableError(
+            f"{path}: can't be locked for reading ({why}): another process has it open for writing, or its file system "
+            "knows no locks; wait for that process, or if nothing writes to it, set HDF5_USE_FILE_LOCKING=FALSE in the "
+            "environment"
+        ) from error
+    if "already open for write" in reason:
+        raise UnreadableError(
+            f"{path}: marked as open for writing: a process is writing to it, or was killed while it did; wait for it, "
+            f"or if there is none, clear the mark with `h5clear -s {path}`"
+        ) from error
 
 
 @contextmanager
@@ -40,13 +58,13 @@ def open_hdf5(path: Path, layout: str) -> Iterator[h5py.File]:
         layout: what is expected in it, for the error.
 
     Raises:
-        MFPyGError: if the file is missing, not HDF5, or truncated.
+        MFPyGError: if the file is missing, locked, not HDF5, or truncated.
     """
     if not path.is_file():
         raise MFPyGError(f"{path}: no such file; expected an HDF5 file in {layout}")
-    if not h5py.is_hdf5(path):
-        raise MFPyGError(f"{path}: not an HDF5 file; expected {layout}")
     with reading(path):
+        if not h5py.is_hdf5(path):
+            raise MFPyGError(f"{path}: not an HDF5 file; expected {layout}")
         file = h5py.File(path, "r")
     with file:
         yield file
@@ -94,7 +112,7 @@ class Group:
 
     def _expect(self, key: str, shape: tuple[int, ...]) -> None:
         found = self.array(key)
-        if found.shape != shape:
+        if found.shape[:1] != shape[:1] or not same_numbers(found.shape, shape):
             raise MFPyGError(f"{self.where}: {key} has shape {found.shape}, expected {shape}")
         if found.dtype.kind != "f":
             raise MFPyGError(f"{self.where}: {key} has type {found.dtype}, expected floating-point numbers")
@@ -132,7 +150,7 @@ class Group:
         forces = np.full((n * self.size, len(levels), 3), np.nan, np.float32)
         energy = np.empty((n, len(levels)))
         for t, level in enumerate(levels):
-            summands = [self._numbers(key, rows).astype(np.float64) for key in level.energy]  # (n,) each
+            summands = [self._numbers(key, rows).astype(np.float64).reshape(n) for key in level.energy]
             energy[:, t] = np.sum(summands, axis=0) * level.energy_factor
             if level.forces is not None:
                 values = self._numbers(level.forces, rows).astype(np.float64) * level.forces_factor

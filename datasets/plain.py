@@ -13,7 +13,13 @@ from ase.calculators.calculator import all_properties
 from ase.data import atomic_numbers
 from ase.io.extxyz import REV_PROPERTY_NAME_MAP, key_val_str_to_dict
 
+from mfpyg.errors import shown
+
 _PAIR = re.compile(r'[^\s"\'\\{}\[\]=]+=(?:"[^"\\]*"|[^\s"\'\\{}\[\]=]+)')
+QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|\{(?:\\.|[^}\\])*\}|\[(?:\\.|[^\]\\])*\]')
+"""A quoted part of a comment line, to ASE."""
+
+_EMPTY = re.compile(rf"""({QUOTED.pattern})|=\s*(?:""|'')(?=\s|$)""")
 _SCALARS = {"energy", "free_energy", "magmom"}
 _RESULTS = {*all_properties} - _SCALARS
 _ATOMIC = {"forces", "energies", "magmoms", "stresses"}
@@ -24,7 +30,12 @@ _UNLIKE = {*REV_PROPERTY_NAME_MAP, *REV_PROPERTY_NAME_MAP.values(), "move_mask",
 
 
 def key_values(comment: str) -> dict[str, Any]:
-    """What ASE's ``key_val_str_to_dict`` makes of a comment line; what all frames repeat is parsed once."""
+    """What ASE's ``key_val_str_to_dict`` makes of a comment line; what all frames repeat is parsed once.
+
+    A string that is empty stays one, while ASE takes the key behind it for the value.
+    """
+    if '""' in comment or "''" in comment:
+        comment = _EMPTY.sub(lambda part: part[1] or '="_JSON \\"\\""', comment)
     pairs = _PAIR.findall(comment)
     if " ".join(pairs) != comment:  # words alone, brackets, escapes, spaces about =
         return key_val_str_to_dict(comment)
@@ -49,6 +60,35 @@ def _repeated(pair: str) -> Mapping[str, Any]:
 def _number(symbol: str) -> int:
     """Atomic number of an element, however it is capitalised."""
     return int(atomic_numbers[symbol.capitalize()])
+
+
+def first_no_element(properties: str, rows: Sequence[Sequence[str]]) -> tuple[int, str | None]:
+    """The first atom whose species is no element, and this; ``None`` if there is none.
+
+    Args:
+        properties: of the frame, such as ``species:S:1:pos:R:3``.
+        rows: words of the atoms' lines.
+    """
+    parts = properties.split(":")
+    column = 0
+    for name, width in zip(parts[::3], parts[2::3], strict=True):
+        if name in ("species", "symbols"):
+            for atom, words in enumerate(rows):
+                if words[column].capitalize() not in atomic_numbers:
+                    return atom, words[column]
+        column += int(width)
+    return 0, None
+
+
+def no_element(label: str) -> str:
+    """What is wrong with a species of XYZ, and what to do."""
+    if label.isdecimal():
+        advice = "if it is an atomic number, say so with Properties=Z:I:1:pos:R:3"
+    else:
+        advice = (
+            "write the element alone, and the label into a column of its own, as Properties=species:S:1:label:S:1:…"
+        )
+    return f"{shown(label)}, no element symbol; {advice}"
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,6 +14,7 @@ from pathlib import Path
 from mfpyg.datasets.levels import LEVELS
 from mfpyg.errors import MFPyGError, did_you_mean, unknown_name
 from mfpyg.fidelity import Fidelity, LevelOfTheory, is_name
+from mfpyg.units import energy_unit, force_unit
 
 BUNDLED = Path(__file__).parent / "data" / "minichno.h5"
 """The raw file that ships with the package."""
@@ -273,18 +274,16 @@ def _parse_level(text: str) -> LevelOfTheory:
         raise MFPyGError(f"malformed level '{text}': a key is empty; expected {GRAMMAR}")
     if forces is None and match["per"] is not None:
         raise MFPyGError(f"malformed level '{text}': it has a unit of forces, but no key of forces")
-    level = LevelOfTheory(
+    return LevelOfTheory(
         name,
         tuple(key.removesuffix("?") for key in keys),
         None if forces is None else forces.removesuffix("?"),
         method="",
-        energy_unit=unit,
-        forces_unit=match["per"] or f"{unit}/Å",
+        energy_unit=energy_unit(unit),
+        forces_unit=force_unit(match["per"] or f"{unit}/Å"),
         gradient=gradient,
         optional=tuple(key.removesuffix("?") for key in every if key.endswith("?")),
     )
-    _ = level.energy_factor, level.forces_factor  # raises for unknown units
-    return level
 
 
 def level_as_text(level: LevelOfTheory) -> str:

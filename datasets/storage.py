@@ -17,8 +17,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from mfpyg.datasets.stored_checks import check_about, check_columns
-from mfpyg.errors import MFPyGError
-from mfpyg.files import check_archive, save_torch
+from mfpyg.errors import MFPyGError, UnreadableError
+from mfpyg.files import check_archive, raise_if_unreadable, save_torch
 
 FORMAT = 3
 """Version of the processed files; a change makes old ones be processed anew."""
@@ -160,7 +160,7 @@ def read_processed(path: Path) -> dict[str, Any]:
     Every byte of files up to :data:`CHECKED` is checked; larger ones are not read.
 
     Raises:
-        MFPyGError: if the file is damaged.
+        MFPyGError: if the file is damaged, or can't be read.
     """
     try:
         small = path.stat().st_size <= CHECKED
@@ -174,6 +174,9 @@ def read_processed(path: Path) -> dict[str, Any]:
         check_columns(stored["data"], stored["slices"], len(stored["levels"]), len(stored["molecules"]))
         if small and stored["fingerprint"] != fingerprint(Data.from_dict(stored["data"]), stored["slices"]):
             raise ValueError("fingerprint")
+    except UnreadableError:
+        raise
     except _NO_DATA as error:
+        raise_if_unreadable(path, error)
         raise MFPyGError(f"{path}: damaged; remove it, and it is made again from the raw file") from error
     return stored

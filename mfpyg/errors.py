@@ -27,6 +27,10 @@ class MFPyGError(ValueError):
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
+class UnreadableError(MFPyGError):
+    """The system does not let a file be read: permissions, locks, limits, a failing disk. Its contents may be sound."""
+
+
 class MFPyGWarning(RuntimeWarning):
     """Something works, but not as well as it could: what, and what to do. The commands print it in a line."""
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import pickle
+import re
 import struct
 import tempfile
 import zipfile
@@ -16,10 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, UnreadableError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a full disk, a quota, and a limit on the size of files."""
+
+_NOT_THE_SYSTEMS = (None, errno.EINVAL, errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
+"""Error numbers that say something of the file: none, places in it where nothing can be, a wrong name."""
+
+_NOT_PERMITTED = (errno.EACCES, errno.EPERM)
+_TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+
+_CODE = re.compile(r"\berrno = (\d+)|^unable to .*\((\d+)\)$")
+"""Where HDF5 and torch mention the system's error number in exceptions that are no ``OSError``."""
 
 _NO_ZIP = (
     *(OSError, ValueError, EOFError, NotImplementedError, RuntimeError, IndexError, OverflowError),
@@ -35,6 +45,32 @@ _FOLDER = 0x10
 
 _UNPACKED = 1 << 30
 """Bytes of an npz file's arrays from which on they may not be twenty times those of the file."""
+
+
+def raise_if_unreadable(what: str | Path, error: BaseException) -> None:
+    """Raise if an exception is the system's refusal to read a file, rather than a complaint about its contents.
+
+    Called first wherever an exception would otherwise mean a damaged or foreign file, which users then delete or
+    download again.
+
+    Args:
+        what: the file, for the message.
+        error: raised while the file was opened or read.
+
+    Raises:
+        UnreadableError: with what the system says, and what to do.
+    """
+    code = error.errno if isinstance(error, OSError) else None
+    if code is None and (found := _CODE.search(str(error))) is not None:
+        code = int(found[1] or found[2])
+    if code in _NOT_THE_SYSTEMS:
+        return
+    advice = "the file itself may be fine: check the disk or the network, and try again"
+    if code in _NOT_PERMITTED:
+        advice = "ask its owner for permission"
+    elif code in _TOO_MANY_OPEN:
+        advice = "close some files, or raise the limit (ulimit -n)"
+    raise UnreadableError(f"{what}: can't be read ({os.strerror(code)}); {advice}") from error
 
 
 def replace_file(path: Path, write: Callable[[str], Any]) -> None:
@@ -93,7 +129,7 @@ def check_archive(path: Path, what: str) -> None:
         what: it should be, for the error.
 
     Raises:
-        MFPyGError: if it can't be opened, is no zip file or damaged, or has compressed entries.
+        MFPyGError: if it can't be read, is no zip file or damaged, or has compressed entries.
     """
     foreign = f"{path}: damaged, or not {what}"
     try:
@@ -109,11 +145,10 @@ def check_archive(path: Path, what: str) -> None:
             if len({entry.filename for entry in entries}) < len(entries):
                 raise MFPyGError(f"{foreign} (it holds an entry twice)")
             damaged = archive.testzip()
-    except PermissionError as error:
-        raise MFPyGError(f"{path}: can't be read ({error.strerror}); ask its owner for the permission") from error
     except MFPyGError:
         raise
     except _NO_ZIP as error:
+        raise_if_unreadable(path, error)
         raise MFPyGError(f"{foreign}; copy it again, or make it anew") from error
     if damaged is not None:
         raise MFPyGError(f"{path}: damaged, the checksum of its entry '{damaged}' is wrong; copy it again")
@@ -136,6 +171,7 @@ def read_torch(path: Path, what: str) -> Any:
     except pickle.UnpicklingError as error:
         raise MFPyGError(f"{path}: damaged, or not {what} (holds more than plain values)") from error
     except Exception as error:  # whatever the remains of a pickle may lead to
+        raise_if_unreadable(path, error)
         reason = str(error).split("\n")[0].strip()[:120] or type(error).__name__
         raise MFPyGError(f"{path}: damaged, or not {what} ({reason})") from error
 
@@ -156,6 +192,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
                 raise ValueError("an entry that is no array")
             return arrays
     except _NO_NPZ as error:
+        raise_if_unreadable(path, error)
         raise MFPyGError(f"{path}: missing or damaged; expected an npz file with train, val, test") from error
 
 

@@ -18,6 +18,7 @@ from mfpyg.optim_options import OptimSettings
 from mfpyg.options import build, check, setting
 from mfpyg.split_options import SplitSettings
 from mfpyg.strategy_options import STRATEGIES, DeltaSettings, MetaSettings, TransferSettings, check_groups
+from mfpyg.units import with_known_units
 
 DATASETS = (
     "minichno, ani1x, ani1ccx, ani2x or comp6; NAME:PATH of a raw file or root; or a file of your own as FILE:LEVEL "
@@ -312,9 +313,12 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
 
 
 def with_dataset_list(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values, a data set alone having become a list of one; files of mfpyg 0.1.0 have it alone."""
-    alone = isinstance(values.get("dataset"), str)
-    return {**values, "dataset": [values["dataset"]]} if alone else values
+    """The same values, a data set alone (as in files of mfpyg 0.1.0) made a list of one, units by their first names."""
+    found = values.get("dataset")
+    named = [found] if isinstance(found, str) else found
+    if not isinstance(named, list):
+        return values
+    return {**values, "dataset": [with_known_units(one) if isinstance(one, str) else one for one in named]}
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

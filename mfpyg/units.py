@@ -5,6 +5,11 @@ The constants are those of CODATA 2018; ASE's own ``units`` agree to 1e-8.
 
 from __future__ import annotations
 
+import contextlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+
 from mfpyg.errors import MFPyGError, unknown_name
 
 HARTREE_TO_KCAL_MOL = 627.5094740631
@@ -30,17 +35,58 @@ ENERGY_UNITS = {
 }
 """Energy units that a file may use, each in kcal/mol."""
 
-LENGTH_UNITS = {"Å": 1.0, "A": 1.0, "Angstrom": 1.0, "bohr": BOHR_TO_ANGSTROM}
+LENGTH_UNITS = {"Å": 1.0, "bohr": BOHR_TO_ANGSTROM}
 """Length units that forces may be given per, each in Å."""
 
+_ENERGY_SPELLINGS = {"Ha": "Hartree", "Eh": "Hartree", "Ry": "Rydberg"}
+_LENGTH_SPELLINGS = {"A": "Å", "Ang": "Å", "Angstrom": "Å", "Ångström": "Å", "a0": "bohr"}
+"""Other spellings of the units above, which what is stored has under their first names."""
 
-def energy_factor(unit: str) -> float:
-    """What energies in this unit are multiplied by to become kcal/mol; upper and lower case are one.
+_UNITS_OF_LEVEL = re.compile(r"(=[^=@:]+@)([^,@:]+)(?:,([^,@:]+))?(?=:|$)")
+"""In a data set as ``mine.xyz:dz=energy,forces@eV,eV/Å``: what comes before the units of a level, and these."""
+
+
+def energy_unit(text: str) -> str:
+    """The key of :data:`ENERGY_UNITS` that is meant: ``Hartree`` for ``hartree``, ``Ha`` or ``Eh``.
+
+    Upper and lower case are one, but for MeV, which is no meV.
 
     Raises:
         MFPyGError: for an unknown unit.
     """
-    return _factor("energy unit", unit, ENERGY_UNITS)
+    if text.lower() == "mev" and not text.startswith("m"):
+        raise MFPyGError(f"energy unit '{text}' is a million eV; expected meV, a thousandth")
+    return _known("energy unit", text, ENERGY_UNITS, _ENERGY_SPELLINGS)
+
+
+def length_unit(text: str) -> str:
+    """The key of :data:`LENGTH_UNITS` that is meant: ``Å`` for ``Angstrom`` or ``A``, ``bohr`` for ``a0``.
+
+    Raises:
+        MFPyGError: for an unknown unit.
+    """
+    return _known("length unit", text, LENGTH_UNITS, _LENGTH_SPELLINGS)
+
+
+def force_unit(text: str) -> str:
+    """The unit of forces that is meant, as ``Hartree/bohr`` for ``Ha/a0``.
+
+    Raises:
+        MFPyGError: for an unknown unit, or one that is no energy per length.
+    """
+    energy, slash, length = text.rpartition("/")
+    if not slash or length.lower() == "mol":
+        raise MFPyGError(f"unknown force unit '{text}': expected an energy per length, as eV/Å or Hartree/bohr")
+    return f"{energy_unit(energy)}/{length_unit(length)}"
+
+
+def energy_factor(unit: str) -> float:
+    """What energies in this unit are multiplied by to become kcal/mol.
+
+    Raises:
+        MFPyGError: for an unknown unit.
+    """
+    return ENERGY_UNITS[energy_unit(unit)]
 
 
 def force_factor(unit: str) -> float:
@@ -49,9 +95,7 @@ def force_factor(unit: str) -> float:
     Raises:
         MFPyGError: for an unknown unit, or one that is no energy per length.
     """
-    energy, slash, length = unit.rpartition("/")
-    if not slash or length.lower() == "mol":
-        raise MFPyGError(f"unknown force unit '{unit}': expected an energy per length, as eV/Å or Hartree/bohr")
+    energy, _, length = force_unit(unit).rpartition("/")
     return energy_factor(energy) / length_factor(length)
 
 
@@ -61,11 +105,25 @@ def length_factor(unit: str) -> float:
     Raises:
         MFPyGError: for an unknown unit.
     """
-    return _factor("length unit", unit, LENGTH_UNITS)
+    return LENGTH_UNITS[length_unit(unit)]
 
 
-def _factor(kind: str, unit: str, known: dict[str, float]) -> float:
-    by_lower_case = {name.lower(): value for name, value in known.items()}
-    if unit.lower() not in by_lower_case:
-        raise unknown_name(kind, unit, known)
-    return by_lower_case[unit.lower()]
+def with_known_units(dataset: str) -> str:
+    """What ``--dataset`` says, with the units of its levels spelled as they are stored; unknown ones stay."""
+
+    def spelled(match: re.Match[str]) -> str:
+        before, energy, forces = match.groups()
+        with contextlib.suppress(MFPyGError):
+            return before + energy_unit(energy) + (f",{force_unit(forces)}" if forces else "")
+        return match[0]
+
+    return _UNITS_OF_LEVEL.sub(spelled, dataset)
+
+
+def _known(kind: str, unit: str, known: Iterable[str], spellings: Mapping[str, str]) -> str:
+    names = {**{name: name for name in known}, **spellings}
+    by_lower_case = {name.lower(): meant for name, meant in names.items()}
+    meant = by_lower_case.get(unicodedata.normalize("NFC", unit).lower())  # Å may be a letter and a ring
+    if meant is None:
+        raise unknown_name(kind, unit, names)
+    return meant

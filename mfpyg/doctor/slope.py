@@ -11,7 +11,15 @@ from mfpyg.doctor.findings import Finding
 from mfpyg.doctor.images import followed
 from mfpyg.doctor.view import View
 from mfpyg.fidelity import LevelOfTheory
-from mfpyg.units import BOHR_TO_ANGSTROM, ENERGY_UNITS, EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL, energy_factor, force_factor
+from mfpyg.units import (
+    BOHR_TO_ANGSTROM,
+    ENERGY_UNITS,
+    EV_TO_KCAL_MOL,
+    HARTREE_TO_KCAL_MOL,
+    energy_factor,
+    force_factor,
+    length_unit,
+)
 
 NAME = "energies against forces"
 PAIRS, GROUPS, IN_GROUP = 3000, 300, 2000
@@ -144,7 +152,7 @@ def _ratios(level: LevelOfTheory) -> list[tuple[float, tuple[str, str]]]:
         meaning = f"the energies are in {unit}, but read as {level.energy_unit}"
         mistake = meaning, f"define the level with energies in {unit}"
         known.append((energy_factor(level.energy_unit) / energy_factor(unit), mistake))
-    other = "Å" if length.lower() == "bohr" else "bohr"
+    other = "Å" if length_unit(length) == "bohr" else "bohr"
     for unit in (*(f"{name}/{length}" for name in ENERGY_UNITS), f"{energy}/{other}"):
         mistake = (
             f"the forces are in {unit}, but read as {level.forces_unit}",

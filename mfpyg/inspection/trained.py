@@ -18,6 +18,7 @@ from torch import Tensor
 from mfpyg.checkpoint import check_installed, checkpoint_file, epochs_done, read_checkpoint
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
+from mfpyg.files import raise_if_unreadable
 from mfpyg.options import check
 from mfpyg.settings import defaults, flat, from_dict
 from mfpyg.training.folder import RunFolder
@@ -168,6 +169,7 @@ def _metrics(folder: RunFolder) -> dict[str, Any] | None:
     try:
         found = json.loads(folder.metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        raise_if_unreadable(folder.metrics, error)
         raise MFPyGError(f"{folder.metrics}: damaged; make it anew with mfpyg-evaluate {folder.path}") from error
     if not _is_table(found):
         raise MFPyGError(f"{folder.metrics}: no table of errors; make it anew with mfpyg-evaluate {folder.path}")

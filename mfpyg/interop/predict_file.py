@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mfpyg.datasets.formats import frames_of
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, MFPyGWarning, shown
 from mfpyg.files import replace_file
 from mfpyg.interop.ensemble import Ensemble
 from mfpyg.interop.predict import BATCH_SIZE, FramePrediction, names_of, predict_frames
 from mfpyg.interop.writing import WRITERS, format_of, output_of
+
+_NAMED = 10
+"""Values in the warning about those that are not kept; more are counted."""
 
 Track = Callable[[Iterator[FramePrediction]], Iterable[FramePrediction]]
 
@@ -47,6 +51,9 @@ def predict_file(
     Returns:
         The number of frames.
 
+    Warns:
+        MFPyGWarning: naming what frames came with that extended XYZ can't hold or that is predicted anew.
+
     Raises:
         MFPyGError: if either file or a name is not as it should be, or a frame can't be read or predicted, which it
             names; nothing is left at the target's place then but what was there before.
@@ -75,4 +82,8 @@ def predict_file(
             file.writelines(WRITERS[format_name](counted(), output))
 
     replace_file(target, write)
+    if output.lost:
+        more = f" and {len(output.lost) - _NAMED} more" if len(output.lost) > _NAMED else ""
+        listed = ", ".join(f"{shown(name)} ({reason})" for name, reason in list(output.lost.items())[:_NAMED])
+        warnings.warn(f"{target} is without some of what frames came with: {listed}{more}", MFPyGWarning, stacklevel=2)
     return n_frames

@@ -7,26 +7,26 @@ import functools
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.calculators.calculator import all_properties
 from ase.data import chemical_symbols
-from ase.io.extxyz import key_val_dict_to_str
+from ase.spacegroup import Spacegroup
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from ase.symbols import Symbols
 
 from mfpyg.datasets.frames import Frame
 from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.interop.columns import FORMATS, OF_FORMAT, Columns, add_column, choose_digits
+from mfpyg.interop.comment import pair
 from mfpyg.interop.predict import FramePrediction
-from mfpyg.units import ENERGY_UNITS, energy_factor
+from mfpyg.units import energy_unit
 
-_FORMATS = {"f": ("R", "%16.8f"), "i": ("I", "%8d"), "b": ("L", " %.1s"), "U": ("S", "%-2s"), "O": ("S", "%s")}
-"""Of a column in extended XYZ by numpy's kind, as ASE writes them."""
+_PREDICTED = {"energy", "energies", "free_energy", "forces", "stress", "stresses"}
+"""Results that make no sense beside our energy."""
 
-_RESERVED = {"symbols", "positions", "numbers", "species", "pos", "Z", "Properties", "Lattice", "pbc"}
 _QUANTITIES = ("energy", "energy_std", "forces", "forces_std", "stress", "stress_std")
 
 
@@ -38,11 +38,13 @@ class Output:
         fidelities: names, in the order in which they are written.
         unit: of energies, a key of :data:`mfpyg.units.ENERGY_UNITS`; forces are per Å, stresses per Å³.
         quantities: those of the attributes of :class:`mfpyg.interop.predict.Values` that predictions have.
+        lost: what frames came with and extended XYZ is without, each with the reason; grows while it is written.
     """
 
     fidelities: tuple[str, ...]
     unit: str
     quantities: tuple[str, ...]
+    lost: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def as_results(self) -> bool:
@@ -59,78 +61,99 @@ def output_of(fidelities: Iterable[str], unit: str, spread: bool, forces: bool, 
     """What is written where these are predicted.
 
     Args:
-        unit: upper and lower case are one.
+        unit: as :func:`mfpyg.units.energy_unit` reads it.
 
     Raises:
         MFPyGError: for an unknown unit.
     """
-    energy_factor(unit)
-    unit = next(name for name in ENERGY_UNITS if name.lower() == unit.lower())
     wanted = {"energy": True, "forces": forces, "stress": stress}
     quantities = [q for q in _QUANTITIES if wanted[q.removesuffix("_std")] and (spread or not q.endswith("_std"))]
-    return Output(tuple(fidelities), unit, tuple(quantities))
+    return Output(tuple(fidelities), energy_unit(unit), tuple(quantities))
 
 
 def as_extxyz(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:
-    """Frames as ASE's own writer writes them, digit by digit.
+    """Frames as ASE's own writer writes them, where that loses nothing.
 
     Values of one fidelity in eV are called ``energy``, ``forces`` and ``stress``, which ASE reads as a calculator's
     results; all others have the fidelity's name before them (``cc_energy``), and ``energy_unit`` stands beside them
-    unless it is eV. What else a frame came with is written too, as far as the format can hold it and no name is
-    taken; beside results of ours, those that a frame came with are left out.
+    unless it is eV. What else a frame came with is read back by ASE as it was; what can't be is left out, and so is
+    what is predicted anew, and ``output.lost`` says which. See :func:`mfpyg.interop.comment.pair` for the values of
+    the frame; columns of numbers have 8 digits after the point, as ASE's, or all where they need more.
     """
     prefixes = {name: "" if output.as_results else f"{name}_" for name in output.fidelities}
-    taken = {prefix + quantity for prefix in prefixes.values() for quantity in _QUANTITIES} | _RESERVED
-    taken |= {*all_properties} if output.as_results else {"energy_unit"}
+    taken = {prefix + quantity for prefix in prefixes.values() for quantity in _QUANTITIES}
+    taken |= _PREDICTED if output.as_results else {"energy_unit"}
+    taken |= {f"{name}{number}" for name in taken if "forces" in name for number in range(3)}  # what ASE makes of them
     for one in predictions:
-        columns, info = _kept(one.frame, taken)
+        columns, pairs = _kept(one.frame, taken, output.lost)
         for name, values in one.of.items():
             for quantity in output.quantities:
                 value = getattr(values, quantity)
-                if value is not None:
-                    to = columns if quantity.startswith("forces") else info
-                    to[prefixes[name] + quantity] = value
+                if value is None:
+                    continue
+                if quantity.startswith("forces"):
+                    columns[prefixes[name] + quantity] = value, FORMATS["f"][1]
+                else:
+                    pairs.append(pair(prefixes[name] + quantity, value) or "")
         if output.unit != "eV":
-            info["energy_unit"] = output.unit
-        yield _extxyz_frame(one.frame, columns, info)
+            pairs.append(f"energy_unit={output.unit}")
+        yield _extxyz_frame(one.frame, columns, pairs)
 
 
-def _kept(frame: Frame, taken: set[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What a frame came with and extended XYZ can hold: columns of the atoms, and values of the frame."""
-    columns, info = {}, {}
+def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns, list[str]]:
+    """What a frame came with and extended XYZ can hold: columns of the atoms, and ``key=value`` of the frame."""
+    columns: Columns = {"pos": (frame.pos, "")}
+    pairs, reasons = [], {"constraints": "not read"} if frame.constrained else {}
     for key, value in frame.values.items():
         if key in taken:
-            continue
-        if key not in frame.columns:
-            if "\n" not in str(value):
-                info[key] = voigt_6_to_full_3x3_stress(value) if key == "stress" and np.size(value) == 6 else value
-        elif value.ndim <= 2 and value.dtype.kind in _FORMATS and _are_words(value):
-            columns[key] = value
-    return columns, info
+            reasons[key] = "predicted anew"
+        elif key in frame.columns:
+            reason = add_column(columns, key, value)
+            if reason is not None:
+                reasons[key] = reason
+        else:
+            text = None if key in OF_FORMAT else pair(key, _full_stress(value) if key == "stress" else value)
+            if text is not None:
+                pairs.append(text)
+            if text is None or isinstance(value, Spacegroup):
+                reasons[key] = "written as its symbol" if text else f"{type(value).__name__} that the format can't hold"
+    for key, value in frame.hidden.items():
+        reason = "predicted anew" if key in taken else add_column(columns, key, value)
+        if reason is not None:
+            reasons[f"{key} of the atoms"] = reason
+    for key, reason in reasons.items():
+        lost.setdefault(str(key), f"{reason}, frame {frame.number}")
+    choose_digits(columns)
+    return columns, pairs
 
 
-def _are_words(column: np.ndarray) -> bool:
-    return column.dtype.kind not in "UO" or all(len(str(word).split()) == 1 for word in column.flat)
+def _full_stress(value: Any) -> Any:
+    return voigt_6_to_full_3x3_stress(value) if np.shape(value) == (6,) else value
 
 
-def _extxyz_frame(frame: Frame, columns: dict[str, np.ndarray], info: dict[str, Any]) -> str:
-    n = len(frame.z)
-    arrays = [frame.pos, *(column.reshape(n, -1) for column in columns.values())]
-    kinds = [array.dtype.kind for array in arrays]
-    formats = "".join(f" {_FORMATS[kind][1]}" * array.shape[1] for kind, array in zip(kinds, arrays, strict=True))
-    if {*kinds} == {"f"}:
+def _extxyz_frame(frame: Frame, columns: Columns, pairs: list[str]) -> str:
+    arrays = [array for array, _ in columns.values()]
+    properties, formats, all_floats = _layout(
+        tuple((name, array.dtype.kind, array.shape[1], form) for name, (array, form) in columns.items())
+    )
+    if all_floats:
         numbers = np.concatenate(arrays, axis=1).ravel().tolist()
     else:
         rows = zip(*(array.tolist() for array in arrays), strict=True)
         numbers = [value for of_atom in rows for values in of_atom for value in values]
-    properties = "species:S:1:pos:R:3"
-    for name, array in zip(columns, arrays[1:], strict=True):
-        properties += f":{name}:{_FORMATS[array.dtype.kind][0]}:{array.shape[1]}"
     cell = frame.cell.ravel().tolist()
     lattice = f'Lattice="{" ".join(map(str, cell))}" ' if any(cell) else ""
-    about = " ".join([_pair(key, value) for key, value in info.items()] + [_pbc(*frame.pbc.tolist())])
-    head = f"{n}\n{lattice}Properties={properties} {about}\n"
+    about = " ".join([*pairs, _pbc(*frame.pbc.tolist())])
+    head = f"{len(frame.z)}\n{lattice}Properties={properties} {about}\n"
     return head + _template(frame.z.tobytes(), formats) % tuple(numbers)
+
+
+@functools.lru_cache(maxsize=256)
+def _layout(columns: tuple[tuple[str, str, int, str], ...]) -> tuple[str, str, bool]:
+    """``Properties``, the format of a line, and whether all are reals, of columns by name, kind, width and format."""
+    properties = "".join(f":{name}:{FORMATS[kind][0]}:{width}" for name, kind, width, _ in columns)
+    formats = "".join(f" {form}" * width for _, _, width, form in columns)
+    return f"species:S:1{properties}", formats, {kind for _, kind, _, _ in columns} == {"f"}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -140,14 +163,9 @@ def _template(numbers: bytes, formats: str) -> str:
     return "".join(f"{symbol:<2}{formats}\n" for symbol in symbols)
 
 
-def _pair(key: str, value: Any) -> str:
-    """As ASE writes it, which takes many times as long where a number needs no quotes."""
-    return f"{key}={value}" if type(value) is float and key.isidentifier() else key_val_dict_to_str({key: value})
-
-
 @functools.lru_cache
 def _pbc(*repeats: bool) -> str:
-    return key_val_dict_to_str({"pbc": np.array(repeats)})
+    return f'pbc="{" ".join("FT"[repeated] for repeated in repeats)}"'
 
 
 def as_json(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:

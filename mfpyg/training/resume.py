@@ -9,7 +9,7 @@ import numpy as np
 
 from mfpyg.checkpoint import epochs_done, potential_of, read_checkpoint, versions
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.settings import TrainSettings, from_dict
 from mfpyg.training.folder import RunFolder, check_nothing_changed, setting_changes
 
@@ -64,6 +64,8 @@ def read_last(folder: RunFolder) -> dict[str, Any]:
         for name in ("callbacks", "optimizer_states", "loops", "global_step"):
             if name not in checkpoint:
                 raise MFPyGError(f"{folder.last}: lacks {name}, it is not the state of a training but a potential")
+    except UnreadableError:
+        raise
     except MFPyGError as error:
         raise MFPyGError(f"{error}; {_way_out(folder)}") from error
     return checkpoint

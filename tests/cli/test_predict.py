@@ -106,6 +106,22 @@ def test_the_only_fidelity_needs_no_name(make_checkpoint: Callable[..., str], mo
     assert "forces" not in Path("out.xyz").read_text(encoding="utf-8")
 
 
+def test_what_is_not_kept_is_a_note(make_checkpoint: Callable[..., str], molecules: list[ase.Atoms]) -> None:
+    atoms = molecules[0]
+    atoms.info.update(note="", table=np.eye(2))
+    atoms.info["ragged"] = [[1], [1, 2]]
+    ase.io.write("in.traj", atoms)
+    command = [sys.executable, "-m", "mfpyg.cli.predict", make_checkpoint(), "in.traj", "-o", "out.xyz"]
+    done = subprocess.run([*command, "--fidelity", "cc"], capture_output=True, text=True, check=True)
+    expected = "mfpyg-predict: note: out.xyz is without some of what frames came with: 'ragged' (list that the format"
+    assert done.stderr.startswith(expected)
+    assert done.stderr.count("\n") == 1
+    found = ase.io.read("out.xyz")
+    assert found.info["note"] == ""
+    assert (found.info["table"] == np.eye(2)).all()
+    assert found.get_forces().shape == (len(atoms), 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -147,7 +147,7 @@ def test_file_without_any_known_level_lists_the_usual_keys(release_file: Path) -
     ("key", "edit"),
     [
         ("wb97x_dz.energy", lambda a: a[:-1]),
-        ("wb97x_dz.energy", lambda a: a[:, None]),
+        ("wb97x_dz.energy", lambda a: np.stack([a, a], axis=1)),
         ("mp2_tz.corr_energy", lambda a: np.append(a, a)),
         ("wb97x_dz.forces", lambda a: a[:-1]),
         ("wb97x_dz.forces", lambda a: a[:, :-1]),

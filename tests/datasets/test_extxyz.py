@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +25,7 @@ from mfpyg.datasets import ExtXYZ
 from mfpyg.datasets.batches import BatchLoader
 from mfpyg.datasets.frames import frames_of_database, frames_of_text
 from mfpyg.datasets.spec import DatasetSpec
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.graph import RadiusGraph
 
@@ -468,7 +472,8 @@ def test_wrong_value_is_named(tmp_path: Path, kind: str, key: str, value: Any, m
     ("value", "message"),
     [
         (1 + 2j, r"frame 0: x is \(1\+2j\), expected one number"),
-        (np.ones(1), r"frame 0: x has shape \(1,\), expected one number"),
+        (np.ones(2), r"frame 0: x has shape \(2,\), expected one number"),
+        (np.ones((1, 2)), r"frame 0: x has shape \(1, 2\), expected one number"),
         ([[1.0], [1.0, 2.0]], "frame 0: x is ragged, expected one number"),
         (None, "frame 0: x is None, expected one number; NaN means missing"),
         ("a" * 5000, "frame 0: x is 'a{59}, expected one number"),
@@ -560,7 +565,14 @@ def test_blank_lines_at_the_end_are_fine(tmp_path: Path, end: str) -> None:
         (WATER + "0\ne=1.5\n", "frame 1: no atoms"),
         (WATER + "-1\ne=1.5\n", "frame 1: expected the number of atoms, found '-1'"),
         (WATER + "9" * 5000 + "\n", "frame 1: expected the number of atoms, found '9{40}'"),
-        (WATER + WATER.replace("O", "Qq"), "frame 1 can't be read .KeyError 'Qq'"),
+        (WATER + WATER.replace("O", "Qq"), "frame 1: species of atom 0 is 'Qq', no element symbol"),
+        (WATER + WATER.replace("H 0 0", "h1 0 0"), "frame 1: species of atom 1 is 'h1'.*a column of its own"),
+        (WATER + WATER.replace("O", "C_alpha"), "frame 1: species of atom 0 is 'C_alpha', no element symbol"),
+        (WATER + WATER.replace("O", "8").replace("H", "1"), "frame 1: species of atom 0 is '8'.*Properties=Z:I:1:pos"),
+        (
+            WATER + "1\nProperties=pos:R:3:species:I:1 e=1\n0 0 0 8\n",
+            "frame 1: species of atom 0 is '8', no element symbol; if it is an atomic number",
+        ),
         (WATER + WATER.replace("O", "X"), "frame 1: atomic number 0 is of no element"),
         (WATER + WATER.replace("O 0", "O zero"), "frame 1 can't be read .ValueError"),
         (WATER + WATER.replace("O 0", "O nan"), "frame 1: coordinates are NaN or infinite"),
@@ -582,6 +594,25 @@ def test_damaged_file_is_refused(tmp_path: Path, text: str, message: str) -> Non
     path = tmp_path / "mine.xyz"
     path.write_text(text)
     fails(path, message, "a=e@eV")
+
+
+def test_atomic_numbers_and_labels_have_columns_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.xyz"
+    numbers = "2\nProperties=Z:I:1:pos:R:3 e=1.5\n8 0 0 0\n1 0 0 1\n"
+    both = "2\nProperties=species:S:1:Z:I:1:pos:R:3 e=1.5\nO1 8 0 0 0\nH2 1 0 0 1\n"
+    labels = "2\nProperties=species:S:1:label:S:1:pos:R:3 e=1.5\no O1 0 0 0\nH H2 0 0 1\n"
+    path.write_text(numbers + both + labels)
+    assert ExtXYZ(path, ["a=e@eV"])._data.z.tolist() == [8, 1] * 3
+
+
+@pytest.mark.parametrize("empty", ['note=""', "note = ''", 'note="" list=[1,2]'])
+def test_an_empty_string_does_not_swallow_what_follows(tmp_path: Path, empty: str) -> None:
+    path = tmp_path / "mine.xyz"
+    path.write_text(WATER.replace("e=1.5", f'other=\'a="" b\' {empty} e=1.5 pbc="F F F"'))
+    (frame,) = frames_of_text(path)
+    assert frame.values["note"] == ""
+    assert frame.values["other"] == 'a="" b'
+    assert frame.values["e"] == 1.5
 
 
 def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -664,3 +695,58 @@ def test_specification_opens_the_file(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(energies(dataset)[:, 1], expected, rtol=1e-12)
     assert open_dataset(DatasetSpec.parse(str(spec))).processed_paths == dataset.processed_paths
     assert ExtXYZ(path, spec.levels).processed_paths == dataset.processed_paths
+
+
+@contextmanager
+def kept_locked(path: Path) -> Iterator[None]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def test_a_database_that_is_written_to_is_locked_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = database(tmp_path / "mine.db", frames())
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0.1))  # instead of 5 s
+    with kept_locked(path), pytest.raises(UnreadableError, match=r"mine\.db: can't be read \(database is locked\)"):
+        list(frames_of_database(path))
+    assert len(list(frames_of_database(path))) == 7
+
+
+_KILLED = """
+import os, sqlite3, sys
+base = sqlite3.connect(sys.argv[1], isolation_level=None)
+base.execute("PRAGMA cache_size = 1")
+base.execute("BEGIN")
+for i in range(200):
+    base.execute("INSERT INTO systems (unique_id, data) VALUES (?, ?)", (str(i), "x" * 5000))
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_database_whose_writer_was_killed_says_how_to_repair_it(tmp_path: Path) -> None:
+    path = database(tmp_path / "mine.db", frames())
+    subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
+    with pytest.raises(UnreadableError, match=r"stopped while it wrote.*`ase db`"):
+        list(frames_of_database(path))
+    subprocess.run([sys.executable, "-m", "ase", "db", str(path)], check=True, capture_output=True)
+    assert len(list(frames_of_database(path))) == 7
+
+
+@pytest.mark.parametrize("kind", ["xyz", "db"])
+def test_a_single_number_may_have_axes(mine: Path, tmp_path: Path, kind: str) -> None:
+    images = frames()
+    for atoms in images:
+        atoms.info["dft_energy"] = np.full((1, 1), atoms.info["dft_energy"])
+    if kind == "xyz":
+        path = written(tmp_path / "axes.xyz", images)
+        assert 'dft_energy="_JSON [[' in path.read_text()
+    else:
+        path = tmp_path / "axes.db"
+        with ase.db.connect(path) as base:  # as SchNetPack writes them
+            for atoms in images:
+                forces = atoms.arrays["dft_forces"][None]
+                base.write(atoms, data={"dft_energy": atoms.info["dft_energy"][0], "dft_forces": forces})
+    found = ExtXYZ(path, [DZ], root=tmp_path / "root")
+    expected = ExtXYZ(mine, [DZ], root=tmp_path / "expected")
+    assert torch.equal(found._data.energy, expected._data.energy)
+    assert torch.equal(found._data.forces, expected._data.forces)

@@ -23,7 +23,7 @@ PLAIN = [
     ('Lattice="5 0 0 1 6 0 0 2 7" Properties=species:S:1:pos:R:3 pbc="T F T"', ""),
     ('Lattice="5.5 0 0 0 6 0 0 0 7" name="two words" flags="T F" a=1,2 free_energy=-1.5', ""),
     ("pbc=T Lattice=5,0,0,0,6,0,0,0,7", ""),
-    ('pbc="0 1 0" Lattice="5 0 0 0 6 0 0 0 7" uid=a1 empty=""', ""),
+    ('pbc="0 1 0" Lattice="5 0 0 0 6 0 0 0 7" uid=a1', ""),
 ]
 LESS_PLAIN = [
     ("water at rest", ""),

@@ -437,7 +437,8 @@ def test_species_that_are_no_elements_are_refused(file: Path, species: Any, comp
     ("key", "edit", "complaint"),
     [
         ("energies", lambda a: a[:-1], "energies has shape (1,), expected (2,)"),
-        ("energies", lambda a: a[:, None], "energies has shape (2, 1), expected (2,)"),
+        ("energies", lambda a: np.stack([a, a], axis=1), "energies has shape (2, 2), expected (2,)"),
+        ("energies", lambda a: a[None], "energies has shape (1, 2), expected (2,)"),
         ("energies", lambda a: a.astype(np.int64), "energies has type int64"),
         ("forces", lambda a: a[:, :-1], "forces has shape (2, 3, 3), expected (2, 4, 3)"),
         ("forces", lambda a: a.astype("S8"), "forces has type |S8"),
@@ -451,3 +452,16 @@ def test_wrong_arrays_are_named(file: Path, key: str, edit: Callable[..., Any], 
     message = refusal(file)
     assert f"{file}: group gdb/s01/ammonia: " in message
     assert complaint in message
+
+
+@pytest.mark.parametrize("key", ["energies", "forces"])
+def test_axes_of_length_one_change_nothing(file: Path, key: str) -> None:
+    expected = Pyanitools(file, [DZ], root=file.parent / "before")._data
+    with h5py.File(file, "r+") as opened:
+        for name in MOLECULES:
+            values = opened[name][key][:]
+            del opened[name][key]
+            opened[name][key] = values[:, None] if key == "forces" else values[:, None, None]
+    found = Pyanitools(file, [DZ], root=file.parent / "after")._data
+    assert torch.equal(found.energy, expected.energy)
+    assert torch.equal(found.forces, expected.forces)

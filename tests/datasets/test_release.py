@@ -628,3 +628,16 @@ def test_items_of_a_large_data_set_are_not_kept(monkeypatch: pytest.MonkeyPatch)
             assert torch.equal(torch.nan_to_num(dataset[i][key]), torch.nan_to_num(value)), key
     assert kept._data_list is not None
     assert dataset._data_list is None
+
+
+def test_axes_of_length_one_change_nothing(release_file: Path) -> None:
+    expected = ANI1x(release_file.parent / "before", file=release_file)._data
+    with h5py.File(release_file, "r+") as file:
+        for group in file.values():
+            for key in ("wb97x_dz.energy", "mp2_tz.corr_energy", "wb97x_dz.forces"):
+                values = group[key][:]
+                del group[key]
+                group[key] = values[:, None]
+    found = ANI1x(release_file.parent / "after", file=release_file)._data
+    assert torch.equal(found.energy.nan_to_num(), expected.energy.nan_to_num())
+    assert torch.equal(found.forces.nan_to_num(), expected.forces.nan_to_num())

@@ -201,6 +201,13 @@ def _has_holes(array: h5py.Dataset) -> bool:
     return layout == h5py.h5d.CONTIGUOUS and array.id.get_offset() is None
 
 
+def _label(array: h5py.Dataset, shape: tuple[int, ...]) -> np.ndarray:
+    """Labels may have more axes of length one, or fewer, but for the first."""
+    if array.shape[:1] == shape[:1] and [n for n in array.shape if n != 1] == [n for n in shape if n != 1]:
+        return _numbers(array, array.shape).reshape(shape)
+    return _numbers(array, shape)
+
+
 def _numbers(array: h5py.Dataset, shape: tuple[int, ...]) -> np.ndarray:
     if array.shape != shape or array.dtype.kind != "f":
         raise Wrong(f"{array.name} is {array.shape} {array.dtype}, expected {shape} floats")
@@ -209,10 +216,10 @@ def _numbers(array: h5py.Dataset, shape: tuple[int, ...]) -> np.ndarray:
 
 def _labels(group: h5py.Group, levels: Sequence[Keys], n: int, size: int, notes: list[str]) -> Iterator[Any]:
     """For each conformation its energies and its forces, by level."""
-    arrays = {key: _numbers(_array(group, key, notes), (n,)) for _, energy, _, _ in levels for key in energy}
+    arrays = {key: _label(_array(group, key, notes), (n,)) for _, energy, _, _ in levels for key in energy}
     for _, _, forces, _ in levels:
         if forces is not None:
-            arrays[forces] = _numbers(_array(group, forces, notes), (n, size, 3))
+            arrays[forces] = _label(_array(group, forces, notes), (n, size, 3))
     for row in range(n):
         energies, all_forces = [], []
         for _, energy, forces, sign in levels:
@@ -535,6 +542,8 @@ def _frame(
     energies, all_forces = [], []
     for _, energy, forces, sign in levels:
         total = 0.0
+        if len(z) == 1 and any((key in arrays) != (key == forces) for key in (*energy, forces)):
+            raise Unsure("a row of an array where one atom alone makes it what is expected")
         for key in energy:
             if key not in info and key not in optional:
                 raise Wrong(f"frame {number} lacks {key}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixAtoms
 
 from mfpyg.datasets.formats import frames_of
 from mfpyg.errors import MFPyGError
@@ -289,6 +291,18 @@ def test_single_configurations_are_files_of_one_frame(
     assert abs(np.linalg.det(frame.cell)) == pytest.approx(crystal.get_volume())
 
 
+@pytest.mark.parametrize(
+    ("name", "format", "where"),
+    [("in.xyz", None, "in.xyz: frame 2: "), ("in.xyz.gz", None, "in.xyz.gz: frame 2 "), ("in.xyz", "xyz", "in.xyz ")],
+)
+def test_species_that_are_no_elements_are_named(tmp_path: Path, name: str, format: str | None, where: str) -> None:
+    path = tmp_path / name
+    text = "1\n\nC 0 0 0\n" * 2 + "2\n\nC 0 0 0\nO1 0 0 1\n"
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    with pytest.raises(MFPyGError, match=f"{where}.* 'O1', no element symbol; write the element alone"):
+        list(frames_of(path, format))
+
+
 def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty.xyz").touch()
     (tmp_path / "notes").write_text("notes\n" * 3)
@@ -377,6 +391,8 @@ def test_extended_xyz_is_that_of_ase_to_the_last_digit(
 ) -> None:
     for atoms in labelled(mixed_frames):
         atoms.info["note"] = 'a "quoted" = {word}'
+        atoms.positions = atoms.positions.round(8)  # more digits are written as they are
+        atoms.arrays["mass"] = atoms.arrays["mass"].round(8)
     expected = []
     found = list(predict_frames(Ensemble(small_potential()), mixed_frames, "cc", stress=True))
     for one, atoms in zip(found, mixed_frames, strict=True):
@@ -392,10 +408,15 @@ def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_pat
     atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)], info={"text": "two\nlines", "good": 1})
     atoms.new_array("tensor", np.zeros((2, 3, 3)))
     atoms.new_array("words", np.array(["two words", ""]))
+    atoms.info["complex"] = 1j
+    atoms.set_constraint(FixAtoms([0]))
     found = predict_frames(Ensemble(small_potential()), [atoms], "cc")
-    (tmp_path / "out.xyz").write_text("".join(as_extxyz(found, output_of(["cc"], "eV", False, True, False))))
+    output = output_of(["cc"], "eV", False, True, False)
+    (tmp_path / "out.xyz").write_text("".join(as_extxyz(found, output)))
     (read,) = ase.io.read(tmp_path / "out.xyz", ":")
-    assert read.info == {"good": 1}
+    assert read.info == {"text": "two\nlines", "good": 1}
+    assert {*output.lost} == {"tensor", "words", "complex", "constraints"}
+    assert output.lost["tensor"] == "per-atom array of float64 and shape (2, 3, 3) that the format can't hold, frame 0"
     assert set(read.arrays) == {"numbers", "positions"}
 
 
