@@ -278,7 +278,6 @@ def test_specifications_open_them(tmp_path: Path) -> None:
         ({"F": np.zeros((5, 12))}, "F has shape (5, 12), expected (5, 4, 3)"),
         ({"F": np.full((5, 4, 3), 1e300)}, "conformation 0: a force is infinite"),
         ({"R": np.full((5, 4, 3), np.nan)}, "conformation 0: coordinates are NaN or infinite"),
-        ({"R": np.full((5, 4, 3), 1e300)}, "conformation 0: coordinates are NaN or infinite"),
         ({"E": None, "Energies": np.zeros(5)}, "lacks the key 'E' of 'dft' (keys found: Energies, F, N, R, Z)"),
         ({"cell": np.eye(3)}, "has the key 'cell', but periodic systems are not read from arrays"),
         ({"lattice": np.eye(3)}, "has the key 'lattice'"),
