@@ -92,8 +92,6 @@ class Block:
     pbc: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused
-            self.pos = self.pos.astype(np.float32, copy=False)
         if self.split is None:
             self.split = np.full(len(self), -1, np.int64)
         if self.source is None:

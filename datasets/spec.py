@@ -64,13 +64,12 @@ class DatasetSpec:
         """
         start, colon, rest = text.partition(":")
         known = (*LEVELS, *_DEFINED)
-        if start in LEVELS:
-            path, levels = os.path.expanduser(rest), []
-        else:
+        path, levels = os.path.expanduser(rest), list[str]()
+        if start not in LEVELS:
             path, levels = _parted(os.path.expanduser(rest if start in _DEFINED else text))
         name = start if start in known else _format_of(path)
         if not name:
-            wrong = unknown_name("data set", start if is_name(start) else path, known)
+            wrong = unknown_name("data set", start if not start or is_name(start) else path, known)
             missing = f"; or is the file {path} missing?" if levels and not os.path.isfile(path) else ""
             examples = f"ani1x:FILE.h5, pyanitools:FILE.h5:LEVEL, or FILE.xyz:{GRAMMAR}"
             raise MFPyGError(f"{wrong}{missing}; a file is named as {examples}")

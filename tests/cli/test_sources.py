@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mfpyg.cli import doctor, evaluate, preprocess, study_options, train
+from mfpyg.cli import doctor, evaluate, preprocess, study, train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.opening import open_dataset
 from mfpyg.datasets.spec import DatasetSpec
@@ -132,12 +132,16 @@ def test_paths_of_a_settings_file_may_begin_with_a_tilde_and_hold_colons(tmp_pat
     assert np.array_equal(*splits)
 
 
-def test_study_evaluates_on_paths_with_colons() -> None:
-    found = study_options.data_named(["mine=~/12:30/mine.npz:dz=E,F@kcal/mol", "md=md.traj:dz=energy,forces@eV"])
-    assert {name: str(spec) for name, spec in found.items()} == {
-        "mine": f"{Path.home()}/12:30/mine.npz:dz=E,F@kcal/mol",
-        "md": "md.traj:dz=energy,forces@eV",
-    }
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mine=~/12:30/none.npz:dz=E,F@kcal/mol", "/12:30/none.npz: no such file"),
+        ("mine=~/12:30/mine.npz:dz=E,F,G@kcal/mol", "malformed level 'dz=E,F,G@kcal/mol'"),
+    ],
+)
+def test_study_evaluates_on_paths_with_colons(text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status(study, "SF-CC/E", "--out", "study", "--evaluate", text) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
