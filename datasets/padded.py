@@ -16,6 +16,7 @@ from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, by_formula
 from mfpyg.datasets.defined import DefinedDataset
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
+from mfpyg.files import raise_if_unreadable
 
 POSITIONS = ("R", "coords", "coordinates", "positions")
 SPECIES = ("Z", "z", "nuclear_charges", "atomic_numbers", "species")
@@ -167,6 +168,7 @@ def reading(where: str) -> Iterator[None]:
     except MFPyGError:  # a ValueError, and worded already
         raise
     except _DAMAGED as error:
+        raise_if_unreadable(where, error)
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise MFPyGError(f"{where}: can't be read as numpy's arrays ({reason}); fetch it again") from error
 

@@ -293,7 +293,7 @@ def test_single_configurations_are_files_of_one_frame(
 
 @pytest.mark.parametrize(
     ("name", "format", "where"),
-    [("in.xyz", None, "in.xyz: frame 2: "), ("in.xyz.gz", None, "in.xyz.gz: frame 2 "), ("in.xyz", "xyz", "in.xyz ")],
+    [("in.xyz", None, "in.xyz: frame 2: "), ("in.xyz.gz", None, "in.xyz.gz: frame 2: "), ("in.xyz", "xyz", "in.xyz ")],
 )
 def test_species_that_are_no_elements_are_named(tmp_path: Path, name: str, format: str | None, where: str) -> None:
     path = tmp_path / name
