@@ -19,8 +19,8 @@ from ase.constraints import FixAtoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mfpyg.datasets.formats import frames_of
 from mfpyg.datasets.frames import Frame, frame_of_atoms
-from mfpyg.interop.frames import frames_of
 from mfpyg.interop.predict import FramePrediction, Values
 from mfpyg.interop.writing import as_extxyz, output_of
 
