@@ -129,11 +129,9 @@ class MultiFidelityModule(lightning.LightningModule):
             MFPyGError: if the gradient is not finite.
         """
         window, self._window = self._window, []  # no batch is kept while the next one is computed
-        last = window[-1]
-        if (
-            len(window) < self.trainer.accumulate_grad_batches
-        ):  # by which Lightning divides those at an epoch's end, too
-            average_over(last.potential, len(window), self.trainer.accumulate_grad_batches)
+        last, wanted = window[-1], 1 if self._trainer is None else self._trainer.accumulate_grad_batches
+        if len(window) < wanted:  # at the end of an epoch, where Lightning divides by the number wanted, too
+            average_over(last.potential, len(window), wanted)
         labelled = {name: any(of.labelled[name] for of in window) for name in last.labelled}
         skip_unlabelled(last.potential, labelled)
         fault = fault_of_gradients(last.potential)
