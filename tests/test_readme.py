@@ -22,7 +22,7 @@ COMMANDS = [
     for line in block.splitlines()
     if re.match(r"(srun .*?|torchrun .*? )?(mfpyg-train|-m mfpyg.cli.train) ", line)
 ]
-OTHERS = r"ani1x|ani1ccx|--init|--config|--help|--print-config"
+OTHERS = r"ani1x|ani1ccx|md\.traj|rmd17|--init|--config|--help|--print-config"
 """In commands that need what no test has here, or that other tests run."""
 
 
