@@ -147,9 +147,15 @@ def frame_of_atoms(atoms: ase.Atoms, number: int = 0, read: float = 0.0) -> Fram
     results = {} if atoms.calc is None else atoms.calc.results
     arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
     z = atoms.numbers.astype(np.int64)  # some formats give fewer bytes
-    about = {"read": read, "constrained": bool(atoms.constraints)}
     return Frame(
-        number, z, atoms.positions, atoms.cell.array, atoms.pbc, **_merged(results, arrays, atoms.info), **about
+        number,
+        z,
+        atoms.positions,
+        atoms.cell.array,
+        atoms.pbc,
+        **_merged(results, arrays, atoms.info),
+        read=read,
+        constrained=bool(atoms.constraints),
     )
 
 

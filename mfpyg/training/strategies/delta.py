@@ -73,8 +73,8 @@ class DifferenceStage(Stage):
         rows = rows[mask[:, target] & mask[:, base]]
         dataset, elements = self.materials.dataset, self.materials.elements
         of_target, of_base = (labelled_energies(dataset, name, rows) for name in (self.target, self.base))
-        base = dict(zip(elements.species, base_reference.tolist(), strict=True))
-        given = {z: energy - base[z] for z, energy in self.materials.given.get(self.target, {}).items() if z in base}
+        known = dict(zip(elements.species, base_reference.tolist(), strict=True))
+        given = {z: energy - known[z] for z, energy in self.materials.given.get(self.target, {}).items() if z in known}
         fitted = fit(elements.counts[rows], of_target - of_base, elements.species, given, isolated_atoms(dataset)[rows])
         fitted = complete_difference(fitted, self.base, elements.species)
         self.materials.notes += undetermined_notes({self.target: fitted})
