@@ -77,7 +77,7 @@ class DatasetSpec:
             return cls(name, _PLACES[name])
         if not path:
             raise MFPyGError(f"data set '{text}' has no path after the colon: expected {name}:PATH")
-        _check_path(name, path, "" if start in known else did_you_mean(start, known))
+        _check_path(name, path, did_you_mean(start, known) if is_name(start) and start not in known else "")
         if name in _DEFINED:
             if not levels:
                 raise MFPyGError(f"{path}: its keys are not known; say what they mean, {path}:{GRAMMAR}")
