@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.isomers import isolated_atoms
 
 THINNED = ("train", "val")
 """Splits that lose labels. Validation does as well: whoever has few expensive labels has few to validate with."""
@@ -25,7 +26,8 @@ def thin_labels(
     Energies and forces of a conformation are kept or lost together. Of the n conformations of a split that have some,
     max(1, round(fraction · n)) keep them: the first ones in an order of all conformations that the seed alone
     decides. So what a fraction keeps is among what a larger one keeps, also that of another fidelity on the same
-    conformations, as expensive labels are computed for some of those that have cheap ones.
+    conformations, as expensive labels are computed for some of those that have cheap ones. Isolated atoms, of which
+    reference energies are made, keep theirs and do not count.
 
     Args:
         dataset: is not changed; nothing but the masks is copied.
@@ -40,11 +42,12 @@ def thin_labels(
         return dataset
     rank = np.random.default_rng((seed, _STREAM)).permutation(len(dataset.slices["energy"]) - 1)
     masks = {name: dataset._data[name].clone() for name in ("energy_mask", "forces_mask")}
+    isolated = isolated_atoms(dataset)
     for fidelity, fraction in fractions.items():
         column = dataset.fidelities.index(fidelity)
         labelled = (masks["energy_mask"][:, column] | masks["forces_mask"][:, column]).numpy()
         for name in THINNED:
-            rows = splits[name][labelled[splits[name]]]
+            rows = splits[name][labelled[splits[name]] & ~isolated[splits[name]]]
             kept = max(1, round(fraction * len(rows)))
             lost = torch.from_numpy(rows[np.argsort(rank[rows])[kept:]])
             for mask in masks.values():

@@ -14,6 +14,7 @@ from mfpyg.datasets import ExtXYZ, MiniCHNO
 from mfpyg.datasets.reference_file import as_text, read_references
 from mfpyg.datasets.references import complete, complete_difference, compositions, fit, fit_references
 from mfpyg.datasets.splits import make_splits
+from mfpyg.datasets.thinning import thin_labels
 from mfpyg.errors import MFPyGError
 from mfpyg.settings import SplitSettings
 from mfpyg.units import EV_TO_KCAL_MOL
@@ -106,6 +107,17 @@ def test_isolated_atoms_are_kept_exactly_and_are_for_training(tmp_path: Path) ->
     found = fit_references(dataset, np.arange(len(dataset)), (1, 8))["dft"]
     assert found.energies.tolist() == [-313.5, -47100.0]  # of several, the lowest
     assert found.undetermined == []
+
+
+def test_isolated_atoms_keep_the_labels_that_others_lose(tmp_path: Path) -> None:
+    dataset = with_atoms(tmp_path / "a.xyz", [("H", -313.5), ("O", -47100.0)])
+    splits = make_splits(dataset, SplitSettings(method="random"), 0)
+    thinned = thin_labels(dataset, splits, {"dft": 0.2}, 0)
+    mask = thinned._data.energy_mask[:, 0].numpy()
+    assert mask[[30, 31]].all()
+    assert mask[splits["train"]].sum() == 2 + round(0.2 * (len(splits["train"]) - 2))
+    found = fit_references(thinned, splits["train"], (1, 8))["dft"]
+    assert found.energies.tolist() == [-313.5, -47100.0]
 
 
 def test_an_atom_in_a_crystal_is_not_isolated(tmp_path: Path) -> None:
