@@ -30,7 +30,8 @@ from mfpyg.fidelity import parse_fidelities
 from mfpyg.study.cluster import Slurm, run_on_cluster
 from mfpyg.study.plan import StudyPlan, data_options, joined_with_stored, models_named, store
 from mfpyg.study.scheduling import Job, run_jobs
-from mfpyg.training.check import check_settings, given_references
+from mfpyg.training.check import check_same_references, check_settings, given_references
+from mfpyg.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from mfpyg.datasets.conformations import ConformationDataset
@@ -70,6 +71,8 @@ def study_command(arguments: Sequence[str]) -> None:
     for of_run in settings:
         check_settings(of_run)
         given_references(of_run)
+    for one in runs:
+        check_same_references(of_place[one.folder.parent], RunFolder(one.folder))
     splits = splits_of(settings[0])
     at_a_time = runs_at_a_time(parsed.jobs, parsed.gpus or [])
     cluster = cluster_of(parsed)

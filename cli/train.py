@@ -16,7 +16,7 @@ from mfpyg.cli.train_options import NAME, default_out, new_data, parse
 from mfpyg.datasets.spec import recorded_specs
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS
 from mfpyg.settings import TrainSettings
-from mfpyg.training.check import check_settings, given_references
+from mfpyg.training.check import check_same_references, check_settings, given_references
 from mfpyg.training.folder import RunFolder, check_same
 from mfpyg.training.launch import launch
 from mfpyg.training.lock import held
@@ -62,6 +62,7 @@ def _command(arguments: Sequence[str], company: Company | None = None) -> None:
         company.folder = folder
     if resumed is not None:
         check_same(folder.read_settings(), settings)
+        check_same_references(settings, folder)
     else:
         given_references(settings)
         if is_main_process():

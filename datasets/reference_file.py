@@ -20,7 +20,7 @@ GivenReferences = dict[str, dict[int, float]]
 _EXAMPLE = "'cc: {unit: Hartree, H: -0.4998, C: -37.78}'"
 
 
-def read_references(path: str | Path, fidelities: Sequence[str]) -> GivenReferences:
+def read_references(path: str | Path, fidelities: Sequence[str] | None = None) -> GivenReferences:
     """Reference energies from a file such as::
 
         cc:
@@ -32,14 +32,14 @@ def read_references(path: str | Path, fidelities: Sequence[str]) -> GivenReferen
 
     Args:
         path: of the file.
-        fidelities: that may be named.
+        fidelities: that may be named; any if not given.
 
     Raises:
         MFPyGError: if it can't be read, for an unknown fidelity, element or unit, or an energy that is no number.
     """
     found: GivenReferences = {}
     for name, level in read_yaml(Path(path)).items():
-        if name not in fidelities:
+        if fidelities is not None and name not in fidelities:
             raise unknown_name(f"fidelity in {path}", str(name), fidelities)
         if not isinstance(level, dict) or "unit" not in level:
             raise MFPyGError(f"{path}: {name} needs a unit and an energy for each element, as in {_EXAMPLE}")

@@ -12,8 +12,12 @@ from ase.data import chemical_symbols
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.isomers import isolated_atoms
 from mfpyg.errors import MFPyGError
+from mfpyg.units import EV_TO_KCAL_MOL
 
 _ATOMS_AT_ONCE = 1 << 22
+
+STRONGEST = 20.0
+"""eV an atom; in diamond and tungsten it is 8."""
 
 
 @dataclass
@@ -121,6 +125,9 @@ def fit(
         given: energies in kcal/mol by atomic number that are not fitted.
         isolated: which of them are :func:`~mfpyg.datasets.isomers.isolated_atoms`, (n,) bool; their energies are kept
             exactly, the lowest one of an element.
+
+    Raises:
+        MFPyGError: if the given energies leave more than bonds can have, as those of a wrong unit do.
     """
     energies = np.full(len(species), np.nan)
     if isolated is not None:
@@ -133,8 +140,21 @@ def fit(
     directions = silent_directions(fitted) if rank < fitted.shape[1] else np.zeros((fitted.shape[1], 0))
     silent = np.zeros((len(species), directions.shape[1]))
     silent[free] = directions
+    if given and len(energy):
+        _check_given(given, counts, energy - counts @ energies)
     taking_part = np.flatnonzero(np.abs(silent).max(axis=1, initial=0.0) > 1e-8)
     return References(energies, [chemical_symbols[species[i]] for i in taking_part], silent)
+
+
+def _check_given(given: Mapping[int, float], counts: np.ndarray, left: np.ndarray) -> None:
+    """Check that given references leave no more energy than bonds can have."""
+    left = np.abs(left) / counts.sum(axis=1).clip(min=1) / EV_TO_KCAL_MOL
+    if np.median(left) > STRONGEST:
+        symbols = ", ".join(chemical_symbols[number] for number in given)
+        raise MFPyGError(
+            f"with the given reference energies of {symbols} the labels leave {np.median(left):,.0f} eV an atom, "
+            f"more than the {STRONGEST:g} eV that bonds can have; check their unit, and whether the labels are total energies"
+        )
 
 
 def complete(fitted: Mapping[str, References], species: tuple[int, ...]) -> dict[str, References]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 
 from mfpyg.datasets.reference_file import GivenReferences, read_references
 from mfpyg.datasets.spec import combined_levels, parse_specs
@@ -11,6 +12,7 @@ from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
 from mfpyg.settings import TrainSettings
+from mfpyg.training.folder import RunFolder
 from mfpyg.training.strategies.plan import plan_of
 
 
@@ -45,6 +47,23 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     if not any(weight for (name, _), weight in weights.items() if settings.monitor in ("sum", name)):
         raise MFPyGError(f"monitor {settings.monitor} weighs 0 in the loss, so that no epoch is best; give it a weight")
     return fidelities
+
+
+def check_same_references(settings: TrainSettings, folder: RunFolder) -> None:
+    """Check that the file of reference energies, if it is still there, is the one that a run was begun with.
+
+    Raises:
+        MFPyGError: naming the fidelities whose energies are others.
+    """
+    if settings.references is None or not Path(settings.references).is_file() or not folder.config.is_file():
+        return
+    now, before = given_references(settings), folder.read_references()
+    changed = [name for name in {**before, **now} if now.get(name) != before.get(name)]
+    if changed:
+        raise MFPyGError(
+            f"{settings.references} has other reference energies of {', '.join(changed)} than {folder.path} was begun "
+            "with; restore the file, or train into another folder with --out"
+        )
 
 
 def given_references(settings: TrainSettings) -> GivenReferences:

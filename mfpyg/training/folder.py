@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,13 +126,13 @@ class RunFolder:
         # A file of the handle, as numpy appends .npz to a name.
         replace_file(self.splits, lambda name: _save_npz(name, splits))
 
-    def read_references(self, fidelities: Sequence[str]) -> GivenReferences:
+    def read_references(self) -> GivenReferences:
         """Reference energies that were given when the run began.
 
         Raises:
             MFPyGError: if the file is damaged.
         """
-        return read_references(self.references, fidelities) if self.references.is_file() else {}
+        return read_references(self.references) if self.references.is_file() else {}
 
     def write_config(self, settings: TrainSettings) -> None:
         """Write ``config.yaml``, which ``--config`` reads again."""

@@ -104,7 +104,7 @@ def train(
     start = None
     if settings.init is not None:
         start = start_of_resumed(folder) if model is None else start_of(model)
-    given = folder.read_references([f.name for f in fidelities]) if resume else given_references(settings)
+    given = folder.read_references() if resume else given_references(settings)
     recipe = recipe_of(settings, fidelities, dataset, splits, start, given)
     settings = with_compile_chosen(settings, len(splits["train"]), device)
     for line in [*_summary(settings, recipe.potential, splits, device), *notes, *recipe.notes]:

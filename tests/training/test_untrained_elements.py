@@ -20,7 +20,7 @@ from torch_geometric.data import Data
 
 import mfpyg
 from mfpyg.checkpoint import read_checkpoint
-from mfpyg.cli import inspection, predict, train
+from mfpyg.cli import inspection, predict, study, train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.references import compositions
 from mfpyg.errors import MFPyGWarning
@@ -139,6 +139,10 @@ def test_given_references_are_kept_and_outlive_their_file(
         found = mfpyg.load(run).reference("cc").numpy() / EV_TO_KCAL_MOL
         assert found[2:] == pytest.approx([-1485.25, -2041], rel=1e-12)
     run = run_of("--references", str(path), "--strategy", "delta")
+    path.write_text("cc: {unit: eV, N: -1485, O: -2041}\n")
+    with pytest.raises(SystemExit):
+        train.main(["--resume", str(run)])
+    assert "other reference energies of cc" in capsys.readouterr().err
     path.unlink()
     capsys.readouterr()
     train.main(["--resume", str(run)])
@@ -187,3 +191,16 @@ def test_a_missing_file_of_references_is_one_line(capsys: pytest.CaptureFixture)
         train.main(["--fidelities", "dz:E", "--references", "nowhere.yaml"])
     assert end.value.code == 2
     assert "nowhere.yaml: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_study_is_not_extended_with_other_references(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path, out = tmp_path / "references.yaml", tmp_path / "study"
+    options = ["SF-CC/E", "--epochs=1", "--preset=small", "--compile=off", "--jobs=1", "--out", str(out)]
+    path.write_text("cc: {unit: eV, N: -1485.25}\n")
+    study.main([*options, "--references", str(path), "--members=1"])
+    path.write_text("cc: {unit: eV, N: -1490}\n")
+    with pytest.raises(SystemExit):
+        study.main([*options, "--references", str(path), "--members=2"])
+    assert "other reference energies of cc" in capsys.readouterr().err
+    assert not list(out.rglob("seed-1"))
