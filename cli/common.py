@@ -162,10 +162,13 @@ def _give_up(stream: TextIO) -> None:
 @contextmanager
 def _own_warnings_shown(name: str) -> Iterator[None]:
     """Print the package's own warnings in one line each, and all others as before."""
-    others = warnings.showwarning
+    others, shown = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:
         if issubclass(category, MFPyGWarning):
+            if str(message) in shown:
+                return
+            shown.add(str(message))
             print(f"{name}: note: {' '.join(str(message).split())}", file=sys.stderr)
         else:
             others(message, category, *place)

@@ -38,7 +38,7 @@ def read_references(path: str | Path, fidelities: Sequence[str] | None = None) -
         MFPyGError: if it can't be read, for an unknown fidelity, element or unit, or an energy that is no number.
     """
     found: GivenReferences = {}
-    for name, level in read_yaml(Path(path)).items():
+    for name, level in read_yaml(Path(path).expanduser(), "reference energies", _EXAMPLE).items():
         if fidelities is not None and name not in fidelities:
             raise unknown_name(f"fidelity in {path}", str(name), fidelities)
         if not isinstance(level, dict) or "unit" not in level:

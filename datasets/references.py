@@ -29,12 +29,14 @@ class References:
         undetermined: symbols of the elements whose energy the labels do not determine on their own.
         silent: orthonormal combinations of elements that they do not determine, (n_species, m).
         sources: fidelities from which these are taken.
+        isolated: symbols of the elements whose energy is that of an isolated atom.
     """
 
     energies: np.ndarray
     undetermined: list[str]
     silent: np.ndarray
     sources: tuple[str, ...] = ()
+    isolated: tuple[str, ...] = ()
 
 
 def species_of(dataset: ConformationDataset) -> tuple[int, ...]:
@@ -132,6 +134,7 @@ def fit(
     energies = np.full(len(species), np.nan)
     if isolated is not None:
         np.fmin.at(energies, counts[isolated].argmax(axis=1), energy[isolated])
+    alone = ~np.isnan(energies)
     for column, number in enumerate(species):
         energies[column] = (given or {}).get(number, energies[column])
     free = np.isnan(energies)
@@ -143,7 +146,9 @@ def fit(
     if given and len(energy):
         _check_given(given, counts, energy - counts @ energies)
     taking_part = np.flatnonzero(np.abs(silent).max(axis=1, initial=0.0) > 1e-8)
-    return References(energies, [chemical_symbols[species[i]] for i in taking_part], silent)
+    symbols = [chemical_symbols[number] for number in species]
+    from_atoms = tuple(symbols[i] for i in np.flatnonzero(alone) if species[i] not in (given or {}))
+    return References(energies, [symbols[i] for i in taking_part], silent, isolated=from_atoms)
 
 
 def _check_given(given: Mapping[int, float], counts: np.ndarray, left: np.ndarray) -> None:
@@ -153,7 +158,8 @@ def _check_given(given: Mapping[int, float], counts: np.ndarray, left: np.ndarra
         symbols = ", ".join(chemical_symbols[number] for number in given)
         raise MFPyGError(
             f"with the given reference energies of {symbols} the labels leave {np.median(left):,.0f} eV an atom, "
-            f"more than the {STRONGEST:g} eV that bonds can have; check their unit, and whether the labels are total energies"
+            f"more than the {STRONGEST:g} eV that bonds can have; check their unit, and that the "
+            "labels are total energies"
         )
 
 

@@ -22,7 +22,7 @@ from mfpyg.errors import MFPyGError, UnreadableError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of a full disk, a quota, and a limit on the size of files."""
 
-_NOT_THE_SYSTEMS = (None, errno.EINVAL, errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
+_NOT_THE_SYSTEMS = (None, 0, errno.EINVAL, errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
 """Error numbers that say something of the file: none, places in it where nothing can be, a wrong name."""
 
 _NOT_PERMITTED = (errno.EACCES, errno.EPERM)

@@ -21,6 +21,9 @@ NEAR = 32.0
 """Largest coordinate in Å up to which positions are left as they are. float32 then rounds by 2e-6 Å at most, less than
 what data sets carry, and those in use (ANI-1x, COMP6) keep their positions, and their fingerprints, to the last bit."""
 
+ROUNDED = 1024.0
+"""Coordinates in Å from which on float32 rounds by 6e-5 Å and more."""
+
 
 @dataclass
 class Offset:

@@ -63,7 +63,7 @@ def _could_be_a_name(text: str) -> bool:
     return "\0" not in text and len(text) <= 1000
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "settings", example: str = "'epochs: 100'") -> dict[str, Any]:
     """Nested plain values of a YAML file; tags that would make objects are refused.
 
     So are keys that stand there twice, of which one would be ignored, and aliases.
@@ -73,9 +73,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         if not path.is_file():
-            raise MFPyGError(f"{path}: no such file; expected a YAML file of settings")
+            raise MFPyGError(f"{path}: no such file; expected a YAML file of {what}")
         if path.stat().st_size > LARGEST:
-            raise MFPyGError(f"{path}: has {path.stat().st_size:,} bytes; expected a YAML file of settings")
+            raise MFPyGError(f"{path}: has {path.stat().st_size:,} bytes; expected a YAML file of {what}")
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
@@ -87,5 +87,5 @@ def read_yaml(path: Path) -> dict[str, Any]:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise MFPyGError(f"{path}: not readable as YAML ({reason})") from error
     if not isinstance(values, dict):
-        raise MFPyGError(f"{path}: expected settings such as 'epochs: 100', found {type(values).__name__}")
+        raise MFPyGError(f"{path}: expected {what} such as {example}, found {type(values).__name__}")
     return values

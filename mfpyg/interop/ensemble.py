@@ -49,6 +49,8 @@ class Ensemble:
             of_each = "; ".join(", ".join(member.fidelities) for member in self.members)
             raise MFPyGError(f"the models have no fidelity in common ({of_each}); expected members of one ensemble")
         self.fidelities = tuple(common)
+        for member in self.members:  # what one has warned of need not be said again
+            member._warned = self.members[0]._warned
 
     @property
     def device(self) -> torch.device:

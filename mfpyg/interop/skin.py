@@ -116,6 +116,8 @@ class VerletList:
         if lattice is not None and made.lattice is not None and not torch.equal(made.lattice.cell, lattice.cell):
             deformation = torch.linalg.solve(made.lattice.completed()[0], lattice.completed()[0])
             start, smallest = start @ deformation, float(torch.linalg.svdvals(deformation)[-1])
+            if made.offset is not None:  # which stays as the cell changes, and so moves all atoms by as much
+                start = start + (pos - start).mean(dim=0)
         moved = float((pos - start).square().sum(dim=1).amax()) ** 0.5
         return smallest * self._reach - 2 * moved >= MARGIN * self.cutoff
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from mfpyg.ambient import neutral, without_inference
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
 from mfpyg.locality import is_large, reordered, spatial_order
 from mfpyg.models.backbone import Backbone, check_backbone, reset, through
@@ -24,7 +25,7 @@ from mfpyg.models.isolated import with_isolated_atoms
 from mfpyg.models.overlap import check_apart
 from mfpyg.models.prediction import Prediction, System, check_volumes, evaluate
 from mfpyg.models.sharing import private_copies
-from mfpyg.origin import NEAR, largest_coordinate, near_origin
+from mfpyg.origin import NEAR, ROUNDED, largest_coordinate, near_origin
 
 
 class MultiFidelityPotential(Potential):
@@ -208,6 +209,13 @@ class MultiFidelityPotential(Potential):
                 "expected finite ones in Å"
             )
         dtype = weight.dtype
+        if largest > ROUNDED and data.pos.dtype == torch.float32:
+            warnings.warn(
+                f"positions in float32 reach {largest:,.0f} Å, where they are rounded by 6e-5 Å or more; give them in "
+                "float64, or nearer to the origin",
+                MFPyGWarning,
+                stacklevel=3,
+            )
         if largest > NEAR:
             data = near_origin(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)

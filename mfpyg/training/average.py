@@ -102,6 +102,8 @@ def averaged(trainer: lightning.Trainer, module: nn.Module) -> Iterator[None]:
     """The averaged weights in their place, if the training has an average."""
     for average in averages_of(trainer):
         average.swap(module)
-    yield
-    for average in averages_of(trainer):
-        average.swap(module)
+    try:
+        yield
+    finally:
+        for average in averages_of(trainer):
+            average.swap(module)

@@ -55,7 +55,11 @@ def check_same_references(settings: TrainSettings, folder: RunFolder) -> None:
     Raises:
         MFPyGError: naming the fidelities whose energies are others.
     """
-    if settings.references is None or not Path(settings.references).is_file() or not folder.config.is_file():
+    if (
+        settings.references is None
+        or not Path(settings.references).expanduser().is_file()
+        or not folder.config.is_file()
+    ):
         return
     now, before = given_references(settings), folder.read_references()
     changed = [name for name in {**before, **now} if now.get(name) != before.get(name)]
@@ -94,7 +98,8 @@ def check_installed(loggers: Sequence[str]) -> None:
         MFPyGError: naming the first that is not.
     """
     for name in loggers:
-        if importlib.util.find_spec(name) is None:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:  # a folder that wandb has made is no package
             raise MFPyGError(f"logger {name} needs the package {name}, which is not installed; pip install {name}")
 
 

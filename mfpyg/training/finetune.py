@@ -32,7 +32,7 @@ from mfpyg.training.completion import FRESH
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.initial import InitialModel
 from mfpyg.training.module import train_only
-from mfpyg.training.prepare import undetermined_notes
+from mfpyg.training.prepare import reference_notes, trained_species
 from mfpyg.training.recipe import Recipe
 
 
@@ -105,6 +105,9 @@ class FinetuneRecipe(Recipe):
         check_elements_known(potential, self.dataset, self.splits)
         potential.engine = settings.engine
         self._add([f.name for f in self.fidelities if f.name not in potential.fidelities])
+        potential.trained_species = self.start.with_trained(
+            trained_species(settings, self.dataset, self.splits["train"])
+        )
         potential.train()
         trained = list(potential.parts_of([f.name for f in self.fidelities]).parameters())
         if settings.finetune.old == "frozen":
@@ -129,7 +132,7 @@ class FinetuneRecipe(Recipe):
                 potential, self.dataset, self.splits["train"], name, like, self.given.get(name, {})
             )
             potential.reference(name).add_(torch.from_numpy(fitted[name].energies))
-        self.notes += undetermined_notes(fitted)
+        self.notes += reference_notes(fitted)
 
 
 def fit_to_predictions(

@@ -175,13 +175,16 @@ def new_potential(
     fitted = fit_references(dataset, splits["train"], elements.species, names, elements.counts, given)
     for name, references in fitted.items():
         potential.head(name).reference.copy_(torch.from_numpy(references.energies))
-    return potential, undetermined_notes(fitted)
+    return potential, reference_notes(fitted)
 
 
-def undetermined_notes(fitted: Mapping[str, References]) -> list[str]:
-    """A line for each fidelity whose references the labels do not determine, and what is used instead."""
+def reference_notes(fitted: Mapping[str, References]) -> list[str]:
+    """A line for each fidelity whose references are those of isolated atoms, or not determined by the labels."""
     notes = []
     for name, references in fitted.items():
+        if references.isolated:
+            symbols = ", ".join(references.isolated)
+            notes.append(f"the {name} reference energies of {symbols} are the lowest of isolated atoms in train")
         if references.undetermined:
             sources = " and ".join(references.sources)
             used = f"they are extrapolated from those of {sources}" if sources else "their least-norm values are used"

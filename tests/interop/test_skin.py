@@ -155,3 +155,17 @@ def test_forces_of_a_trajectory(random_potential: Callable[..., MultiFidelityPot
     if name == "crystal":
         fractional = atoms.get_scaled_positions(wrap=False)
         assert fractional.min() < 0 or fractional.max() > 1
+
+
+def test_far_from_the_origin_a_cell_may_change_as_much_as_near_it() -> None:
+    searches = []
+    for shift in (0.0, 1e4):
+        atoms = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+        atoms.rattle(0.05, rng=np.random.default_rng(0))
+        atoms.positions += shift
+        neighbours = VerletList(3.0, 0.8, torch.float32)
+        for _ in range(10):
+            atoms.set_cell(atoms.cell * 1.0002, scale_atoms=True)
+            neighbours.add_edges(data_of(atoms))
+        searches.append(neighbours.searches)
+    assert searches == [1, 1]

@@ -111,6 +111,9 @@ def test_each_interface_warns_once(run_of: Callable[..., Path], tmp_path: Path, 
     capsys.readouterr()
     predict.main([str(run), str(tmp_path / "in.xyz"), "-o", str(tmp_path / "out.xyz"), "--fidelity", "cc"])
     assert capsys.readouterr().err.count("'cc' was never trained on N") == 1
+    several = [str(run), str(run), str(tmp_path / "in.xyz")]
+    predict.main([*several, "-o", str(tmp_path / "out.xyz"), "--fidelity", "cc"])
+    assert capsys.readouterr().err.count("'cc' was never trained on N") == 1
     inspection.main([str(run)])
     assert "never trained on this element" in capsys.readouterr().out
     inspection.main([str(run), "--json", "-"])

@@ -20,7 +20,7 @@ from mfpyg.fidelity import Fidelity
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
 from mfpyg.models.delta import difference_name, with_difference
 from mfpyg.training.loss import MultiFidelityLoss
-from mfpyg.training.prepare import undetermined_notes
+from mfpyg.training.prepare import reference_notes
 from mfpyg.training.strategies.module import StagedModule
 from mfpyg.training.strategies.plan import StagePlan
 from mfpyg.training.strategies.stage import Materials, Stage
@@ -77,7 +77,7 @@ class DifferenceStage(Stage):
         given = {z: energy - known[z] for z, energy in self.materials.given.get(self.target, {}).items() if z in known}
         fitted = fit(elements.counts[rows], of_target - of_base, elements.species, given, isolated_atoms(dataset)[rows])
         fitted = complete_difference(fitted, self.base, elements.species)
-        self.materials.notes += undetermined_notes({self.target: fitted})
+        self.materials.notes += reference_notes({self.target: fitted})
         return torch.from_numpy(fitted.energies)
 
     def enter(self, potential: Potential) -> Potential:

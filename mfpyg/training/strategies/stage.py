@@ -21,7 +21,7 @@ from mfpyg.settings import TrainSettings
 from mfpyg.training.data import labelled_rows
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.optimizer import adam
-from mfpyg.training.prepare import Elements, undetermined_notes
+from mfpyg.training.prepare import Elements, reference_notes
 from mfpyg.training.sampling import Interleaved, Sampling
 from mfpyg.training.strategies.plan import Plan, StagePlan
 
@@ -69,7 +69,7 @@ class Materials:
         """Reference energies of each fidelity, (n_species,) float64, fitted to its labels of the training split."""
         rows, elements = self.splits["train"], self.elements
         fitted = fit_references(self.dataset, rows, elements.species, fidelities, elements.counts, self.given)
-        self.notes += undetermined_notes(fitted)
+        self.notes += reference_notes(fitted)
         return {name: torch.from_numpy(references.energies) for name, references in fitted.items()}
 
     def loss(self, fidelities: Sequence[Fidelity]) -> MultiFidelityLoss:
