@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 
+import warnings
+from collections.abc import Callablefrom pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +14,11 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from torch_geometric.data import Batch, Data
 
+import mfpyg
 from mfpyg.graph import RadiusGraph
 from mfpyg.interop.atoms import data_of
 from mfpyg.models import HIPNN, MultiFidelityPotential
+from mfpyg.errors import MFPyGWarning
 from mfpyg.origin import NEAR, find_offset, near_origin
 
 
@@ -128,3 +133,14 @@ def test_no_atoms_and_lost_ones_are_left_alone() -> None:
     found = near_origin(batch, torch.float32)
     assert torch.equal(found.pos[:2].isfinite(), pos[:2].isfinite())
     assert torch.equal(found.pos[2:], torch.zeros(2, 3, dtype=torch.float64))
+
+
+def test_float32_positions_far_out_warn(untrained: Callable[..., Path]) -> None:
+    potential = mfpyg.load(untrained("dz:EF"))
+    data = Data(z=torch.tensor([8, 1, 1]), pos=torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]) + 5000)
+    with pytest.warns(MFPyGWarning, match="float32 reach 5,001 Å"):
+        potential(data, fidelity="dz")
+    data.pos = data.pos.double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        potential(data, fidelity="dz")
