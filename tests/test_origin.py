@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-
 import warnings
-from collections.abc import Callablefrom pathlib import Path
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +15,10 @@ from ase.build import bulk, molecule
 from torch_geometric.data import Batch, Data
 
 import mfpyg
+from mfpyg.errors import MFPyGWarning
 from mfpyg.graph import RadiusGraph
 from mfpyg.interop.atoms import data_of
 from mfpyg.models import HIPNN, MultiFidelityPotential
-from mfpyg.errors import MFPyGWarning
 from mfpyg.origin import NEAR, find_offset, near_origin
 
 
