@@ -141,7 +141,8 @@ class Block:
             number = int(self.z[no_element][0])
             refuse(_any_by(owner, no_element, len(self)), f"atomic number {number} is of no element")
         refuse(self.n_atoms < 1, "no atoms")
-        lost = ~np.isfinite(self.pos).all(axis=1)
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            lost = ~np.isfinite(self.pos.astype(np.float32)).all(axis=1)
         refuse(_any_by(owner, lost, len(self)), "coordinates are NaN or infinite")
         refuse(np.isinf(self.energy).any(axis=1), "an energy is infinite; NaN means missing")
         infinite = np.isinf(self.forces).any(axis=(1, 2))
@@ -153,8 +154,6 @@ class Block:
             self.cell[~np.isfinite(rounded).all(axis=2)] = 0
         if self.pos.dtype != np.float32:
             self._round()
-            too_large = ~np.isfinite(self.pos).all(axis=1)
-            refuse(_any_by(owner, too_large, len(self)), "coordinates are NaN or infinite in float32")
         missing = np.isnan(self.forces)  # (Σ n_atoms, T, 3)
         for t in range(self.energy.shape[1]):
             some = _any_by(owner, missing[:, t].any(axis=1), len(self))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, by_formula
+from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, by_formula, same_numbers
 from mfpyg.datasets.defined import DefinedDataset
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
@@ -116,7 +116,8 @@ class PaddedArrays(DefinedDataset):
                 expected[level.forces] = ([(n, size, 3)], "f", "floating-point numbers")
         for key, array in arrays.items():
             shapes, kinds, what = expected[key]
-            if array.shape not in shapes:
+            one_each = shapes[0] == (n,) and array.shape[:1] == (n,) and same_numbers(array.shape, (n,))
+            if array.shape not in shapes and not one_each:
                 wanted = " or ".join(map(str, shapes))
                 raise MFPyGError(
                     f"{self._where}: {key} has shape {array.shape}, expected {wanted}, as {pos} is {found}"

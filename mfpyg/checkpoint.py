@@ -226,7 +226,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
             )
     potential.load_state_dict(weights)
     _check_references(potential, described["reference_energies"], name)
-    potential.trained_species = {name: tuple(z) for name, z in described.get("trained_species", {}).items()}
+    potential.trained_species = {name: tuple(z) for name, z in (described.get("trained_species") or {}).items()}
     return potential.eval()
 
 

@@ -99,8 +99,12 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and is_name(value)
 
 
+def _is_element(value: Any) -> bool:
+    return _is_whole(value) and 0 < value < 119
+
+
 def _are_species(value: Any) -> bool:
-    return _is_list_of(value, lambda z: _is_whole(z) and 0 < z < 119) and value == sorted(set(value)) != []
+    return _is_list_of(value, _is_element) and value == sorted(set(value)) != []
 
 
 _FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -120,7 +124,7 @@ _OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "init": (lambda value: value is None or _is_init(value), "what the training began with, or nothing"),
     "base_level": (lambda value: value is None or _is_text(value), "the name of a fidelity, or nothing"),
     "trained_species": (
-        lambda value: value is None or _is_dict_of(value, lambda one: _is_list_of(one, _is_whole)),
+        lambda value: value is None or _is_dict_of(value, lambda one: _is_list_of(one, _is_element)),
         "the atomic numbers that each fidelity was trained on",
     ),
     "n_parameters": (lambda value: value is None or _is_whole(value), "a whole number"),

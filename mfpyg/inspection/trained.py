@@ -55,7 +55,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
                 "labels": labels.get(name),
                 "method": described["data"]["methods"].get(name),
                 "reference_energies": described["reference_energies"].get(name, {}),
-                "trained_elements": _symbols(described.get("trained_species", {}).get(name)),
+                "trained_elements": _symbols((described.get("trained_species") or {}).get(name)),
             }
             for name in described["fidelities"]
         },
