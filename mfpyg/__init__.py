@@ -6,7 +6,6 @@ check their options at once.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfpyg.errors import MFPyGError
@@ -17,12 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Fidelity", "MFPyGError", "load", "save"]
 __version__ = "0.1.0"
-
-# In the source tree the packages mfpyg.datasets and mfpyg.cli stand beside this one, not in it. An
-# installed mfpyg has them inside; one imported from the tree finds them where they stand.
-_tree = Path(__file__).resolve().parent
-if not (_tree / "datasets").is_dir() and (_tree.parent / "datasets" / "levels.py").is_file():
-    __path__.append(str(_tree.parent))
 
 
 def __getattr__(name: str) -> Any:
