@@ -38,7 +38,9 @@ def errors_of(run: Path) -> list[float]:
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None if name == "wandb" else SimpleNamespace(origin=name))
+    monkeypatch.setattr(
+        check.importlib.util, "find_spec", lambda name: None if name == "wandb" else SimpleNamespace(origin=name)
+    )
     with pytest.raises(SystemExit) as stop:
         train.main([*OPTIONS, "--logger", "mlflow", "wandb"])
     assert stop.value.code == 2
