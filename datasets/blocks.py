@@ -142,8 +142,8 @@ class Block:
             refuse(_any_by(owner, no_element, len(self)), f"atomic number {number} is of no element")
         refuse(self.n_atoms < 1, "no atoms")
         with np.errstate(over="ignore"):  # becomes infinite, which is refused
-            lost = np.logical_not(np.isfinite(self.pos.astype(np.float32)).all(axis=1))
-        refuse(_any_by(owner, lost, len(self)), "coordinates are NaN or infinite")
+            lost = np.logical_not(np.isfinite(self.pos.astype(np.float32, copy=False)).all(axis=1))
+        refuse(_any_by(owner, lost, len(self)), "coordinates are NaN or infinite in float32")
         refuse(np.isinf(self.energy).any(axis=1), "an energy is infinite; NaN means missing")
         infinite = np.isinf(self.forces).any(axis=(1, 2))
         refuse(_any_by(owner, infinite, len(self)), "a force is infinite; NaN means missing")

@@ -93,6 +93,14 @@ def test_equals_a_slow_reading_element_for_element(kind: str, tmp_path: Path) ->
 
 
 @KINDS
+@pytest.mark.parametrize("shape", [(7, 1), (7, 1, 1)])
+def test_energies_may_have_extra_axes_of_length_one(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    arrays = padded(7)
+    dataset = opened(kind, tmp_path, {**arrays, "E": arrays["E"].reshape(shape)}, ["grad=E@Hartree"])
+    np.testing.assert_array_equal(dataset._data.energy.numpy()[:, 0], arrays["E"] * HARTREE)
+
+
+@KINDS
 def test_one_molecule_needs_its_atomic_numbers_once(kind: str, tmp_path: Path) -> None:
     arrays = md17()
     dataset = opened(kind, tmp_path, arrays)

@@ -82,8 +82,9 @@ def test_run_goes_on_where_folder_and_data_are_now(made: Path, here: Path) -> No
 def test_run_that_has_ended_says_where_its_data_are_now(made: Path, here: Path) -> None:
     train.main(["--resume", "moved", "--dataset", f"there/new.xyz:{LEVELS}"])
     assert (made / "part" / "last.ckpt").read_bytes() == Path("moved/last.ckpt").read_bytes()
-    evaluate.main(["moved", "--json", "errors.json"])
-    assert json.loads(Path("errors.json").read_text()) == json.loads((made / "part" / "metrics.json").read_text())
+    for what in ("moved", "moved/best.ckpt"):
+        evaluate.main([what, "--json", "errors.json"])
+        assert json.loads(Path("errors.json").read_text()) == json.loads((made / "part" / "metrics.json").read_text())
 
 
 def test_path_that_leads_nowhere_is_said_with_its_folder_and_how_to_go_on(
