@@ -17,7 +17,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 if TYPE_CHECKING:
     import numpy as np
 
-    from mfpyg.datasets.blocks import Track
+    from mfpyg.datasets.chunks import Track
     from mfpyg.datasets.conformations import ConformationDataset
 
 NAME = "mfpyg-evaluate"
@@ -112,7 +112,7 @@ def _evaluate(
 
     with slow_imports():
         from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
-        from mfpyg.datasets.thinning import thin_labels
+        from mfpyg.datasets.label_fraction import thin_labels
         from mfpyg.device import choose_device
         from mfpyg.evaluation.evaluate import evaluate
         from mfpyg.evaluation.report import metrics_table, print_table

@@ -13,11 +13,11 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from mfpyg.cache import cached_root
-from mfpyg.datasets.blocks import Block
+from mfpyg.datasets.chunks import Chunk
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.consistency import negated_forces
 from mfpyg.datasets.levels import ANI2X_LEVELS
-from mfpyg.datasets.pyanitools import blocks_of_file, check_keys
+from mfpyg.datasets.pyanitools import check_keys, chunks_of_file
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 
@@ -67,8 +67,8 @@ class ANI2x(ConformationDataset):
         check_keys(self.files, levels)
         return levels
 
-    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
-        return blocks_of_file(self.files[0], levels, self._track)
+    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
+        return chunks_of_file(self.files[0], levels, self._track)
 
     def check_content(self, data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> None:
         """Check by finite differences that the file's ``forces`` are forces.

@@ -115,11 +115,11 @@ class Assembler:
         return batch
 
 
-Plan = Callable[[int], Sequence[np.ndarray]]
+BatchPlan = Callable[[int], Sequence[np.ndarray]]
 """From the number of an epoch to the conformations of each of its batches."""
 
 
-def in_batches(rows: np.ndarray, batch_size: int, seed: int | None = None) -> Plan:
+def in_batches(rows: np.ndarray, batch_size: int, seed: int | None = None) -> BatchPlan:
     """Batches of at most this size, the last one smaller; in an order of its own each epoch if there is a seed."""
 
     def plan(epoch: int) -> list[np.ndarray]:
@@ -129,7 +129,7 @@ def in_batches(rows: np.ndarray, batch_size: int, seed: int | None = None) -> Pl
     return plan
 
 
-def by_size(rows: np.ndarray, n_atoms: np.ndarray, most_graphs: int, most_atoms: int) -> Plan:
+def by_size(rows: np.ndarray, n_atoms: np.ndarray, most_graphs: int, most_atoms: int) -> BatchPlan:
     """Batches of conformations of like size, with bounds on conformations and on atoms, so that memory is bounded.
 
     Args:
@@ -181,7 +181,7 @@ class BatchLoader(DataLoader):
         shuffle: bool = False,
         seed: int = 0,
         *,
-        plan: Plan | None = None,
+        plan: BatchPlan | None = None,
         epoch: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -229,7 +229,7 @@ class BatchLoader(DataLoader):
 class _Order:
     """The batches of one epoch after the other; iterating over it twice in one epoch gives the same."""
 
-    def __init__(self, plan: Plan, epoch: int) -> None:
+    def __init__(self, plan: BatchPlan, epoch: int) -> None:
         self.plan = plan
         self.set(epoch, 0)
         self._batches: tuple[int, Sequence[np.ndarray]] | None = None

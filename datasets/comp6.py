@@ -13,12 +13,12 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from mfpyg.cache import cached_root
-from mfpyg.datasets.blocks import Block
+from mfpyg.datasets.chunks import Chunk
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.consistency import negated_forces
 from mfpyg.datasets.hdf5 import open_hdf5, reading
 from mfpyg.datasets.levels import COMP6_LEVELS
-from mfpyg.datasets.pyanitools import LAYOUT, blocks_of_file, check_keys
+from mfpyg.datasets.pyanitools import LAYOUT, check_keys, chunks_of_file
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import LevelOfTheory
 
@@ -111,11 +111,11 @@ class COMP6(ConformationDataset):
         check_keys(self.files, levels)
         return levels
 
-    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
         for number, files in enumerate(self._files_of.values()):
             for file in files:
                 prefix = f"{file.stem}/" if len(self.files) > 1 else ""
-                yield from blocks_of_file(file, levels, self._track, source=number, prefix=prefix)
+                yield from chunks_of_file(file, levels, self._track, source=number, prefix=prefix)
 
     def check_content(self, data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> None:
         """Check by finite differences that the files' ``forces`` were gradients, so that ours are forces.

@@ -17,7 +17,7 @@ from mfpyg import interrupt
 from mfpyg.ambient import neutrally
 from mfpyg.cache import cache_dir
 from mfpyg.datasets.batches import gather
-from mfpyg.datasets.blocks import Block, Track
+from mfpyg.datasets.chunks import Chunk, Track
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.processing import Processing, item, transformed
 from mfpyg.datasets.storage import (
@@ -61,12 +61,12 @@ class ConformationDataset(InMemoryDataset):
 
     The last two are there for all items where any conformation is periodic, and for none where none is.
 
-    Processing streams blocks of conformations from the raw files to columns on disk, in bounded
+    Processing streams chunks of conformations from the raw files to columns on disk, in bounded
     memory; the processed file is written under a temporary name and moved into place, and mapped
     into memory when it is opened. Its name carries a hash of the raw files' sizes and dates, the
     levels asked for, the subset and the ``pre_transform``, so that no change of any of them ever uses an old one.
 
-    A subclass says what ``levels`` there can be, and reads blocks of them.
+    A subclass says what ``levels`` there can be, and reads chunks of them.
 
     Args:
         root: folder for ``processed/``.
@@ -148,7 +148,7 @@ class ConformationDataset(InMemoryDataset):
         """
         return self.levels if asked is None else tuple(asked)
 
-    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
         """All conformations of the raw files with the labels of these levels, in their order.
 
         Raises:
@@ -232,10 +232,10 @@ class ConformationDataset(InMemoryDataset):
         edges = self.pre_transform if isinstance(self.pre_transform, RadiusGraph) and not self.pre_filter else None
         with interrupt.listening(), ColumnFiles(Path(self.processed_dir)) as files:
             processing = Processing(files, edges, len(levels))
-            for block in self.blocks(read):
-                keep = ~np.isnan(block.energy[:, required]).any(axis=1)
+            for chunk in self.chunks(read):
+                keep = ~np.isnan(chunk.energy[:, required]).any(axis=1)
                 whole = keep.all() and len(read) == len(levels)
-                processing.add(block if whole else block.select(keep, columns))
+                processing.add(chunk if whole else chunk.select(keep, columns))
             if not processing.molecules:
                 wanted = " and ".join(level.name for level in self._required) or "anything"
                 raise MFPyGError(f"{self.files[0]}: no conformation with {wanted}")
@@ -275,6 +275,18 @@ class ConformationDataset(InMemoryDataset):
     def geometries(self) -> str:
         """Fingerprint of the geometries alone, computed when it is asked for."""
         return geometries_fingerprint(self._data, self.slices)
+
+    @property
+    def periodic(self) -> np.ndarray:
+        """True for conformations that are periodic in some direction, (n,) bool."""
+        if "pbc" not in self.slices:
+            return np.zeros(len(self.slices["z"]) - 1, bool)
+        return self._data.pbc.numpy().any(axis=1)
+
+    @property
+    def isolated_atoms(self) -> np.ndarray:
+        """True for conformations of a single atom that is not periodic, (n,) bool."""
+        return (self.slices["z"].diff().numpy() == 1) & ~self.periodic
 
     def given_split(self) -> np.ndarray:
         """The files' own division, (n,) int64: 0 pool, 1 test, 2 out of sample; -1 where they do not say."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, formula, same_numbers
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, formula, same_numbers
 from mfpyg.datasets.defined import DefinedDataset
 from mfpyg.datasets.formats import frames_of
 from mfpyg.datasets.frames import Frame, frames_of_database, frames_of_text
@@ -49,18 +49,18 @@ class ExtXYZ(DefinedDataset):
 
     _expected = "an extended-XYZ file or an ASE database (.db)"
 
-    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
         path = self.files[0]
         seen: set[str] = set()
         part = _Part(path, levels)
         for frame in self._tracked(self._frames()):
             seen.update(frame.values)
             part.add(frame)
-            if part.atoms >= ATOMS_IN_BLOCK:
-                yield part.block()
+            if part.atoms >= ATOMS_IN_CHUNK:
+                yield part.chunk()
                 part = _Part(path, levels)
         if part.frames:
-            yield part.block()
+            yield part.chunk()
         for level in levels:
             for key in level.keys:
                 if key not in seen:  # an optional one; a frame without another has been refused
@@ -116,7 +116,7 @@ class ASEFile(ExtXYZ):
 
 @dataclass
 class _Part:
-    """Frames that become one block, their labels converted as they come."""
+    """Frames that become one chunk, their labels converted as they come."""
 
     path: Path
     levels: Sequence[LevelOfTheory]
@@ -147,9 +147,9 @@ class _Part:
         self.frames.append(frame._replace(values={}, hidden={}))  # without the labels' double
         self.atoms += n
 
-    def block(self) -> Block:
+    def chunk(self) -> Chunk:
         names = {name: number for number, name in enumerate(dict.fromkeys(self.names))}
-        block = Block(
+        chunk = Chunk(
             n_atoms=np.array([len(frame.z) for frame in self.frames], np.int64),
             z=np.concatenate([frame.z for frame in self.frames]).astype(np.int64),
             pos=np.concatenate([frame.pos for frame in self.frames]).astype(np.float64, copy=False),
@@ -162,8 +162,8 @@ class _Part:
             cell=np.stack([frame.cell for frame in self.frames]).astype(np.float64, copy=False),
             pbc=np.stack([frame.pbc for frame in self.frames]),
         )
-        block.check(lambda row: f"{self.path}: frame {self.frames[row].number}")
-        return block
+        chunk.check(lambda row: f"{self.path}: frame {self.frames[row].number}")
+        return chunk
 
 
 def _energy(values: Mapping[str, Any], level: LevelOfTheory, where: str) -> float:

@@ -1,4 +1,4 @@
-"""Reading HDF5 files whose groups hold conformations of one size: checked arrays, blocks of bounded size."""
+"""Reading HDF5 files whose groups hold conformations of one size: checked arrays, chunks of bounded size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, by_formula, same_numbers
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, same_numbers
 from mfpyg.datasets.soundness import check_storage
 from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
@@ -129,23 +129,23 @@ class Group:
             if level.forces is not None:
                 self._expect(level.forces, (self.count, self.size, 3))
 
-    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[tuple[slice, Block]]:
+    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[tuple[slice, Chunk]]:
         """The conformations with the labels of these levels, a part at a time.
 
         Yields:
-            The rows of the group, and a block of them whose molecule is the group's name, or the formula where each
+            The rows of the group, and a chunk of them whose molecule is the group's name, or the formula where each
             conformation has atomic numbers of its own.
 
         Raises:
             MFPyGError: if an array is missing or wrong in shape or type, or a number is impossible.
         """
         self.expect(levels)
-        step = max(1, ATOMS_IN_BLOCK // max(1, self.size))
+        step = max(1, ATOMS_IN_CHUNK // max(1, self.size))
         for start in range(0, self.count, step):
             rows = slice(start, min(start + step, self.count))
-            yield rows, self._block(levels, rows)
+            yield rows, self._chunk(levels, rows)
 
-    def _block(self, levels: Sequence[LevelOfTheory], rows: slice) -> Block:
+    def _chunk(self, levels: Sequence[LevelOfTheory], rows: slice) -> Chunk:
         n = rows.stop - rows.start
         forces = np.full((n * self.size, len(levels), 3), np.nan, np.float32)
         energy = np.empty((n, len(levels)))
@@ -165,7 +165,7 @@ class Group:
         else:
             z = self.z[rows].astype(np.int64)  # (n, size)
             molecule, names = by_formula(z)
-        block = Block(
+        chunk = Chunk(
             n_atoms=np.full(n, self.size, np.int64),
             z=z.reshape(-1),
             pos=pos.reshape(-1, 3),
@@ -175,8 +175,8 @@ class Group:
             names=names,
             conformation=np.arange(rows.start, rows.stop),
         )
-        block.check(lambda row: f"{self.where}: conformation {rows.start + row}")
-        return block
+        chunk.check(lambda row: f"{self.where}: conformation {rows.start + row}")
+        return chunk
 
     def _numbers(self, key: str, rows: slice) -> np.ndarray:
         values = self.array(key)[rows]

@@ -35,7 +35,7 @@ def same_molecule(dataset: ConformationDataset) -> np.ndarray:
     """
     colours = np.empty((len(dataset.slices["z"]) - 1, len(STRETCHES)), np.uint64)
     names = dataset._data.molecule.numpy().astype(np.uint64)
-    periodic = periodic_rows(dataset)
+    periodic = dataset.periodic
     colours[periodic] = _of_name(names[periodic])[:, None]
     for rows, z, pos in _by_size(dataset, ~periodic):
         distance = np.linalg.norm(pos[:, :, None] - pos[:, None, :], axis=3)  # (m, n, n)
@@ -55,18 +55,6 @@ def same_molecule(dataset: ConformationDataset) -> np.ndarray:
     links = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(len(graphs), len(graphs)))
     _, molecule = connected_components(links, directed=False)
     return np.unique(molecule[number[:, 0]], return_inverse=True)[1].astype(np.int64)
-
-
-def isolated_atoms(dataset: ConformationDataset) -> np.ndarray:
-    """Which conformations are one atom that is not repeated periodically, (n,) bool."""
-    return (dataset.slices["z"].diff().numpy() == 1) & ~periodic_rows(dataset)
-
-
-def periodic_rows(dataset: ConformationDataset) -> np.ndarray:
-    """Which conformations are repeated in some direction, (n,) bool."""
-    if "pbc" not in dataset.slices:
-        return np.zeros(len(dataset.slices["z"]) - 1, bool)
-    return dataset._data.pbc.numpy().any(axis=1)
 
 
 def _by_size(dataset: ConformationDataset, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block, by_formula, same_numbers
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, same_numbers
 from mfpyg.datasets.defined import DefinedDataset
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
@@ -71,7 +71,7 @@ class PaddedArrays(DefinedDataset):
                     raise MFPyGError(f"{lacks} {listed(keys)}{did_you_mean(key, keys)}")
         return levels
 
-    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
         keys = self._keys()
         pos, species = geometry_keys(keys, self._where)
         for key in _LATTICES:
@@ -84,14 +84,14 @@ class PaddedArrays(DefinedDataset):
         with self._arrays(sorted(per_row)) as arrays, reading(self._where):
             n, size = self._check(arrays, pos, species, levels)
             same = arrays[species][0:size] if arrays[species].ndim == 1 else None
-            starts = range(0, n, max(1, ATOMS_IN_BLOCK // size))
+            starts = range(0, n, max(1, ATOMS_IN_CHUNK // size))
             names = [f"{self.what}, {start:,} of {n:,}" for start in starts]
             for start, _ in zip(starts, self._track(names), strict=True):
                 rows = slice(start, min(start + starts.step, n))
                 part = {key: array[rows] for key, array in arrays.items() if key != species or same is None}
                 if same is not None:
                     part[species] = np.broadcast_to(same, (rows.stop - start, size))
-                yield self._block(part, pos, species, start, levels)
+                yield self._chunk(part, pos, species, start, levels)
 
     def _check(
         self, arrays: Mapping[str, Any], pos: str, species: str, levels: Sequence[LevelOfTheory]
@@ -126,9 +126,9 @@ class PaddedArrays(DefinedDataset):
                 raise MFPyGError(f"{self._where}: {key} has type {array.dtype}, expected {what}")
         return n, size
 
-    def _block(
+    def _chunk(
         self, part: Mapping[str, np.ndarray], pos: str, species: str, start: int, levels: Sequence[LevelOfTheory]
-    ) -> Block:
+    ) -> Chunk:
         z = part[species].astype(np.int64)  # (m, size)
         there = z != 0
         n_atoms = there.sum(axis=1)
@@ -147,7 +147,7 @@ class PaddedArrays(DefinedDataset):
                 with np.errstate(over="ignore"):  # becomes infinite, which is refused
                     forces[:, t] = part[level.forces][there].astype(np.float64) * level.forces_factor
         molecule, names = by_formula(z)
-        block = Block(
+        chunk = Chunk(
             n_atoms=n_atoms,
             z=z[there],
             pos=part[pos][there],
@@ -157,8 +157,8 @@ class PaddedArrays(DefinedDataset):
             names=names,
             conformation=np.arange(start, start + len(z)),
         )
-        block.check(lambda row: f"{self._where}: conformation {start + row}")
-        return block
+        chunk.check(lambda row: f"{self._where}: conformation {start + row}")
+        return chunk
 
 
 @contextmanager

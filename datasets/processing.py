@@ -1,4 +1,4 @@
-"""From blocks of conformations to PyG's collated form, by way of columns on disk."""
+"""From chunks of conformations to PyG's collated form, by way of columns on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch_geometric.data.collate import collate
 from torch_geometric.data.separate import separate
 
 from mfpyg import interrupt
-from mfpyg.datasets.blocks import Block
+from mfpyg.datasets.chunks import Chunk
 from mfpyg.datasets.storage import ColumnFiles, starts
 from mfpyg.datasets.stored_checks import ATOMIC
 from mfpyg.errors import MFPyGError
@@ -30,7 +30,7 @@ _OF_PERIODIC = ("cell", "pbc")
 
 
 class Processing:
-    """Takes blocks one after the other, and has the collated data set in the end.
+    """Takes chunks one after the other, and has the collated data set in the end.
 
     Args:
         files: where the columns go.
@@ -47,47 +47,47 @@ class Processing:
         self.periodic = False
         """Whether any conformation is."""
 
-    def add(self, block: Block) -> None:
-        """Add a block to the columns, numbering its molecules among all and finding its edges."""
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk to the columns, numbering its molecules among all and finding its edges."""
         interrupt.check()
-        if not len(block):
+        if not len(chunk):
             return
-        self.incomplete += block.incomplete
-        numbers = np.full(len(block.names), -1, np.int64)
-        for used in np.unique(block.molecule):
-            numbers[used] = self.molecules.setdefault(block.names[used], len(self.molecules))
-        first = np.cumsum(block.n_atoms) - block.n_atoms
+        self.incomplete += chunk.incomplete
+        numbers = np.full(len(chunk.names), -1, np.int64)
+        for used in np.unique(chunk.molecule):
+            numbers[used] = self.molecules.setdefault(chunk.names[used], len(self.molecules))
+        first = np.cumsum(chunk.n_atoms) - chunk.n_atoms
         columns = {
-            "n_atoms": block.n_atoms,
-            "z": block.z,
-            "pos": block.pos,
-            "energy": block.energy,
-            "energy_mask": ~np.isnan(block.energy),
-            "forces": block.forces,
-            "forces_mask": ~np.isnan(block.forces[first, :, 0]),  # all components of a conformation, or none
-            "molecule": numbers[block.molecule],
-            "conformation": block.conformation,
-            "split": block.split,
-            "source": block.source,
+            "n_atoms": chunk.n_atoms,
+            "z": chunk.z,
+            "pos": chunk.pos,
+            "energy": chunk.energy,
+            "energy_mask": ~np.isnan(chunk.energy),
+            "forces": chunk.forces,
+            "forces_mask": ~np.isnan(chunk.forces[first, :, 0]),  # all components of a conformation, or none
+            "molecule": numbers[chunk.molecule],
+            "conformation": chunk.conformation,
+            "split": chunk.split,
+            "source": chunk.source,
         }
-        if block.cell is not None and block.pbc is not None:
-            columns |= {"cell": block.cell, "pbc": block.pbc}
-            self.periodic |= bool(block.pbc.any())
+        if chunk.cell is not None and chunk.pbc is not None:
+            columns |= {"cell": chunk.cell, "pbc": chunk.pbc}
+            self.periodic |= bool(chunk.pbc.any())
         for name, rows in columns.items():
             self.files.append(name, rows)
         if self.edges is not None:
-            self._add_edges(block, self.edges)
+            self._add_edges(chunk, self.edges)
 
-    def _add_edges(self, block: Block, edges: RadiusGraph) -> None:
-        if block.periodic.any():
-            row = int(np.flatnonzero(block.periodic)[0])
-            which = f"conformation {block.conformation[row]} of {block.names[block.molecule[row]]}"
+    def _add_edges(self, chunk: Chunk, edges: RadiusGraph) -> None:
+        if chunk.periodic.any():
+            row = int(np.flatnonzero(chunk.periodic)[0])
+            which = f"conformation {chunk.conformation[row]} of {chunk.names[chunk.molecule[row]]}"
             raise MFPyGError(f"{which} is periodic; stored edges are for molecules; use --edges batch")
-        pos, owner = torch.from_numpy(block.pos), torch.from_numpy(block.owner)
-        edge_index, counts = edges_of_each(pos, owner, len(block), edges.cutoff, edges.engine)
+        pos, owner = torch.from_numpy(chunk.pos), torch.from_numpy(chunk.owner)
+        edge_index, counts = edges_of_each(pos, owner, len(chunk), edges.cutoff, edges.engine)
         self.files.append("edge_index", edge_index.t().numpy())
         self.files.append("n_edges", counts.numpy())
-        self.files.append("edge_cutoff", np.full(len(block), edges.cutoff))
+        self.files.append("edge_cutoff", np.full(len(chunk), edges.cutoff))
 
     def collated(self) -> tuple[Data, dict[str, Tensor]]:
         """One ``Data`` of everything, backed by the files, and where each conformation starts and ends."""

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from ase.data import chemical_symbols
 
-from mfpyg.datasets.blocks import Block, Track
+from mfpyg.datasets.chunks import Chunk, Track
 from mfpyg.datasets.defined import DefinedDataset
 from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
@@ -52,13 +52,13 @@ class Pyanitools(DefinedDataset):
         check_keys(self.files, levels)
         return levels
 
-    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
-        return blocks_of_file(self.files[0], levels, self._track)
+    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
+        return chunks_of_file(self.files[0], levels, self._track)
 
 
-def blocks_of_file(
+def chunks_of_file(
     path: Path, levels: Sequence[LevelOfTheory], track: Track = iter, *, source: int = 0, prefix: str = ""
-) -> Iterator[Block]:
+) -> Iterator[Chunk]:
     """All conformations of a file in the pyanitools layout, group by group.
 
     Args:
@@ -81,11 +81,11 @@ def blocks_of_file(
                 _check_group(group, path, keys, levels)
                 there = [_as_far_as_there(level, keys) for level in levels]
                 without = [t for t, level in enumerate(there) if not level.energy]
-                for _, block in Group(group, path, _atomic_numbers(group, path)).blocks(there):
-                    block.energy[:, without] = np.nan
-                    block.names = [prefix + molecule for molecule in block.names]
-                    block.source[:] = source
-                    yield block
+                for _, chunk in Group(group, path, _atomic_numbers(group, path)).chunks(there):
+                    chunk.energy[:, without] = np.nan
+                    chunk.names = [prefix + molecule for molecule in chunk.names]
+                    chunk.source[:] = source
+                    yield chunk
 
 
 def check_keys(paths: Sequence[Path], levels: Sequence[LevelOfTheory]) -> None:

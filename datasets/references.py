@@ -5,16 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase.data import chemical_symbols
+import yaml
+from ase.data import atomic_numbers, chemical_symbols
 
-from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.isomers import isolated_atoms
-from mfpyg.errors import MFPyGError
-from mfpyg.units import EV_TO_KCAL_MOL
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.strict_yaml import read_yaml
+from mfpyg.units import ENERGY_UNIT, EV_TO_KCAL_MOL, energy_factor
+
+if TYPE_CHECKING:  # imports torch, which reading a file of references does not take
+    from mfpyg.datasets.conformations import ConformationDataset
+
+GivenReferences = dict[str, dict[int, float]]
+"""Energies in kcal/mol by fidelity and atomic number."""
 
 _ATOMS_AT_ONCE = 1 << 22
+_EXAMPLE = "'cc: {unit: Hartree, H: -0.4998, C: -37.78}'"
 
 STRONGEST = 20.0
 """eV an atom; in diamond and tungsten it is 8."""
@@ -84,7 +93,7 @@ def fit_references(
         MFPyGError: for an energy that is NaN or infinite and not masked.
     """
     counts = compositions(dataset, species) if counts is None else counts
-    isolated = isolated_atoms(dataset)
+    isolated = dataset.isolated_atoms
     fitted = {}
     for name in names or dataset.fidelities:
         labelled = rows[dataset._data.energy_mask[:, dataset.fidelities.index(name)].numpy()[rows]]
@@ -125,7 +134,7 @@ def fit(
         energy: in kcal/mol, (n,) float64.
         species: atomic numbers.
         given: energies in kcal/mol by atomic number that are not fitted.
-        isolated: which of them are :func:`~mfpyg.datasets.isomers.isolated_atoms`, (n,) bool; their energies are kept
+        isolated: which of them are isolated atoms, (n,) bool; their energies are kept
             exactly, the lowest one of an element.
 
     Raises:
@@ -221,3 +230,59 @@ def silent_directions(counts: np.ndarray) -> np.ndarray:
     counts = counts.astype(np.float64, copy=False)
     values, directions = np.linalg.eigh(counts.T @ counts)  # few by few, however many rows
     return directions[:, values <= 1e-10 * max(values.max(initial=0.0), 1.0)]
+
+
+def read_references(path: str | Path, fidelities: Sequence[str] | None = None) -> GivenReferences:
+    """Reference energies from a file such as::
+
+        cc:
+          unit: Hartree
+          H: -0.4998
+          C: -37.7817
+
+    Elements that are not in it are fitted to the labels.
+
+    Args:
+        path: of the file.
+        fidelities: that may be named; any if not given.
+
+    Raises:
+        MFPyGError: if it can't be read, for an unknown fidelity, element or unit, or an energy that is no number.
+    """
+    found: GivenReferences = {}
+    for name, level in read_yaml(Path(path).expanduser(), "reference energies", _EXAMPLE).items():
+        if fidelities is not None and name not in fidelities:
+            raise unknown_name(f"fidelity in {path}", str(name), fidelities)
+        if not isinstance(level, dict) or "unit" not in level:
+            raise MFPyGError(f"{path}: {name} needs a unit and an energy for each element, as in {_EXAMPLE}")
+        try:
+            factor = energy_factor(str(level["unit"]))
+        except MFPyGError as error:
+            raise MFPyGError(f"{path}: {error}") from error
+        found[name] = {
+            _number(symbol, path): _energy(value, f"{path}: {name} of {symbol}") * factor
+            for symbol, value in level.items()
+            if symbol != "unit"
+        }
+    return found
+
+
+def _number(symbol: Any, path: str | Path) -> int:
+    if symbol not in atomic_numbers or symbol == "X":
+        raise unknown_name(f"element in {path}", str(symbol), chemical_symbols[1:])
+    return int(atomic_numbers[symbol])
+
+
+def _energy(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise MFPyGError(f"{where} is {value!r}, expected the energy of an isolated atom, as in {_EXAMPLE}")
+    return float(value)
+
+
+def as_text(references: Mapping[str, Mapping[int, float]]) -> str:
+    """The file that :func:`read_references` reads the same numbers from."""
+    values = {
+        name: {"unit": ENERGY_UNIT, **{chemical_symbols[number]: energy for number, energy in level.items()}}
+        for name, level in references.items()
+    }
+    return yaml.safe_dump(values, sort_keys=False)

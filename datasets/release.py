@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import h5py
 import numpy as np
 
-from mfpyg.datasets.blocks import Block
+from mfpyg.datasets.chunks import Chunk
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
 from mfpyg.datasets.levels import DEFAULT_LEVELS
@@ -71,19 +71,19 @@ class ReleaseDataset(ConformationDataset):
                 )
         return tuple(by_name[level.name] for level in asked)
 
-    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
         path = self.files[0]
         with open_hdf5(path, LAYOUT) as file:
             for name in self._track(_group_names(file, path)):
                 with reading(path):
                     group = Group(file[name], path, _atomic_numbers(file[name], path))
                     division, molecules = _split(group), _molecules(group)
-                    for rows, block in group.blocks(levels):
+                    for rows, chunk in group.chunks(levels):
                         if division is not None:
-                            block.split = division[rows]
+                            chunk.split = division[rows]
                         if molecules is not None:
-                            block.names, block.molecule = _numbered(molecules[rows])
-                        yield block
+                            chunk.names, chunk.molecule = _numbered(molecules[rows])
+                        yield chunk
 
     def download(self) -> None:
         """Nothing is downloaded unasked; says which raw file is missing.

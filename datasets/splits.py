@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.isomers import isolated_atoms, periodic_rows, same_molecule
+from mfpyg.datasets.isomers import same_molecule
 from mfpyg.datasets.union import UnionDataset
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.files import read_npz
@@ -61,7 +61,7 @@ def _by_files(dataset: ConformationDataset, settings: SplitSettings, seed: int) 
     split_of = np.repeat([name for name, _ in settings.sources], [len(member.sources) for member in members])
     splits = {str(name): np.flatnonzero(split_of[source] == name) for name in dict.fromkeys(split_of)}
     if "val" not in splits:
-        isolated = isolated_atoms(dataset)
+        isolated = dataset.isolated_atoms
         parts = [np.flatnonzero((source == number) & ~isolated) for number in np.flatnonzero(split_of == "train")]
         shuffled = [np.random.default_rng(seed).permutation(rows) for rows in parts]
         n_val = [round(settings.val * len(rows)) for rows in parts]
@@ -72,7 +72,7 @@ def _by_files(dataset: ConformationDataset, settings: SplitSettings, seed: int) 
 
 def _by_source(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
     given, source = dataset.given_split(), dataset._data.source.numpy()
-    isolated = isolated_atoms(dataset)
+    isolated = dataset.isolated_atoms
     parts: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
     for number, where in enumerate(dataset.sources):
         rows = np.flatnonzero(source == number)
@@ -99,12 +99,12 @@ def _by_molecule(dataset: ConformationDataset, settings: SplitSettings, seed: in
     molecule = same_molecule(dataset)
     sizes = np.bincount(molecule)
     if len(sizes) < 3:
-        told = "bonds or names" if periodic_rows(dataset).any() else "bonds"
+        told = "bonds or names" if dataset.periodic.any() else "bonds"
         raise MFPyGError(
             f"{dataset.what} has {len(sizes)} molecules that their {told} tell apart; a split by molecule takes three"
         )
     order = np.random.default_rng(seed).permutation(len(sizes))
-    order = order[~np.isin(order, molecule[isolated_atoms(dataset)])]
+    order = order[~np.isin(order, molecule[dataset.isolated_atoms])]
     room = {"val": settings.val * len(dataset), "test": settings.test * len(dataset)}
     part = np.full(len(sizes), "train", dtype="<U5")
     for name, share in room.items():

@@ -1,4 +1,4 @@
-"""Processed storage: columns written block by block to disk, and opened again without reading them."""
+"""Processed storage: columns written chunk by chunk to disk, and opened again without reading them."""
 
 from __future__ import annotations
 

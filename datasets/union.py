@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mfpyg.datasets.blocks import ATOMS_IN_BLOCK, Block
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.spec import merged_levels
 from mfpyg.errors import MFPyGError
@@ -56,17 +56,17 @@ class UnionDataset(ConformationDataset):
     def raw_identity(self) -> list[Any]:
         return [[type(member).__name__, *member.processed_file_names, member.fingerprint] for member in self.members]
 
-    def blocks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Block]:
+    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
         fidelities = [level.name for level in levels]
         first_source = 0
         periodic = any("cell" in member.slices for member in self.members)
         waiting = iter(self.members)
         for _ in self._track([member.what for member in self.members]):
             member = next(waiting)
-            for number, block in enumerate(_blocks_of(member, fidelities, first_source, periodic)):
-                if number == 0:  # counted when the member was read; its blocks are whole or empty
-                    block.incomplete[:] = [member.incomplete_forces.get(name, 0) for name in fidelities]
-                yield block
+            for number, chunk in enumerate(_chunks_of(member, fidelities, first_source, periodic)):
+                if number == 0:  # counted when the member was read; its chunks are whole or empty
+                    chunk.incomplete[:] = [member.incomplete_forces.get(name, 0) for name in fidelities]
+                yield chunk
             first_source += len(member.sources)
 
 
@@ -80,9 +80,9 @@ def _check_files(members: Sequence[ConformationDataset]) -> None:
                 raise MFPyGError(f"{file} is in two of the data sets, {other} and {member}; give it once")
 
 
-def _blocks_of(
+def _chunks_of(
     member: ConformationDataset, fidelities: list[str], first_source: int, periodic: bool
-) -> Iterator[Block]:
+) -> Iterator[Chunk]:
     """A member's conformations with their labels in the columns of the union, and its sources' numbers.
 
     Args:
@@ -94,9 +94,9 @@ def _blocks_of(
     data, first_atoms = member._data, member.slices["z"].numpy()
     columns = [(t, member.fidelities.index(name)) for t, name in enumerate(fidelities) if name in member.fidelities]
     n = len(first_atoms) - 1
-    per_block = max(1, ATOMS_IN_BLOCK * n // max(1, int(first_atoms[-1])))
-    for start in range(0, n, per_block):
-        rows = slice(start, min(start + per_block, n))
+    per_chunk = max(1, ATOMS_IN_CHUNK * n // max(1, int(first_atoms[-1])))
+    for start in range(0, n, per_chunk):
+        rows = slice(start, min(start + per_chunk, n))
         atoms = slice(first_atoms[rows.start], first_atoms[rows.stop])
         energy = np.full((rows.stop - rows.start, len(fidelities)), np.nan)
         forces = np.full((atoms.stop - atoms.start, len(fidelities), 3), np.nan, np.float32)
@@ -104,7 +104,7 @@ def _blocks_of(
             energy[:, t] = data.energy[rows, column].numpy()
             forces[:, t] = data.forces[atoms, column].numpy()
         cell, pbc = _cells_of(member, rows) if periodic else (None, None)
-        yield Block(
+        yield Chunk(
             n_atoms=np.diff(first_atoms[rows.start : rows.stop + 1]),
             z=data.z[atoms].numpy(),
             pos=data.pos[atoms].numpy(),

@@ -37,14 +37,14 @@ def measure(view: View) -> Distances:
     closest = np.full(len(view), np.inf, np.float32)
     invariants = np.zeros((len(view), 3))
     signs: dict[int, np.ndarray] = {}
-    for chunk in view.chunks():
-        for size in np.unique(chunk.n_atoms).tolist():
+    for span in view.spans():
+        for size in np.unique(span.n_atoms).tolist():
             if size < 2:
                 continue
             i, j = np.triu_indices(size, 1)
             if size not in signs:
                 signs[size] = np.random.default_rng(size).choice([-1.0, 1.0], (len(i), 3)).astype(np.float32)
-            every = chunk.rows.start + np.flatnonzero(chunk.n_atoms == size)
+            every = span.rows.start + np.flatnonzero(span.n_atoms == size)
             step = max(1, _AT_ONCE // len(i))
             for start in range(0, len(every), step):
                 rows = every[start : start + step]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mfpyg.doctor.findings import Finding
-from mfpyg.doctor.view import Chunk, View
+from mfpyg.doctor.view import Span, View
 
 ZERO = "zero forces"
 OUTLIER = "outlying force"
@@ -61,26 +61,26 @@ def check(view: View) -> Iterator[Finding]:
 def _sums(view: View, column: int) -> _Sums:
     if not view.forces_mask[:, column].any():
         return _Sums(np.zeros(0, np.int64), *(np.zeros(0) for _ in range(4)))
-    parts = [_sums_of(view, column, chunk) for chunk in view.chunks()]
+    parts = [_sums_of(view, column, span) for span in view.spans()]
     return _Sums(*(np.concatenate([part[i] for part in parts]) for i in range(5)))
 
 
-def _sums_of(view: View, column: int, chunk: Chunk) -> tuple[np.ndarray, ...]:
-    forces = view.forces[chunk.atoms, column]  # (n_atoms, 3)
-    labelled = view.forces_mask[chunk.rows, column]
-    pos = view.pos[chunk.atoms]
+def _sums_of(view: View, column: int, span: Span) -> tuple[np.ndarray, ...]:
+    forces = view.forces[span.atoms, column]  # (n_atoms, 3)
+    labelled = view.forces_mask[span.rows, column]
+    pos = view.pos[span.atoms]
     square = np.einsum("ij,ij->i", forces, forces)
-    centre = chunk.sum(pos) / chunk.n_atoms[:, None]
-    pos = pos - np.repeat(centre, chunk.n_atoms, axis=0)
-    extent = chunk.sum(np.einsum("ij,ij->i", pos, pos))
-    torque = np.linalg.norm(chunk.sum(np.cross(pos, forces)), axis=1)
+    centre = span.sum(pos) / span.n_atoms[:, None]
+    pos = pos - np.repeat(centre, span.n_atoms, axis=0)
+    extent = span.sum(np.einsum("ij,ij->i", pos, pos))
+    torque = np.linalg.norm(span.sum(np.cross(pos, forces)), axis=1)
     return tuple(
         values[labelled]
         for values in (
-            np.arange(chunk.rows.start, chunk.rows.stop),
-            np.sqrt(chunk.max(square)),
-            np.sqrt(chunk.sum(square)),
-            np.linalg.norm(chunk.sum(forces), axis=1),
+            np.arange(span.rows.start, span.rows.stop),
+            np.sqrt(span.max(square)),
+            np.sqrt(span.sum(square)),
+            np.linalg.norm(span.sum(forces), axis=1),
             torque / np.sqrt(np.maximum(extent, 1e-12)),
         )
     )

@@ -17,7 +17,7 @@ from mfpyg.doctor.distances import Distances, measure
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.settings import SplitSettings
 
-ATOMS_IN_CHUNK = 1 << 20
+ATOMS_AT_ONCE = 1 << 20
 """About how many atoms are looked at together."""
 
 SAMPLE = 20_000
@@ -28,7 +28,7 @@ LABELS = {-1: "none", 0: "train", 1: "val", 2: "test", 3: "ood"}
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Span:
     """Neighbouring conformations.
 
     Attributes:
@@ -45,7 +45,7 @@ class Chunk:
 
     @property
     def owner(self) -> np.ndarray:
-        """Number within the chunk of the conformation that each atom belongs to, (n_atoms,) int64."""
+        """Number within the span of the conformation that each atom belongs to, (n_atoms,) int64."""
         return np.repeat(np.arange(len(self.first)), self.n_atoms)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -112,15 +112,15 @@ class View:
         """Atoms of each conformation, (n,) int64."""
         return np.diff(self.starts)
 
-    def chunks(self) -> Iterator[Chunk]:
+    def spans(self) -> Iterator[Span]:
         """All conformations in order, about a million atoms at a time."""
         row = 0
         while row < len(self):
-            stop = int(np.searchsorted(self.starts, self.starts[row] + ATOMS_IN_CHUNK, side="right")) - 1
+            stop = int(np.searchsorted(self.starts, self.starts[row] + ATOMS_AT_ONCE, side="right")) - 1
             stop = min(max(stop, row + 1), len(self))
             starts = self.starts[row : stop + 1]
             atoms = slice(int(starts[0]), int(starts[-1]))
-            yield Chunk(slice(row, stop), atoms, starts[:-1] - starts[0], np.diff(starts))
+            yield Span(slice(row, stop), atoms, starts[:-1] - starts[0], np.diff(starts))
             row = stop
 
     def atoms_of(self, rows: np.ndarray) -> np.ndarray:
@@ -167,9 +167,9 @@ class View:
         of_element = random.integers(1 << 63, size=128, dtype=np.uint64)
         of_place = random.integers(1 << 63, size=int(self.n_atoms.max()), dtype=np.uint64) | np.uint64(1)
         result = np.empty(len(self), np.uint64)
-        for chunk in self.chunks():
-            place = np.arange(chunk.atoms.stop - chunk.atoms.start) - np.repeat(chunk.first, chunk.n_atoms)
-            result[chunk.rows] = chunk.sum(of_element[self.z[chunk.atoms]] * of_place[place])
+        for span in self.spans():
+            place = np.arange(span.atoms.stop - span.atoms.start) - np.repeat(span.first, span.n_atoms)
+            result[span.rows] = span.sum(of_element[self.z[span.atoms]] * of_place[place])
         return result
 
     @cached_property

@@ -13,7 +13,7 @@ from mfpyg.inspection.study import describe_study
 from mfpyg.inspection.trained import describe_checkpoint, describe_run
 
 if TYPE_CHECKING:
-    from mfpyg.datasets.blocks import Track
+    from mfpyg.datasets.chunks import Track
 
 __all__ = ["inspect"]
 

@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mfpyg.datasets.blocks import Track
+from mfpyg.datasets.chunks import Track
 from mfpyg.datasets.conformations import label_counts, level_from
 from mfpyg.datasets.opening import open_dataset
 from mfpyg.datasets.spec import DatasetSpec

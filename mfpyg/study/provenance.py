@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from mfpyg.datasets.thinning import thin_labels
+from mfpyg.datasets.label_fraction import thin_labels
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.settings import flat, from_dict
 from mfpyg.study.reading import ReadRun

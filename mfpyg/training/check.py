@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from mfpyg.datasets.reference_file import GivenReferences, read_references
+from mfpyg.datasets.references import GivenReferences, read_references
 from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
@@ -74,7 +74,7 @@ def given_references(settings: TrainSettings) -> GivenReferences:
     """Reference energies of the file that the settings name, if any.
 
     Raises:
-        MFPyGError: as :func:`mfpyg.datasets.reference_file.read_references`, or for a fidelity of init,
+        MFPyGError: as :func:`mfpyg.datasets.references.read_references`, or for a fidelity of init,
             which keeps its own.
     """
     if settings.references is None:
@@ -104,7 +104,7 @@ def check_installed(loggers: Sequence[str]) -> None:
 
 
 def label_fractions(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> dict[str, float]:
-    """The part of each fidelity's labels that is kept, where one is given; see :mod:`mfpyg.datasets.thinning`.
+    """The part of each fidelity's labels that is kept, where one is given; see :mod:`mfpyg.datasets.label_fraction`.
 
     Raises:
         MFPyGError: if it is malformed, of a fidelity not trained on, or not above 0 and at most 1.

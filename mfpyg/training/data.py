@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch_geometric.data import Batch
 
-from mfpyg.datasets.batches import Assembler, BatchLoader, Plan
+from mfpyg.datasets.batches import Assembler, BatchLoader, BatchPlan
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.evaluation.evaluate import BATCH_SIZE
 from mfpyg.fidelity import Fidelity
@@ -99,7 +99,7 @@ class ConformationData(lightning.LightningDataModule):
     def _world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
-    def _loader(self, plan: Plan, epoch: int) -> BatchLoader:
+    def _loader(self, plan: BatchPlan, epoch: int) -> BatchLoader:
         rank = 0 if self.trainer is None else self.trainer.global_rank
         world_size = self._world_size
 

@@ -12,9 +12,8 @@ from ase.data import chemical_symbols
 
 from mfpyg.checkpoint import potential_of, read_checkpoint
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.isomers import isolated_atoms
-from mfpyg.datasets.reference_file import GivenReferences
 from mfpyg.datasets.references import (
+    GivenReferences,
     References,
     complete_difference,
     compositions,
@@ -163,7 +162,7 @@ def fit_to_predictions(
     label, counts = labelled_energies(dataset, fidelity, rows), compositions(dataset, potential.species)
     before = dict(zip(potential.species, potential.reference(fidelity).tolist(), strict=True))
     missing = {number: energy - before[number] for number, energy in given.items() if number in before}
-    fitted = fit(counts[rows], label - energy[rows], potential.species, missing, isolated_atoms(dataset)[rows])
+    fitted = fit(counts[rows], label - energy[rows], potential.species, missing, dataset.isolated_atoms[rows])
     return complete_difference(fitted, like, potential.species)
 
 

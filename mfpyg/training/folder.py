@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mfpyg.datasets.reference_file import GivenReferences, as_text, read_references
+from mfpyg.datasets.references import GivenReferences, as_text, read_references
 from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, read_npz, replace_file, write_text
 from mfpyg.settings import TrainSettings, flat, from_dict, to_dict

@@ -12,13 +12,12 @@ import torch
 from ase.data import chemical_symbols
 
 from mfpyg.backbones import find as find_backbone
-from mfpyg.datasets.blocks import Track
+from mfpyg.datasets.chunks import Track
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.label_fraction import thin_labels
 from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.reference_file import GivenReferences
-from mfpyg.datasets.references import References, compositions, fit_references, species_of
+from mfpyg.datasets.references import GivenReferences, References, compositions, fit_references, species_of
 from mfpyg.datasets.spec import parse_specs
-from mfpyg.datasets.thinning import thin_labels
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.graph import RadiusGraph
@@ -55,7 +54,7 @@ def with_labels_kept(
     dataset: ConformationDataset,
     splits: Mapping[str, np.ndarray],
 ) -> ConformationDataset:
-    """The data set with the part of the labels that the settings keep, see :mod:`mfpyg.datasets.thinning`."""
+    """The data set with the part of the labels that the settings keep, see :mod:`mfpyg.datasets.label_fraction`."""
     return thin_labels(dataset, splits, label_fractions(settings, fidelities), settings.split_seed)
 
 

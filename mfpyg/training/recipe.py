@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from rich.console import Console
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.reference_file import GivenReferences
+from mfpyg.datasets.references import GivenReferences
 from mfpyg.fidelity import Fidelity, parse_weights
 from mfpyg.models import Potential
 from mfpyg.settings import TrainSettings

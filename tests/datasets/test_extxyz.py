@@ -175,7 +175,7 @@ def test_levels_may_be_objects_and_chosen_among(mine: Path, tmp_path: Path) -> N
     np.testing.assert_allclose(energies(dataset)[:, 1], [a.info["cc_energy"] * HARTREE for a in frames()], rtol=1e-12)
 
 
-def test_small_blocks_give_the_same(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_chunks_give_the_same(mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tracked: list[str] = []
 
     def track(names: Sequence[str]) -> Sequence[str]:
@@ -184,8 +184,8 @@ def test_small_blocks_give_the_same(mine: Path, tmp_path: Path, monkeypatch: pyt
 
     whole = ExtXYZ(mine, [DZ], root=tmp_path / "whole", track=track)
     assert tracked == [f"mine.xyz, {n} %" for n in range(1, 101)]
-    monkeypatch.setattr("mfpyg.datasets.extxyz.ATOMS_IN_BLOCK", 5)
-    sizes = [len(block) for block in whole.blocks(whole.levels)]
+    monkeypatch.setattr("mfpyg.datasets.extxyz.ATOMS_IN_CHUNK", 5)
+    sizes = [len(chunk) for chunk in whole.chunks(whole.levels)]
     assert len(sizes) > 3
     assert sum(sizes) == len(whole) == 7
     parts = ExtXYZ(mine, [DZ], root=tmp_path / "parts")
@@ -363,10 +363,10 @@ def test_fingerprint_depends_on_cell_and_pbc(tmp_path: Path) -> None:
     assert found[3] == ExtXYZ(written(tmp_path / "none.xyz", frames()), [DZ]).fingerprint
 
 
-def test_small_blocks_of_periodic_frames_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_chunks_of_periodic_frames_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "mine.xyz", periodic_frames())
     whole = ExtXYZ(path, [DZ], root=tmp_path / "whole")
-    monkeypatch.setattr("mfpyg.datasets.extxyz.ATOMS_IN_BLOCK", 1)
+    monkeypatch.setattr("mfpyg.datasets.extxyz.ATOMS_IN_CHUNK", 1)
     parts = ExtXYZ(path, [DZ], root=tmp_path / "parts")
     assert torch.equal(parts._data.cell, whole._data.cell)
     assert parts.fingerprint == whole.fingerprint

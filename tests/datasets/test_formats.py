@@ -94,11 +94,11 @@ def test_cells_are_kept(tmp_path: Path) -> None:
     assert dataset._data.pbc.tolist() == [[False] * 3, [True, True, False]]
 
 
-def test_small_blocks_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_chunks_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = written(tmp_path / "md.traj", frames(9))
     whole = ASEFile(file, [DFT])
-    monkeypatch.setattr("mfpyg.datasets.extxyz.ATOMS_IN_BLOCK", 5)
-    assert len(list(whole.blocks(whole.levels))) > 3
+    monkeypatch.setattr("mfpyg.datasets.extxyz.ATOMS_IN_CHUNK", 5)
+    assert len(list(whole.chunks(whole.levels))) > 3
     assert ASEFile(file, [DFT], root=tmp_path / "other").fingerprint == whole.fingerprint
 
 

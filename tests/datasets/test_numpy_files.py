@@ -145,9 +145,9 @@ def test_missing_labels_are_masked(kind: str, tmp_path: Path) -> None:
 
 
 @KINDS
-def test_small_blocks_give_the_same(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_chunks_give_the_same(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = opened(kind, tmp_path, padded(11))
-    monkeypatch.setattr("mfpyg.datasets.padded.ATOMS_IN_BLOCK", 8)
+    monkeypatch.setattr("mfpyg.datasets.padded.ATOMS_IN_CHUNK", 8)
     shown: list[str] = []
 
     def track(names: Any) -> Any:
@@ -170,12 +170,12 @@ def test_arrays_stored_by_column_and_of_other_types(kind: str, tmp_path: Path) -
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mfpyg.datasets.padded.ATOMS_IN_BLOCK", 400)
+    monkeypatch.setattr("mfpyg.datasets.padded.ATOMS_IN_CHUNK", 400)
     arrays = padded(30_000)
     file, n_bytes = npz(tmp_path / "large.npz", arrays), arrays["R"].nbytes
     dataset = PaddedNPZ(file, [DFT])
     tracemalloc.start()
-    for _ in dataset.blocks(dataset.levels):
+    for _ in dataset.chunks(dataset.levels):
         pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

@@ -13,7 +13,7 @@ import torch
 
 from mfpyg.cache import cache_dir
 from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.pyanitools import Pyanitools, blocks_of_file
+from mfpyg.datasets.pyanitools import Pyanitools, chunks_of_file
 from mfpyg.datasets.spec import DatasetSpec, parse_levels
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
@@ -160,11 +160,11 @@ def by_size(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("atoms_in_block", [1, 4, 1000])
+@pytest.mark.parametrize("atoms_in_chunk", [1, 4, 1000])
 def test_conformations_may_have_species_of_their_own(
-    by_size: Path, atoms_in_block: int, monkeypatch: pytest.MonkeyPatch
+    by_size: Path, atoms_in_chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_BLOCK", atoms_in_block)
+    monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_CHUNK", atoms_in_chunk)
     dataset = Pyanitools(by_size, [DZ], force_reload=True)
     found = [(item.z.tolist(), dataset.molecules[item.molecule], item.conformation.item()) for item in dataset]
     assert found == [
@@ -194,11 +194,11 @@ def test_wrong_species_of_conformations_are_refused(by_size: Path, species: np.n
     assert f"{by_size}: group 002: {complaint}" in refusal(by_size)
 
 
-def test_small_blocks_give_the_same(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_chunks_give_the_same(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Pyanitools(file, [DZ])
-    monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_BLOCK", 8)
+    monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_CHUNK", 8)
     parts = Pyanitools(file, [DZ], root=tmp_path / "other")
-    assert len(list(blocks_of_file(file, parts.levels))) == 7
+    assert len(list(chunks_of_file(file, parts.levels))) == 7
     assert parts.fingerprint == whole.fingerprint
     assert parts.molecules == whole.molecules
     assert torch.equal(parts._data.conformation, whole._data.conformation)

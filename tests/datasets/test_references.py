@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 
 from mfpyg.datasets import ExtXYZ, MiniCHNO
-from mfpyg.datasets.reference_file import as_text, read_references
-from mfpyg.datasets.references import complete, complete_difference, compositions, fit, fit_references
+from mfpyg.datasets.label_fraction import thin_labels
+from mfpyg.datasets.references import (
+    as_text,
+    complete,
+    complete_difference,
+    compositions,
+    fit,
+    fit_references,
+    read_references,
+)
 from mfpyg.datasets.splits import make_splits
-from mfpyg.datasets.thinning import thin_labels
 from mfpyg.errors import MFPyGError
 from mfpyg.settings import SplitSettings
 from mfpyg.units import EV_TO_KCAL_MOL

@@ -319,28 +319,28 @@ def test_interrupted_streaming_leaves_nothing(tmp_path: Path, groups: int) -> No
 
 @pytest.mark.parametrize("options", [{}, {"pre_transform": RadiusGraph(3.0)}], ids=["plain", "edges"])
 @pytest.mark.parametrize("atoms", [1, 60, 1000])
-def test_size_of_the_blocks_changes_nothing(
+def test_size_of_the_chunks_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atoms: int, options: dict[str, Any]
 ) -> None:
     whole = MiniCHNO(tmp_path / "whole", **options)
-    monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_BLOCK", atoms)
-    same(whole, MiniCHNO(tmp_path / "blocks", **options))
-    content = [processed(MiniCHNO(tmp_path / name, **options)).read_bytes() for name in ("whole", "blocks")]
+    monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_CHUNK", atoms)
+    same(whole, MiniCHNO(tmp_path / "chunks", **options))
+    content = [processed(MiniCHNO(tmp_path / name, **options)).read_bytes() for name in ("whole", "chunks")]
     assert len(content[0]) == len(content[1])
 
 
 @pytest.mark.parametrize("atoms", [1, 9, 1 << 18])
-def test_size_of_the_blocks_changes_nothing_where_labels_are_missing(
+def test_size_of_the_chunks_changes_nothing_where_labels_are_missing(
     release_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atoms: int
 ) -> None:
     whole = ANI1x(tmp_path / "whole", ["tz", "mp2", "dz"], file=release_file, subset="ani1ccx")
     assert 0 < len(whole) < 9
-    monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_BLOCK", atoms)
-    same(whole, ANI1x(tmp_path / "blocks", ["tz", "mp2", "dz"], file=release_file, subset="ani1ccx"))
+    monkeypatch.setattr("mfpyg.datasets.hdf5.ATOMS_IN_CHUNK", atoms)
+    same(whole, ANI1x(tmp_path / "chunks", ["tz", "mp2", "dz"], file=release_file, subset="ani1ccx"))
 
 
 @pytest.mark.parametrize("cutoff", [0.1, 1.2, 4.0, 100.0])
-def test_edges_found_in_blocks_are_those_of_each_item(tmp_path: Path, cutoff: float) -> None:
+def test_edges_found_in_chunks_are_those_of_each_item(tmp_path: Path, cutoff: float) -> None:
     plain, edges = MiniCHNO(), MiniCHNO(tmp_path, pre_transform=RadiusGraph(cutoff))
     for row in range(0, 788, 5):
         expected = RadiusGraph(cutoff)(plain[row].clone())

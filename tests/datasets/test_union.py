@@ -159,10 +159,10 @@ def test_required_fidelity_and_stored_edges_are_those_of_the_members(
 
 
 @pytest.mark.parametrize("atoms", [1, 50, 333])
-def test_size_of_the_blocks_changes_nothing(
+def test_size_of_the_chunks_changes_nothing(
     union: UnionDataset, members: list[MiniCHNO], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, atoms: int
 ) -> None:
-    monkeypatch.setattr("mfpyg.datasets.union.ATOMS_IN_BLOCK", atoms)
+    monkeypatch.setattr("mfpyg.datasets.union.ATOMS_IN_CHUNK", atoms)
     again = UnionDataset(tmp_path / "again", members)
     assert again.fingerprint == union.fingerprint
     assert again.molecules == union.molecules
@@ -203,7 +203,7 @@ def periodic(path: Path) -> ExtXYZ:
 def test_molecules_beside_periodic_conformations_have_cells_of_zeros(
     tmp_path: Path, members: list[MiniCHNO], monkeypatch: pytest.MonkeyPatch, atoms: int
 ) -> None:
-    monkeypatch.setattr("mfpyg.datasets.union.ATOMS_IN_BLOCK", atoms)
+    monkeypatch.setattr("mfpyg.datasets.union.ATOMS_IN_CHUNK", atoms)
     crystal = periodic(tmp_path / "crystal.xyz")
     for number, order in enumerate(([members[0], crystal], [crystal, members[0]])):
         union = UnionDataset(tmp_path / str(number), order)

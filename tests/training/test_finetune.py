@@ -19,9 +19,9 @@ from mfpyg.cli import evaluate, train
 from mfpyg.cli.train import parse
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.batches import BatchLoader
+from mfpyg.datasets.label_fraction import thin_labels
 from mfpyg.datasets.references import compositions, labelled_energies
 from mfpyg.datasets.splits import make_splits
-from mfpyg.datasets.thinning import thin_labels
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import MultiFidelityPotential

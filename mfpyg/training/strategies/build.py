@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.reference_file import GivenReferences
+from mfpyg.datasets.references import GivenReferences
 from mfpyg.fidelity import Fidelity
 from mfpyg.settings import TrainSettings
 from mfpyg.training.finetune import FinetuneRecipe, Start

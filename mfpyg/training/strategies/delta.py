@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from mfpyg.datasets.isomers import isolated_atoms
 from mfpyg.datasets.references import complete_difference, fit, labelled_energies
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
@@ -75,7 +74,7 @@ class DifferenceStage(Stage):
         of_target, of_base = (labelled_energies(dataset, name, rows) for name in (self.target, self.base))
         known = dict(zip(elements.species, base_reference.tolist(), strict=True))
         given = {z: energy - known[z] for z, energy in self.materials.given.get(self.target, {}).items() if z in known}
-        fitted = fit(elements.counts[rows], of_target - of_base, elements.species, given, isolated_atoms(dataset)[rows])
+        fitted = fit(elements.counts[rows], of_target - of_base, elements.species, given, dataset.isolated_atoms[rows])
         fitted = complete_difference(fitted, self.base, elements.species)
         self.materials.notes += reference_notes({self.target: fitted})
         return torch.from_numpy(fitted.energies)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.reference_file import GivenReferences
-from mfpyg.datasets.references import fit_references
+from mfpyg.datasets.references import GivenReferences, fit_references
 from mfpyg.fidelity import Fidelity, parse_weights
 from mfpyg.models import MultiFidelityPotential, Potential
 from mfpyg.models.build import build_potential

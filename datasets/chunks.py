@@ -1,6 +1,6 @@
-"""Blocks of conformations on their way from a file to the processed data set.
+"""Chunks of conformations on their way from a file to the processed data set.
 
-Every source of data is a generator of blocks: a few thousand conformations at a time, concatenated,
+Every source of data is a generator of chunks: a few thousand conformations at a time, concatenated,
 in the package's units, so that memory stays bounded whatever the size of the file.
 """
 
@@ -21,8 +21,8 @@ from mfpyg.origin import near_origin
 Track = Callable[[Sequence[str]], Iterable[str]]
 """Iterates over the names of a file's groups and shows the progress; ``iter`` shows nothing."""
 
-ATOMS_IN_BLOCK = 1 << 18
-"""About how many atoms a source puts into one block."""
+ATOMS_IN_CHUNK = 1 << 18
+"""About how many atoms a source puts into one chunk."""
 
 SMALLEST, FLATTEST = 0.1, 1e-4
 """Length, area or volume (Å, Å², Å³) spanned by the periodic lattice vectors below which there is none, and the
@@ -56,7 +56,7 @@ def same_numbers(shape: Sequence[int], expected: Sequence[int]) -> bool:
 
 
 @dataclass
-class Block:
+class Chunk:
     """Some conformations, concatenated; units kcal/mol and Å. T is the number of levels read.
 
     Attributes:
@@ -73,7 +73,7 @@ class Block:
         incomplete: conformations of which some force components were missing, and all were
             therefore taken as missing, (T,) int64.
         cell: lattice vectors as rows, Å, (n, 3, 3), in the type of ``pos``, zeros where there are none; ``None`` in all
-            blocks of a source of molecules.
+            chunks of a source of molecules.
         pbc: whether it is repeated along each of them, (n, 3) bool; ``None`` as well.
     """
 
@@ -111,7 +111,7 @@ class Block:
 
     @property
     def owner(self) -> np.ndarray:
-        """Number within the block of the conformation that each atom belongs to, (Σ n_atoms,) int64."""
+        """Number within the chunk of the conformation that each atom belongs to, (Σ n_atoms,) int64."""
         return np.repeat(np.arange(len(self)), self.n_atoms)
 
     def check(self, where: Callable[[int], str]) -> None:
@@ -123,7 +123,7 @@ class Block:
         them.
 
         Args:
-            where: names a conformation of the block, for the error.
+            where: names a conformation of the chunk, for the error.
 
         Raises:
             MFPyGError: for an atomic number of no element, a position that is not finite, an infinite
@@ -170,11 +170,11 @@ class Block:
             self.pos = near_origin(batch, torch.float32).pos.numpy().astype(np.float32)
             self.cell = None if self.cell is None else self.cell.astype(np.float32)
 
-    def select(self, keep: np.ndarray, levels: Sequence[int]) -> Block:
+    def select(self, keep: np.ndarray, levels: Sequence[int]) -> Chunk:
         """The conformations where ``keep`` (n,) bool is true, with these of the T levels, in this order."""
         atoms = np.repeat(keep, self.n_atoms)
         columns = list(levels)
-        return Block(
+        return Chunk(
             n_atoms=self.n_atoms[keep],
             z=self.z[atoms],
             pos=self.pos[atoms],
@@ -195,7 +195,7 @@ def _check_cells(cell: np.ndarray, pbc: np.ndarray, refuse: Callable[[np.ndarray
     """Check that the lattice vectors along which conformations are repeated exist and span a volume.
 
     Args:
-        cell, pbc: of a block.
+        cell, pbc: of a chunk.
         refuse: takes which conformations are wrong, (n,) bool, and what is.
     """
     vectors = np.where(pbc[:, :, None], cell, 0).astype(np.float64)  # (n, 3, 3)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.isomers import isolated_atoms
 
 THINNED = ("train", "val")
 """Splits that lose labels. Validation does as well: whoever has few expensive labels has few to validate with."""
@@ -42,7 +41,7 @@ def thin_labels(
         return dataset
     rank = np.random.default_rng((seed, _STREAM)).permutation(len(dataset.slices["energy"]) - 1)
     masks = {name: dataset._data[name].clone() for name in ("energy_mask", "forces_mask")}
-    isolated = isolated_atoms(dataset)
+    isolated = dataset.isolated_atoms
     for fidelity, fraction in fractions.items():
         column = dataset.fidelities.index(fidelity)
         labelled = (masks["energy_mask"][:, column] | masks["forces_mask"][:, column]).numpy()

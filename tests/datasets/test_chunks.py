@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from mfpyg.datasets import ExtXYZ, UnionDataset
-from mfpyg.datasets.blocks import Block
+from mfpyg.datasets.chunks import Chunk
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.minichno import MiniCHNO
 from mfpyg.datasets.pyanitools import Pyanitools
@@ -116,9 +116,9 @@ def test_the_case_of_molecules_20_000_angstrom_away(data_folder: Path, tmp_path:
         np.testing.assert_allclose(_between(one.pos.numpy()), _between(atoms.positions), atol=1e-6)
 
 
-def _block(pos: np.ndarray) -> Block:
+def _chunk(pos: np.ndarray) -> Chunk:
     n = len(pos)
-    return Block(
+    return Chunk(
         n_atoms=np.array([n]), z=np.ones(n, np.int64), pos=pos, energy=np.zeros((1, 1)),
         forces=np.zeros((n, 1, 3), np.float32), molecule=np.zeros(1, np.int64), names=["H"],
         conformation=np.zeros(1, np.int64),
@@ -129,7 +129,7 @@ def _block(pos: np.ndarray) -> Block:
     "make", [lambda pos: pos, lambda pos: pos.astype(">f8"), lambda pos: pos.astype(np.longdouble)]
 )
 def test_checked_positions_are_float32(make: Callable[[np.ndarray], np.ndarray]) -> None:
-    block = _block(make(np.array([[20_000.0, 0, 0], [20_000.123456789, 0, 0]])))
-    block.check(str)
-    assert block.pos.dtype == np.float32
-    np.testing.assert_allclose(block.pos[1, 0] - block.pos[0, 0], 0.123456789, atol=1e-8)
+    chunk = _chunk(make(np.array([[20_000.0, 0, 0], [20_000.123456789, 0, 0]])))
+    chunk.check(str)
+    assert chunk.pos.dtype == np.float32
+    np.testing.assert_allclose(chunk.pos[1, 0] - chunk.pos[0, 0], 0.123456789, atol=1e-8)
