@@ -28,11 +28,10 @@ from ase import Atoms
 
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.formats import frames_of
+from mfpyg.inference.ensemble import Ensemble
+from mfpyg.inference.files import as_extxyz, output_of, predict_file
+from mfpyg.inference.frames import predict_frames
 from mfpyg.interop.ase import MFPyGCalculator
-from mfpyg.interop.ensemble import Ensemble
-from mfpyg.interop.predict import predict_frames
-from mfpyg.interop.predict_file import predict_file
-from mfpyg.interop.writing import as_extxyz, output_of
 from mfpyg.memory import keep_freed_memory
 from mfpyg.models import Potential
 from mfpyg.models.build import build_potential

@@ -14,7 +14,7 @@ from mfpyg.options import in_words
 from mfpyg.units import ENERGY_UNITS, energy_factor
 
 if TYPE_CHECKING:
-    from mfpyg.interop.predict import FramePrediction
+    from mfpyg.inference.frames import FramePrediction
 
 NAME = "mfpyg-predict"
 ACCELERATORS = ("auto", "cpu", "cuda")
@@ -124,8 +124,8 @@ def _predict(options: Any, models: Sequence[Path], source: Path) -> None:
 
     with slow_imports():
         from mfpyg.device import choose_device
-        from mfpyg.interop.ensemble import Ensemble
-        from mfpyg.interop.predict_file import predict_file
+        from mfpyg.inference.ensemble import Ensemble
+        from mfpyg.inference.files import predict_file
         from mfpyg.memory import keep_freed_memory
 
     keep_freed_memory()

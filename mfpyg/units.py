@@ -18,6 +18,9 @@ HARTREE_TO_KCAL_MOL = 627.5094740631
 EV_TO_KCAL_MOL = 23.060547830619
 """One electronvolt in kcal/mol."""
 
+KCAL_MOL_TO_EV = 1 / EV_TO_KCAL_MOL
+"""One kcal/mol in eV; kcal/mol/Å and kcal/mol/Å³ become eV/Å and eV/Å³ by the same factor."""
+
 BOHR_TO_ANGSTROM = 0.529177210903
 """One bohr in Å."""
 

@@ -24,10 +24,9 @@ from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.batches import BatchLoader
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
-from mfpyg.interop.ase import MFPyGCalculator
-from mfpyg.interop.atoms import data_of
-from mfpyg.interop.ensemble import Ensemble
-from mfpyg.interop.predict import predict_frames
+from mfpyg.inference.ensemble import Ensemble
+from mfpyg.inference.frames import predict_frames
+from mfpyg.interop.ase import MFPyGCalculator, data_of
 from mfpyg.models import Potential
 from mfpyg.models.build import build_potential
 

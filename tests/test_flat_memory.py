@@ -72,8 +72,8 @@ else:
     from ase import Atoms
     from mfpyg import backbones
     from mfpyg.datasets import MiniCHNO
-    from mfpyg.interop.ensemble import Ensemble
-    from mfpyg.interop.predict import predict_frames
+    from mfpyg.inference.ensemble import Ensemble
+    from mfpyg.inference.frames import predict_frames
     from mfpyg.memory import keep_freed_memory
     from mfpyg.models import MultiFidelityPotential
 

@@ -21,9 +21,9 @@ from mfpyg.cli import convert, evaluate, inspection, predict, study, train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.storage import read_processed
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation.predictions import run_predictions
 from mfpyg.fidelity import Fidelity
 from mfpyg.files import read_npz
+from mfpyg.inference.dataset import run_predictions
 from mfpyg.inspection import inspect
 from mfpyg.interop.ase import MFPyGCalculator
 from mfpyg.interop.hippynn import load_hippynn

@@ -17,7 +17,7 @@ from torch_geometric.data import Batch, Data
 import mfpyg
 from mfpyg.errors import MFPyGWarning
 from mfpyg.graph import RadiusGraph
-from mfpyg.interop.atoms import data_of
+from mfpyg.interop.ase import data_of
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.origin import NEAR, find_offset, near_origin
 

@@ -19,7 +19,7 @@ from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.conformers import WINDOW, in_window, molecules_of_rows, pair_sums
-from mfpyg.evaluation.predictions import Predictions, average
+from mfpyg.inference.dataset import Predictions, average
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000

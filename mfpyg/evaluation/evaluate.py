@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,18 +11,13 @@ import torch
 from torch_geometric.data import Batch
 
 from mfpyg.ambient import neutrally
-from mfpyg.datasets.batches import BatchLoader, by_size
+from mfpyg.datasets.batches import BatchLoader
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.metrics import MetricTable
+from mfpyg.inference.dataset import common_columns, predicted
 from mfpyg.models import Potential, Prediction
-
-BATCH_SIZE = 128
-"""Most conformations evaluated at once; no second derivatives are kept."""
-
-ATOMS = 4096
-"""Most atoms evaluated at once, but for one conformation alone."""
 
 
 @dataclass
@@ -88,55 +83,6 @@ def evaluate(
         result.metrics[split] = table.result()
         result.parity[split] = pairs
     return result
-
-
-def common_columns(potential: Potential, dataset: ConformationDataset) -> dict[str, int]:
-    """Fidelities that potential and data set have in common, and the number of each among the T of the data set.
-
-    Raises:
-        MFPyGError: if there is none.
-    """
-    columns = {name: dataset.fidelities.index(name) for name in potential.fidelities if name in dataset.fidelities}
-    if not columns:
-        raise MFPyGError(
-            f"the data set has none of the potential's fidelities {', '.join(potential.fidelities)} "
-            f"(it has {', '.join(dataset.fidelities)})"
-        )
-    return columns
-
-
-def predicted(
-    potential: Potential,
-    dataset: ConformationDataset,
-    rows: np.ndarray,
-    columns: Mapping[str, int],
-    split: str = "",
-    track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
-) -> Iterator[tuple[np.ndarray, Batch, dict[str, Prediction]]]:
-    """Predictions of what has a label, batch by batch, conformations of like size together.
-
-    Args:
-        potential: in evaluation mode.
-        dataset: all of it, not a part.
-        rows: numbers of the conformations, (n,) int64.
-        columns: of :func:`common_columns`.
-        split: what progress is shown of.
-        track: shows the progress over the batches of a split.
-
-    Yields:
-        Numbers of a batch's conformations, the batch, and predictions of each fidelity that has a label in it.
-    """
-    device = next(potential.parameters()).device
-    plan = by_size(rows, dataset.slices["z"].diff().numpy(), BATCH_SIZE, ATOMS)
-    for chosen, batch in zip(plan(0), track(BatchLoader(dataset, plan=plan), split), strict=True):
-        batch = batch.to(device)
-        yield chosen, batch, potential.predict(batch, _labelled(batch, columns))
-
-
-def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, bool]:
-    """Fidelities with a label in the batch, and whether forces are among them."""
-    energy, forces = batch.energy_mask.any(dim=0), batch.forces_mask.any(dim=0)
-    return {name: bool(forces[t]) for name, t in columns.items() if energy[t] or forces[t]}
 
 
 def _collect(

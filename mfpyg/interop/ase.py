@@ -18,15 +18,16 @@ from ase.calculators.calculator import (
 )
 from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
+from torch_geometric.data import Data
 
 from mfpyg.ambient import neutral, neutrally
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.interop.atoms import KCAL_MOL_TO_EV, data_of
-from mfpyg.interop.ensemble import Ensemble, Model
-from mfpyg.interop.skin import VerletList
+from mfpyg.inference.ensemble import Ensemble, Model
+from mfpyg.interop.verlet import VerletList
 from mfpyg.locks import Lock
 from mfpyg.models import Potential
 from mfpyg.models.prediction import Prediction
+from mfpyg.units import KCAL_MOL_TO_EV
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 _CHANGEABLE = ("fidelity", "skin")
@@ -47,7 +48,7 @@ class MFPyGCalculator(Calculator):
     Args:
         models: a potential, a run folder or a checkpoint, or several; potentials are copied.
         fidelity: level of theory; may be left out where there is only one.
-        skin: of the neighbour list in Å; see :class:`mfpyg.interop.skin.VerletList`.
+        skin: of the neighbour list in Å; see :class:`mfpyg.interop.verlet.VerletList`.
         device: where to compute, as ``"cuda"``; where the potential is, if not given; the CPU for files.
         dtype: ``"float32"`` or ``"float64"``; as trained, if not given. Energies are float64 in any case.
         compiled: whether to go through ``torch.compile``, see :mod:`mfpyg.models.compiled`; takes a minute or more at
@@ -241,3 +242,29 @@ def _results(prediction: Prediction) -> dict[str, Any]:
 
 def _array(values: torch.Tensor) -> np.ndarray:
     return values.double().cpu().numpy() * KCAL_MOL_TO_EV
+
+
+def data_of(atoms: Atoms) -> Data:
+    """The atoms as a graph without edges.
+
+    Args:
+        atoms: a molecule or a periodic system; constraints and calculators are not looked at.
+
+    Returns:
+        ``Data`` with ``z`` (n,) int64 and ``pos`` (n, 3) float64 in Å, and ``cell`` (1, 3, 3) float64 in Å and
+        ``pbc`` (1, 3) bool, all False for a molecule.
+
+    Raises:
+        MFPyGError: for no atoms, or positions that are not finite.
+    """
+    if not len(atoms):
+        raise MFPyGError("no atoms; expected at least one")
+    if not np.isfinite(atoms.positions).all():
+        number = int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])
+        raise MFPyGError(f"position of atom {number} is NaN or infinite; expected finite ones in Å")
+    return Data(
+        z=torch.from_numpy(atoms.numbers.astype(np.int64)),
+        pos=torch.from_numpy(np.array(atoms.positions, dtype=np.float64)),
+        cell=torch.from_numpy(np.array(atoms.cell.array, dtype=np.float64)).unsqueeze(0),
+        pbc=torch.from_numpy(np.array(atoms.pbc, dtype=bool)).unsqueeze(0),
+    )

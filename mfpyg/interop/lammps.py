@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from mfpyg.ambient import neutrally
 from mfpyg.errors import MFPyGError
-from mfpyg.interop.atoms import KCAL_MOL_TO_EV
-from mfpyg.interop.ensemble import Ensemble, Model
+from mfpyg.inference.ensemble import Ensemble, Model
+from mfpyg.units import KCAL_MOL_TO_EV
 
 _ENERGY = {"metal": KCAL_MOL_TO_EV, "real": 1.0}
 """What one kcal/mol is in LAMMPS's unit styles whose length is Å."""

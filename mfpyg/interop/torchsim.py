@@ -18,8 +18,8 @@ from torch_sim.typing import MemoryScaling
 
 from mfpyg.ambient import neutral, neutrally
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.interop.atoms import KCAL_MOL_TO_EV
-from mfpyg.interop.ensemble import Ensemble, Model
+from mfpyg.inference.ensemble import Ensemble, Model
+from mfpyg.units import KCAL_MOL_TO_EV
 
 _SCALINGS: tuple[str, ...] = get_args(MemoryScaling)
 

@@ -12,7 +12,7 @@ from mfpyg.device import choose_device
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.ensemble import Labels
 from mfpyg.evaluation.evaluate import Parity
-from mfpyg.evaluation.predictions import Predictions, run_predictions
+from mfpyg.inference.dataset import Predictions, run_predictions
 from mfpyg.study.names import PAPER_MODELS, model_name
 from mfpyg.study.reading import Failure, ReadRun, StudyRun
 

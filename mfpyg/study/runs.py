@@ -12,8 +12,8 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.ensemble import RESAMPLES, Labels, PropertyErrors, ensemble_errors, labels_of
 from mfpyg.evaluation.evaluate import Parity
-from mfpyg.evaluation.predictions import Predictions, average
 from mfpyg.fidelity import Fidelity
+from mfpyg.inference.dataset import Predictions, average
 from mfpyg.study.names import target_of
 from mfpyg.study.predicting import evaluated_on, in_groups, parity_of, predict_all
 from mfpyg.study.provenance import common_settings, label_counts, n_target_labels, split_sizes, versions_of

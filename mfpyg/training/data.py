@@ -13,8 +13,8 @@ from torch_geometric.data import Batch
 
 from mfpyg.datasets.batches import Assembler, BatchLoader, BatchPlan
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.evaluation.evaluate import BATCH_SIZE
 from mfpyg.fidelity import Fidelity
+from mfpyg.inference.dataset import BATCH_SIZE
 from mfpyg.settings import SamplingSettings
 from mfpyg.training.sampling import Interleaved, Sampling
 

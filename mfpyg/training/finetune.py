@@ -23,8 +23,8 @@ from mfpyg.datasets.references import (
 )
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation.evaluate import predicted
 from mfpyg.fidelity import Fidelity, parse_fidelities
+from mfpyg.inference.dataset import predicted
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.settings import SplitSettings, TrainSettings
 from mfpyg.training.completion import FRESH

@@ -21,7 +21,7 @@ import mfpyg
 from mfpyg.checkpoint import describe
 from mfpyg.cli import predict
 from mfpyg.datasets import MiniCHNO
-from mfpyg.interop.atoms import data_of
+from mfpyg.interop.ase import data_of
 from mfpyg.models.build import build_potential
 from mfpyg.settings import from_dict
 from mfpyg.units import EV_TO_KCAL_MOL
@@ -194,8 +194,8 @@ def test_ctrl_c_leaves_nothing(make_checkpoint: Callable[..., str], molecules: l
 _MEMORY = """
 import os, resource, sys
 from pathlib import Path
-from mfpyg.interop.ensemble import Ensemble
-from mfpyg.interop.predict_file import predict_file
+from mfpyg.inference.ensemble import Ensemble
+from mfpyg.inference.files import predict_file
 from mfpyg.memory import keep_freed_memory
 
 def resident():

@@ -33,10 +33,10 @@ from mfpyg.cli import train, train_options
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.minichno import bundled_file
 from mfpyg.files import save_torch
+from mfpyg.inference.ensemble import Ensemble
+from mfpyg.inference.files import predict_file
 from mfpyg.inspection import inspect
-from mfpyg.interop.ensemble import Ensemble
 from mfpyg.interop.hippynn import load_hippynn
-from mfpyg.interop.predict_file import predict_file
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
 from mfpyg.models.build import build_delta, build_potential
 from mfpyg.settings import defaults, flat, from_dict, to_dict

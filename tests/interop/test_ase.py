@@ -27,8 +27,7 @@ from ase.optimize import BFGS
 from ase.vibrations import Vibrations
 
 from mfpyg.errors import MFPyGError
-from mfpyg.interop.ase import MFPyGCalculator
-from mfpyg.interop.atoms import data_of
+from mfpyg.interop.ase import MFPyGCalculator, data_of
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.delta import DeltaPotential
 

@@ -14,9 +14,10 @@ from ase.build import bulk, molecule
 
 from mfpyg import backbones
 from mfpyg.errors import MFPyGError
-from mfpyg.interop.atoms import KCAL_MOL_TO_EV, data_of
+from mfpyg.interop.ase import data_of
 from mfpyg.interop.lammps import UnifiedPotential, load_potential
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
+from mfpyg.units import KCAL_MOL_TO_EV
 
 SMALL: dict[str, dict[str, Any]] = {
     "hipnn": {"n_features": 8, "n_sensitivities": 6, "n_interactions": 2, "n_atom_layers": 1},

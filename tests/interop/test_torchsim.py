@@ -8,8 +8,9 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from mfpyg.errors import MFPyGError
-from mfpyg.interop.atoms import KCAL_MOL_TO_EV, data_of
+from mfpyg.interop.ase import data_of
 from mfpyg.models import HIPNN, MultiFidelityPotential
+from mfpyg.units import KCAL_MOL_TO_EV
 
 ts = pytest.importorskip("torch_sim")
 

@@ -353,7 +353,7 @@ def test_commands_of_the_readme_ask_for_what_is_trained_on_alone(
 ) -> None:
     from mfpyg.datasets.opening import open_dataset
     from mfpyg.datasets.spec import parse_specs
-    from mfpyg.evaluation.predictions import run_predictions
+    from mfpyg.inference.dataset import run_predictions
 
     commands = readme("Fine-tune")
     assert len(commands) == 3

@@ -15,8 +15,8 @@ import torch
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation.evaluate import BATCH_SIZE
 from mfpyg.fidelity import Fidelity
+from mfpyg.inference.dataset import BATCH_SIZE
 from mfpyg.settings import SamplingSettings, SplitSettings, TrainSettings
 from mfpyg.training.check import check_minimum, check_settings
 from mfpyg.training.data import ConformationData, labelled_rows, temperature_of

@@ -1,4 +1,7 @@
-"""Predictions of frames as text: extended XYZ, JSON, JSON lines, CSV. A frame at a time, so that any number fits."""
+"""Prediction of files: frames in any format that ASE reads to extended XYZ, JSON, JSON lines or CSV.
+
+Both sides are streamed, so that memory does not grow with the number of frames.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +9,105 @@ import csv
 import functools
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.data import chemical_symbols
 from ase.spacegroup import Spacegroup
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from ase.symbols import Symbols
 
+from mfpyg.datasets.formats import frames_of
 from mfpyg.datasets.frames import Frame
-from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.interop.columns import FORMATS, OF_FORMAT, Columns, add_column, choose_digits
-from mfpyg.interop.comment import pair
-from mfpyg.interop.predict import FramePrediction
+from mfpyg.errors import MFPyGError, MFPyGWarning, shown, unknown_name
+from mfpyg.files import replace_file
+from mfpyg.inference.ensemble import Ensemble
+from mfpyg.inference.extxyz import FORMATS, RESERVED, Columns, add_column, choose_digits, frame_as_text, pair
+from mfpyg.inference.frames import BATCH_SIZE, FramePrediction, names_of, predict_frames
 from mfpyg.units import energy_unit
 
 _PREDICTED = {"energy", "energies", "free_energy", "forces", "stress", "stresses"}
 """Results that make no sense beside our energy."""
 
 _QUANTITIES = ("energy", "energy_std", "forces", "forces_std", "stress", "stress_std")
+
+_NAMED = 10
+"""Values named in the warning about those that are not kept; more are counted."""
+
+Track = Callable[[Iterator[FramePrediction]], Iterable[FramePrediction]]
+
+
+def predict_file(
+    ensemble: Ensemble,
+    source: Path,
+    target: Path,
+    fidelities: Sequence[str] | str | None = None,
+    *,
+    forces: bool | None = None,
+    stress: bool = False,
+    unit: str = "eV",
+    batch_size: int = BATCH_SIZE,
+    input_format: str | None = None,
+    output_format: str | None = None,
+    track: Track = iter,
+) -> int:
+    """Predict all frames of a file; the target is replaced in one step when the last one is written.
+
+    Args:
+        ensemble: one potential or several.
+        source: what ASE reads, see :func:`mfpyg.datasets.formats.frames_of`.
+        target: of which the suffix says the format; may exist, but not be the source.
+        fidelities: a name or several; may be left out only where there is a single one.
+        forces: whether forces are wanted; if not given, in all formats but CSV.
+        stress: whether stresses are wanted, of frames that repeat in all directions.
+        unit: of energies, see :data:`mfpyg.units.ENERGY_UNITS`; forces are per Å.
+        batch_size: most frames predicted at once.
+        input_format: ASE's name of it, where the file does not say.
+        output_format: ``extxyz``, ``json``, ``jsonl`` or ``csv``; if not given, by the target's suffix.
+        track: shows the progress.
+
+    Returns:
+        The number of frames.
+
+    Warns:
+        MFPyGWarning: naming what frames came with that extended XYZ can't hold or that is predicted anew.
+
+    Raises:
+        MFPyGError: if either file or a name is not as it should be, or a frame can't be read or predicted, which it
+            names; nothing is left at the target's place then but what was there before.
+    """
+    format_name = format_of(target, output_format)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise MFPyGError(f"{target} is the input; choose another name for the output")
+    if forces is None:
+        forces = format_name != "csv"
+    names = names_of(ensemble, fidelities)
+    output = output_of(names, unit, len(ensemble.members) > 1, forces, stress)
+    frames = frames_of(source, input_format)
+    found = predict_frames(
+        ensemble, frames, names, forces=forces, stress=stress, unit=unit, batch_size=batch_size, source=str(source)
+    )
+    n_frames = 0
+
+    def counted() -> Iterator[FramePrediction]:
+        nonlocal n_frames
+        for one in track(found):
+            n_frames += 1
+            yield one
+
+    def write(name: str) -> None:
+        with open(name, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(WRITERS[format_name](counted(), output))
+
+    replace_file(target, write)
+    if output.lost:
+        more = f" and {len(output.lost) - _NAMED} more" if len(output.lost) > _NAMED else ""
+        listed = ", ".join(f"{shown(name)} ({reason})" for name, reason in list(output.lost.items())[:_NAMED])
+        warnings.warn(f"{target} is without some of what frames came with: {listed}{more}", MFPyGWarning, stacklevel=2)
+    return n_frames
 
 
 @dataclass(frozen=True)
@@ -37,7 +117,7 @@ class Output:
     Attributes:
         fidelities: names, in the order in which they are written.
         unit: of energies, a key of :data:`mfpyg.units.ENERGY_UNITS`; forces are per Å, stresses per Å³.
-        quantities: those of the attributes of :class:`mfpyg.interop.predict.Values` that predictions have.
+        quantities: those of the attributes of :class:`mfpyg.inference.frames.Values` that predictions have.
         lost: what frames came with and extended XYZ is without, each with the reason; grows while it is written.
     """
 
@@ -77,7 +157,7 @@ def as_extxyz(predictions: Iterable[FramePrediction], output: Output) -> Iterato
     Values of one fidelity in eV are called ``energy``, ``forces`` and ``stress``, which ASE reads as a calculator's
     results; all others have the fidelity's name before them (``cc_energy``), and ``energy_unit`` stands beside them
     unless it is eV. What else a frame came with is read back by ASE as it was; what can't be is left out, and so is
-    what is predicted anew, and ``output.lost`` says which. See :func:`mfpyg.interop.comment.pair` for the values of
+    what is predicted anew, and ``output.lost`` says which. See :func:`mfpyg.inference.extxyz.pair` for the values of
     the frame; columns of numbers have 8 digits after the point, as ASE's, or all where they need more.
     """
     prefixes = {name: "" if output.as_results else f"{name}_" for name in output.fidelities}
@@ -97,7 +177,7 @@ def as_extxyz(predictions: Iterable[FramePrediction], output: Output) -> Iterato
                     pairs.append(pair(prefixes[name] + quantity, value) or "")
         if output.unit != "eV":
             pairs.append(f"energy_unit={output.unit}")
-        yield _extxyz_frame(one.frame, columns, pairs)
+        yield frame_as_text(one.frame, columns, pairs)
 
 
 def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns, list[str]]:
@@ -112,7 +192,7 @@ def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns,
             if reason is not None:
                 reasons[key] = reason
         else:
-            text = None if key in OF_FORMAT else pair(key, _full_stress(value) if key == "stress" else value)
+            text = None if key in RESERVED else pair(key, _full_stress(value) if key == "stress" else value)
             if text is not None:
                 pairs.append(text)
             if text is None or isinstance(value, Spacegroup):
@@ -129,43 +209,6 @@ def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns,
 
 def _full_stress(value: Any) -> Any:
     return voigt_6_to_full_3x3_stress(value) if np.shape(value) == (6,) else value
-
-
-def _extxyz_frame(frame: Frame, columns: Columns, pairs: list[str]) -> str:
-    arrays = [array for array, _ in columns.values()]
-    properties, formats, all_floats = _layout(
-        tuple((name, array.dtype.kind, array.shape[1], form) for name, (array, form) in columns.items())
-    )
-    if all_floats:
-        numbers = np.concatenate(arrays, axis=1).ravel().tolist()
-    else:
-        rows = zip(*(array.tolist() for array in arrays), strict=True)
-        numbers = [value for of_atom in rows for values in of_atom for value in values]
-    cell = frame.cell.ravel().tolist()
-    lattice = f'Lattice="{" ".join(map(str, cell))}" ' if any(cell) else ""
-    about = " ".join([*pairs, _pbc(*frame.pbc.tolist())])
-    head = f"{len(frame.z)}\n{lattice}Properties={properties} {about}\n"
-    return head + _template(frame.z.tobytes(), formats) % tuple(numbers)
-
-
-@functools.lru_cache(maxsize=256)
-def _layout(columns: tuple[tuple[str, str, int, str], ...]) -> tuple[str, str, bool]:
-    """``Properties``, the format of a line, and whether all are reals, of columns by name, kind, width and format."""
-    properties = "".join(f":{name}:{FORMATS[kind][0]}:{width}" for name, kind, width, _ in columns)
-    formats = "".join(f" {form}" * width for _, _, width, form in columns)
-    return f"species:S:1{properties}", formats, {kind for _, kind, _, _ in columns} == {"f"}
-
-
-@functools.lru_cache(maxsize=1024)
-def _template(numbers: bytes, formats: str) -> str:
-    """The lines of the atoms of these atomic numbers, (n,) int64 as bytes, each with these formats to be filled."""
-    symbols = [chemical_symbols[z] for z in np.frombuffer(numbers, dtype=np.int64).tolist()]
-    return "".join(f"{symbol:<2}{formats}\n" for symbol in symbols)
-
-
-@functools.lru_cache
-def _pbc(*repeats: bool) -> str:
-    return f'pbc="{" ".join("FT"[repeated] for repeated in repeats)}"'
 
 
 def as_json(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:

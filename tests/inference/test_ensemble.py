@@ -7,7 +7,7 @@ import torch
 
 from mfpyg.datasets import MiniCHNO
 from mfpyg.errors import MFPyGError
-from mfpyg.interop.ensemble import Ensemble
+from mfpyg.inference.ensemble import Ensemble
 from mfpyg.models import HIPNN, MultiFidelityPotential
 
 

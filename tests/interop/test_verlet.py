@@ -14,9 +14,8 @@ from ase.md.verlet import VelocityVerlet
 
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph
-from mfpyg.interop.ase import MFPyGCalculator
-from mfpyg.interop.atoms import data_of
-from mfpyg.interop.skin import VerletList
+from mfpyg.interop.ase import MFPyGCalculator, data_of
+from mfpyg.interop.verlet import VerletList
 from mfpyg.models import MultiFidelityPotential
 
 

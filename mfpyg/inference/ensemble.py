@@ -1,4 +1,4 @@
-"""One or several trained potentials that answer as one: their mean, and how far they are apart."""
+"""Ensembles of trained potentials: the mean of their predictions, and its spread."""
 
 from __future__ import annotations
 

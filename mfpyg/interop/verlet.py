@@ -75,7 +75,7 @@ class VerletList:
         """Store ``edge_index``, ``edge_shift`` and ``edge_cutoff`` in data, as :class:`mfpyg.graph.RadiusGraph` does.
 
         Args:
-            data: from :func:`mfpyg.interop.atoms.data_of`; its ``pos`` comes near the origin where it is far from it.
+            data: from :func:`mfpyg.interop.ase.data_of`; its ``pos`` comes near the origin where it is far from it.
 
         Raises:
             MFPyGError: as :func:`mfpyg.lattice.lattice_of` and :func:`mfpyg.neighbours.periodic_radius_graph`.

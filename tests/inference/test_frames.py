@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,18 +12,15 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.constraints import FixAtoms
 
 from mfpyg.datasets.formats import frames_of
 from mfpyg.errors import MFPyGError
-from mfpyg.interop import predict
-from mfpyg.interop.atoms import data_of
-from mfpyg.interop.ensemble import Ensemble
-from mfpyg.interop.predict import FramePrediction, Values, predict_frames
-from mfpyg.interop.predict_file import predict_file
-from mfpyg.interop.writing import as_extxyz, output_of
-from mfpyg.models import HIPNN, DeltaPotential, MultiFidelityPotential
+from mfpyg.inference import frames as predict
+from mfpyg.inference.ensemble import Ensemble
+from mfpyg.inference.files import predict_file
+from mfpyg.inference.frames import Values, predict_frames
+from mfpyg.interop.ase import data_of
+from mfpyg.models import DeltaPotential, MultiFidelityPotential
 from mfpyg.units import EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL
 
 Make = Callable[..., MultiFidelityPotential]
@@ -46,37 +41,6 @@ def alone(potential: MultiFidelityPotential, atoms: ase.Atoms, fidelity: str, st
 def written(path: Path, frames: Sequence[ase.Atoms], **options: str) -> Path:
     ase.io.write(path, frames, **options)
     return path
-
-
-@pytest.fixture(scope="session")
-def small_potential() -> Callable[..., MultiFidelityPotential]:
-    """``small_potential(seed, *fidelities)``: float64, in evaluation mode, with every part of the energy of a size."""
-
-    def make(seed: int = 0, *fidelities: str) -> MultiFidelityPotential:
-        torch.manual_seed(seed)
-        backbone = HIPNN([1, 6, 7, 8], n_features=8, n_sensitivities=6, n_interactions=1, n_atom_layers=1, cutoff=4.0)
-        potential = MultiFidelityPotential(backbone, fidelities or ("dz", "cc")).double().eval()
-        for head in potential.heads:
-            head.reference.copy_(-1000 * torch.rand(4))
-            for level in head.levels:
-                level.reset_parameters()
-        return potential
-
-    return make
-
-
-@pytest.fixture
-def mixed_frames() -> list[ase.Atoms]:
-    """Molecules of 1 to 9 atoms, a crystal, a slab and a molecule in a box, in no order of sizes."""
-    random = np.random.default_rng(0)
-    frames = []
-    for n in (5, 1, 9, 3, 4, 2):
-        corners = np.stack(np.meshgrid(*[np.arange(3)] * 3), axis=-1).reshape(-1, 3)[:n] * 1.2
-        frames.append(ase.Atoms(random.choice([1, 6, 7, 8], n), corners + 0.1 * random.normal(size=(n, 3))))
-    for number, pbc in ((1, True), (3, (True, True, False)), (4, False)):
-        frames[number].set_cell([[3.5, 0, 0], [0.5, 4, 0], [0, 0.3, 5]])
-        frames[number].set_pbc(pbc)
-    return frames
 
 
 # One by one
@@ -320,199 +284,3 @@ def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
             list(frames_of(tmp_path / name))
     with pytest.raises(MFPyGError, match="no format 'extxy'; did you mean 'extxyz'"):
         frames_of(tmp_path / "notes", "extxy")
-
-
-# To files
-
-
-def labelled(frames: Frames) -> Frames:
-    """With results of another method, and whatever else frames may carry."""
-    random = np.random.default_rng(1)
-    for number, atoms in enumerate(frames):
-        n = len(atoms)
-        atoms.info = {"name": f"frame {number}", "weight": 0.5 * number, "list": [1, 2], "cc_energy": 1.0, "flag": True}
-        atoms.new_array("mass", random.random(n))
-        atoms.new_array("site", np.arange(n))
-        atoms.new_array("fixed", random.random((n, 3)) > 0.5)
-        atoms.new_array("label", np.array(["a", "bcd", "e"] * 3)[:n])
-        atoms.calc = SinglePointCalculator(atoms, energy=-1.0, forces=random.random((n, 3)), free_energy=-2.0)
-    return frames
-
-
-def test_one_fidelity_is_read_as_results_by_ase(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
-    source, target = written(tmp_path / "in.xyz", labelled(mixed_frames)), tmp_path / "out.xyz"
-    assert predict_file(Ensemble(small_potential()), source, target, "cc", stress=True) == len(mixed_frames)
-    for found, atoms in zip(ase.io.read(target, ":"), ase.io.read(source, ":"), strict=True):
-        periodic = bool(atoms.pbc.all())
-        expected = alone(small_potential(), atoms, "cc", periodic)
-        assert found.get_potential_energy() == pytest.approx(expected.energy, **TOLERANCE)
-        assert found.get_forces() == pytest.approx(expected.forces, abs=5.1e-9)
-        assert ("stress" in found.calc.results) == periodic
-        if periodic:
-            assert found.get_stress(voigt=False) == pytest.approx(expected.stress, abs=1e-12)
-        assert "free_energy" not in found.calc.results
-        assert (found.positions == atoms.positions).all()
-        assert (found.cell == atoms.cell).all()
-        assert found.info.pop("list").tolist() == atoms.info.pop("list").tolist()
-        assert found.info == atoms.info
-        for name in ("mass", "site", "fixed", "label"):
-            assert (found.arrays[name] == atoms.arrays[name]).all()
-
-
-def test_several_fidelities_have_names(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
-    source, target = written(tmp_path / "in.xyz", labelled(mixed_frames)), tmp_path / "out.xyz"
-    ensemble = Ensemble([small_potential(0), small_potential(1)])
-    predict_file(ensemble, source, target, ensemble.fidelities)
-    for found, one in zip(
-        ase.io.read(target, ":"), predict_frames(ensemble, frames_of(source), ensemble.fidelities), strict=True
-    ):
-        for name, values in one.of.items():
-            assert found.info[f"{name}_energy"] == values.energy
-            assert found.info[f"{name}_energy_std"] == values.energy_std
-            assert found.arrays[f"{name}_forces"] == pytest.approx(values.forces, abs=5.1e-9)
-            assert found.arrays[f"{name}_forces_std"] == pytest.approx(values.forces_std, abs=5.1e-9)
-        assert found.get_potential_energy() == -1.0  # what the frame came with
-
-
-def test_other_units_are_not_under_the_names_of_ase(
-    small_potential: Make, mixed_frames: Frames, tmp_path: Path
-) -> None:
-    source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / "out.xyz"
-    predict_file(Ensemble(small_potential()), source, target, "cc", unit="KCAL/mol")
-    for found, atoms in zip(ase.io.read(target, ":"), ase.io.read(source, ":"), strict=True):
-        assert found.calc is None
-        assert found.info["energy_unit"] == "kcal/mol"
-        energy = alone(small_potential(), atoms, "cc").energy
-        assert found.info["cc_energy"] == pytest.approx(energy * EV_TO_KCAL_MOL, **TOLERANCE)
-
-
-def test_extended_xyz_is_that_of_ase_to_the_last_digit(
-    small_potential: Make, mixed_frames: Frames, tmp_path: Path
-) -> None:
-    for atoms in labelled(mixed_frames):
-        atoms.info["note"] = 'a "quoted" = {word}'
-        atoms.positions = atoms.positions.round(8)  # more digits are written as they are
-        atoms.arrays["mass"] = atoms.arrays["mass"].round(8)
-    expected = []
-    found = list(predict_frames(Ensemble(small_potential()), mixed_frames, "cc", stress=True))
-    for one, atoms in zip(found, mixed_frames, strict=True):
-        values = one.of["cc"]
-        results = {"energy": values.energy, "forces": values.forces, "stress": values.stress}
-        atoms.calc = SinglePointCalculator(atoms, **{key: v for key, v in results.items() if v is not None})
-        expected.append(atoms)
-    text = "".join(as_extxyz(found, output_of(["cc"], "eV", False, True, True)))
-    assert text == written(tmp_path / "by_ase.xyz", expected, format="extxyz").read_text()
-
-
-def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_path: Path) -> None:
-    atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)], info={"text": "two\nlines", "good": 1})
-    atoms.new_array("tensor", np.zeros((2, 3, 3)))
-    atoms.new_array("words", np.array(["two words", ""]))
-    atoms.info["complex"] = 1j
-    atoms.set_constraint(FixAtoms([0]))
-    found = predict_frames(Ensemble(small_potential()), [atoms], "cc")
-    output = output_of(["cc"], "eV", False, True, False)
-    (tmp_path / "out.xyz").write_text("".join(as_extxyz(found, output)))
-    (read,) = ase.io.read(tmp_path / "out.xyz", ":")
-    assert read.info == {"text": "two\nlines", "good": 1}
-    assert {*output.lost} == {"tensor", "words", "complex", "constraints"}
-    assert output.lost["tensor"] == "per-atom array of float64 and shape (2, 3, 3) that the format can't hold, frame 0"
-    assert set(read.arrays) == {"numbers", "positions"}
-
-
-def numbers(one: FramePrediction, name: str) -> dict[str, object]:
-    values = one.of[name]
-    found = {key: getattr(values, key) for key in ("energy", "energy_std", "forces", "forces_std", "stress")}
-    return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.items()}
-
-
-@pytest.mark.parametrize("name", ["out.json", "out.jsonl"])
-def test_json_has_every_number_and_its_unit(
-    small_potential: Make, mixed_frames: Frames, tmp_path: Path, name: str
-) -> None:
-    source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / name
-    ensemble = Ensemble([small_potential(0), small_potential(1)])
-    predict_file(ensemble, source, target, ["dz", "cc"], stress=True, unit="Hartree")
-    if name.endswith("l"):
-        frames = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
-        assert all(frame["energy_unit"] == "Hartree" for frame in frames)
-    else:
-        whole = json.loads(target.read_text(encoding="utf-8"))
-        assert whole["fidelities"] == ["dz", "cc"]
-        assert whole["units"]["energy"] == whole["units"]["energy_std"] == "Hartree"
-        assert (whole["units"]["forces"], whole["units"]["stress"]) == ("Hartree/Å", "Hartree/Å³")
-        frames = whole["frames"]
-    expected = predict_frames(ensemble, frames_of(source), ["dz", "cc"], stress=True, unit="Hartree")
-    for number, (frame, one) in enumerate(zip(frames, expected, strict=True)):
-        assert frame["frame"] == number
-        assert frame["formula"] == mixed_frames[number].get_chemical_formula()
-        for fidelity in ("dz", "cc"):
-            assert frame[fidelity].items() >= numbers(one, fidelity).items()
-
-
-@pytest.mark.parametrize("forces", [None, True])
-def test_csv_is_a_row_a_frame(small_potential: Make, mixed_frames: Frames, tmp_path: Path, forces: bool | None) -> None:
-    source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / "out.csv"
-    ensemble = Ensemble([small_potential(0), small_potential(1)])
-    predict_file(ensemble, source, target, "cc", stress=True, forces=forces)
-    with target.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert ("cc_forces [eV/Å]" in rows[0]) == bool(forces)
-    for row, one in zip(rows, predict_frames(ensemble, frames_of(source), "cc", stress=True), strict=True):
-        values = one.of["cc"]
-        assert int(row["frame"]) == one.frame.number
-        assert int(row["n_atoms"]) == len(one.frame.z)
-        assert float(row["cc_energy [eV]"]) == pytest.approx(values.energy, **TOLERANCE)
-        assert float(row["cc_energy_std [eV]"]) == pytest.approx(values.energy_std, **TOLERANCE)
-        if forces:
-            found = np.array(row["cc_forces [eV/Å]"].split(), float).reshape(-1, 3)
-            assert found == pytest.approx(values.forces, **TOLERANCE)
-        stress = np.array(row["cc_stress [eV/Å³]"].split(), float)
-        assert stress == pytest.approx(
-            [] if values.stress is None else values.stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
-        )
-
-
-# All or nothing
-
-
-def test_an_error_leaves_what_was_there(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
-    source, target = written(tmp_path / "in.xyz", [*mixed_frames * 50, broken("element")]), tmp_path / "out.xyz"
-    target.write_text("old")
-    with pytest.raises(MFPyGError, match=r"in\.xyz: frame 300: element Cl"):
-        predict_file(Ensemble(small_potential()), source, target, "cc")
-    assert target.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.xyz", "out.xyz"]
-
-
-def test_an_interrupt_leaves_nothing(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
-    source = written(tmp_path / "in.xyz", mixed_frames)
-
-    def interrupted(found):  # type: ignore[no-untyped-def]
-        yield next(found)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        predict_file(Ensemble(small_potential()), source, tmp_path / "out.csv", "cc", track=interrupted)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.xyz"]
-
-
-def test_a_second_run_replaces_the_first(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
-    source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / "out.xyz"
-    texts = []
-    for name in ("dz", "cc", "dz"):
-        predict_file(Ensemble(small_potential()), source, target, name)
-        texts.append(target.read_text())
-    assert texts[0] == texts[2] != texts[1]
-
-
-def test_the_input_is_never_the_output(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
-    source = written(tmp_path / "in.xyz", mixed_frames)
-    (tmp_path / "link.xyz").symlink_to(source)
-    for target in (source, tmp_path / "link.xyz"):
-        with pytest.raises(MFPyGError, match="is the input; choose another name"):
-            predict_file(Ensemble(small_potential()), source, target, "cc")
-    with pytest.raises(MFPyGError, match="its suffix says no format"):
-        predict_file(Ensemble(small_potential()), source, tmp_path / "out.txt", "cc")
-    with pytest.raises(MFPyGError, match="did you mean 'jsonl'"):
-        predict_file(Ensemble(small_potential()), source, tmp_path / "out.txt", "cc", output_format="json_l")

@@ -1,8 +1,7 @@
-"""Predictions kept conformation by conformation, and beside the run that made them.
+"""Predictions of labelled data sets, batch by batch or conformation by conformation, and stored beside their run.
 
-What errors of ensembles and of energy differences need is which prediction is of which conformation, which
-:func:`mfpyg.evaluation.evaluate.evaluate` does not keep. A run's predictions are stored in its folder with what they
-depend on: the checkpoint's SHA-256, the data's fingerprint, the conformations and the version of the package.
+A run's predictions are stored in its folder with what they depend on: the checkpoint's SHA-256, the data's
+fingerprint, the conformations and the version of the package.
 """
 
 from __future__ import annotations
@@ -10,32 +9,86 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch_geometric.data import Batch
 
 import mfpyg
 from mfpyg.ambient import neutrally
 from mfpyg.checkpoint import load
-from mfpyg.datasets.batches import rows_of
+from mfpyg.datasets.batches import BatchLoader, by_size, rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation.evaluate import common_columns, predicted
 from mfpyg.files import read_npz, replace_file, sha256_of
-from mfpyg.models import Potential
+from mfpyg.models import Potential, Prediction
 
 FORMAT = 1
+"""Version of the stored predictions."""
+
+BATCH_SIZE = 128
+"""Maximum number of conformations in a batch; no second derivatives are kept."""
+
+ATOMS = 4096
+"""Maximum number of atoms in a batch of more than one conformation."""
+
+
+def common_columns(potential: Potential, dataset: ConformationDataset) -> dict[str, int]:
+    """Fidelities that a potential and a data set share, with their columns among the T of the data set.
+
+    Raises:
+        MFPyGError: if there is none.
+    """
+    columns = {name: dataset.fidelities.index(name) for name in potential.fidelities if name in dataset.fidelities}
+    if not columns:
+        raise MFPyGError(
+            f"the data set has none of the potential's fidelities {', '.join(potential.fidelities)} "
+            f"(it has {', '.join(dataset.fidelities)})"
+        )
+    return columns
+
+
+def predicted(
+    potential: Potential,
+    dataset: ConformationDataset,
+    rows: np.ndarray,
+    columns: Mapping[str, int],
+    split: str = "",
+    track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
+) -> Iterator[tuple[np.ndarray, Batch, dict[str, Prediction]]]:
+    """Predict what has a label, batch by batch, conformations of like size together.
+
+    Args:
+        potential: in evaluation mode.
+        dataset: all of it, not a part.
+        rows: numbers of the conformations, (n,) int64.
+        columns: of :func:`common_columns`.
+        split: what progress is shown of.
+        track: shows the progress over the batches of a split.
+
+    Yields:
+        Numbers of a batch's conformations, the batch, and predictions of each fidelity that has a label in it.
+    """
+    device = next(potential.parameters()).device
+    plan = by_size(rows, dataset.slices["z"].diff().numpy(), BATCH_SIZE, ATOMS)
+    for chosen, batch in zip(plan(0), track(BatchLoader(dataset, plan=plan), split), strict=True):
+        batch = batch.to(device)
+        yield chosen, batch, potential.predict(batch, _labelled(batch, columns))
+
+
+def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, bool]:
+    """Fidelities with a label in the batch; True where forces are among them."""
+    energy, forces = batch.energy_mask.any(dim=0), batch.forces_mask.any(dim=0)
+    return {name: bool(forces[t]) for name, t in columns.items() if energy[t] or forces[t]}
 
 
 @dataclass
 class Predictions:
-    """What a potential, or the average of several, says of n conformations with N atoms altogether.
-
-    Each array holds NaN where the data have no label: nothing is predicted there.
+    """Predictions of n conformations with N atoms altogether; NaN where the data have no label.
 
     Attributes:
         rows: numbers of the conformations in the data set, (n,) int64.
@@ -107,7 +160,7 @@ def _check_finite(
             molecule = dataset.molecules[int(dataset._data.molecule[row])]
             raise MFPyGError(
                 f"the potential predicts NaN or infinity for '{name}' of {bad.sum()} conformations, the first being "
-                f"number {row} ({molecule}); expected finite energies and forces; train it anew"
+                f"number {row} ({molecule}); expected finite energies and forces; train it again"
             )
 
 
@@ -172,7 +225,7 @@ def run_predictions(
 
 
 def _is_of(found: Predictions, n_atoms: int) -> bool:
-    """Whether what was stored has a number for each conformation and each of its atoms."""
+    """True if stored arrays have a number for each conformation and each of its atoms."""
     n, numbers = len(found.rows), (np.float32, np.float64)
     by_row = [*found.energy.values(), *found.reference.values()]
     return (

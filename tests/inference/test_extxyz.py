@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 
 from mfpyg.datasets.formats import frames_of
 from mfpyg.datasets.frames import Frame, frame_of_atoms
-from mfpyg.interop.predict import FramePrediction, Values
-from mfpyg.interop.writing import as_extxyz, output_of
+from mfpyg.inference.files import as_extxyz, output_of
+from mfpyg.inference.frames import FramePrediction, Values
 
 ENERGY = -1.25
 

@@ -1,0 +1,3 @@
+"""Predictions of trained potentials for many configurations: frames, files, and the rows of a data set."""
+
+from mfpyg import quick_pyg  # noqa: F401 - first

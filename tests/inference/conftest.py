@@ -1,0 +1,45 @@
+"""A small potential and mixed frames for the tests of inference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ase
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+import torch
+
+from mfpyg.models import HIPNN, MultiFidelityPotential
+
+
+@pytest.fixture(scope="session")
+def small_potential() -> Callable[..., MultiFidelityPotential]:
+    """``small_potential(seed, *fidelities)``: float64, in evaluation mode, with every part of the energy of a size."""
+
+    def make(seed: int = 0, *fidelities: str) -> MultiFidelityPotential:
+        torch.manual_seed(seed)
+        backbone = HIPNN([1, 6, 7, 8], n_features=8, n_sensitivities=6, n_interactions=1, n_atom_layers=1, cutoff=4.0)
+        potential = MultiFidelityPotential(backbone, fidelities or ("dz", "cc")).double().eval()
+        for head in potential.heads:
+            head.reference.copy_(-1000 * torch.rand(4))
+            for level in head.levels:
+                level.reset_parameters()
+        return potential
+
+    return make
+
+
+@pytest.fixture
+def mixed_frames() -> list[ase.Atoms]:
+    """Molecules of 1 to 9 atoms, a crystal, a slab and a molecule in a box, in no order of sizes."""
+    random = np.random.default_rng(0)
+    frames = []
+    for n in (5, 1, 9, 3, 4, 2):
+        corners = np.stack(np.meshgrid(*[np.arange(3)] * 3), axis=-1).reshape(-1, 3)[:n] * 1.2
+        frames.append(ase.Atoms(random.choice([1, 6, 7, 8], n), corners + 0.1 * random.normal(size=(n, 3))))
+    for number, pbc in ((1, True), (3, (True, True, False)), (4, False)):
+        frames[number].set_cell([[3.5, 0, 0], [0.5, 4, 0], [0, 0.3, 5]])
+        frames[number].set_pbc(pbc)
+    return frames
