@@ -7,7 +7,7 @@ import importlib.util
 from mfpyg.errors import MFPyGError, unknown_name
 
 ENGINES = ("auto", "torch", "torch-cluster", "vesin")
-"""See :mod:`mfpyg.neighbours`."""
+"""See :mod:`mfpyg.neighbors`."""
 
 KERNELS = ("auto", "definition", "padded", "native")
 """See :mod:`mfpyg.models.kernels`."""

@@ -5,7 +5,7 @@ Geometric. Every pair of different atoms of one molecule within the cutoff is an
 directions; there is no cap on the number of neighbours. Where ``cell`` and ``pbc`` say that a graph repeats
 (see :mod:`mfpyg.lattice`), every image of an atom within the cutoff is one more edge, an atom's own images
 included. Edges come sorted by target, then by source, then by the image's shift, whichever engine of
-:mod:`mfpyg.neighbours` found them.
+:mod:`mfpyg.neighbors` found them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch_geometric.transforms import BaseTransform
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError
 from mfpyg.lattice import Lattice, lattice_of
-from mfpyg.neighbours import periodic_radius_graph, radius_graph
+from mfpyg.neighbors import periodic_radius_graph, radius_graph
 
 __all__ = [
     "EdgeTopology",
@@ -131,7 +131,7 @@ def build_graph(data: Data, cutoff: float, engine: str = "auto") -> Graph:
         data: with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; ``batch`` where it holds several graphs;
             ``cell`` (n_graphs, 3, 3) in Å and ``pbc`` (n_graphs, 3) bool where some of them may repeat.
         cutoff: in Å.
-        engine: see :mod:`mfpyg.neighbours`.
+        engine: see :mod:`mfpyg.neighbors`.
 
     Raises:
         MFPyGError: for an engine that can't do this, or ``cell`` and ``pbc`` that make no sense.
@@ -202,7 +202,7 @@ class RadiusGraph(BaseTransform):
 
     Args:
         cutoff: in Å.
-        engine: see :mod:`mfpyg.neighbours`.
+        engine: see :mod:`mfpyg.neighbors`.
     """
 
     def __init__(self, cutoff: float, engine: str = "auto") -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 import mfpyg.graph
-import mfpyg.neighbours
+import mfpyg.neighbors
 from mfpyg.engine import ENGINES, check_engine
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph, build_graph, radius_graph
@@ -107,15 +107,15 @@ def test_edges_do_not_depend_on_how_many_pairs_are_compared_at_once(
 ) -> None:
     pos, batch = _random_batch([9, 1, 1, 20, 4], seed=3)
     expected = radius_graph(pos, batch, CUTOFF)
-    monkeypatch.setattr(mfpyg.neighbours, "_PAIRS_AT_ONCE", pairs_at_once)
+    monkeypatch.setattr(mfpyg.neighbors, "_PAIRS_AT_ONCE", pairs_at_once)
     blocks = []
-    within = mfpyg.neighbours._within
+    within = mfpyg.neighbors._within
 
     def counted(*args: Any) -> Tensor:
         blocks.append(1)
         return within(*args)
 
-    monkeypatch.setattr(mfpyg.neighbours, "_within", counted)
+    monkeypatch.setattr(mfpyg.neighbors, "_within", counted)
     assert torch.equal(radius_graph(pos, batch, CUTOFF, "torch"), expected)
     assert len(blocks) > 1 or pairs_at_once == 1000
 

@@ -52,7 +52,7 @@ class VerletList:
         cutoff: in Å.
         skin: in Å; with 0 neighbours are sought whenever anything moves.
         dtype: precision of the potential, to which it rounds positions and cells before it compares them.
-        engine: see :mod:`mfpyg.neighbours`.
+        engine: see :mod:`mfpyg.neighbors`.
 
     Attributes:
         searches: how often candidates were sought.
@@ -78,7 +78,7 @@ class VerletList:
             data: from :func:`mfpyg.interop.ase.data_of`; its ``pos`` comes near the origin where it is far from it.
 
         Raises:
-            MFPyGError: as :func:`mfpyg.lattice.lattice_of` and :func:`mfpyg.neighbours.periodic_radius_graph`.
+            MFPyGError: as :func:`mfpyg.lattice.lattice_of` and :func:`mfpyg.neighbors.periodic_radius_graph`.
         """
         lattice = lattice_of(data, 1, self.dtype)
         if lattice is not None:  # whose distances are compared in float64 by every engine

@@ -26,7 +26,7 @@ class Potential(nn.Module):
     Attributes:
         fidelities: names of the levels of theory.
         compiled: whether predictions go through ``torch.compile``, see :mod:`mfpyg.models.compiled`.
-        engine: neighbour-list engine, see :mod:`mfpyg.neighbours`.
+        engine: neighbour-list engine, see :mod:`mfpyg.neighbors`.
         settings: that it was built from, see :mod:`mfpyg.models.build`; ``None`` if it was put together by hand.
         trained_species: atomic numbers in the training labels of each fidelity of which they are known.
     """

@@ -35,7 +35,7 @@ class MultiFidelityPotential(Potential):
         backbone: module whose ``forward(graph)`` returns the per-atom features of every level; has
             ``cutoff``, ``species``, ``feature_sizes`` and ``reset_parameters``.
         fidelities: names of the levels of theory, each getting a head of its own.
-        engine: neighbour-list engine, see :mod:`mfpyg.neighbours`.
+        engine: neighbour-list engine, see :mod:`mfpyg.neighbors`.
         head, head_width: output layers of each fidelity, see :func:`mfpyg.models.heads.make_head`.
         private_blocks: how many of the backbone's last blocks each fidelity has of its own, instead of sharing them;
             they are taken out of the backbone.

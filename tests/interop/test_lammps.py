@@ -183,7 +183,7 @@ def test_what_would_be_wrong_is_refused(settings: dict[str, Any], message: str) 
         answer(potential(), crystal(), **settings)
 
 
-def test_neighbours_that_are_no_images_are_refused() -> None:
+def test_neighbors_that_are_no_images_are_refused() -> None:
     one = potential()
     found = Neighbours(crystal(), one.cutoff)
     found.x[:2] += 0.1  # without their images

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 import mfpyg.graph
-import mfpyg.neighbours
+import mfpyg.neighbors
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import Graph, RadiusGraph, build_graph, edges_of_each, radius_graph
 from mfpyg.lattice import Lattice
-from mfpyg.neighbours import periodic_radius_graph
+from mfpyg.neighbors import periodic_radius_graph
 
 CUTOFF = 3.0
 ENGINES = ("auto", "torch", "vesin")
@@ -153,14 +153,14 @@ def test_edges_do_not_depend_on_how_many_pairs_are_compared_at_once(monkeypatch:
     data = Batch.from_data_list([CRYSTALS[name] for name in ("tiny", "molecule", "slab")])
     expected = _edges(data, CUTOFF, "torch")
     for pairs in (1, 7, 100):
-        monkeypatch.setattr(mfpyg.neighbours, "_PAIRS_AT_ONCE", pairs)
+        monkeypatch.setattr(mfpyg.neighbors, "_PAIRS_AT_ONCE", pairs)
         assert _edges(data, CUTOFF, "torch") == expected
 
 
 def test_auto_takes_vesin_for_large_graphs_only(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    vesin = mfpyg.neighbours._vesin
-    monkeypatch.setattr(mfpyg.neighbours, "_vesin", lambda *args: used.append(len(args[0])) or vesin(*args))
+    vesin = mfpyg.neighbors._vesin
+    monkeypatch.setattr(mfpyg.neighbors, "_vesin", lambda *args: used.append(len(args[0])) or vesin(*args))
     for n_atoms in (10, 400):
         cell = ((n_atoms / 0.1) ** (1 / 3) * torch.eye(3)).tolist()
         for pbc in (ALL, NONE):
@@ -278,6 +278,6 @@ def test_vectors_that_do_not_repeat_may_be_zero_or_anything() -> None:
 
 
 def test_torch_cluster_can_not_do_it_and_says_who_can(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mfpyg.neighbours, "check_engine", lambda engine: None)
+    monkeypatch.setattr(mfpyg.neighbors, "check_engine", lambda engine: None)
     with pytest.raises(MFPyGError, match="'torch-cluster' can't do periodic cells; use engine 'auto', 'torch' or"):
         build_graph(CRYSTALS["cubic"], CUTOFF, "torch-cluster")
