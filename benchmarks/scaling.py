@@ -108,12 +108,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from mfpyg.cli import train_options
     from mfpyg.cli.imports import quiet_frameworks
     from mfpyg.datasets.splits import make_splits
-    from mfpyg.training import run
+    from mfpyg.strategies import stages_of
     from mfpyg.training.check import check_settings
-    from mfpyg.training.folder import RunFolder
-    from mfpyg.training.prepare import open_training_data
+    from mfpyg.training.company import environment_of
+    from mfpyg.training.data import ConformationData, open_training_data
+    from mfpyg.training.fit import trainer_of
+    from mfpyg.training.inputs import Inputs
+    from mfpyg.training.module import MultiFidelityModule
     from mfpyg.training.processes import this_process
-    from mfpyg.training.strategies.build import recipe_of
 
     class Clock(Callback):
         times: list[float] = []  # noqa: RUF012
@@ -131,19 +133,23 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     fidelities = check_settings(settings)
     dataset = open_training_data(settings, fidelities)
-    recipe = recipe_of(settings, fidelities, dataset, make_splits(dataset, settings.split, 0))
-    module, clock = recipe.module(lambda potential: {}, compiled=False), Clock()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = run._trainer(settings, [clock], RunFolder(Path(folder)), torch.device("cpu"))
-        trainer.limit_val_batches = 0
-        trainer.save_checkpoint = lambda *_: None  # type: ignore[method-assign]  # Lightning's own, as there is no other
-        trainer.fit(module, recipe.data(module))
+    inputs = Inputs(settings, fidelities, dataset, make_splits(dataset, settings.split, 0))
+    potential, (stage,) = stages_of(inputs)
+    module, clock, environment = (
+        MultiFidelityModule(stage.start(potential), stage),
+        Clock(),
+        environment_of(this_process()),
+    )
+    trainer = trainer_of(settings, stage.epochs, [clock], [], torch.device("cpu"), environment)
+    trainer.limit_val_batches = 0
+    trainer.save_checkpoint = lambda *_: None  # type: ignore[method-assign]  # Lightning's own, as there is no other
+    trainer.fit(module, ConformationData(stage, settings.batch_size))
     steps = [after - before for before, after in zip(clock.times[3:], clock.times[4:], strict=False)]
     return {
         "processes": number,
         "molecules": number * options.batch,
         "step_ms": 1e3 * median(steps),
-        "parameters": sum(p.numel() for p in recipe.potential.parameters()),
+        "parameters": sum(p.numel() for p in potential.parameters()),
     }
 
 

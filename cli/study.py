@@ -117,7 +117,7 @@ def _open_data(
     with slow_imports():
         from mfpyg.datasets.opening import open_dataset
         from mfpyg.study.reading import check_data
-        from mfpyg.training.prepare import open_training_data
+        from mfpyg.training.data import open_training_data
 
     if anything_to_train:
         for fidelities, one in {tuple(s.fidelities): s for s in settings}.items():

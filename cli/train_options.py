@@ -121,7 +121,7 @@ def _share_of_rate(arguments: Sequence[str], stored: dict[str, Any]) -> float:
 def _completed(settings: s.TrainSettings, model: InitialModel | None) -> s.TrainSettings:
     if model is None:
         return settings
-    from mfpyg.training.completion import completed
+    from mfpyg.training.initial import completed
 
     return completed(settings, model)
 

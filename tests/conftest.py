@@ -96,7 +96,8 @@ def untrained(tmp_path: Path) -> Callable[..., Path]:
         from mfpyg.datasets import MiniCHNO
         from mfpyg.datasets.splits import make_splits
         from mfpyg.fidelity import parse_fidelities
-        from mfpyg.training.prepare import new_potential
+        from mfpyg.strategies import stages_of
+        from mfpyg.training.inputs import Inputs
 
         values = s.defaults("small", "hipnn")
         values.update(fidelities=list(fidelities), seed=seed, precision=changes.pop("precision", 32))
@@ -105,7 +106,7 @@ def untrained(tmp_path: Path) -> Callable[..., Path]:
         settings, dataset = s.from_dict(values), MiniCHNO()
         splits = make_splits(dataset, settings.split, settings.split_seed)
         torch.manual_seed(seed)
-        potential, _ = new_potential(settings, parse_fidelities(fidelities), dataset, splits)
+        potential, _ = stages_of(Inputs(settings, parse_fidelities(fidelities), dataset, splits))
         potential.to(torch.float64 if settings.precision == 64 else torch.float32)
         data = {"name": ["minichno"], "fingerprint": dataset.fingerprint, "geometries": dataset.geometries}
         weights = {f"potential.{key}": value for key, value in potential.state_dict().items()}

@@ -153,13 +153,15 @@ def _training(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
         if isinstance(state, dict) and isinstance(state.get("best_epoch"), int):
             best = state
     loss, stage = best.get("best"), checkpoint.get("stage")
+    number = stage.get("number") if isinstance(stage, dict) else None
+    alone = isinstance(stage, dict) and number == 0 and stage.get("last") is True
     return {
         "epochs": None if checkpoint.get("epoch") is None else epochs_done(checkpoint),
         "epochs_asked": config.get("epochs"),
         "steps": checkpoint.get("global_step"),
         "best_epoch": best.get("best_epoch") if best.get("best_epoch", -1) >= 0 else None,
         "best_loss": loss if isinstance(loss, float) and math.isfinite(loss) else None,
-        "stage": stage.get("number") if isinstance(stage, dict) else None,
+        "stage": None if alone else number,
     }
 
 

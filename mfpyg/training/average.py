@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mfpyg.errors import MFPyGError
-from mfpyg.training.steps import makes_step
+from mfpyg.training.optimizer import makes_step
 
 
 class WeightAverage(Callback):
@@ -83,27 +83,19 @@ class WeightAverage(Callback):
             weight.copy_(average)
             average.copy_(before)
 
-    def begin_anew(self) -> None:
-        """Forget the average, as other weights are trained from now on."""
-        self._average = {}
-
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in module.named_parameters() if weight.requires_grad}
 
 
-def averages_of(trainer: lightning.Trainer) -> list[WeightAverage]:
-    """The average of a training, if it has one."""
-    return [one for one in trainer.callbacks if isinstance(one, WeightAverage)]  # type: ignore[attr-defined]
-
-
 @contextmanager
 def averaged(trainer: lightning.Trainer, module: nn.Module) -> Iterator[None]:
     """The averaged weights in their place, if the training has an average."""
-    for average in averages_of(trainer):
+    averages = [one for one in trainer.callbacks if isinstance(one, WeightAverage)]  # type: ignore[attr-defined]
+    for average in averages:
         average.swap(module)
     try:
         yield
     finally:
-        for average in averages_of(trainer):
+        for average in averages:
             average.swap(module)

@@ -15,15 +15,17 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.files import append_text, save_torch, write_text
 from mfpyg.interrupt import Postponed
+from mfpyg.training.average import averaged
 from mfpyg.training.data import ConformationData
 from mfpyg.training.module import MultiFidelityModule
+from mfpyg.training.optimizer import makes_step
 from mfpyg.training.schedule import get_lr
-from mfpyg.training.steps import makes_step
 
 _ASK_EVERY = 10
 """Steps between two questions of several processes whether to save."""
@@ -44,21 +46,24 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves ``last.ckpt`` after every epoch and every so often within one, and ``best.ckpt`` after every epoch with a
-    new lowest metric.
+    """Saves ``last.ckpt`` after every epoch and every so often within one, and, in the last stage, ``best.ckpt`` after
+    every epoch with a new lowest metric; of a stage before, keeps the weights that it hands on.
 
     Ctrl-C and SIGTERM are waited with until the step is made (until the epoch has ended, if it was the last one), and
     end the training with a checkpoint and :class:`Stopped`. A second one comes at once, and leaves the last checkpoint.
 
     Args:
         run: the run folder.
-        monitor: name of the metric.
         minutes: between checkpoints within an epoch.
+
+    Attributes:
+        weights: of the potential, that a stage before the last hands on; ``None`` until there are some.
     """
 
-    def __init__(self, run: Path, monitor: str, minutes: float) -> None:
-        self.run, self.monitor, self.minutes = run, monitor, minutes
+    def __init__(self, run: Path, minutes: float) -> None:
+        self.run, self.minutes = run, minutes
         self.best, self.best_epoch = math.inf, -1
+        self.weights: dict[str, Tensor] | None = None
         self._saved = time.monotonic()
         self._interrupts = Postponed()
 
@@ -99,18 +104,27 @@ class RunCheckpoint(Checkpoint):
             raise Stopped
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        metric = float(trainer.callback_metrics[self.monitor])
+        assert isinstance(module, MultiFidelityModule)
+        metric = float(trainer.callback_metrics[module.stage.monitor])
         better = metric < self.best
         if better:
-            self.best, self.best_epoch = metric, trainer.current_epoch
+            self.best = metric
+        if module.place.last and better:
+            self.best_epoch = module.epoch
             trainer.save_checkpoint(self.run / "best.ckpt")
+        if not module.place.last and (better if module.stage.hands_on == "best" else module.over):
+            with averaged(trainer, module):  # what was validated
+                weights = module.potential.state_dict()
+                self.weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         self._save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch}
+        handed_on = {} if self.weights is None else {"weights": self.weights}
+        return {"best": self.best, "best_epoch": self.best_epoch, **handed_on}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_epoch = state_dict["best"], state_dict["best_epoch"]
+        self.weights = state_dict.get("weights")
 
 
 class EpochLog(Callback):
@@ -118,10 +132,11 @@ class EpochLog(Callback):
 
     Args:
         path: of the CSV file.
+        staged: true for a column with the name of the stage.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, staged: bool = False) -> None:
+        self.path, self.staged = path, staged
         self._started = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -131,7 +146,8 @@ class EpochLog(Callback):
         rows = self._rows()
         whole = [row for row in rows if None not in row and None not in row.values()]  # none that was cut off
         known = [row for row in whole if row.get("epoch", "").isdigit()]
-        self._write([row for row in known if int(row["epoch"]) < trainer.current_epoch])
+        assert isinstance(module, MultiFidelityModule)
+        self._write([row for row in known if int(row["epoch"]) < module.epoch])
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -142,8 +158,8 @@ class EpochLog(Callback):
         assert isinstance(module, MultiFidelityModule)
         data: ConformationData = trainer.datamodule  # type: ignore[attr-defined]
         row = {
-            "epoch": str(trainer.current_epoch),
-            **self.more(module),
+            "epoch": str(module.epoch),
+            **({"stage": module.stage.name} if self.staged else {}),
             "seconds": f"{time.perf_counter() - self._started:.3f}",
             "lr": f"{get_lr(trainer):.6g}",
             "batch_size": str(data.batch_size),
@@ -162,10 +178,6 @@ class EpochLog(Callback):
         line = io.StringIO()
         csv.DictWriter(line, header, restval="", lineterminator="\n").writerow(row)
         append_text(self.path, line.getvalue())
-
-    def more(self, module: MultiFidelityModule) -> dict[str, str]:
-        """More columns, for what some trainings have."""
-        return {}
 
     def _text(self) -> io.StringIO:
         """What the file holds, in which no byte is wrong any more."""
@@ -199,36 +211,35 @@ class EpochProgress(Callback):
     """A bar with the validation errors of the trained labels; without a terminal, twenty lines in all.
 
     Args:
-        fidelities: which labels are trained on.
+        epochs: of the whole training.
         console: where to write.
+        staged: true for lines that begin with the name of the stage.
     """
 
-    def __init__(self, fidelities: tuple[Fidelity, ...], console: Console) -> None:
-        self.fidelities, self.console = fidelities, console
+    def __init__(self, epochs: int, console: Console, staged: bool = False) -> None:
+        self.epochs, self.console, self.staged = epochs, console, staged
         self._bar: Progress | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not (trainer.is_global_zero and self.console.is_terminal):
             return
+        assert isinstance(module, MultiFidelityModule)
         columns = (TextColumn("epoch"), MofNCompleteColumn(), BarColumn(20), TimeElapsedColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.description}"), console=self.console, transient=True)
-        self._bar.add_task("", total=trainer.max_epochs, completed=trainer.current_epoch)
+        self._bar.add_task("", total=self.epochs, completed=module.epoch)
         self._bar.start()
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        done, total = trainer.current_epoch + 1, trainer.max_epochs or 1
         assert isinstance(module, MultiFidelityModule)
-        text = self.text(trainer, module)
+        done, total, stage = module.epoch + 1, self.epochs, module.stage
+        text = "  ".join(self._errors(trainer, fidelity) for fidelity in stage.fidelities)
+        text = f"{stage.name}  {text}" if self.staged else text
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, description=text)
         elif done % max(1, total // 20) == 0 or done == total:
             self.console.print(f"epoch {done}/{total}  {text}", highlight=False, soft_wrap=True)
-
-    def text(self, trainer: lightning.Trainer, module: MultiFidelityModule) -> str:
-        """What is said of an epoch."""
-        return "  ".join(self._errors(trainer, fidelity) for fidelity in self.fidelities)
 
     @staticmethod
     def _errors(trainer: lightning.Trainer, fidelity: Fidelity) -> str:

@@ -13,7 +13,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
 from mfpyg.settings import TrainSettings
 from mfpyg.training.folder import RunFolder
-from mfpyg.training.strategies.plan import plan_of
+from mfpyg.training.strategies.outline import outline_of
 
 
 def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
@@ -35,7 +35,7 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     check_engine(settings.engine)
     weights = parse_weights(settings.weights, fidelities)
     label_fractions(settings, fidelities)
-    for stage in () if settings.strategy == "mfl" else plan_of(settings, fidelities).stages:
+    for stage in () if settings.strategy == "mfl" else outline_of(settings, fidelities).stages:
         if settings.optim.warmup > stage.epochs:
             raise MFPyGError(
                 f"optim.warmup is {settings.optim.warmup:g} epochs, but stage {stage.name} has only {stage.epochs}; "

@@ -1,9 +1,8 @@
-"""Batches for training and validation, divided among processes."""
+"""The data set of a training, and its batches for training and validation, divided among processes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning
@@ -12,33 +11,38 @@ import torch
 from torch_geometric.data import Batch
 
 from mfpyg.datasets.batches import Assembler, BatchLoader, BatchPlan
+from mfpyg.datasets.chunks import Track
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.opening import open_dataset
+from mfpyg.datasets.spec import parse_specs
+from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
+from mfpyg.graph import RadiusGraph
 from mfpyg.inference.dataset import BATCH_SIZE
-from mfpyg.settings import SamplingSettings
-from mfpyg.training.sampling import Interleaved, Sampling
+from mfpyg.settings import TrainSettings
+from mfpyg.training.stage import Stage
 
 
-def labelled_rows(dataset: ConformationDataset, rows: np.ndarray, fidelities: Sequence[Fidelity]) -> np.ndarray:
-    """Which of the rows carry a label of each fidelity that is trained on, (n, T) bool."""
-    columns = []
-    for fidelity in fidelities:
-        column = dataset.fidelities.index(fidelity.name)
-        having = np.zeros(len(rows), bool)
-        for prop in ("energy", "forces"):
-            if getattr(fidelity, prop):
-                having |= dataset._data[f"{prop}_mask"][:, column].numpy()[rows]
-        columns.append(having)
-    return np.stack(columns, axis=1)
+def open_training_data(
+    settings: TrainSettings, fidelities: tuple[Fidelity, ...], track: Track = iter
+) -> ConformationDataset:
+    """The data set of the settings, with edges where they ask for stored ones."""
+    pre_transform = RadiusGraph(_cutoff(settings), settings.engine) if settings.edges == "stored" else None
+    names = [f.name for f in fidelities]
+    return open_dataset(parse_specs(settings.sources), names, pre_transform=pre_transform, track=track)
 
 
-def temperature_of(settings: SamplingSettings) -> float:
-    """The temperature of :mod:`mfpyg.training.sampling` that a strategy means."""
-    return {"proportional": 1.0, "balanced": math.inf, "temperature": settings.temperature or 2.0}[settings.strategy]
+def _cutoff(settings: TrainSettings) -> float:
+    cutoff = getattr(settings.model, "cutoff", None)
+    if cutoff is None:
+        raise MFPyGError(
+            f"edges can't be stored: backbone '{settings.backbone}' has no option 'cutoff'; use edges batch"
+        )
+    return float(cutoff)
 
 
 class ConformationData(lightning.LightningDataModule):
-    """Loaders of the training and validation splits, without the conformations that carry no label trained on.
+    """Loaders of what a stage is trained and validated on.
 
     Training batches are drawn anew each epoch from the seed and the epoch's number alone, so that a
     resumed run sees what an uninterrupted one would have seen. Whole batches are the same whatever the
@@ -46,54 +50,16 @@ class ConformationData(lightning.LightningDataModule):
     reads its own share alone.
 
     Args:
-        dataset: the data set, all of it.
-        splits: ``{"train": rows, "val": rows, …}``.
-        fidelities: which labels are trained on.
-        sampling: what an epoch is made of.
-        minimum: fidelity, and fewest graphs with a label of it in each batch.
+        stage: with its data set and its sampling.
         batch_size: over all processes; the plateau schedule raises it.
-        seed: of the order of training batches.
-
-    Raises:
-        MFPyGError: if there are fewer labels than asked for in each batch.
+        epochs_before: epochs of the stages before.
     """
 
-    def __init__(
-        self,
-        dataset: ConformationDataset,
-        splits: Mapping[str, np.ndarray],
-        fidelities: Sequence[Fidelity],
-        sampling: SamplingSettings,
-        minimum: tuple[str, int] | None,
-        batch_size: int,
-        seed: int,
-    ) -> None:
+    def __init__(self, stage: Stage, batch_size: int, epochs_before: int = 0) -> None:
         super().__init__()
-        self.dataset, self.batch_size = dataset, batch_size
-        self.n_atoms = dataset.slices["z"].diff().numpy()
-        names = [f.name for f in fidelities]
-        train = labelled_rows(dataset, splits["train"], fidelities)
-        kept = train.any(axis=1)
-        self._train = Sampling(
-            splits["train"][kept],
-            train[kept],
-            seed,
-            temperature_of(sampling),
-            None if minimum is None else (names.index(minimum[0]), minimum[1]),
-            self.n_atoms[splits["train"][kept]],
-            sampling.window,
-        )
-        self._val = splits["val"][labelled_rows(dataset, splits["val"], fidelities).any(axis=1)]
-
-    @property
-    def train(self) -> Sampling | Interleaved:
-        """What training batches are made of."""
-        return self._train
-
-    @property
-    def val(self) -> np.ndarray:
-        """Conformations of the validation, (n,) int64."""
-        return self._val
+        self.dataset, self.train, self.val = stage.dataset, stage.train, stage.val
+        self.batch_size, self.epochs_before = batch_size, epochs_before
+        self.n_atoms = self.dataset.slices["z"].diff().numpy()
 
     @property
     def _world_size(self) -> int:
@@ -114,7 +80,7 @@ class ConformationData(lightning.LightningDataModule):
         return batch[np.argsort(self.n_atoms[batch], kind="stable")][rank::world_size]
 
     def train_dataloader(self) -> BatchLoader:
-        epoch = 0 if self.trainer is None else self.trainer.current_epoch
+        epoch = self.epochs_before + (0 if self.trainer is None else self.trainer.current_epoch)
         return self._loader(lambda epoch: self.train.batches(epoch, self.batch_size), epoch)
 
     def val_dataloader(self) -> BatchLoader:

@@ -11,8 +11,8 @@ from mfpyg.files import FULL
 from mfpyg.settings import TrainSettings
 from mfpyg.training.callbacks import Stopped
 from mfpyg.training.folder import RunFolder
+from mfpyg.training.optimizer import Diverged
 from mfpyg.training.processes import is_main_process
-from mfpyg.training.steps import Diverged
 
 
 class Interrupted(Exception):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +16,10 @@ from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.metrics import mae_and_rmse
 from mfpyg.models import MultiFidelityPotential, Potential, Prediction
+from mfpyg.settings import OptimSettings
 from mfpyg.training.loss import MultiFidelityLoss, sum_over_processes
-from mfpyg.training.optimizer import adam
-from mfpyg.training.schedule import get_lr
-from mfpyg.training.steps import Diverged, average_over, fault_of_gradients, first_cause, skip_unlabelled
-
-
-def train_only(potential: nn.Module, trained: Iterable[nn.Parameter]) -> None:
-    """Let these parameters of a potential have gradients, and no others."""
-    for parameter in potential.parameters():
-        parameter.grad = None
-        parameter.requires_grad_(False)
-    for parameter in trained:
-        parameter.requires_grad_(True)
+from mfpyg.training.optimizer import Diverged, average_over, fault_of_gradients, first_cause, skip_unlabelled
+from mfpyg.training.stage import Place, Stage, Step, train_only
 
 
 @dataclass
@@ -46,52 +38,88 @@ class _Compared:
 
 
 class MultiFidelityModule(lightning.LightningModule):
-    """Trains a potential on a multi-fidelity loss.
+    """Trains a potential in one stage of a training.
 
     Logged at the end of every epoch, over all processes: ``train/…`` and ``val/…`` for each label
     (``val/cc/energy_rmse``), for each fidelity (``val/cc/loss``) and their sum (``val/loss``); and how
     many energies and force components of each were trained on (``train/cc/energy_labels``).
 
     Args:
-        potential: what is trained, as far as its parameters require gradients.
-        loss: what is minimised.
-        lr: learning rate of Adam.
+        potential: that the stage trains.
+        stage: what is trained, on which loss, and by which optimiser.
         metadata: plain values that go into every checkpoint under ``"mfpyg"``.
         molecules: names, by which a conformation that breaks the training is reported.
         compiled: whether training steps go through ``torch.compile``; validation, where it gains nothing, does not.
-        weight_decay: of :func:`mfpyg.training.optimizer.adam`.
+        optim: settings of the optimiser.
+        place: where in the whole training the stage is.
     """
 
     def __init__(
         self,
         potential: Potential,
-        loss: MultiFidelityLoss,
-        lr: float,
-        metadata: Mapping[str, Any],
-        molecules: list[str],
+        stage: Stage,
+        metadata: Mapping[str, Any] | None = None,
+        molecules: Sequence[str] = (),
         compiled: bool = False,
-        weight_decay: float = 0.0,
+        optim: OptimSettings | None = None,
+        place: Place | None = None,
     ) -> None:
         super().__init__()
-        self.potential, self.loss, self.lr, self.weight_decay = potential, loss, lr, weight_decay
-        self.metadata, self.molecules, self.compiled = dict(metadata), molecules, compiled
+        self.potential, self.stage, self.loss = potential, stage, stage.loss
+        self.losses = nn.ModuleList(stage.losses())  # whose tensors go to the device with this
+        self.metadata, self.molecules, self.compiled = dict(metadata or {}), list(molecules), compiled
+        self.optim, self.place = optim or OptimSettings(), place or Place()
         self.labels_seen: dict[str, int] = {}
         """Energies and force components of each fidelity in the last epoch; exact, which a logged float is not."""
         self.logged: set[str] = set()
         """Names of all that was logged of the last epoch."""
+        self._n_steps = 1
+        self._optimizer: torch.optim.Optimizer | None = None
         self._sums: dict[str, Tensor] = {}
         self._window: list[_Compared] = []
         """Batches since the last step of the optimiser."""
         self._val_fault: tuple[str, bool] | None = None
+        train_only(potential, stage.trained(potential))
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch in the whole training."""
+        return self.place.epochs + self.current_epoch
+
+    @property
+    def step(self) -> int:
+        """Steps of the optimiser in the whole training."""
+        return self.place.steps + self.global_step
+
+    @property
+    def over(self) -> bool:
+        """True once the stage has had all its epochs, or is stopped early."""
+        ended = "train" not in self._sums
+        return ended and (self.current_epoch + 1 >= self.stage.epochs or self.trainer.should_stop)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in self.potential.parameters() if parameter.requires_grad]
-        return adam(self.potential, trained, self.lr, self.weight_decay)
+        self._optimizer = self.stage.optimizer(self.potential)
+        return self._optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._n_steps = int(self.trainer.num_training_batches)
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
-        loss, sums = self.compare(self.potential, self.loss, batch)
-        self._add("train", sums)
-        return loss
+        potential, loss, batch = self.stage.compared(self.potential, batch, self._step(batch_number))
+        value, sums = self.compare(potential, loss, batch)
+        labels = list(self.stage.train_loss.weights)
+        of_all = sums.new_zeros(len(labels), sums.shape[1])
+        of_all[[labels.index(label) for label in loss.weights]] = sums
+        self._add("train", of_all)
+        return value
+
+    def optimizer_step(self, epoch: int, batch_idx: int, *arguments: Any, **more: Any) -> None:
+        # Here, and not at the end of the batch, as a checkpoint made then has to be of the weights afterwards.
+        super().optimizer_step(epoch, batch_idx, *arguments, **more)
+        self.stage.after_step(self.potential, self._step(batch_idx))
+
+    def _step(self, batch_number: int) -> Step:
+        return Step(self.epoch, batch_number, self._n_steps)
 
     def compare(self, potential: Potential, loss: MultiFidelityLoss, batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss of a potential on a batch, and the error sums, as :class:`MultiFidelityLoss` gives them.
@@ -129,9 +157,11 @@ class MultiFidelityModule(lightning.LightningModule):
             MFPyGError: if the gradient is not finite.
         """
         window, self._window = self._window, []  # no batch is kept while the next one is computed
-        last, wanted = window[-1], 1 if self._trainer is None else self._trainer.accumulate_grad_batches
-        if len(window) < wanted:  # at the end of an epoch, where Lightning divides by the number wanted, too
-            average_over(last.potential, len(window), wanted)
+        last = window[-1]
+        if (
+            len(window) < self.optim.accumulate
+        ):  # at the end of an epoch, where Lightning divides by the number wanted, too
+            average_over(last.potential, len(window), self.optim.accumulate)
         labelled = {name: any(of.labelled[name] for of in window) for name in last.labelled}
         skip_unlabelled(last.potential, labelled)
         fault = fault_of_gradients(last.potential)
@@ -160,12 +190,10 @@ class MultiFidelityModule(lightning.LightningModule):
         # Those of the training step are over all processes already.
         self._sums["val"] = sum_over_processes(self._sums["val"])
         self.logged = set()
-        for split in ("train", "val"):
-            self._log(split, self.loss_of(split), self._sums.pop(split))
-
-    def loss_of(self, split: str) -> MultiFidelityLoss:
-        """What the error sums of ``train`` or ``val`` are of."""
-        return self.loss
+        self._log("train", self.stage.train_loss, self._sums.pop("train"))
+        self._log("val", self.loss, self._sums.pop("val"))
+        if self.place.steps:  # loggers count on from stage to stage
+            self.log_dict({"epoch": float(self.epoch), "step": float(self.step)}, batch_size=1)
 
     def _log(self, split: str, loss: MultiFidelityLoss, sums: Tensor) -> None:
         errors = loss.error(sums)
@@ -208,20 +236,23 @@ class MultiFidelityModule(lightning.LightningModule):
         because = "" if fault is None else f": {fault[0]}"
         if fault is not None and fault[1]:
             return MFPyGError(f"{what}{self._when()}{because}")
-        clipped = self._trainer is not None and bool(self._trainer.gradient_clip_val)
-        advice = "lower optim.lr or optim.clip" if clipped else "lower optim.lr, or set optim.clip"
+        advice = "lower optim.lr or optim.clip" if self.optim.clip else "lower optim.lr, or set optim.clip"
         return Diverged(f"{what}{self._when()}{because}; {advice}")
 
     def _when(self) -> str:
-        lr = self.lr if self._trainer is None else get_lr(self._trainer)
-        return f" in epoch {self.current_epoch}, step {self.global_step}, at learning rate {lr:.3g}"
+        lr = self.stage.lr if self._optimizer is None else self._optimizer.param_groups[0]["lr"]
+        return f" in epoch {self.epoch}, step {self.step}, at learning rate {lr:.3g}"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["mfpyg"] = self.metadata
         unfinished = "train" in self._sums
-        checkpoint["progress"] = {"epochs": self.current_epoch + (not unfinished), "sums": dict(self._sums)}
+        checkpoint["mfpyg"] = self.metadata
+        checkpoint["progress"] = {"epochs": self.epoch + (not unfinished), "sums": dict(self._sums)}
+        checkpoint["stage"] = {**dataclasses.asdict(self.place), "over": self.over, "state": self.stage.state_dict()}
+        checkpoint["epoch"], checkpoint["global_step"] = self.epoch, self.step  # Lightning's own are in "loops"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._sums = dict(checkpoint.get("progress", {}).get("sums", {}))
+        if "stage" in checkpoint:  # 0.1.0 had a single one
+            self.stage.load_state_dict(checkpoint["stage"]["state"])
         if self.metadata:  # references come with the weights; fitted on another machine they differ in the last digit
             self.metadata["reference_energies"] = checkpoint["mfpyg"]["reference_energies"]

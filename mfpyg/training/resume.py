@@ -47,9 +47,11 @@ def check_resumable(
     done = epochs_done(checkpoint)
     if settings.epochs < done:
         raise MFPyGError(f"{folder.path} has {done} epochs already; --epochs {settings.epochs} is less")
-    if checkpoint.get("stage", {}).get("ended"):
-        return False
-    return not any("wait_count" in state and state["wait_count"] >= state["patience"] for state in states)
+    stage = checkpoint.get("stage", {"last": True, "over": False})  # mfpyg 0.1.0 had a single one
+    if not stage["last"]:
+        return True
+    stopped = any("wait_count" in state and state["wait_count"] >= state["patience"] for state in states)
+    return not stopped and not (stage["over"] and settings.epochs == before.epochs)
 
 
 def read_last(folder: RunFolder) -> dict[str, Any]:

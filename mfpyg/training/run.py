@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from typing import Concatenate, ParamSpec
 
-import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
 from mfpyg.ambient import neutral, threads
-from mfpyg.checkpoint import describe, potential_of, read_checkpoint, trained_labels, versions
+from mfpyg.backbones import find as find_backbone
+from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels, versions
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.splits import make_splits
 from mfpyg.device import choose_device
@@ -23,32 +22,24 @@ from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import Potential
+from mfpyg.models.build_native import find_compiler
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
-from mfpyg.training.callbacks import SafeCheckpointIO
+from mfpyg.strategies import stages_of
 from mfpyg.training.check import check_settings, given_references
-from mfpyg.training.company import Company, environment_of
-from mfpyg.training.completion import completed
+from mfpyg.training.company import Company
+from mfpyg.training.data import open_training_data
 from mfpyg.training.ending import ending_told
-from mfpyg.training.finetune import Start, method_notes, splits_to_go_on, start_of, start_of_resumed
+from mfpyg.training.fit import fit
 from mfpyg.training.folder import RunFolder
-from mfpyg.training.initial import InitialModel, read_initial
+from mfpyg.training.initial import InitialModel, completed, read_initial, start_of, start_of_resumed
+from mfpyg.training.inputs import Inputs
+from mfpyg.training.labels import label_notes, with_labels_kept
 from mfpyg.training.loggers import Loggers
-from mfpyg.training.prepare import (
-    check_labels,
-    label_notes,
-    needed,
-    open_training_data,
-    trained_species,
-    with_compile_chosen,
-    with_labels_kept,
-)
-from mfpyg.training.processes import is_main_process, this_process
-from mfpyg.training.randomness import GeneratorState, seed_generators
-from mfpyg.training.recipe import Describe
-from mfpyg.training.restoring import Restored
+from mfpyg.training.processes import is_main_process
+from mfpyg.training.randomness import seed_generators
 from mfpyg.training.resume import check_resumable, version_notes
-from mfpyg.training.strategies.build import recipe_of
+from mfpyg.training.strategies.finetune import method_notes, splits_to_go_on
 
 P = ParamSpec("P")
 
@@ -86,29 +77,28 @@ def train(
         Interrupted: if the run was stopped; it can be resumed.
     """
     model = None if resume or settings.init is None else read_initial(settings.init)
-    if model is not None:
-        settings = completed(settings, model)
-    fidelities = check_settings(settings)
-    device = choose_device(settings.accelerator, settings.devices)
+    settings = settings if model is None else completed(settings, model)
+    fidelities, device = check_settings(settings), choose_device(settings.accelerator, settings.devices)
     if not resume and is_main_process():
         folder.check_new()
+
     full = open_training_data(settings, fidelities, shown_on(console))
     splits, notes = _splits(settings, folder, full, model, resume)
     unfinished = not resume or check_resumable(folder, settings, full, splits)
     dataset = with_labels_kept(settings, fidelities, full, splits)
-    notes += [*label_notes(settings, dataset, splits), *check_labels(dataset, splits, fidelities, needed(settings))]
-    left_out = len(dataset) - sum(len(rows) for rows in splits.values())
-    if left_out:
-        notes.append(f"note: {left_out:,} of {len(dataset):,} conformations are in no split")
+    notes += label_notes(settings, dataset, splits, fidelities)
+    settings = with_compile_chosen(settings, len(splits["train"]), device)
+
     seed_generators(settings.seed)
     start = None
     if settings.init is not None:
         start = start_of_resumed(folder) if model is None else start_of(model)
     given = folder.read_references() if resume else given_references(settings)
-    recipe = recipe_of(settings, fidelities, dataset, splits, start, given)
-    settings = with_compile_chosen(settings, len(splits["train"]), device)
-    for line in [*_summary(settings, recipe.potential, splits, device), *notes, *recipe.notes]:
+    inputs = Inputs(settings, fidelities, dataset, splits, given, start)
+    potential, stages = stages_of(inputs)
+    for line in [*_summary(settings, potential, splits, device), *notes, *inputs.notes]:
         console.print(line, highlight=False, soft_wrap=True)
+
     if not unfinished:
         console.print("the run has ended or stopped early; there is nothing left to train", highlight=False)
         if is_main_process():
@@ -119,16 +109,11 @@ def train(
     with ending_told(folder, settings):
         if is_main_process() and not resume:
             folder.create(settings, splits, versions(settings.backbone), given)
-        module = recipe.module(_describer(settings, dataset, splits, start), compiled=settings.compile == "on")
         loggers = Loggers(settings, folder)
-        # A refused run is left as it was.
-        restored = Restored(lambda: folder.write_config(settings) if is_main_process() and resume else None)
-        callbacks = [GeneratorState(), restored, *recipe.callbacks(folder, console)]
         if company is not None:
             company.ready()
-        trainer = _trainer(settings, callbacks, list(loggers.of.values()), device)
-        with restored.checked(folder.last if resume else None), loggers.ended():
-            trainer.fit(module, recipe.data(module), ckpt_path=str(folder.last) if resume else None)
+        with loggers.ended():
+            fit(inputs, potential, stages, folder, console, device, list(loggers.of.values()), resume)
 
 
 def _splits(
@@ -174,52 +159,22 @@ def final_table(settings: TrainSettings, folder: RunFolder, console: Console) ->
     console.print(f"run folder: {folder.path}", highlight=False, soft_wrap=True)
 
 
-def _describer(
-    settings: TrainSettings,
-    dataset: ConformationDataset,
-    splits: Mapping[str, np.ndarray],
-    start: Start | None,
-) -> Describe:
-    record = None if start is None else start.record
-    trained = [fidelity.name for fidelity in parse_fidelities(settings.fidelities)]
-    methods = {row["name"]: row["method"] for row in dataset.label_counts() if row["name"] in trained}
-    if record is not None:
-        methods = {**record["data"]["methods"], **methods}
-    source = {
-        "name": settings.sources,
-        "fingerprint": dataset.fingerprint,
-        "geometries": dataset.geometries,
-        "levels": list(dataset.fidelities),
-        "methods": methods,
-    }
-    elements = trained_species(settings, dataset, splits["train"])
-    if start is not None:
-        elements = start.with_trained(elements)
-    return lambda potential: describe(potential, settings, source, splits, record, elements)
+COMPILE_FROM = 10_000
+"""Training steps, if the run is not stopped early, from which on the compiler's time of up to a minute pays."""
 
 
-def _trainer(
-    settings: TrainSettings, callbacks: list[Callback], loggers: Sequence[Logger], device: torch.device
-) -> lightning.Trainer:
-    return lightning.Trainer(
-        accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=settings.devices,
-        num_nodes=settings.nodes,
-        # Parameters that a step leaves alone are looked for: levels take turns, and a backbone may have some that it
-        # never uses. Buckets of gradients then stay as they are, and a resumed run adds in the order of the first.
-        strategy=DDPStrategy(find_unused_parameters=True) if settings.n_processes > 1 else "auto",
-        precision="64-true" if settings.precision == 64 else "32-true",
-        max_epochs=settings.epochs,
-        gradient_clip_val=settings.optim.clip,
-        accumulate_grad_batches=settings.optim.accumulate,
-        callbacks=callbacks,
-        plugins=[SafeCheckpointIO(), environment_of(this_process())],
-        logger=loggers,
-        num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,  # a new order each epoch, at the batch size of now
-        use_distributed_sampler=False,  # ours shares out whole batches
-        inference_mode=False,  # validation forces are gradients
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=True,
-    )
+def with_compile_chosen(settings: TrainSettings, n_train: int, device: torch.device) -> TrainSettings:
+    """The settings with ``compile`` on or off, as a run keeps it however it is resumed.
+
+    Args:
+        settings: of the run.
+        n_train: conformations in the training split.
+        device: where it runs; ``auto`` compiles on a CPU that has a C++ compiler, backbones that compile soon.
+    """
+    if settings.compile != "auto":
+        return settings
+    n_steps = settings.epochs * math.ceil(n_train / settings.batch_size)
+    compiler = find_compiler("CXX", ("g++", "c++", "clang++"))
+    able = find_backbone(settings.backbone).compiles and compiler is not None
+    worth = able and device.type == "cpu" and n_steps >= COMPILE_FROM
+    return dataclasses.replace(settings, compile="on" if worth else "off")

@@ -59,38 +59,30 @@ class Schedule(Callback):
 
     Args:
         settings: of the optimiser.
+        lr: initial learning rate.
         monitor: name of the metric that the plateau schedule follows.
         batch_size: initial one; also the largest, unless the settings give one.
     """
 
-    def __init__(self, settings: OptimSettings, monitor: str, batch_size: int) -> None:
-        self.settings, self.monitor, self.batch_size = settings, monitor, batch_size
-        self.plateau = self._new_plateau()
-
-    def _new_plateau(self) -> Plateau:
-        settings = self.settings
-        return Plateau(settings.patience, settings.factor, settings.max_batch_size or self.batch_size)
-
-    def course(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> tuple[float, int, int]:
-        """Initial learning rate, epochs so far, and epochs in all, of what the cosine goes over."""
-        assert trainer.max_epochs is not None
-        return self.settings.lr, trainer.current_epoch, trainer.max_epochs
+    def __init__(self, settings: OptimSettings, lr: float, monitor: str, batch_size: int) -> None:
+        self.settings, self.lr, self.monitor = settings, lr, monitor
+        self.plateau = Plateau(settings.patience, settings.factor, settings.max_batch_size or batch_size)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Any, batch_number: int
     ) -> None:
-        lr, epochs, in_all = self.course(trainer, module)
+        assert trainer.max_epochs is not None
+        lr, epochs = self.lr, trainer.current_epoch
         before, after = (epochs + number / trainer.num_training_batches for number in (batch_number, batch_number + 1))
         warming = before < self.settings.warmup
         if self.settings.schedule == "cosine":
-            lr *= cosine(min(before / in_all, 1.0))
+            lr *= cosine(min(before / trainer.max_epochs, 1.0))
         elif not warming:  # the rate is the optimiser's, which the plateau schedule lowers
             return
         _set_lr(trainer, lr * min(after / self.settings.warmup, 1.0) if warming else lr)
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        _, epochs, _ = self.course(trainer, module)
-        if self.settings.schedule == "plateau" and epochs + 1 >= self.settings.warmup:
+        if self.settings.schedule == "plateau" and trainer.current_epoch + 1 >= self.settings.warmup:
             data: ConformationData = trainer.datamodule  # type: ignore[attr-defined]
             metric = float(trainer.callback_metrics[self.monitor])
             data.batch_size, lr = self.plateau.step(metric, data.batch_size, get_lr(trainer))

@@ -125,7 +125,7 @@ def test_checkpoint_holds_all_that_a_training_has(noisy: Callable[[int], None]) 
     state = torch.load("cut/last.ckpt", weights_only=True)
     assert {name for name in state if not name.startswith("pytorch-lightning")} == {
         "epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers", "state_dict", "mfpyg",
-        "progress", "ConformationData",
+        "progress", "stage", "ConformationData",
     }  # fmt: skip
     (adam,) = state["optimizer_states"]
     assert set(adam["state"][0]) == {"step", "exp_avg", "exp_avg_sq"}

@@ -8,12 +8,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from mfpyg.training.loss import MultiFidelityLoss
+from mfpyg.training.sampling import Sampling
+from mfpyg.training.stage import Stage
 
 TINY = [
     "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=64",
 ]  # fmt: skip
 MAIN = ["--fidelities", "dz:EF", "cc:E"]
+
+
+def stage_of(loss: MultiFidelityLoss, lr: float = 1e-3, decay: float = 0.0) -> Stage:
+    """A stage for a module that gets its batches from somebody else."""
+    none = np.arange(0)
+    return Stage(
+        name="all", fidelities=loss.fidelities, epochs=1, loss=loss, lr=lr, weight_decay=decay, val=none,
+        dataset=None, train=Sampling(none, np.ones((0, 1), bool), seed=0),  # type: ignore[arg-type]
+    )  # fmt: skip
+
 
 KILLED = '''
 """mfpyg-train that is killed at a given moment of a given step."""

@@ -15,12 +15,13 @@ from rich.console import Console
 from mfpyg.cli import train_options
 from mfpyg.cli.imports import quiet_frameworks
 from mfpyg.datasets import MiniCHNO, batches
-from mfpyg.training import run
+from mfpyg.strategies import stages_of
+from mfpyg.training import fit, run
 from mfpyg.training.check import check_settings
+from mfpyg.training.data import open_training_data
 from mfpyg.training.folder import RunFolder
-from mfpyg.training.prepare import open_training_data
+from mfpyg.training.inputs import Inputs
 from mfpyg.training.processes import end_at_once, this_process
-from mfpyg.training.strategies.build import recipe_of
 
 TINY = ["--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--accelerator=cpu"]
 STILL = [
@@ -95,7 +96,7 @@ def splits_file(folder: Path, n_train: int, n_val: int) -> Path:
     n_with = max(2, n_train // 4)
     train_rows = np.concatenate([with_tz[:n_with], without[: n_train - n_with]])
     val = np.concatenate([with_tz[n_with : n_with + 1], without[n_train : n_train + n_val - 1]])
-    path = folder / f"splits-{run.this_process().rank}-{n_train}.npz"
+    path = folder / f"splits-{fit.this_process().rank}-{n_train}.npz"
     np.savez(path, train=train_rows, val=val, test=without[-1:])
     return path
 
@@ -106,23 +107,17 @@ def record(folder: Path, name: str) -> dict[str, Any]:
     index = ["--split.method=index", f"--split.file={splits_file(folder, n_train, n_val)}"]
     strategy = {"tl": STILL[:2], "meta": [STILL[0], STILL[2]]}.get(name, STILL[:1])
     settings, _ = train_options.parse(
-        [*arguments, *TINY, *strategy, *index, f"--devices={run.this_process().world_size}", "--out", str(folder)]
+        [*arguments, *TINY, *strategy, *index, f"--devices={fit.this_process().world_size}", "--out", str(folder)]
     )
     fidelities, dataset = check_settings(settings), open_training_data(settings, check_settings(settings))
     splits = run.make_splits(dataset, settings.split, 0)
     torch.manual_seed(0)
-    recipe = recipe_of(settings, fidelities, dataset, splits)
-    module = recipe.module(lambda potential: {}, compiled=False)
+    inputs = Inputs(settings, fidelities, dataset, splits)
     watch, read = Record({f.name: dataset.fidelities.index(f.name) for f in fidelities}), []
     original = batches.Assembler.__call__
     batches.Assembler.__call__ = lambda self, chosen: (read.extend(map(int, chosen)), original(self, chosen))[1]
-    stages = recipe.callbacks(RunFolder(folder), Console(quiet=True))
-    for callback in stages:
-        if hasattr(callback, "_save_last"):  # best.ckpt and last.ckpt are none of this
-            callback._save_last = lambda trainer: None
-    trainer = run._trainer(settings, [*stages, watch], [], torch.device("cpu"))
-    trainer.save_checkpoint = lambda *_: None  # type: ignore[method-assign]
-    trainer.fit(module, recipe.data(module))
+    lightning.Trainer.save_checkpoint = lambda *_: None  # type: ignore[method-assign,assignment]
+    fit.fit(inputs, *stages_of(inputs), RunFolder(folder), Console(quiet=True), torch.device("cpu"), more=[watch])
     batches.Assembler.__call__ = original
     return {"steps": watch.steps, "epochs": watch.epochs, "read": read}
 
@@ -130,7 +125,7 @@ def record(folder: Path, name: str) -> dict[str, Any]:
 def main() -> None:
     folder, names = Path(sys.argv[1]), sys.argv[2:]
     process = this_process()
-    run.this_process = lambda: process  # type: ignore[assignment]  # Lightning removes variables after each
+    fit.this_process = lambda: process  # type: ignore[assignment]  # Lightning removes variables after each
     quiet_frameworks()
     torch.set_num_threads(1)
     found = {name: record(folder, name) for name in names}

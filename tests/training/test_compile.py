@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mfpyg.settings import from_dict
-from mfpyg.training.prepare import COMPILE_FROM, with_compile_chosen
+from mfpyg.training.run import COMPILE_FROM, with_compile_chosen
 
 CPU = torch.device("cpu")
 

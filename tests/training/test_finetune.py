@@ -26,9 +26,10 @@ from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.settings import SplitSettings
-from mfpyg.training.finetune import FinetuneRecipe, splits_to_go_on, start_of
-from mfpyg.training.initial import read_initial
-from mfpyg.training.strategies.build import recipe_of
+from mfpyg.training.initial import read_initial, start_of
+from mfpyg.training.inputs import Inputs
+from mfpyg.training.strategies import finetune
+from mfpyg.training.strategies.finetune import splits_to_go_on
 
 Make = Callable[..., Path]
 MODES = ("frozen", "kept", "replayed")
@@ -40,15 +41,14 @@ def minichno() -> MiniCHNO:
     return MiniCHNO()
 
 
-def prepared(dataset: MiniCHNO, model: Path, *options: str) -> FinetuneRecipe:
-    """What ``mfpyg-train --init`` would train, before the first step."""
+def prepared(dataset: MiniCHNO, model: Path, *options: str) -> tuple[Inputs, Any]:
+    """Inputs of ``mfpyg-train --init``, and the potential that it would train, before the first step."""
     settings = parse(["--init", str(model), *options])[0]
     initial = read_initial(str(model))
     splits, _ = splits_to_go_on(settings, dataset, initial)
     torch.manual_seed(settings.seed)
-    recipe = recipe_of(settings, parse_fidelities(settings.fidelities), dataset, splits, start_of(initial))
-    assert isinstance(recipe, FinetuneRecipe)
-    return recipe
+    inputs = Inputs(settings, parse_fidelities(settings.fidelities), dataset, splits, start=start_of(initial))
+    return inputs, finetune.stages(inputs)[0]
 
 
 def same_predictions(one: MultiFidelityPotential, two: MultiFidelityPotential, fidelity: str) -> bool:
@@ -74,17 +74,17 @@ def test_with_nothing_trained_old_predictions_are_the_same_bits(
     minichno: MiniCHNO, untrained: Make, old: str, head: dict[str, Any]
 ) -> None:
     model = untrained("dz:EF", "mp2:E", **head)
-    recipe = prepared(minichno, model, "--add-fidelity", "cc:E", "tz:EF", "--finetune.old", old)
-    assert isinstance(recipe.potential, MultiFidelityPotential)
-    assert recipe.potential.fidelities == ("dz", "mp2", "cc", "tz")
+    _, potential = prepared(minichno, model, "--add-fidelity", "cc:E", "tz:EF", "--finetune.old", old)
+    assert isinstance(potential, MultiFidelityPotential)
+    assert potential.fidelities == ("dz", "mp2", "cc", "tz")
     for fidelity in ("dz", "mp2"):
-        assert same_predictions(recipe.potential, mfpyg.load(model), fidelity)
+        assert same_predictions(potential, mfpyg.load(model), fidelity)
 
 
 def test_new_fidelity_begins_as_a_copy_with_references_of_its_own(minichno: MiniCHNO, untrained: Make) -> None:
     model = untrained("dz:EF", "mp2:E", private_blocks=1)
     for source, options in (("mp2", []), ("dz", ["--finetune.head-from", "dz"])):
-        potential = prepared(minichno, model, "--add-fidelity", "cc:E", *options).potential
+        potential = prepared(minichno, model, "--add-fidelity", "cc:E", *options)[1]
         number = potential.fidelities.index(source)
         for parts in (potential.heads, potential.private):
             for (name, one), two in zip(parts[2].named_parameters(), parts[number].parameters(), strict=True):
@@ -97,8 +97,8 @@ def test_fresh_head_is_drawn_by_the_seed(minichno: MiniCHNO, untrained: Make) ->
     model = untrained("dz:EF", private_blocks=1)
 
     def weights(*options: str) -> list[torch.Tensor]:
-        recipe = prepared(minichno, model, "--add-fidelity", "cc:E", "--finetune.head-from=fresh", *options)
-        return list(recipe.potential.parts_of(["cc"]).parameters())
+        _, potential = prepared(minichno, model, "--add-fidelity", "cc:E", "--finetune.head-from=fresh", *options)
+        return list(potential.parts_of(["cc"]).parameters())
 
     old = list(mfpyg.load(model).parts_of(["dz"]).parameters())
     for one, same, other, copied in zip(weights(), weights(), weights("--seed=1"), old, strict=True):
@@ -109,9 +109,9 @@ def test_fresh_head_is_drawn_by_the_seed(minichno: MiniCHNO, untrained: Make) ->
 
 
 def test_references_are_the_least_squares_of_what_the_copy_leaves(minichno: MiniCHNO, untrained: Make) -> None:
-    recipe = prepared(minichno, untrained("dz:EF"), "--add-fidelity", "cc:E")
-    potential, column = recipe.potential.eval(), minichno.fidelities.index("cc")
-    rows = recipe.splits["train"]
+    inputs, potential = prepared(minichno, untrained("dz:EF"), "--add-fidelity", "cc:E")
+    potential, column = potential.eval(), minichno.fidelities.index("cc")
+    rows = inputs.splits["train"]
     (batch,) = BatchLoader(minichno, plan=lambda epoch: [rows])
     left = (batch.energy[:, column] - potential.predict(batch, {"cc": False})["cc"].energy).numpy()
     counts = compositions(minichno, potential.species)[rows]
@@ -129,15 +129,16 @@ def test_element_without_labels_has_the_difference_per_electron_of_the_others(
     splits, _ = splits_to_go_on(settings, minichno, initial)
     nitrogen = compositions(minichno, (7,))[:, 0] > 0
     splits = {name: rows[~nitrogen[rows]] if name == "train" else rows for name, rows in splits.items()}
-    recipe = recipe_of(settings, parse_fidelities(settings.fidelities), minichno, splits, start_of(initial))
-    place = recipe.potential.species.index(7)
-    before, after = recipe.potential.reference("dz")[place], recipe.potential.reference("cc")[place]
-    counts = compositions(minichno, recipe.potential.species)
+    inputs = Inputs(settings, parse_fidelities(settings.fidelities), minichno, splits, start=start_of(initial))
+    potential, _ = finetune.stages(inputs)
+    place = potential.species.index(7)
+    before, after = potential.reference("dz")[place], potential.reference("cc")[place]
+    counts = compositions(minichno, potential.species)
     cc, dz = (labelled_energies(minichno, name, np.arange(len(minichno))) for name in ("cc", "dz"))
     true = np.linalg.lstsq(counts, cc - dz, rcond=None)[0][place]
     assert true > 70
     assert abs(after - before - true) < 12
-    note = next(note for note in recipe.notes if "reference energies of N" in note)
+    note = next(note for note in inputs.notes if "reference energies of N" in note)
     assert "extrapolated from those of dz" in note
 
 
@@ -311,8 +312,8 @@ def test_labels_left_out_have_no_part_in_the_references(minichno: MiniCHNO, untr
         column = thin.fidelities.index("cc")
         thin._data.energy = thin._data.energy.clone()
         thin._data.energy[~thin._data.energy_mask[:, column], column] += shift
-        recipe = recipe_of(settings, parse_fidelities(settings.fidelities), thin, splits, start_of(initial))
-        return recipe.potential.reference("cc")
+        inputs = Inputs(settings, parse_fidelities(settings.fidelities), thin, splits, start=start_of(initial))
+        return finetune.stages(inputs)[0].reference("cc")
 
     assert torch.equal(reference(0.0), reference(1e4))
 

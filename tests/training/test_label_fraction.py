@@ -25,9 +25,9 @@ from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.settings import SplitSettings
+from mfpyg.strategies import stages_of
 from mfpyg.training.check import check_settings, label_fractions
-from mfpyg.training.prepare import new_potential
-from mfpyg.training.strategies.build import recipe_of
+from mfpyg.training.inputs import Inputs
 
 TINY = [
     "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=64",
@@ -191,7 +191,7 @@ def test_lost_labels_never_reach_references(minichno: MiniCHNO, splits: dict[str
         assert found[name].energies.tolist() == expected[name].energies.tolist()
     everything = fit_references(minichno, splits["train"], species, ["cc"])
     assert everything["cc"].energies.tolist() != expected["cc"].energies.tolist()
-    potential, _ = new_potential(settings_of("mfl"), parse_fidelities(["dz:EF", "cc:E"]), bad, splits)
+    potential, _ = stages_of(Inputs(settings_of("mfl"), parse_fidelities(["dz:EF", "cc:E"]), bad, splits))
     assert potential.reference("cc").tolist() == expected["cc"].energies.tolist()
 
 
@@ -201,16 +201,15 @@ def test_conformations_of_a_stage_carry_one_of_its_labels(
 ) -> None:
     settings = settings_of(strategy)
     thinned = thin_labels(minichno, splits, {"cc": 0.1, "dz": 0.5}, settings.seed)
-    recipe = recipe_of(settings, check_settings(settings), thinned, splits)
-    module = recipe.module(lambda potential: {}, False)
+    _, stages = stages_of(Inputs(settings, check_settings(settings), thinned, splits))
     having = {name: kept(thinned, name) for name in ("dz", "cc")}
     if strategy == "mfl":
-        data = recipe.data(module)
+        (data,) = stages
         assert set(data.train.rows.tolist()) == (having["dz"] | having["cc"]) & set(splits["train"].tolist())
         assert set(data.val.tolist()) == (having["dz"] | having["cc"]) & set(splits["val"].tolist())
         return
     assert having["cc"] & set(splits["train"].tolist()) < having["dz"]  # so dz decides who has any, or one of the two
-    first, second = recipe.stages  # type: ignore[attr-defined]
+    first, second = stages
     assert set(first.train.rows.tolist()) == having["dz"] & set(splits["train"].tolist())
     assert set(second.train.rows.tolist()) == having["cc"] & set(splits["train"].tolist())
     assert set(second.val.tolist()) == having["cc"] & set(splits["val"].tolist())
@@ -234,7 +233,7 @@ def test_poison_in_place_of_lost_labels_changes_no_weight(
             def thin(dataset: Any, *rest: Any, poison: float = poison) -> Any:
                 return poisoned(dataset, thin_labels(dataset, *rest), poison)
 
-            monkeypatch.setattr("mfpyg.training.prepare.thin_labels", thin)
+            monkeypatch.setattr("mfpyg.training.labels.thin_labels", thin)
         out = tmp_path / str(poison)
         train.main([*options, "--strategy", strategy, "--out", str(out)])
         results.append(

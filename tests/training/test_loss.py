@@ -15,6 +15,8 @@ from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
 
+from .conftest import stage_of
+
 FIDELITIES = (Fidelity("dz", True, True), Fidelity("cc", True, False))
 COLUMNS = {"dz": 1, "cc": 0}
 WEIGHTS = {("dz", "energy"): 1.0, ("dz", "forces"): 0.5, ("cc", "energy"): 2.0}
@@ -160,6 +162,6 @@ def test_training_on_atoms_at_the_same_place_names_them() -> None:
     for number, item in enumerate(items):
         item.molecule, item.conformation = torch.tensor([number]), torch.tensor([number + 5])
     loss = make_loss()
-    module = MultiFidelityModule(potential(), loss, 1e-3, {}, ["water", "ammonia"])
+    module = MultiFidelityModule(potential(), stage_of(loss), molecules=["water", "ammonia"])
     with pytest.raises(MFPyGError, match="atoms 0 and 2 are at the same place in ammonia, conformation 6; take it out"):
         module.compare(module.potential, loss, Batch.from_data_list(items))

@@ -28,6 +28,8 @@ from mfpyg.models.delta import with_difference
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
 
+from .conftest import stage_of
+
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
 given = hypothesis.given
@@ -222,7 +224,7 @@ def test_what_is_masked_reaches_no_metric() -> None:
 def module_of(network: str, loss: MultiFidelityLoss) -> MultiFidelityModule:
     model = potential(network).train()
     model.zero_grad()
-    return MultiFidelityModule(model, loss, 1e-3, {}, [])
+    return MultiFidelityModule(model, stage_of(loss))
 
 
 def test_what_is_not_masked_is_named_before_there_is_a_gradient(network: str) -> None:

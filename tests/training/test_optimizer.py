@@ -21,6 +21,8 @@ from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.optimizer import adam, decaying
 
+from .conftest import stage_of
+
 LR = 1e-2
 
 
@@ -91,7 +93,7 @@ def test_steps_are_those_of_adamw_by_hand() -> None:
         backward(model, batch)
         for optimizer in by_hand:
             optimizer.step()
-    assert_same(trained(MultiFidelityModule(potential(), loss(), LR, {}, [], weight_decay=decay), batches), model)
+    assert_same(trained(MultiFidelityModule(potential(), stage_of(loss(), LR, decay)), batches), model)
 
 
 def test_accumulated_batches_make_the_step_of_their_averaged_gradients() -> None:
@@ -107,7 +109,14 @@ def test_accumulated_batches_make_the_step_of_their_averaged_gradients() -> None
             assert parameter.grad is not None
             parameter.grad /= len(window)
         optimizer.step()
-    assert_same(trained(MultiFidelityModule(potential(), loss(), LR, {}, []), batches, accumulate=2), model)
+    assert_same(
+        trained(
+            MultiFidelityModule(potential(), stage_of(loss(), LR), optim=s.OptimSettings(accumulate=2)),
+            batches,
+            accumulate=2,
+        ),
+        model,
+    )
 
 
 def test_gradient_of_a_short_window_is_clipped_as_any_other() -> None:
@@ -119,7 +128,8 @@ def test_gradient_of_a_short_window_is_clipped_as_any_other() -> None:
             seen.append(float(torch.stack(norms).norm()))
 
     for accumulate in (1, 3):
-        trained(Seen(potential(), loss(), LR, {}, []), some_batches(1), accumulate)
+        optim = s.OptimSettings(accumulate=accumulate)
+        trained(Seen(potential(), stage_of(loss(), LR), optim=optim), some_batches(1), accumulate)
     assert seen[1] == pytest.approx(seen[0], rel=1e-12)
 
 

@@ -19,8 +19,11 @@ from mfpyg.fidelity import Fidelity
 from mfpyg.inference.dataset import BATCH_SIZE
 from mfpyg.settings import SamplingSettings, SplitSettings, TrainSettings
 from mfpyg.training.check import check_minimum, check_settings
-from mfpyg.training.data import ConformationData, labelled_rows, temperature_of
+from mfpyg.training.data import ConformationData
+from mfpyg.training.inputs import Inputs
+from mfpyg.training.labels import labelled_rows
 from mfpyg.training.sampling import Sampling
+from mfpyg.training.strategies.joint import joint_stage, temperature_of
 
 
 def rare_and_common(n_rare: int = 40, n_common: int = 400, seed: int = 0) -> Sampling:
@@ -228,8 +231,10 @@ def data_of(
     **sampling: Any,
 ) -> ConformationData:
     splits = splits or make_splits(dataset, SplitSettings(), seed=0)
-    fidelities = [Fidelity.parse(text) for text in texts]
-    return ConformationData(dataset, splits, fidelities, SamplingSettings(**sampling), minimum, batch_size, seed=7)
+    fidelities = tuple(Fidelity.parse(text) for text in texts)
+    wanted = SamplingSettings(**sampling, minimum=None if minimum is None else f"{minimum[0]}={minimum[1]}")
+    settings = TrainSettings(fidelities=texts, sampling=wanted, batch_size=batch_size, seed=7)
+    return ConformationData(joint_stage(Inputs(settings, fidelities, dataset, splits)), batch_size)
 
 
 def energies(loader: Any) -> list[list[float]]:

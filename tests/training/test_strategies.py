@@ -9,10 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 import pytest
 import torch
 import yaml
+from torch.utils.data import DataLoader
 
 import mfpyg
 from mfpyg import backbones
@@ -22,14 +24,17 @@ from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
-from mfpyg.models import DeltaPotential, MultiFidelityPotential
+from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
+from mfpyg.strategies import stages_of
+from mfpyg.training import fit
+from mfpyg.training.callbacks import RunCheckpoint
 from mfpyg.training.check import check_settings
+from mfpyg.training.inputs import Inputs
+from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.sampling import Interleaved, Sampling
-from mfpyg.training.strategies.build import StagedRecipe, recipe_of
-from mfpyg.training.strategies.callbacks import StageCheckpoint
+from mfpyg.training.stage import Stage, Step
 from mfpyg.training.strategies.meta import outer_step
-from mfpyg.training.strategies.module import StagedModule
-from mfpyg.training.strategies.plan import divided, plan_of
+from mfpyg.training.strategies.outline import divided, outline_of
 from mfpyg.training.strategies.transfer import frozen_parameters
 
 STRATEGIES = ("tl", "delta", "meta")
@@ -55,12 +60,10 @@ def minichno() -> MiniCHNO:
     return MiniCHNO()
 
 
-def staged(dataset: MiniCHNO, settings: s.TrainSettings, seed: int = 0) -> StagedRecipe:
+def staged(dataset: MiniCHNO, settings: s.TrainSettings, seed: int = 0) -> tuple[Potential, list[Any]]:
     torch.manual_seed(seed)
     splits = make_splits(dataset, settings.split, settings.seed)
-    recipe = recipe_of(settings, check_settings(settings), dataset, splits)
-    assert isinstance(recipe, StagedRecipe)
-    return recipe
+    return stages_of(Inputs(settings, check_settings(settings), dataset, splits))
 
 
 # Stages and budgets
@@ -89,7 +92,7 @@ def test_more_stages_than_epochs_are_refused() -> None:
 def test_levels_come_in_the_order_given_and_the_target_last() -> None:
     def stages(*fidelities: str, **changes: Any) -> list[tuple[str, list[str], int]]:
         settings = settings_of(changes.pop("strategy", "tl"), *fidelities, epochs=12, **changes)
-        plan = plan_of(settings, parse_fidelities(settings.fidelities))
+        plan = outline_of(settings, parse_fidelities(settings.fidelities))
         return [(stage.name, [f.name for f in stage.fidelities], stage.epochs) for stage in plan.stages]
 
     three = ("dz:EF", "tz:E", "cc:E")
@@ -108,9 +111,9 @@ def test_levels_come_in_the_order_given_and_the_target_last() -> None:
 
 def test_base_is_the_last_lower_level_unless_another_is_named() -> None:
     settings = settings_of("delta", "dz:EF", "tz:E", "cc:E")
-    assert plan_of(settings, parse_fidelities(settings.fidelities)).base.name == "tz"
+    assert outline_of(settings, parse_fidelities(settings.fidelities)).base.name == "tz"
     settings.delta.base = "dz"
-    assert plan_of(settings, parse_fidelities(settings.fidelities)).base.name == "dz"
+    assert outline_of(settings, parse_fidelities(settings.fidelities)).base.name == "dz"
 
 
 @pytest.mark.parametrize(
@@ -168,11 +171,9 @@ def test_every_stage_has_the_steps_of_training_on_all_levels(
     minichno: MiniCHNO, strategy: str, batch_size: int
 ) -> None:
     levels = ("dz:EF", "tz:E")
-    plain = recipe_of(
-        settings_of("mfl", *levels), parse_fidelities(levels), minichno, make_splits(minichno, s.SplitSettings(), 0)
-    )
-    n_steps = len(plain.data(plain.module(lambda potential: {}, False)).train.batches(0, batch_size))
-    for stage in staged(minichno, settings_of(strategy, *levels)).stages:
+    (plain,) = staged(minichno, settings_of("mfl", *levels))[1]
+    n_steps = len(plain.train.batches(0, batch_size))
+    for stage in staged(minichno, settings_of(strategy, *levels))[1]:
         for epoch in (0, 3):
             batches = stage.train.batches(epoch, batch_size)
             assert len(batches) == n_steps
@@ -270,18 +271,19 @@ def test_shared_weights_move_by_the_formula_and_heads_do_not(minichno: MiniCHNO)
     """Two runs of two plain SGD steps, made by hand, are what the module does."""
     meta = {"inner_steps": 2, "rate": 0.3, "optimiser": "sgd", "inner_lr": 1e-3}
     settings = settings_of("meta", meta=meta, batch_size=151)  # four steps
-    module = staged(minichno, settings).module(lambda potential: {}, False)
-    by_hand = staged(minichno, settings).module(lambda potential: {}, False)
-    batches = staged_batches(module, minichno, 151)
+    begun, (stage, _) = staged(minichno, settings)
+    module = MultiFidelityModule(stage.start(begun), stage)
+    batches = staged_batches(stage, minichno, 151)
     assert len(batches) == 4
     _steps(module, batches)
 
-    potential, start = by_hand.potential, {}
+    potential, (by_hand, _) = staged(minichno, settings)
+    potential, start = by_hand.start(potential), {}
     for step, batch in enumerate(batches):
         level = step // 2
         if step % 2 == 0:
             start = {name: p.detach().clone() for name, p in potential.named_parameters()}
-        loss = by_hand.stages[0].of_level[level]  # type: ignore[attr-defined]
+        loss = by_hand.of_level[level]
         value, _ = loss(potential.train().predict(batch, loss.wanted), batch)
         named = dict(potential.named_parameters())
         gradients = torch.autograd.grad(value, list(named.values()), allow_unused=True)
@@ -296,44 +298,33 @@ def test_shared_weights_move_by_the_formula_and_heads_do_not(minichno: MiniCHNO)
                         parameter.copy_(start[name] + 0.3 * (parameter - start[name]))
     for (name, one), two in zip(module.potential.named_parameters(), potential.parameters(), strict=True):
         torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7, msg=name)
-    fresh = dict(staged(minichno, settings).potential.named_parameters())
+    fresh = dict(staged(minichno, settings)[0].named_parameters())
     assert not any(torch.equal(p, fresh[name]) for name, p in potential.named_parameters() if "heads" in name)
 
 
-def staged_batches(module: StagedModule, dataset: MiniCHNO, batch_size: int) -> list[Any]:
+def staged_batches(stage: Stage, dataset: MiniCHNO, batch_size: int) -> list[Any]:
     from mfpyg.datasets.batches import BatchLoader
 
-    return list(BatchLoader(dataset, plan=lambda epoch: module.stage.train.batches(epoch, batch_size)))
+    return list(BatchLoader(dataset, plan=lambda epoch: stage.train.batches(epoch, batch_size)))
 
 
-class _Epoch:
-    """What a module asks of its trainer in the first epoch."""
-
-    def __init__(self, n: int) -> None:
-        self.num_training_batches, self.current_epoch = n, 0
-
-
-def _steps(module: StagedModule, batches: list[Any]) -> None:
-    module._trainer = module._fabric = None
-    module.train()
-    optimiser = module.configure_optimizers()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StagedModule, "trainer", _Epoch(len(batches)))
-        for step, batch in enumerate(batches):
-            optimiser.zero_grad()
-            module.training_step(batch, step).backward()
-            optimiser.step()
-            module.stage.after_step(module, step)
+def _steps(module: MultiFidelityModule, batches: list[Any]) -> None:
+    """An epoch by Lightning's trainer."""
+    trainer = lightning.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
 
 
 # Δ-learning
 
 
 def test_the_difference_is_trained_on_conformations_with_both_labels(minichno: MiniCHNO) -> None:
-    recipe = staged(minichno, settings_of("delta", "dz:EF", "tz:EF"))
-    base, difference = recipe.stages
+    settings = settings_of("delta", "dz:EF", "tz:EF")
+    _, (base, difference) = staged(minichno, settings)
     both = minichno._data.energy_mask[:, 0] & minichno._data.energy_mask[:, minichno.fidelities.index("tz")]
-    train_rows = recipe.splits["train"]
+    train_rows = make_splits(minichno, settings.split, settings.seed)["train"]
     assert difference.train.rows.tolist() == train_rows[both.numpy()[train_rows]].tolist()
     assert base.train.rows.tolist() == train_rows.tolist()
     assert 0 < len(difference.train.rows) < len(train_rows)
@@ -352,13 +343,12 @@ def test_levels_without_a_common_conformation_are_refused(minichno: MiniCHNO) ->
 
 
 def test_loss_of_the_difference_is_of_the_differences_of_the_labels(minichno: MiniCHNO) -> None:
-    recipe = staged(minichno, settings_of("delta", "dz:EF", "tz:EF", hierarchicality=0.0))
-    module = recipe.module(lambda potential: {}, False)
-    module.go_on(1)
-    (batch,) = staged_batches(module, minichno, 10_000)
-    potential = module.potential
+    potential, (base, stage) = staged(minichno, settings_of("delta", "dz:EF", "tz:EF", hierarchicality=0.0))
+    potential = stage.start(base.start(potential))
+    module = MultiFidelityModule(potential, stage)
+    (batch,) = staged_batches(stage, minichno, 10_000)
     assert isinstance(potential, DeltaPotential)
-    value, sums = module.stage.compare(module, batch, 0)
+    value, sums = module.compare(*stage.compared(potential, batch, Step(0, 0, 1)))
     low, high = minichno.fidelities.index("dz"), minichno.fidelities.index("tz")
     prediction = potential.difference.predict(batch, {"tz-dz": True})["tz-dz"]
     expected = 0.0
@@ -513,23 +503,24 @@ class Boundary:
         self.before: dict[str, torch.Tensor] = {}
         self.after: dict[str, torch.Tensor] = {}
         self.epochs: list[dict[str, torch.Tensor]] = []
-        go_on, end = StagedModule.go_on, StageCheckpoint.on_train_epoch_end
+        started, end = fit._started, RunCheckpoint.on_train_epoch_end
 
-        def spy(module: StagedModule, epoch: int) -> None:
-            self.before = _copied(module)
-            go_on(module, epoch)
-            self.after = _copied(module)
+        def spy(stage: Stage, potential: Potential, settings: s.TrainSettings) -> Potential:
+            self.before = _copied(potential)
+            potential = started(stage, potential, settings)
+            self.after = _copied(potential)
+            return potential
 
-        def epoch_end(callback: StageCheckpoint, trainer: Any, module: StagedModule) -> None:
-            self.epochs.append(_copied(module))
+        def epoch_end(callback: RunCheckpoint, trainer: Any, module: MultiFidelityModule) -> None:
+            self.epochs.append(_copied(module.potential))
             end(callback, trainer, module)
 
-        patch.setattr(StagedModule, "go_on", spy)
-        patch.setattr(StageCheckpoint, "on_train_epoch_end", epoch_end)
+        patch.setattr(fit, "_started", spy)
+        patch.setattr(RunCheckpoint, "on_train_epoch_end", epoch_end)
 
 
-def _copied(module: StagedModule) -> dict[str, torch.Tensor]:
-    return {f"potential.{name}": value.clone() for name, value in module.potential.state_dict().items()}
+def _copied(potential: Potential) -> dict[str, torch.Tensor]:
+    return {f"potential.{name}": value.clone() for name, value in potential.state_dict().items()}
 
 
 @pytest.fixture
@@ -686,17 +677,15 @@ def test_killed_run_ends_with_the_same_weights(trainer: Any, strategy: str, mome
 
 @pytest.mark.slow
 def test_boundary_is_a_state_that_says_what_it_is(trainer: Any) -> None:
-    """Killed with the checkpoint between two stages just written, a run holds the potential of the second one."""
-    for strategy, levels in (("tl", ["cc"]), ("delta", ["dz", "cc"]), ("meta", ["cc"])):
+    """Killed with the checkpoint between two stages just written, a run holds the potential of the first one."""
+    for strategy, levels in (("tl", ["dz"]), ("delta", ["dz"]), ("meta", ["dz", "cc"])):
         run = trainer.folder / strategy
         trainer.killed("last:20", *BRIEF, "--strategy", strategy, "--out", strategy)
         last = torch.load(run / "last.ckpt", weights_only=True)
-        assert (last["stage"]["number"], last["stage"]["began"], last["epoch"]) == (1, 2, 1)
+        assert (last["stage"]["number"], last["stage"]["over"], last["epoch"]) == (0, True, 1)
         assert last["mfpyg"]["fidelities"] == levels
-        assert not last["optimizer_states"][0]["state"], "the optimiser of the first stage goes on"
         assert not (run / "best.ckpt").is_file()
-    trainer.killed("last:10", *BRIEF, "--strategy=tl", "--out=first")
-    assert mfpyg.load(trainer.folder / "first" / "last.ckpt").fidelities == ("dz",)
+        assert mfpyg.load(run / "last.ckpt").fidelities == tuple(levels)
 
 
 @pytest.mark.slow

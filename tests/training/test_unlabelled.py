@@ -15,8 +15,11 @@ from torch_geometric.data import Batch, Data
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.training.loss import MultiFidelityLoss
-from mfpyg.training.module import MultiFidelityModule, train_only
-from mfpyg.training.steps import skip_unlabelled
+from mfpyg.training.module import MultiFidelityModule
+from mfpyg.training.optimizer import skip_unlabelled
+from mfpyg.training.stage import train_only
+
+from .conftest import stage_of
 
 LEVELS = {"dz": Fidelity("dz", True, True), "cc": Fidelity("cc"), "tz": Fidelity("tz")}
 NAMES = tuple(LEVELS)
@@ -50,7 +53,7 @@ class Watched(MultiFidelityModule):
         weights = {(n, p): 1.0 for n in trained for p in ("energy", "forces") if getattr(LEVELS[n], p)}
         columns = {name: number for number, name in enumerate(NAMES)}
         loss = MultiFidelityLoss([LEVELS[n] for n in trained], columns, weights, hierarchicality=1.0)
-        super().__init__(model, loss, 1e-2, {}, [], weight_decay=decay)
+        super().__init__(model, stage_of(loss, 1e-2, decay))
         self.history = [self.state()]
 
     def state(self, optimizer: Any = None) -> dict[str, list[Tensor]]:
@@ -138,9 +141,9 @@ def test_gradient_that_is_left_out_has_no_part_in_clipping() -> None:
 def test_labels_on_any_process_count() -> None:
     """The counts that decide are those of the loss, which are summed over all processes."""
     model = potential()
+    loss = Watched(model).loss
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
-    loss = Watched(model).loss
     sums = torch.zeros(len(loss.weights), 3, dtype=torch.float64)
     sums[[prop == "forces" for _, prop in loss.weights], 0] = 3.0  # forces of dz alone, wherever they are
     assert loss.labelled(sums) == {"dz": True, "cc": False, "tz": False}

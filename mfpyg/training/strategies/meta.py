@@ -14,19 +14,22 @@ epoch begins with a new run, so that the validation always sees φ. Adaptation i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch_geometric.data import Batch
 
 from mfpyg.models import MultiFidelityPotential, Potential
+from mfpyg.strategy_options import MetaSettings
+from mfpyg.training.inputs import Inputs
+from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.optimizer import adam, groups
 from mfpyg.training.restoring import checked_when_loaded
 from mfpyg.training.sampling import Interleaved
-from mfpyg.training.strategies.module import StagedModule
-from mfpyg.training.strategies.plan import StagePlan
-from mfpyg.training.strategies.stage import Materials, Stage
+from mfpyg.training.stage import Stage, Step
+from mfpyg.training.strategies.outline import outline_of
 
 
 @torch.no_grad()
@@ -43,54 +46,55 @@ def outer_step(weights: Sequence[Tensor], before: Sequence[Tensor], rate: float)
         weight.copy_(old + rate * (weight - old))
 
 
+@dataclass(kw_only=True)
 class MetaStage(Stage):
-    """Reptile over all levels; the stage ends with its last φ, as a low loss before adaptation is not its aim."""
+    """Reptile over all levels; it hands on its last φ, as a low loss before adaptation is not its aim.
 
+    Attributes:
+        settings: of the strategy.
+        train: of one level after the other.
+        of_level: loss of each level, in the order of its turns.
+        references: energies of each level, (n_species,) float64.
+    """
+
+    settings: MetaSettings
     train: Interleaved
-    keep_best = False
+    of_level: list[MultiFidelityLoss]
+    references: dict[str, Tensor]
+    hands_on: str = "last"
 
-    def __init__(self, plan: StagePlan, materials: Materials) -> None:
-        meta = materials.settings.meta
-        super().__init__(plan, materials, meta.inner_lr)
-        self.meta = meta
-        seeds = [materials.settings.seed + number for number in range(len(plan.fidelities))]
-        samplings = [
-            materials.sampling(materials.rows("train", (f,)), seed)
-            for f, seed in zip(plan.fidelities, seeds, strict=True)
-        ]
-        self.train = Interleaved(samplings, meta.inner_steps)
-        self.of_level = [materials.loss((f,)) for f in plan.fidelities]
-        self.references = materials.references([f.name for f in plan.fidelities])
+    def __post_init__(self) -> None:
         self.before: list[Tensor] | None = None
         """φ, within a run of inner steps."""
 
-    def losses(self) -> list[nn.Module]:
+    def losses(self) -> list[MultiFidelityLoss]:
         return [*super().losses(), *self.of_level]
 
-    def begin(self, potential: Potential) -> None:
+    def start(self, potential: Potential) -> Potential:
         for name, reference in self.references.items():
             potential.reference(name).copy_(reference)
+        return potential
 
     def optimizer(self, potential: Potential) -> torch.optim.Optimizer:
-        trained, decay = self.trained(potential), self.materials.settings.optim.weight_decay
-        if self.meta.optimiser == "sgd":  # whose weight decay is a decoupled one, as it has no moments
-            return checked_when_loaded(torch.optim.SGD(groups(potential, trained, decay), lr=self.lr, fused=True))
-        return adam(potential, trained, self.lr, decay, betas=(0.0, 0.999))
+        trained = self.trained(potential)
+        if self.settings.optimiser == "sgd":  # whose weight decay is a decoupled one, as it has no moments
+            of_weights = groups(potential, trained, self.weight_decay)
+            return checked_when_loaded(torch.optim.SGD(of_weights, lr=self.lr, fused=True))
+        return adam(potential, trained, self.lr, self.weight_decay, betas=(0.0, 0.999))
 
-    def compare(self, module: StagedModule, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+    def compared(
+        self, potential: Potential, batch: Batch, step: Step
+    ) -> tuple[MultiFidelityPotential, MultiFidelityLoss, Batch]:
+        assert isinstance(potential, MultiFidelityPotential)
         if self.before is None:
-            self.before = [weight.detach().clone() for weight in _shared(module.potential)]
-        loss = self.of_level[self.train.which(module.current_epoch, step, module.steps)]
-        value, of_level = module.compare(module.potential, loss, batch)
-        sums = torch.zeros(len(self.loss.weights), 3, dtype=of_level.dtype, device=of_level.device)
-        places = list(self.loss.weights)
-        sums[[places.index(key) for key in loss.weights]] = of_level
-        return value, sums
+            self.before = [weight.detach().clone() for weight in potential.backbone.parameters()]
+        return potential, self.of_level[self.train.which(*step)], batch
 
-    def after_step(self, module: StagedModule, step: int) -> None:
-        if self.train.ends(step, module.steps):
+    def after_step(self, potential: Potential, step: Step) -> None:
+        assert isinstance(potential, MultiFidelityPotential)
+        if self.train.ends(step.number, step.n_steps):
             assert self.before is not None
-            outer_step(_shared(module.potential), self.before, self.meta.rate)
+            outer_step(list(potential.backbone.parameters()), self.before, self.settings.rate)
             self.before = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,22 +104,33 @@ class MetaStage(Stage):
         self.before = state["before"]
 
 
-def _shared(potential: Potential) -> list[nn.Parameter]:
-    assert isinstance(potential, MultiFidelityPotential)
-    return list(potential.backbone.parameters())
-
-
 class AdaptationStage(Stage):
     """Trains on the target; the other levels' heads, which the weights no longer belong to, are dropped."""
 
-    def enter(self, potential: Potential) -> Potential:
+    def start(self, potential: Potential) -> Potential:
         assert isinstance(potential, MultiFidelityPotential)
-        potential.keep_only(self.materials.plan.target.name)
+        potential.keep_only(self.fidelities[0].name)
         return potential
 
 
-def stages(materials: Materials) -> tuple[Potential, list[Stage]]:
+def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
     """The potential of all levels, and the two stages."""
-    before, after = materials.plan.stages
-    potential = materials.potential([f.name for f in before.fidelities])
-    return potential, [MetaStage(before, materials), AdaptationStage(after, materials)]
+    settings = inputs.settings
+    before, after = outline_of(settings, inputs.fidelities).stages
+    names = [f.name for f in before.fidelities]
+    potential = inputs.potential(names)
+    samplings = [
+        inputs.sampling(inputs.rows("train", (f,)), settings.seed + number)
+        for number, f in enumerate(before.fidelities)
+    ]
+    others: dict[str, Any] = {
+        "lr": settings.meta.inner_lr or settings.optim.lr,
+        "settings": settings.meta,
+        "train": Interleaved(samplings, settings.meta.inner_steps),
+        "of_level": [inputs.loss((f,)) for f in before.fidelities],
+        "references": inputs.references(names),
+    }
+    return potential, [
+        inputs.stage(MetaStage, before.name, before.fidelities, before.epochs, **others),
+        inputs.stage(AdaptationStage, after.name, after.fidelities, after.epochs),
+    ]

@@ -7,42 +7,39 @@ energies are fitted to its own labels; a part of the backbone may stay as the fi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, nn
 
 from mfpyg.errors import MFPyGError
 from mfpyg.models import Backbone, MultiFidelityPotential, Potential
-from mfpyg.training.strategies.plan import StagePlan
-from mfpyg.training.strategies.stage import Materials, Stage
+from mfpyg.training.inputs import Inputs
+from mfpyg.training.stage import Stage
+from mfpyg.training.strategies.outline import outline_of
 
 
+@dataclass(kw_only=True)
 class LevelStage(Stage):
     """Trains on one level.
 
-    Args:
-        plan, materials: of the stage.
+    Attributes:
         reference: energies of the level, (n_species,) float64.
-        first: whether everything is trained, as nothing has been learnt yet.
+        frozen: what is left as it is, see :func:`frozen_parameters`.
     """
 
-    def __init__(self, plan: StagePlan, materials: Materials, reference: Tensor, first: bool) -> None:
-        super().__init__(plan, materials, None if first else materials.settings.transfer.lr)
-        self.reference, self.first = reference, first
+    reference: Tensor
+    frozen: int | str
 
-    def enter(self, potential: Potential) -> Potential:
+    def start(self, potential: Potential) -> Potential:
         assert isinstance(potential, MultiFidelityPotential)
-        potential.rename(self.plan.name)
+        potential.rename(self.name)
+        potential.reference(self.name).copy_(self.reference)
         return potential
-
-    def begin(self, potential: Potential) -> None:
-        potential.reference(self.plan.name).copy_(self.reference)
 
     def trained(self, potential: Potential) -> list[nn.Parameter]:
         assert isinstance(potential, MultiFidelityPotential)
-        every = list(potential.parameters())
-        if self.first:
-            return every
-        frozen = {id(p) for p in frozen_parameters(potential.backbone, self.materials.settings.transfer.frozen)}
-        return [parameter for parameter in every if id(parameter) not in frozen]
+        frozen = {id(p) for p in frozen_parameters(potential.backbone, self.frozen)}
+        return [parameter for parameter in potential.parameters() if id(parameter) not in frozen]
 
 
 def frozen_parameters(backbone: nn.Module, frozen: int | str) -> list[nn.Parameter]:
@@ -71,17 +68,28 @@ def frozen_parameters(backbone: nn.Module, frozen: int | str) -> list[nn.Paramet
     return [parameter for parameter in backbone.parameters() if id(parameter) not in free]
 
 
-def stages(materials: Materials) -> tuple[Potential, list[Stage]]:
+def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
     """The potential, and a stage for each level.
 
     Raises:
         MFPyGError: if what is to be frozen is not there.
     """
-    names = [stage.name for stage in materials.plan.stages]
-    potential = materials.potential(names[:1])
-    frozen_parameters(potential.backbone, materials.settings.transfer.frozen)
-    references = materials.references(names)
-    return potential, [
-        LevelStage(plan, materials, references[plan.name], first=number == 0)
-        for number, plan in enumerate(materials.plan.stages)
-    ]
+    settings, outlines = inputs.settings, outline_of(inputs.settings, inputs.fidelities).stages
+    names = [outline.name for outline in outlines]
+    potential = inputs.potential(names[:1])
+    frozen_parameters(potential.backbone, settings.transfer.frozen)
+    references, made = inputs.references(names), list[Stage]()
+    for outline in outlines:
+        later = {"frozen": settings.transfer.frozen, "lr": settings.transfer.lr or settings.optim.lr}
+        others = later if made else {"frozen": "none"}  # the first level teaches everything
+        made.append(
+            inputs.stage(
+                LevelStage,
+                outline.name,
+                outline.fidelities,
+                outline.epochs,
+                reference=references[outline.name],
+                **others,
+            )
+        )
+    return potential, made

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from mfpyg.checkpoint import potential_of, read_checkpoint
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.references import (
-    GivenReferences,
     References,
     complete_difference,
     compositions,
@@ -23,115 +19,55 @@ from mfpyg.datasets.references import (
 )
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
-from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.inference.dataset import predicted
-from mfpyg.models import MultiFidelityPotential
+from mfpyg.models import MultiFidelityPotential, Potential
 from mfpyg.settings import SplitSettings, TrainSettings
-from mfpyg.training.completion import FRESH
-from mfpyg.training.folder import RunFolder
-from mfpyg.training.initial import InitialModel
-from mfpyg.training.module import train_only
-from mfpyg.training.prepare import reference_notes, trained_species
-from mfpyg.training.recipe import Recipe
+from mfpyg.training.initial import FRESH, InitialModel
+from mfpyg.training.inputs import Inputs, reference_notes
+from mfpyg.training.stage import Stage, train_only, trained_species
+from mfpyg.training.strategies.joint import joint_stage
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a training goes on from.
-
-    Attributes:
-        potential: in a run that is resumed, with the new fidelities already.
-        record: of :meth:`InitialModel.record`.
-    """
-
-    potential: MultiFidelityPotential
-    record: Mapping[str, Any]
-
-    def with_trained(self, species: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """Elements that each fidelity was trained on before or in this training; unknown where it was before."""
-        before = self.potential.trained_species
-        old = [fidelity.name for fidelity in parse_fidelities(self.record["fidelities"])]
-        known = {name: found for name, found in species.items() if name in before or name not in old}
-        return {**before, **{name: tuple(sorted({*before.get(name, ()), *found})) for name, found in known.items()}}
-
-
-def start_of(model: InitialModel) -> Start:
-    """The beginning of a new run.
-
-    Raises:
-        MFPyGError: if the model's weights do not fit what it says of itself.
-    """
-    return Start(model.potential(), model.record())
-
-
-def start_of_resumed(folder: RunFolder) -> Start:
-    """That of a run that is resumed, for which the model that it began with is not needed any more.
-
-    Raises:
-        MFPyGError: if its last checkpoint is damaged.
-    """
-    checkpoint = read_checkpoint(folder.last)
-    potential, record = potential_of(checkpoint, str(folder.last)), checkpoint["mfpyg"].get("init")
-    if not isinstance(potential, MultiFidelityPotential) or not isinstance(record, dict):
-        raise MFPyGError(f"{folder.last}: damaged, it does not say which potential the training began with")
-    return Start(potential, record)
-
-
-class FinetuneRecipe(Recipe):
-    """Training that goes on from a potential.
+def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
+    """The potential to train further, with the new fidelities, and the stage that does so.
 
     Args:
-        settings: completed, see :func:`mfpyg.training.completion.completed`.
-        fidelities, dataset, splits, given: see :class:`Recipe`.
-        start: the potential; it is changed.
+        inputs: with the start; its settings are completed, see :func:`mfpyg.training.initial.completed`.
+
+    Raises:
+        MFPyGError: if the potential does not know an element of the data.
     """
+    assert inputs.start is not None
+    settings, potential = inputs.settings, inputs.start.potential
+    check_elements_known(potential, inputs.dataset, inputs.splits)
+    potential.engine = settings.engine
+    _add_fidelities(inputs, potential)
+    potential.train()
+    trained = list(potential.parts_of([f.name for f in inputs.fidelities]).parameters())
+    if settings.finetune.old == "frozen":
+        potential.backbone.eval()  # nor may statistics that a network keeps of its batches change
+    else:
+        trained += potential.backbone.parameters()
+    train_only(potential, trained)
+    n_trained, own = sum(p.numel() for p in trained), " ".join(inputs.start.record["fidelities"])
+    note = f"init {settings.init}: {own}; {settings.finetune.old}, {n_trained:,} parameters are trained"
+    inputs.notes.insert(0, note)
+    stage = joint_stage(inputs)
+    potential.trained_species = inputs.start.with_trained(trained_species([stage]))
+    return potential, [stage]
 
-    def __init__(
-        self,
-        settings: TrainSettings,
-        fidelities: tuple[Fidelity, ...],
-        dataset: ConformationDataset,
-        splits: Mapping[str, np.ndarray],
-        start: Start,
-        given: GivenReferences | None = None,
-    ) -> None:
-        self.start = start
-        super().__init__(settings, fidelities, dataset, splits, given)
 
-    def prepare(self) -> None:
-        potential, settings = self.start.potential, self.settings
-        self.potential, self.notes = potential, []
-        check_elements_known(potential, self.dataset, self.splits)
-        potential.engine = settings.engine
-        self._add([f.name for f in self.fidelities if f.name not in potential.fidelities])
-        potential.trained_species = self.start.with_trained(
-            trained_species(settings, self.dataset, self.splits["train"])
-        )
-        potential.train()
-        trained = list(potential.parts_of([f.name for f in self.fidelities]).parameters())
-        if settings.finetune.old == "frozen":
-            potential.backbone.eval()  # nor may statistics that a network keeps of its batches change
-        else:
-            trained += potential.backbone.parameters()
-        train_only(potential, trained)
-        n_trained = sum(p.numel() for p in trained)
-        own = " ".join(self.start.record["fidelities"])
-        self.notes.insert(
-            0, f"init {settings.init}: {own}; {settings.finetune.old}, {n_trained:,} parameters are trained"
-        )
-
-    def _add(self, names: list[str]) -> None:
-        """Give the potential new fidelities, with reference energies of their own."""
-        potential, source = self.start.potential, self.settings.finetune.head_from
-        like = potential.fidelities[-1] if source in (None, FRESH) else source
-        fitted = {}
-        for name in names:
-            potential.add_fidelity(name, like, fresh=source == FRESH)
-            fitted[name] = fit_to_predictions(
-                potential, self.dataset, self.splits["train"], name, like, self.given.get(name, {})
-            )
-            potential.reference(name).add_(torch.from_numpy(fitted[name].energies))
-        self.notes += reference_notes(fitted)
+def _add_fidelities(inputs: Inputs, potential: MultiFidelityPotential) -> None:
+    """Give the potential the fidelities that it lacks, with reference energies of their own."""
+    source = inputs.settings.finetune.head_from
+    like = potential.fidelities[-1] if source in (None, FRESH) else source
+    fitted = {}
+    for name in [f.name for f in inputs.fidelities if f.name not in potential.fidelities]:
+        potential.add_fidelity(name, like, fresh=source == FRESH)
+        given = inputs.given.get(name, {})
+        fitted[name] = fit_to_predictions(potential, inputs.dataset, inputs.splits["train"], name, like, given)
+        potential.reference(name).add_(torch.from_numpy(fitted[name].energies))
+    inputs.notes.extend(reference_notes(fitted))
 
 
 def fit_to_predictions(

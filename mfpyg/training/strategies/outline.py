@@ -1,4 +1,4 @@
-"""Which levels a strategy trains on in which stage, and for how many epochs; without torch.
+"""Outline of a training in stages: levels and epochs of each; importable without torch.
 
 The budget of a training is its number of optimiser steps: as many in an epoch of any stage as an epoch of training
 on all levels at once (``mfl``) has with the same data, labels and batch size, and as many epochs in all. Where a
@@ -16,7 +16,7 @@ from mfpyg.settings import TrainSettings
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StageOutline:
     """A stage of a training.
 
     Attributes:
@@ -31,8 +31,8 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a strategy other than ``mfl`` makes of a list of fidelities.
+class Outline:
+    """Stages of one of the strategies ``tl``, ``delta`` and ``meta`` on a list of fidelities.
 
     Attributes:
         target: the fidelity that it ends with.
@@ -43,11 +43,11 @@ class Plan:
 
     target: Fidelity
     lower: tuple[Fidelity, ...]
-    stages: tuple[StagePlan, ...]
+    stages: tuple[StageOutline, ...]
     base: Fidelity | None = None
 
 
-def plan_of(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> Plan:
+def outline_of(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> Outline:
     """The stages of the strategy that the settings name.
 
     Raises:
@@ -66,14 +66,16 @@ def plan_of(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> Plan:
     if strategy == "tl":
         shares = {**dict.fromkeys(names, 1.0), **parse_numbers("transfer.share", settings.transfer.share, fidelities)}
         epochs = divided(settings.epochs, [shares[f.name] for f in ordered])
-        stages = [StagePlan(f.name, (f,), n) for f, n in zip(ordered, epochs, strict=True)]
-        return Plan(target, lower, tuple(stages))
+        stages = [StageOutline(f.name, (f,), n) for f, n in zip(ordered, epochs, strict=True)]
+        return Outline(target, lower, tuple(stages))
     if strategy == "delta":
         base = _base_of(settings, lower, target)
         before, after = divided(settings.epochs, [settings.delta.share, 1 - settings.delta.share])
-        return Plan(target, lower, (StagePlan("base", lower, before), StagePlan("difference", (target,), after)), base)
+        return Outline(
+            target, lower, (StageOutline("base", lower, before), StageOutline("difference", (target,), after)), base
+        )
     before, after = divided(settings.epochs, [settings.meta.share, 1 - settings.meta.share])
-    return Plan(target, lower, (StagePlan("meta", ordered, before), StagePlan("adaptation", (target,), after)))
+    return Outline(target, lower, (StageOutline("meta", ordered, before), StageOutline("adaptation", (target,), after)))
 
 
 def _check_weights(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> None:

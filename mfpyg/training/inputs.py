@@ -1,0 +1,166 @@
+"""What the stages of a training have in common: settings, labels, splits, elements, reference energies."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor
+
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.references import GivenReferences, References, compositions, fit_references, species_of
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import Fidelity, parse_weights
+from mfpyg.models import MultiFidelityPotential
+from mfpyg.models.build import build_potential
+from mfpyg.settings import TrainSettings
+from mfpyg.training.initial import Start
+from mfpyg.training.labels import labelled_rows
+from mfpyg.training.loss import MultiFidelityLoss
+from mfpyg.training.sampling import Sampling
+from mfpyg.training.stage import Stage
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
+
+
+@dataclass(frozen=True)
+class Elements:
+    """The elements of the training split.
+
+    Attributes:
+        species: atomic numbers, ascending.
+        counts: atoms of each in every conformation of the data set, (n_conformations, n_species) float64.
+    """
+
+    species: tuple[int, ...]
+    counts: np.ndarray
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a strategy makes the stages of a training from.
+
+    Attributes:
+        settings: checked.
+        fidelities: all that are trained on, in the order given.
+        dataset: with the labels that the training may see.
+        splits: ``{"train": rows, "val": rows, …}``.
+        given: reference energies that are not fitted.
+        start: the potential that is trained further, if any.
+        notes: lines for the user, added to as references are fitted.
+    """
+
+    settings: TrainSettings
+    fidelities: tuple[Fidelity, ...]
+    dataset: ConformationDataset
+    splits: Mapping[str, np.ndarray]
+    given: GivenReferences = field(default_factory=dict)
+    start: Start | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @functools.cached_property
+    def elements(self) -> Elements:
+        """The elements that a potential can be trained on.
+
+        Raises:
+            MFPyGError: if another split has an element that the training split has not.
+        """
+        every = species_of(self.dataset)
+        counts = compositions(self.dataset, every)
+        there = counts[self.splits["train"]].any(axis=0)
+        for name, rows in self.splits.items():
+            extra = counts[rows].any(axis=0) & ~there
+            if extra.any():
+                symbols = ", ".join(chemical_symbols[every[i]] for i in np.flatnonzero(extra))
+                raise MFPyGError(
+                    f"element {symbols} occurs in split '{name}' but not in training; use another seed or split"
+                )
+        species = tuple(number for number, trained in zip(every, there, strict=True) if trained)
+        return Elements(species, counts[:, there])
+
+    @functools.cached_property
+    def budget(self) -> int:
+        """Conformations of an epoch of strategy ``mfl``, which decide the optimiser steps of an epoch of any stage."""
+        return len(self.rows("train", self.fidelities))
+
+    def column(self, fidelity: str) -> int:
+        """Number of a fidelity among the T of the data set."""
+        return self.dataset.fidelities.index(fidelity)
+
+    def rows(self, split: str, fidelities: Sequence[Fidelity]) -> np.ndarray:
+        """Conformations of a split with a label of any of these fidelities, (n,) int64."""
+        rows = self.splits[split]
+        return rows[labelled_rows(self.dataset, rows, fidelities).any(axis=1)]
+
+    def potential(self, fidelities: Sequence[str]) -> MultiFidelityPotential:
+        """A potential with fresh weights, drawn from torch's global generator, and no reference energies yet."""
+        return build_potential(self.settings, self.elements.species, fidelities)
+
+    def references(self, fidelities: Sequence[str]) -> dict[str, Tensor]:
+        """Reference energies of each fidelity, (n_species,) float64, given or fitted to its labels in training."""
+        rows, elements = self.splits["train"], self.elements
+        fitted = fit_references(self.dataset, rows, elements.species, fidelities, elements.counts, self.given)
+        self.notes.extend(reference_notes(fitted))
+        return {name: torch.from_numpy(references.energies) for name, references in fitted.items()}
+
+    def loss(self, fidelities: Sequence[Fidelity]) -> MultiFidelityLoss:
+        """The loss of the labels of some fidelities, weighted as the settings say."""
+        every = parse_weights(self.settings.weights, self.fidelities)
+        columns = {f.name: self.column(f.name) for f in fidelities}
+        weights = {key: weight for key, weight in every.items() if key[0] in columns}
+        return MultiFidelityLoss(fidelities, columns, weights, self.settings.hierarchicality)
+
+    def sampling(self, rows: np.ndarray, seed: int | None = None) -> Sampling:
+        """Batches of these conformations, (n,) int64, as many an epoch as the budget says."""
+        settings = self.settings
+        return Sampling(
+            rows,
+            np.ones((len(rows), 1), bool),
+            settings.seed if seed is None else seed,
+            n_atoms=self.dataset.slices["z"].diff().numpy()[rows],
+            window=settings.sampling.window,
+            budget=self.budget,
+        )
+
+    def stage(
+        self, kind: type[AnyStage], name: str, fidelities: Sequence[Fidelity], epochs: int, **others: Any
+    ) -> AnyStage:
+        """A stage on all labels of some fidelities, at the settings' rate, unless ``others`` say otherwise.
+
+        Args:
+            kind: :class:`Stage`, or a subclass.
+            name, fidelities, epochs: of the stage.
+            others: what else it is made with.
+        """
+        usual: dict[str, Any] = {
+            "loss": self.loss(fidelities),
+            "lr": self.settings.optim.lr,
+            "weight_decay": self.settings.optim.weight_decay,
+            "dataset": self.dataset,
+            "val": self.rows("val", fidelities),
+        }
+        if "train" not in others:
+            usual["train"] = self.sampling(self.rows("train", fidelities))
+        return kind(name=name, fidelities=tuple(fidelities), epochs=epochs, **{**usual, **others})
+
+
+def reference_notes(fitted: Mapping[str, References]) -> list[str]:
+    """A line for each fidelity whose references are those of isolated atoms, or not determined by the labels."""
+    notes = []
+    for name, references in fitted.items():
+        if references.isolated:
+            symbols = ", ".join(references.isolated)
+            notes.append(f"the {name} reference energies of {symbols} are the lowest of isolated atoms in train")
+        if references.undetermined:
+            sources = " and ".join(references.sources)
+            used = f"they are extrapolated from those of {sources}" if sources else "their least-norm values are used"
+            notes.append(
+                f"note: the {name} labels do not determine the reference energies of "
+                f"{', '.join(references.undetermined)} one by one; {used}; references can give others"
+            )
+    return notes

@@ -1,0 +1,122 @@
+"""Labels of a training: which conformations carry some, and whether those that are trained on are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.label_fraction import thin_labels
+from mfpyg.datasets.references import compositions, species_of
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import Fidelity, parse_fidelities
+from mfpyg.settings import TrainSettings
+from mfpyg.training.check import label_fractions
+
+
+def labelled_rows(dataset: ConformationDataset, rows: np.ndarray, fidelities: Sequence[Fidelity]) -> np.ndarray:
+    """True where one of the rows carries a label of a fidelity that is trained on, (n, T) bool."""
+    columns = []
+    for fidelity in fidelities:
+        column = dataset.fidelities.index(fidelity.name)
+        having = np.zeros(len(rows), bool)
+        for prop in ("energy", "forces"):
+            if getattr(fidelity, prop):
+                having |= dataset._data[f"{prop}_mask"][:, column].numpy()[rows]
+        columns.append(having)
+    return np.stack(columns, axis=1)
+
+
+def with_labels_kept(
+    settings: TrainSettings,
+    fidelities: tuple[Fidelity, ...],
+    dataset: ConformationDataset,
+    splits: Mapping[str, np.ndarray],
+) -> ConformationDataset:
+    """The data set with the part of the labels that the settings keep, see :mod:`mfpyg.datasets.label_fraction`."""
+    return thin_labels(dataset, splits, label_fractions(settings, fidelities), settings.split_seed)
+
+
+def label_notes(
+    settings: TrainSettings,
+    dataset: ConformationDataset,
+    splits: Mapping[str, np.ndarray],
+    fidelities: tuple[Fidelity, ...],
+) -> list[str]:
+    """Lines for the user about the labels and conformations that are trained on.
+
+    Raises:
+        MFPyGError: as :func:`check_labels`.
+    """
+    lines = []
+    for name in label_fractions(settings, fidelities):
+        any_label = (Fidelity(name, energy=True, forces=True),)
+        train, val = (int(labelled_rows(dataset, splits[split], any_label).sum()) for split in ("train", "val"))
+        lines.append(f"labels of {name} are kept of {train:,} conformations in train and {val:,} in val")
+    lines += check_labels(settings, dataset, splits, fidelities)
+    left_out = len(dataset) - sum(len(rows) for rows in splits.values())
+    if left_out:
+        lines.append(f"note: {left_out:,} of {len(dataset):,} conformations are in no split")
+    return lines
+
+
+def _needed(settings: TrainSettings) -> tuple[str, ...]:
+    """Fidelities without whose labels in the validation split no epoch, or stage, can be judged."""
+    if settings.strategy != "mfl":
+        return tuple(f.name for f in parse_fidelities(settings.fidelities))
+    return () if settings.monitor == "sum" else (settings.monitor,)
+
+
+def check_labels(
+    settings: TrainSettings,
+    dataset: ConformationDataset,
+    splits: Mapping[str, np.ndarray],
+    fidelities: tuple[Fidelity, ...],
+) -> list[str]:
+    """Check that every kind of label to train on occurs in the training split.
+
+    Returns:
+        A line for each kind that the validation split lacks, which the choice of the best epoch can't see, and one
+        for the conformations that carry no label to train on.
+
+    Raises:
+        MFPyGError: naming the first that does not, or if nothing is left to choose the best epoch by.
+    """
+    rows, notes, seen = splits["train"], [], []
+    labelled = int(labelled_rows(dataset, rows, fidelities).any(axis=1).sum())
+    if labelled < len(rows):
+        trained = " ".join(map(str, fidelities))
+        notes.append(f"note: {len(rows) - labelled:,} of train carry no label of {trained}; they are left out")
+    for fidelity in fidelities:
+        column = dataset.fidelities.index(fidelity.name)
+        for prop, name in (("energy", "energies"), ("forces", "forces")):
+            mask = dataset._data[f"{prop}_mask"][:, column]
+            if not getattr(fidelity, prop):
+                continue
+            if not mask[rows].any():
+                raise MFPyGError(
+                    f"fidelity '{fidelity}': none of the {len(rows)} conformations of the training split has {name} "
+                    f"of '{fidelity.name}'; leave them out, or give other data"
+                )
+            if mask[splits["val"]].any():
+                seen.append(fidelity.name)
+            else:
+                notes.append(f"note: no {fidelity.name} {name} in validation; the best epoch is chosen without them")
+    for name in _needed(settings) or (() if seen else ("sum",)):
+        if name not in seen:
+            raise MFPyGError(f"monitor {name} has no labels in the validation split; give split.val a larger share")
+    return notes
+
+
+def labelled_species(
+    dataset: ConformationDataset, rows: np.ndarray, fidelities: Sequence[Fidelity]
+) -> dict[str, tuple[int, ...]]:
+    """Atomic numbers in the labels of each fidelity in some conformations, (n,) int64."""
+    species = species_of(dataset)
+    there = compositions(dataset, species)[rows] > 0  # (n, n_species)
+    labelled = labelled_rows(dataset, rows, fidelities)  # (n, n_fidelities)
+    return {
+        fidelity.name: tuple(np.array(species)[there[labelled[:, number]].any(axis=0)].tolist())
+        for number, fidelity in enumerate(fidelities)
+    }
