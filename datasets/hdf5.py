@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,6 @@ import h5py
 import numpy as np
 
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, same_numbers
-from mfpyg.datasets.soundness import check_storage
 from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import raise_if_unreadable
@@ -207,5 +207,32 @@ def array(group: h5py.Group, path: Path, key: str) -> h5py.Dataset:
         raise MFPyGError(f"{where(group, path)}: {key} is kept elsewhere; expected the array itself, not a link to it")
     if found.shape is None or found.nbytes > _MOST_COMPRESSED * max(path.stat().st_size, 1):
         raise MFPyGError(f"{where(group, path)}: {key} has shape {found.shape}, too large for its file; fetch it again")
-    check_storage(found, path, f"{where(group, path)}: {key}")
+    _check_written(found, f"{where(group, path)}: {key}")
     return found
+
+
+def _check_written(found: h5py.Dataset, what: str) -> None:
+    """Check that an array's bytes were all written.
+
+    Where a part was never written, or its address was lost, HDF5 returns the fill value, by default zero; only a fill
+    value of NaN is accepted, as it means missing.
+
+    Args:
+        found: the array.
+        what: file, group and key, for errors.
+
+    Raises:
+        MFPyGError: if not.
+    """
+    if found.size and not _is_whole(found) and not (found.dtype.kind == "f" and np.isnan(found.fillvalue)):
+        raise MFPyGError(f"{what} was never written, or not all of it; fetch it again")
+
+
+def _is_whole(found: h5py.Dataset) -> bool:
+    layout = found.id.get_create_plist().get_layout()
+    if layout == h5py.h5d.CONTIGUOUS:
+        return found.id.get_offset() is not None
+    if layout == h5py.h5d.CHUNKED:
+        expected = math.prod(-(-n // c) for n, c in zip(found.shape, found.chunks, strict=True))
+        return found.id.get_num_chunks() >= expected
+    return True
