@@ -17,7 +17,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, read_npz, replace_file, write_text
 from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
 from mfpyg.strict_yaml import read_yaml
-from mfpyg.training.lock import LOCK
+from mfpyg.training.lock import HOLDER, LOCK
 
 MAY_CHANGE = ("epochs", "checkpoint_minutes", "logger", "devices", "nodes", "accelerator", "threads", "dataset")
 """Settings that a resumed run may change; the epochs only with strategy ``mfl``, and of the data the place alone."""
@@ -57,7 +57,7 @@ class RunFolder:
             raise MFPyGError(
                 f"{self.path} exists; continue it with --resume {self.path}, or choose another folder with --out"
             )
-        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK for p in self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(p.name not in (LOCK, HOLDER) for p in self.path.iterdir())):
             what = "exists, is not empty and no run folder" if self.path.is_dir() else "exists and is a file"
             raise MFPyGError(f"{self.path} {what}; choose another folder with --out")
 
@@ -91,7 +91,7 @@ class RunFolder:
         # The versions tell it from a folder in which somebody keeps a config.yaml.
         if not self.versions.is_file() or self.last.is_file():
             return False
-        own = {*self._own_files(), *self.path.glob(".*.tmp"), self.path / LOCK, *map(self.path.joinpath, LOGGED)}
+        own = {*self._own_files(), *self.path.glob(".*.tmp"), *map(self.path.joinpath, (LOCK, HOLDER, *LOGGED))}
         return all(path in own for path in self.path.iterdir())
 
     def _own_files(self) -> set[Path]:

@@ -1,114 +1,70 @@
-"""One process in a run folder at a time."""
+"""One training at a time in a run folder."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import socket
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mfpyg.errors import MFPyGError, MFPyGWarning
+from filelock import FileLock, Timeout
+
+from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder
-from mfpyg.interrupt import Postponed, unbroken
+from mfpyg.interrupt import unbroken
 
-LOCK = ".lock"
-"""Name of the file in the run folder that is locked; it says who has it."""
-
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What file systems answer that know no locks, some network ones among them."""
+LOCK, HOLDER = ".lock", ".holder"
+"""Files in the run folder: the one that is locked, and the process that has locked it."""
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Have a run folder for oneself, which is made if it is not there.
+    """Hold the lock of a run folder, which is created if it does not exist.
 
-    The lock is the kernel's (``flock``), so that a killed process leaves none behind. Folders that were made here
-    and hold nothing in the end are removed.
+    The lock is the operating system's, so a killed process leaves none behind. Folders that were created here and are
+    empty in the end are removed.
 
     Raises:
-        MFPyGError: if another process has it, or the folder can't be made or written to.
+        MFPyGError: if another process holds it, or the folder cannot be created or written to.
     """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    file = None
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
         with unbroken():
-            file = _locked(folder)
+            _acquire(lock, folder)
         yield
     finally:
-        signals = Postponed()
-        try:
-            signals.begin()
-        finally:
-            _give_back(folder, file, missing)
-            signals.end()
-        if signals.asked:
-            raise KeyboardInterrupt
+        with unbroken():
+            _release(lock, folder, created)
 
 
-def _give_back(folder: Path, file: int | None, made: Sequence[Path]) -> None:
-    if file is not None:
-        (folder / LOCK).unlink(missing_ok=True)  # before it is given back, so that it is still this one
-        os.close(file)
-    with contextlib.suppress(OSError):  # not empty
-        for path in made:
-            path.rmdir()
-
-
-def _locked(folder: Path) -> int:
-    path = folder / LOCK
-    while True:
-        make_folder(folder)
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # a run that ended just now took the folder with it
-            continue
-        except OSError as error:
-            raise MFPyGError(f"{folder}: can't write there ({error.strerror}); choose another place") from error
-        try:
-            _lock(file, folder)
-            if _is_there(file, path):  # and not one that its holder has removed meanwhile
-                _sign(file, path)
-                return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
-
-
-def _lock(file: int, folder: Path) -> None:
+def _acquire(lock: FileLock, folder: Path) -> None:
+    make_folder(folder)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(file, 200).decode(errors="replace") or "another process"
+        lock.acquire()
+        (folder / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    except Timeout:
         raise MFPyGError(
-            f"{folder}: another mfpyg-train works in this folder ({holder}); wait until it has ended, or choose "
+            f"{folder}: another mfpyg-train works in this folder ({_holder(folder)}); wait until it has ended, or choose "
             "another folder with --out"
         ) from None
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise MFPyGError(f"{folder / LOCK}: can't lock it ({error.strerror})") from error
-        warnings.warn(
-            f"{folder}: the file system knows no locks ({error.strerror}); see to it that no two runs share a folder",
-            MFPyGWarning,
-            stacklevel=2,
-        )
+        raise MFPyGError(f"{folder}: cannot lock it ({error.strerror}); choose another folder with --out") from error
 
 
-def _sign(file: int, path: Path) -> None:
-    try:
-        os.ftruncate(file, 0)
-        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
-    except OSError as error:
-        path.unlink()
-        raise MFPyGError(f"{path}: can't write it ({error.strerror})") from error
+def _holder(folder: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (folder / HOLDER).read_text(encoding="utf-8", errors="replace")[:200] or "another process"
+    return "another process"
 
 
-def _is_there(file: int, path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(file), path.stat())
-    return False
+def _release(lock: FileLock, folder: Path, created: Sequence[Path]) -> None:
+    if lock.is_locked:
+        for name in (HOLDER, LOCK):  # removed while it is still held
+            (folder / name).unlink(missing_ok=True)
+        lock.release()
+    with contextlib.suppress(OSError):  # not empty
+        for path in created:
+            path.rmdir()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mfpyg.cli import evaluate, train
-from mfpyg.errors import MFPyGError, MFPyGWarning
+from mfpyg.errors import MFPyGError
 from mfpyg.interrupt import Postponed, listening
 from mfpyg.training import lock
 from mfpyg.training.lock import held
@@ -83,7 +83,7 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     os.waitpid(pid, 0)
     assert (folder / lock.LOCK).is_file()
     with held(folder):
-        assert str(os.getpid()) in (folder / lock.LOCK).read_text()
+        assert str(os.getpid()) in (folder / lock.HOLDER).read_text()
     assert list(folder.iterdir()) == []
 
 
@@ -96,52 +96,26 @@ def test_folders_that_nothing_came_into_are_removed(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["file"]
 
 
-def test_lock_that_its_holder_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the opening of the file and its locking, another run ended and a third one began."""
-    original, third = lock._lock, []
-
-    def late(file: int, folder: Path) -> None:
-        if not third:
-            (folder / lock.LOCK).unlink()
-            third.append(os.open(folder / lock.LOCK, os.O_CREAT | os.O_RDWR))
-            fcntl.flock(third[0], fcntl.LOCK_EX)
-        original(file, folder)
-
-    monkeypatch.setattr(lock, "_lock", late)
-    with pytest.raises(MFPyGError, match="another mfpyg-train works"), held(tmp_path):
-        pass
-    os.close(third[0])
-
-
-@pytest.mark.parametrize("call", ["open", "ftruncate", "write", "close"])
+@pytest.mark.parametrize("moment", ["acquire", "release"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_nothing_is_left_where_a_signal_meets_the_lock(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: signal.Signals
+def test_signal_at_the_lock_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, number: signal.Signals
 ) -> None:
-    """Ctrl-C comes right after each call that makes the lock or gives it back."""
-    original = getattr(os, call)
+    original = getattr(lock.FileLock, moment)
 
-    def interrupted(*arguments: Any) -> Any:
-        result = original(*arguments)
-        monkeypatch.setattr(os, call, original)
+    def interrupted(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = original(self, *arguments, **options)
+        monkeypatch.setattr(lock.FileLock, moment, original)
         signal.raise_signal(number)
         return result
 
     folder = tmp_path / "runs" / "new"
-    monkeypatch.setattr(os, call, interrupted)
+    monkeypatch.setattr(lock.FileLock, moment, interrupted)
     with pytest.raises(KeyboardInterrupt), listening(), held(folder):
-        assert call == "close"
+        assert moment == "release"
     assert list(tmp_path.iterdir()) == []
     with held(folder):
         assert (folder / lock.LOCK).is_file()
-
-
-def test_nothing_is_left_where_a_signal_comes_before_the_lock_is_given_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(KeyboardInterrupt), held(tmp_path / "new"):
-        monkeypatch.setattr(lock.Postponed, "begin", lambda self: signal.raise_signal(signal.SIGINT))
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_handlers_are_put_back_though_a_signal_comes_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,12 +139,12 @@ def test_handlers_are_put_back_though_a_signal_comes_meanwhile(monkeypatch: pyte
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-def test_file_system_without_locks_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(file: int, how: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.warns(MFPyGWarning, match="knows no locks"), held(tmp_path):
+    with pytest.raises(MFPyGError, match=r"cannot lock it \(No locks available\)"), held(tmp_path):
         pass
 
 
