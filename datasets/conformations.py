@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch_geometric.data import Data, InMemoryDataset
 
@@ -213,14 +214,21 @@ class ConformationDataset(InMemoryDataset):
     def _process(self) -> None:
         # PyG's own compares the pre_transform with the last one used and warns; here the name of the
         # processed file carries it, so that several can stand side by side.
-        if self.force_reload or not Path(self.processed_paths[0]).is_file():
+        processed = Path(self.processed_paths[0])
+        if self.force_reload or not processed.is_file():
             try:
                 make_folder(Path(self.processed_dir))
             except MFPyGError as error:
                 cached = cache_dir() in Path(self.processed_dir).parents
                 place = "set MFPYG_CACHE" if cached else "give the data set another root, or name its raw file"
                 raise MFPyGError(f"{error}; {place}") from error
-            self.process()
+            lock = processed.with_name(f"{processed.name}.lock")
+            with FileLock(lock):  # the other processes of a training wait here for the first
+                try:
+                    if self.force_reload or not processed.is_file():
+                        self.process()
+                finally:
+                    lock.unlink(missing_ok=True)
 
     def process(self) -> None:
         """Read the raw files and write the processed one."""

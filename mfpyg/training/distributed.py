@@ -1,0 +1,194 @@
+"""Several processes for one training; importable without torch.
+
+On one machine ``mfpyg-train --devices N`` starts them through torch's elastic launcher, as ``torchrun`` does. On several
+machines ``torchrun`` or ``srun`` starts them. The launcher ends all processes of a machine when one of them has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError
+from mfpyg.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments import ClusterEnvironment
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+RUN_ID = "mfpyg-train"
+"""Of torch's launcher where ``mfpyg-train`` has started the processes itself."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the processes of a training.
+
+    Attributes:
+        launcher: ``mfpyg-train``, ``torchrun`` or ``srun``; ``None`` for a process that was started alone.
+        rank: number among all processes.
+        world_size: number of processes.
+        nodes: number of machines.
+    """
+
+    launcher: str | None = None
+    rank: int = 0
+    world_size: int = 1
+    nodes: int = 1
+
+
+def this_process(environment: Mapping[str, str] = os.environ) -> Process:
+    """This process, by the variables that launchers set.
+
+    Several tasks of one step of ``srun`` are the processes of one training. An allocation alone, as of ``salloc`` and in
+    a batch script, has started nothing, nor has the shell of ``srun --pty bash``.
+
+    Raises:
+        MFPyGError: if a launcher's variables are missing or no numbers.
+    """
+    if "TORCHELASTIC_RUN_ID" in environment:
+        launcher = RUN_ID if environment["TORCHELASTIC_RUN_ID"] == RUN_ID else "torchrun"
+        world_size, here = (_number(environment, name) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        return Process(launcher, _number(environment, "RANK"), world_size, max(1, world_size // max(1, here)))
+    tasks = _number(environment, "SLURM_STEP_NUM_TASKS", 1)
+    if tasks > 1 and environment.get("SLURM_JOB_NAME") != "bash":
+        nodes = _number(environment, "SLURM_STEP_NUM_NODES", _number(environment, "SLURM_NNODES", 1))
+        return Process("srun", _number(environment, "SLURM_PROCID"), tasks, nodes)
+    return Process()
+
+
+def is_main_process() -> bool:
+    """True in the process that was started alone, and in the first one of several."""
+    return this_process().rank == 0
+
+
+def environment_of(process: Process) -> ClusterEnvironment:
+    """Lightning's environment for a process, which Lightning would otherwise guess from the variables of a job."""
+    from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
+
+    if process.launcher is None:
+        return LightningEnvironment()
+    if process.launcher == "srun":
+        return SLURMEnvironment(auto_requeue=False)  # it would write a checkpoint beside ours; SIGTERM saves one
+    return TorchElasticEnvironment()
+
+
+def check_processes(settings: TrainSettings) -> None:
+    """Check that as many processes were started as the settings say, or can be started here.
+
+    Raises:
+        MFPyGError: with the number of processes, and what has started them.
+    """
+    found = this_process()
+    if found.launcher is None:
+        if settings.nodes > 1:
+            raise MFPyGError(
+                f"nodes is {settings.nodes}, but this process was started alone; start it with srun "
+                f"--nodes={settings.nodes} --ntasks-per-node={settings.devices}, or with torchrun on each node"
+            )
+        return
+    if (found.world_size, found.nodes) != (settings.n_processes, settings.nodes):
+        each, rest = divmod(found.world_size, found.nodes)
+        advice = f"give --devices {each} --nodes {found.nodes}" if not rest else "start as many on each node"
+        raise MFPyGError(
+            f"{found.launcher} started {found.world_size} processes on {found.nodes} nodes, but devices "
+            f"{settings.devices} and nodes {settings.nodes} make {settings.n_processes}; {advice}"
+        )
+
+
+def launch(arguments: Sequence[str], number: int, advice: Callable[[], str]) -> int:
+    """Run ``mfpyg-train`` in several processes on this machine, and wait for them.
+
+    Ctrl-C and SIGTERM are passed on to all of them, which then save their step.
+
+    Args:
+        arguments: of the command.
+        number: of processes.
+        advice: says how to continue a run that has ended early.
+
+    Returns:
+        The status to exit with.
+
+    Raises:
+        MFPyGError: the first error of a process, or the signal that has killed it.
+        KeyboardInterrupt: if they were stopped.
+    """
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torch's launcher: what it reports is raised below
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds for the step and the validation to be saved
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // number, 1)))
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=number,
+        run_id=RUN_ID,
+        rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "mfpyg.cli.train", *arguments)
+    except SignalException:
+        raise KeyboardInterrupt from None
+    except ChildFailedError as error:
+        killed = [rank for rank, failure in error.failures.items() if failure.exitcode < 0]
+        rank = killed[0] if killed else error.get_first_failure()[0]
+        return _status_of(error.failures[rank], f"process {rank} of {number}", advice())
+    return 0
+
+
+def _status_of(failure: ProcessFailure, process: str, advice: str) -> int:
+    if failure.exitcode < 0:
+        raise MFPyGError(
+            f"{process} was ended by {failure.signal_name()}, the others with it; SIGKILL may mean that memory ran out; "
+            f"{advice}"
+        )
+    if failure.exitcode == INTERRUPT_STATUS:
+        raise KeyboardInterrupt
+    said: Any = failure.message
+    if not isinstance(said, dict):  # it has not come to tell
+        raise MFPyGError(f"{process} ended with status {failure.exitcode}; {advice}")
+    kind, _, message = said["message"].partition(": ")
+    if kind == MFPyGError.__name__:
+        raise MFPyGError(message)
+    print(said["extraInfo"]["py_callstack"], file=sys.stderr)
+    return 1
+
+
+def run_as_worker(command: Callable[[], None], process: Process) -> None:
+    """Run a command as one of several processes; its error is recorded for the launcher.
+
+    Raises:
+        SystemExit: after an error, where :func:`launch` reports it.
+        MFPyGError: with the number of the process, where each process reports its own.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    try:
+        command()
+    except Exception as error:
+        known = isinstance(error, MFPyGError)
+        told = MFPyGError(f"process {process.rank}: {error}" if process.rank else str(error)) if known else error
+        get_error_handler().record_exception(told)
+        if process.launcher == RUN_ID:
+            raise SystemExit(ERROR_STATUS if known else 1) from error
+        raise told from error
+
+
+def _number(environment: Mapping[str, str], name: str, otherwise: int | None = None) -> int:
+    text = environment.get(name)
+    if text is None and otherwise is not None:
+        return otherwise
+    if text is None or not text.isdecimal():
+        raise MFPyGError(
+            f"environment variable {name} is {text or 'missing'}, expected the number that a launcher sets"
+        )
+    return int(text)
