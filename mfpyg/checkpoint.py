@@ -16,7 +16,7 @@ from ase.data import chemical_symbols
 
 from mfpyg import backbones
 from mfpyg.ambient import building, neutrally
-from mfpyg.checkpoint_checks import Room, check_described
+from mfpyg.checkpoint_schema import check_checkpoint
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.files import check_archive, read_torch, save_torch
@@ -112,7 +112,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     path = checkpoint_file(path)
     check_archive(path, "a checkpoint of mfpyg")
     checkpoint = read_torch(path, "a checkpoint of mfpyg")
-    check_described(checkpoint, path, FORMAT)
+    check_checkpoint(checkpoint, path, FORMAT)
     return checkpoint
 
 
@@ -208,9 +208,8 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
         check(settings)
         if hasattr(settings.model, "check"):
             settings.model.check()
-        _check_sizes(settings, weights)
         # The initial weights drawn here are replaced at once.
-        with building(), torch.random.fork_rng(devices=[]), Room(weights):
+        with building(), torch.random.fork_rng(devices=[]):
             potential = _built(settings, described)
     except MFPyGError as error:
         raise MFPyGError(f"{name}: {error}") from error
@@ -228,17 +227,6 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     _check_references(potential, described["reference_energies"], name)
     potential.trained_species = {name: tuple(z) for name, z in (described.get("trained_species") or {}).items()}
     return potential.eval()
-
-
-def _check_sizes(settings: TrainSettings, weights: Mapping[str, torch.Tensor]) -> None:
-    """Check that no size of a network of this package is beyond what its weights could be of."""
-    if backbones.find(settings.backbone).package is not None:  # whose options may be numbers of another kind
-        return
-    most = max(sum(weight.numel() for weight in weights.values()), 1 << 16)
-    for group, options in (("model", settings.model), ("head", settings.head)):
-        for name, value in vars(options).items():
-            if isinstance(value, int) and value > most:
-                raise MFPyGError(f"{group}.{name} is {value}, larger than its weights allow; the file is damaged")
 
 
 def _kind(weight: torch.Tensor) -> str:

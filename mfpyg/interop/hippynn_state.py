@@ -19,7 +19,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from mfpyg.checkpoint_checks import in_words, is_array
+from mfpyg.checkpoint_schema import in_words, is_array
 from mfpyg.errors import MFPyGError
 from mfpyg.files import check_archive, read_torch
 

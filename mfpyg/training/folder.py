@@ -57,7 +57,9 @@ class RunFolder:
             raise MFPyGError(
                 f"{self.path} exists; continue it with --resume {self.path}, or choose another folder with --out"
             )
-        if self.path.exists() and (not self.path.is_dir() or any(p.name not in (LOCK, HOLDER) for p in self.path.iterdir())):
+        if self.path.exists() and (
+            not self.path.is_dir() or any(p.name not in (LOCK, HOLDER) for p in self.path.iterdir())
+        ):
             what = "exists, is not empty and no run folder" if self.path.is_dir() else "exists and is a file"
             raise MFPyGError(f"{self.path} {what}; choose another folder with --out")
 

@@ -47,8 +47,8 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         (folder / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except Timeout:
         raise MFPyGError(
-            f"{folder}: another mfpyg-train works in this folder ({_holder(folder)}); wait until it has ended, or choose "
-            "another folder with --out"
+            f"{folder}: another mfpyg-train works in this folder ({_holder(folder)}); wait until it has ended, or "
+            "choose another folder with --out"
         ) from None
     except OSError as error:
         raise MFPyGError(f"{folder}: cannot lock it ({error.strerror}); choose another folder with --out") from error
