@@ -1,7 +1,7 @@
 """Several processes for one training; importable without torch.
 
-On one machine ``mfpyg-train --devices N`` starts them through torch's elastic launcher, as ``torchrun`` does. On several
-machines ``torchrun`` or ``srun`` starts them. The launcher ends all processes of a machine when one of them has ended.
+On one machine ``mfpyg-train --devices N`` starts them through torch's elastic launcher, as ``torchrun`` does; on
+several machines ``torchrun`` or ``srun`` starts them. The launcher ends all processes when one of them has failed.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Process:
 def this_process(environment: Mapping[str, str] = os.environ) -> Process:
     """This process, by the variables that launchers set.
 
-    Several tasks of one step of ``srun`` are the processes of one training. An allocation alone, as of ``salloc`` and in
-    a batch script, has started nothing, nor has the shell of ``srun --pty bash``.
+    Several tasks of one step of ``srun`` are the processes of one training. An allocation alone, as of ``salloc`` and
+    in a batch script, has started nothing, nor has the shell of ``srun --pty bash``.
 
     Raises:
         MFPyGError: if a launcher's variables are missing or no numbers.
@@ -117,7 +117,9 @@ def launch(arguments: Sequence[str], number: int, advice: Callable[[], str]) -> 
         KeyboardInterrupt: if they were stopped.
     """
     os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torch's launcher: what it reports is raised below
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds for the step and the validation to be saved
+    os.environ.setdefault(
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600"
+    )  # seconds for the step and the validation to be saved
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // number, 1)))
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -148,8 +150,8 @@ def launch(arguments: Sequence[str], number: int, advice: Callable[[], str]) -> 
 def _status_of(failure: ProcessFailure, process: str, advice: str) -> int:
     if failure.exitcode < 0:
         raise MFPyGError(
-            f"{process} was ended by {failure.signal_name()}, the others with it; SIGKILL may mean that memory ran out; "
-            f"{advice}"
+            f"{process} was ended by {failure.signal_name()}, the others with it; SIGKILL may mean that memory ran "
+            f"out; {advice}"
         )
     if failure.exitcode == INTERRUPT_STATUS:
         raise KeyboardInterrupt
