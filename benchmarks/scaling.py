@@ -112,10 +112,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from mfpyg.training.check import check_settings
     from mfpyg.training.company import environment_of
     from mfpyg.training.data import ConformationData, open_training_data
+    from mfpyg.training.distributed import this_process
     from mfpyg.training.fit import trainer_of
     from mfpyg.training.inputs import Inputs
     from mfpyg.training.module import MultiFidelityModule
-    from mfpyg.training.processes import this_process
 
     class Clock(Callback):
         times: list[float] = []  # noqa: RUF012

@@ -3,53 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mfpyg.cli.common import hyphenated, joined, run
 from mfpyg.cli.imports import slow_imports
 from mfpyg.cli.train_options import NAME, default_out, new_data, parse
 from mfpyg.datasets.spec import recorded_specs
-from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS
+from mfpyg.errors import INTERRUPT_STATUS
 from mfpyg.settings import TrainSettings
 from mfpyg.training.check import check_same_references, check_settings, given_references
+from mfpyg.training.distributed import check_processes, is_main_process, launch, run_as_worker, this_process
 from mfpyg.training.folder import RunFolder, check_same
-from mfpyg.training.launch import launch
 from mfpyg.training.lock import held
-from mfpyg.training.processes import check_processes, end_at_once, is_main_process, this_process
-
-if TYPE_CHECKING:
-    from mfpyg.training.company import Company
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Entry point."""
-    try:
-        run(NAME, train_command, arguments)
-    except SystemExit as end:
-        end_at_once(end.code if isinstance(end.code, int) else ERROR_STATUS)
-        raise
-    end_at_once(0)
+    run(NAME, train_command, arguments)
 
 
 def train_command(arguments: Sequence[str]) -> None:
     """Run the command as the process that this is; where several are wanted, start them."""
-    if this_process().world_size == 1:
+    process = this_process()
+    if process.launcher is None:
         _command(arguments)
-        return
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what torch's process groups say of each other's end
-    with slow_imports():
-        from mfpyg.training.company import together
-
-    with together() as company:
-        _command(arguments, company)
+    else:
+        run_as_worker(lambda: _command(arguments), process)
 
 
-def _command(arguments: Sequence[str], company: Company | None = None) -> None:
+def _command(arguments: Sequence[str]) -> None:
     """Parse, check what can be checked at once, train, evaluate."""
     settings, resumed = parse(joined(hyphenated(arguments), "--dataset", "--split.files"))
     if resumed is not None:
@@ -58,8 +43,6 @@ def _command(arguments: Sequence[str], company: Company | None = None) -> None:
     check_processes(settings)
     folder = RunFolder(resumed or Path(settings.out or default_out(settings)))
     settings = dataclasses.replace(settings, out=str(folder.path))
-    if company is not None:
-        company.folder = folder
     if resumed is not None:
         check_same(folder.read_settings(), settings)
         check_same_references(settings, folder)
@@ -67,18 +50,15 @@ def _command(arguments: Sequence[str], company: Company | None = None) -> None:
         given_references(settings)
         if is_main_process():
             folder.check_new()
-    if settings.n_processes > 1 and company is None:
-        status = launch(arguments, settings.n_processes, folder)
-        if status:
-            sys.exit(status)
-        return
+    if settings.n_processes > 1 and this_process().launcher is None:
+        sys.exit(launch(arguments, settings.n_processes, folder.to_go_on))
     with held(folder.path) if is_main_process() else nullcontext():
         if is_main_process():
             folder.remove_leftovers()
-        _train(settings, folder, resumed is not None, company)
+        _train(settings, folder, resumed is not None)
 
 
-def _train(settings: TrainSettings, folder: RunFolder, resume: bool, company: Company | None) -> None:
+def _train(settings: TrainSettings, folder: RunFolder, resume: bool) -> None:
     from rich.console import Console
 
     with slow_imports():
@@ -89,7 +69,7 @@ def _train(settings: TrainSettings, folder: RunFolder, resume: bool, company: Co
     keep_freed_memory()
     console = Console(quiet=not is_main_process())
     try:
-        train(settings, folder, console, resume, company)
+        train(settings, folder, console, resume)
     except Interrupted as stop:
         console.print(f"{NAME}: {stop}", highlight=False, soft_wrap=True)
         sys.exit(INTERRUPT_STATUS)

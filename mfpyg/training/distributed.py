@@ -6,6 +6,7 @@ several machines ``torchrun`` or ``srun`` starts them. The launcher ends all pro
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -116,7 +117,6 @@ def launch(arguments: Sequence[str], number: int, advice: Callable[[], str]) -> 
         MFPyGError: the first error of a process, or the signal that has killed it.
         KeyboardInterrupt: if they were stopped.
     """
-    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of torch's launcher: what it reports is raised below
     os.environ.setdefault(
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600"
     )  # seconds for the step and the validation to be saved
@@ -126,6 +126,8 @@ def launch(arguments: Sequence[str], number: int, advice: Callable[[], str]) -> 
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    for name in ("multiprocessing.api", "agent.server.api"):  # what they report is raised below
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -176,6 +178,10 @@ def run_as_worker(command: Callable[[], None], process: Process) -> None:
 
     try:
         command()
+    except KeyboardInterrupt:
+        if process.rank or process.launcher == RUN_ID:
+            raise SystemExit(INTERRUPT_STATUS) from None
+        raise
     except Exception as error:
         known = isinstance(error, MFPyGError)
         told = MFPyGError(f"process {process.rank}: {error}" if process.rank else str(error)) if known else error

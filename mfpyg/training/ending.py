@@ -10,9 +10,9 @@ from mfpyg.errors import MFPyGError
 from mfpyg.files import FULL
 from mfpyg.settings import TrainSettings
 from mfpyg.training.callbacks import Stopped
+from mfpyg.training.distributed import is_main_process
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.optimizer import Diverged
-from mfpyg.training.processes import is_main_process
 
 
 class Interrupted(Exception):

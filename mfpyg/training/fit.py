@@ -21,14 +21,13 @@ from mfpyg.models import Potential
 from mfpyg.settings import TrainSettings
 from mfpyg.training.average import WeightAverage
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
-from mfpyg.training.company import environment_of
 from mfpyg.training.data import ConformationData
+from mfpyg.training.distributed import environment_of, is_main_process, this_process
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.inputs import Inputs
 from mfpyg.training.module import MultiFidelityModule
-from mfpyg.training.processes import is_main_process, this_process
-from mfpyg.training.randomness import GeneratorState, set_generators
-from mfpyg.training.restoring import Restored
+from mfpyg.training.resume import Restored
+from mfpyg.training.rng_state import GeneratorState, set_generators
 from mfpyg.training.schedule import Schedule
 from mfpyg.training.stage import Place, Stage, trained_species
 
@@ -87,6 +86,8 @@ def fit(
             potential.load_state_dict(saving.weights)
             place = _next(place, module.epoch, module.step, len(stages))
         state = None
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()  # its threads may abort while Python ends
 
 
 def _started(stage: Stage, potential: Potential, settings: TrainSettings) -> Potential:

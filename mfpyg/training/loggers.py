@@ -16,8 +16,8 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 
 from mfpyg.errors import MFPyGError
 from mfpyg.settings import TrainSettings, flat, to_dict
+from mfpyg.training.distributed import is_main_process
 from mfpyg.training.folder import RunFolder
-from mfpyg.training.processes import is_main_process
 
 PROJECT = "mfpyg"
 """Project of Weights & Biases, experiment of MLflow, where the environment names none."""

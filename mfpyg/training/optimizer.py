@@ -13,7 +13,6 @@ from torch import nn
 
 from mfpyg.errors import MFPyGError
 from mfpyg.models import MultiFidelityPotential
-from mfpyg.training.restoring import checked_when_loaded
 
 Cause = TypeVar("Cause")
 
@@ -69,7 +68,7 @@ def adam(
     """
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     # Fused: a step of a small network is bound by the number of calls, not by arithmetic.
-    return checked_when_loaded(kind(groups(module, trained, weight_decay), lr=lr, betas=betas, fused=True))
+    return kind(groups(module, trained, weight_decay), lr=lr, betas=betas, fused=True)
 
 
 class Diverged(MFPyGError):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
 
 from mfpyg.checkpoint import epochs_done, potential_of, read_checkpoint, versions
 from mfpyg.datasets.conformations import ConformationDataset
@@ -115,3 +120,39 @@ def version_notes(folder: RunFolder, backbone: str) -> list[str]:
     if not changed:
         return []
     return [f"note: {'; '.join(changed)}: the weights need not be those of an uninterrupted run to the last bit"]
+
+
+class Restored(Callback):
+    """Notes that the state of a checkpoint was restored and training has begun.
+
+    Args:
+        then: called at that moment.
+    """
+
+    def __init__(self, then: Callable[[], Any]) -> None:
+        self.done, self.then = False, then
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self.done = True
+        self.then()
+
+    @contextmanager
+    def checked(self, checkpoint: Path | None) -> Iterator[None]:
+        """Report a state that Lightning or torch cannot restore in one line.
+
+        Args:
+            checkpoint: that is resumed, if any.
+
+        Raises:
+            MFPyGError: for an error before training has begun.
+        """
+        try:
+            yield
+            if not self.done:  # no epoch was left
+                self.then()
+        except (TypeError, LookupError, AttributeError, ValueError, ArithmeticError, RuntimeError) as error:
+            known = isinstance(error, MFPyGError | torch.OutOfMemoryError | torch.distributed.DistError)
+            if self.done or checkpoint is None or known:
+                raise
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+            raise MFPyGError(f"{checkpoint}: the state of its training cannot be resumed ({reason})") from error

@@ -27,8 +27,8 @@ from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
 from mfpyg.strategies import stages_of
 from mfpyg.training.check import check_settings, given_references
-from mfpyg.training.company import Company
 from mfpyg.training.data import open_training_data
+from mfpyg.training.distributed import is_main_process
 from mfpyg.training.ending import ending_told
 from mfpyg.training.fit import fit
 from mfpyg.training.folder import RunFolder
@@ -36,9 +36,8 @@ from mfpyg.training.initial import InitialModel, completed, read_initial, start_
 from mfpyg.training.inputs import Inputs
 from mfpyg.training.labels import label_notes, with_labels_kept
 from mfpyg.training.loggers import Loggers
-from mfpyg.training.processes import is_main_process
-from mfpyg.training.randomness import seed_generators
 from mfpyg.training.resume import check_resumable, version_notes
+from mfpyg.training.rng_state import seed_generators
 from mfpyg.training.strategies.finetune import method_notes, splits_to_go_on
 
 P = ParamSpec("P")
@@ -61,7 +60,6 @@ def train(
     folder: RunFolder,
     console: Console,
     resume: bool = False,
-    company: Company | None = None,
 ) -> None:
     """Train a potential into a run folder.
 
@@ -70,7 +68,6 @@ def train(
         folder: new, or that of a run to resume.
         console: for progress.
         resume: continue from ``last.ckpt``.
-        company: the other processes of the run, if any.
 
     Raises:
         MFPyGError: for wrong settings or data, a run that can't be resumed, or a loss that becomes NaN.
@@ -103,15 +100,11 @@ def train(
         console.print("the run has ended or stopped early; there is nothing left to train", highlight=False)
         if is_main_process():
             folder.write_config(settings)
-        if company is not None:
-            company.ready()
         return
     with ending_told(folder, settings):
         if is_main_process() and not resume:
             folder.create(settings, splits, versions(settings.backbone), given)
         loggers = Loggers(settings, folder)
-        if company is not None:
-            company.ready()
         with loggers.ended():
             fit(inputs, potential, stages, folder, console, device, list(loggers.of.values()), resume)
 

@@ -17,7 +17,7 @@ import torch
 from mfpyg.cli import train
 from mfpyg.strategy_options import STRATEGIES
 from mfpyg.training.module import MultiFidelityModule
-from mfpyg.training.randomness import generator_states, seed_generators, set_generators
+from mfpyg.training.rng_state import generator_states, seed_generators, set_generators
 
 OPTIONS = (
     "--fidelities", "dz:EF", "cc:E", "--epochs=4", "--batch-size=64", "--model.n-features=6", "--model.n-atom-layers=1",

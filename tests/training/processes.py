@@ -19,9 +19,9 @@ from mfpyg.strategies import stages_of
 from mfpyg.training import fit, run
 from mfpyg.training.check import check_settings
 from mfpyg.training.data import open_training_data
+from mfpyg.training.distributed import this_process
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.inputs import Inputs
-from mfpyg.training.processes import end_at_once, this_process
 
 TINY = ["--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--accelerator=cpu"]
 STILL = [
@@ -130,7 +130,6 @@ def main() -> None:
     torch.set_num_threads(1)
     found = {name: record(folder, name) for name in names}
     torch.save(found, folder / f"{process.world_size}-{process.rank}.pt")
-    end_at_once(0)
 
 
 if __name__ == "__main__":
