@@ -27,7 +27,7 @@ import torch
 from ase import Atoms
 
 from mfpyg.datasets import MiniCHNO
-from mfpyg.datasets.formats import frames_of
+from mfpyg.datasets.frames import frames_of
 from mfpyg.inference.ensemble import Ensemble
 from mfpyg.inference.files import as_extxyz, output_of, predict_file
 from mfpyg.inference.frames import predict_frames

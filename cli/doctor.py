@@ -73,7 +73,7 @@ def _healthy(specs: tuple[DatasetSpec, ...], names: tuple[str, ...], target: str
     from rich.console import Console
 
     with slow_imports():
-        from mfpyg.datasets.opening import open_dataset
+        from mfpyg.datasets.spec import open_dataset
         from mfpyg.doctor import View, examine
         from mfpyg.files import write_text
         from mfpyg.progress import shown_on

@@ -186,7 +186,7 @@ def _open(
     Raises:
         MFPyGError: if the data have none of the potential's fidelities.
     """
-    from mfpyg.datasets.opening import available_fidelities, open_dataset
+    from mfpyg.datasets.spec import available_fidelities, open_dataset
 
     each = [available_fidelities(spec) for spec in specs]
     present = list(dict.fromkeys(name for names in each for name in names))

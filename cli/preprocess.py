@@ -61,7 +61,7 @@ def _process(specs: Sequence[DatasetSpec], names: tuple[str, ...], cutoff: float
     from rich.console import Console
 
     with slow_imports():
-        from mfpyg.datasets.opening import open_dataset
+        from mfpyg.datasets.spec import open_dataset
         from mfpyg.graph import RadiusGraph
         from mfpyg.progress import shown_on
 

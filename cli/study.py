@@ -115,7 +115,7 @@ def _open_data(
         MFPyGError: if a file is missing or wrong, or the data are not those that a run was started on.
     """
     with slow_imports():
-        from mfpyg.datasets.opening import open_dataset
+        from mfpyg.datasets.spec import open_dataset
         from mfpyg.study.reading import check_data
         from mfpyg.training.data import open_training_data
 

@@ -1,4 +1,4 @@
-"""What can be trained on: one module a data set, all PyTorch Geometric ``InMemoryDataset``s."""
+"""Data sets to train on, all PyTorch Geometric ``InMemoryDataset``s."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mfpyg.datasets.ani1x import ANI1ccx, ANI1x
-    from mfpyg.datasets.ani2x import ANI2x
+    from mfpyg.datasets.ani import ANI1ccx, ANI1x, ANI2x
     from mfpyg.datasets.batches import BatchLoader
     from mfpyg.datasets.comp6 import COMP6
     from mfpyg.datasets.conformations import ConformationDataset
     from mfpyg.datasets.extxyz import ASEFile, ExtXYZ
     from mfpyg.datasets.minichno import MiniCHNO
-    from mfpyg.datasets.numpy_files import PaddedNPY, PaddedNPZ
+    from mfpyg.datasets.padded import PaddedNPY, PaddedNPZ
     from mfpyg.datasets.pyanitools import Pyanitools
     from mfpyg.datasets.release import ReleaseDataset
     from mfpyg.datasets.union import UnionDataset
@@ -36,17 +35,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "ANI1ccx": "ani1x",
-    "ANI1x": "ani1x",
-    "ANI2x": "ani2x",
+    "ANI1ccx": "ani",
+    "ANI1x": "ani",
+    "ANI2x": "ani",
     "ASEFile": "extxyz",
     "BatchLoader": "batches",
     "COMP6": "comp6",
     "ConformationDataset": "conformations",
     "ExtXYZ": "extxyz",
     "MiniCHNO": "minichno",
-    "PaddedNPY": "numpy_files",
-    "PaddedNPZ": "numpy_files",
+    "PaddedNPY": "padded",
+    "PaddedNPZ": "padded",
     "Pyanitools": "pyanitools",
     "ReleaseDataset": "release",
     "UnionDataset": "union",
@@ -54,7 +53,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # The levels of each data set are plain data that commands read before torch is imported.
+    # Commands read the levels of data sets, which are plain data, before torch is imported.
     if name in _MODULES:
         importlib.import_module("mfpyg.quick_pyg")
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

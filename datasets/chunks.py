@@ -16,6 +16,7 @@ from ase.data import chemical_symbols
 from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import LevelOfTheory
 from mfpyg.origin import near_origin
 
 Track = Callable[[Sequence[str]], Iterable[str]]
@@ -53,6 +54,30 @@ def by_formula(z: np.ndarray) -> tuple[np.ndarray, list[str]]:
 def same_numbers(shape: Sequence[int], expected: Sequence[int]) -> bool:
     """Whether arrays of these shapes differ by axes of length one alone, as energies (n, 1) and (n,) do."""
     return [n for n in shape if n != 1] == [n for n in expected if n != 1]
+
+
+def labels_of(
+    levels: Sequence[LevelOfTheory],
+    n_atoms: np.ndarray,
+    energies: Callable[[str], np.ndarray],
+    forces: Callable[[str], np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of conformations in the package's units, as :class:`Chunk` has them.
+
+    Args:
+        levels: T levels.
+        n_atoms: of each conformation, (n,) int64.
+        energies, forces: values under a key in the units of its level, (n,) and (Σ n_atoms, 3).
+    """
+    energy = np.empty((len(n_atoms), len(levels)))
+    force = np.full((n_atoms.sum(), len(levels), 3), np.nan, np.float32)
+    for t, level in enumerate(levels):
+        summands = [energies(key).astype(np.float64) for key in level.energy]
+        energy[:, t] = np.sum(summands, axis=0) * level.energy_factor
+        if level.forces is not None:
+            with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                force[:, t] = forces(level.forces).astype(np.float64) * level.forces_factor
+    return energy, force
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What all data sets share: files, processing, storage, and their counts."""
+"""Base class of all data sets."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from mfpyg.cache import cache_dir
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.chunks import Chunk, Track
 from mfpyg.datasets.levels import levels_named
-from mfpyg.datasets.processing import Processing, item, transformed
+from mfpyg.datasets.processing import ColumnFiles, Processing, check_given_split, item, transformed
 from mfpyg.datasets.storage import (
     FORMAT,
-    ColumnFiles,
     fingerprint,
     geometries_fingerprint,
+    label_counts,
+    level_from,
     processed_name,
     read_processed,
     settings_of,
@@ -37,7 +38,7 @@ from mfpyg.files import make_folder
 from mfpyg.graph import RadiusGraph
 
 KEEP_ITEMS_UP_TO = 100_000
-"""Conformations of a data set whose items are kept as objects once they have been made."""
+"""Size of data sets whose items are kept as objects once they have been made."""
 
 
 class ConformationDataset(InMemoryDataset):
@@ -60,24 +61,22 @@ class ConformationDataset(InMemoryDataset):
     ``pbc``          (1, 3) bool       whether it is repeated along each of them
     ================ ================= ===============================================================
 
-    The last two are there for all items where any conformation is periodic, and for none where none is.
+    All items have the last two if any conformation is periodic.
 
-    Processing streams chunks of conformations from the raw files to columns on disk, in bounded
-    memory; the processed file is written under a temporary name and moved into place, and mapped
-    into memory when it is opened. Its name carries a hash of the raw files' sizes and dates, the
-    levels asked for, the subset and the ``pre_transform``, so that no change of any of them ever uses an old one.
+    Processing streams chunks of conformations from the raw files to columns on disk, in bounded memory; the processed
+    file is written in one step, and mapped into memory when it is opened. Its name carries a hash of the raw files'
+    sizes and dates, the requested levels, the subset and the ``pre_transform``, so that a change of any of them never
+    uses an old one.
 
-    A subclass says what ``levels`` there can be, and reads chunks of them.
+    A subclass has ``levels``, and reads :meth:`chunks` of conformations with their labels.
 
     Args:
         root: folder for ``processed/``.
-        fidelities: names of levels in ``levels``; the usual ones, as far as the raw files have them,
-            if not given.
+        fidelities: names among ``levels``; the usual ones that the raw files have, if not given.
         files: raw files.
         required: keep only conformations with an energy of each of these fidelities.
-        transform, pre_transform, pre_filter, force_reload: as in PyTorch Geometric. A ``pre_transform``
-            other than :class:`mfpyg.graph.RadiusGraph` and a ``pre_filter`` make an object a
-            conformation.
+        transform, pre_transform, pre_filter, force_reload: as in PyTorch Geometric. A ``pre_filter``, and a
+            ``pre_transform`` other than :class:`mfpyg.graph.RadiusGraph`, make an object of each conformation.
         track: wraps the list of the files' groups to show the progress of processing.
 
     Raises:
@@ -86,7 +85,7 @@ class ConformationDataset(InMemoryDataset):
 
     levels: tuple[LevelOfTheory, ...]
     usual: ClassVar[tuple[str, ...] | None] = None
-    """Names of the levels that are processed unless others are asked for; all if ``None``."""
+    """Names of the levels that are processed by default; all if ``None``."""
 
     @neutrally
     def __init__(
@@ -107,9 +106,7 @@ class ConformationDataset(InMemoryDataset):
         if isinstance(fidelities, str):
             raise MFPyGError(f"fidelities of {self.what} is '{fidelities}', expected a list such as ['{fidelities}']")
         if fidelities is not None and not len(fidelities):
-            raise MFPyGError(
-                f"fidelities of {self.what} is empty; name at least one, or leave it out for the usual ones"
-            )
+            raise MFPyGError(f"fidelities of {self.what} is empty; name one, or leave it out for the usual ones")
         self._required = levels_named(tuple(required), self.levels, self.what)
         self._asked = None if fidelities is None else levels_named(tuple(fidelities), self.levels, self.what)
         if not all(file.is_file() for file in self.files):
@@ -138,39 +135,31 @@ class ConformationDataset(InMemoryDataset):
 
     @property
     def present_levels(self) -> tuple[LevelOfTheory, ...]:
-        """The T levels; without forces where no group of the raw files has any."""
+        """The T levels; without forces where the raw files have none."""
         return self._present
 
     def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
-        """Levels to read: all that are asked for, or the usual ones that the raw files have.
+        """Levels to read: those asked for, or the usual ones that the raw files have.
 
         Raises:
-            MFPyGError: if one that is asked for is not there, or none is.
+            MFPyGError: if one that is asked for is missing, or all are.
         """
         return self.levels if asked is None else tuple(asked)
 
     def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
-        """All conformations of the raw files with the labels of these levels, in their order.
-
-        Raises:
-            MFPyGError: for anything wrong in the files.
-        """
+        """All conformations of the raw files, in their order, with the labels of these levels."""
         raise NotImplementedError
 
     def source_names(self) -> list[str]:
-        """What the numbers in ``source`` stand for."""
+        """Names of the sources that ``source`` numbers."""
         return [self.what]
 
     def levels_read(self, levels: Sequence[LevelOfTheory]) -> list[tuple[LevelOfTheory, ...]]:
-        """What each source takes its keys for: the levels that are read, of each one its own."""
+        """Levels with their keys and units in each source."""
         return [tuple(levels) for _ in self.source_names()]
 
     def download(self) -> None:
-        """Nothing is downloaded unasked; says which raw file is missing.
-
-        Raises:
-            MFPyGError: always.
-        """
+        """Raise ``MFPyGError`` with the name of the missing raw file, as nothing is downloaded unasked."""
         missing = next(file for file in self.files if not file.is_file())
         raise MFPyGError(f"{missing}: no such file; expected a raw file of {type(self).__name__}")
 
@@ -179,17 +168,13 @@ class ConformationDataset(InMemoryDataset):
         return [str(file) for file in self.files]
 
     @property
-    def raw_file_names(self) -> list[str]:
-        return [file.name for file in self.files]
-
-    @property
     def processed_file_names(self) -> list[str]:
         return [self._processed_name]
 
     def _settings(
         self, pre_transform: Callable[..., Any] | None, pre_filter: Callable[..., Any] | None
     ) -> dict[str, Any]:
-        """Everything that a processed file depends on, as plain values."""
+        """All settings that a processed file depends on, as plain values."""
         usual = [level for level in self.levels if self.usual is None or level.name in self.usual]
         return {
             "format": FORMAT,
@@ -204,16 +189,15 @@ class ConformationDataset(InMemoryDataset):
         }
 
     def raw_identity(self) -> list[Any]:
-        """What changes when a raw file does: name, size and date of each."""
+        """Name, size and date of each raw file."""
         return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
 
     def reading_options(self) -> dict[str, Any]:
-        """Options of a subclass that change what is read, as plain values."""
+        """Further options of a subclass that change what is read, as plain values."""
         return {}
 
     def _process(self) -> None:
-        # PyG's own compares the pre_transform with the last one used and warns; here the name of the
-        # processed file carries it, so that several can stand side by side.
+        # PyG warns of another pre_transform than the last one; here it is a part of the processed file's name.
         processed = Path(self.processed_paths[0])
         if self.force_reload or not processed.is_file():
             try:
@@ -235,8 +219,7 @@ class ConformationDataset(InMemoryDataset):
         levels = self.find_levels(self._asked)
         needed = self.find_levels(self._required) if self._required else ()
         read = [*levels, *(level for level in needed if level not in levels)]
-        columns = list(range(len(levels)))
-        required = [read.index(level) for level in needed]
+        columns, required = list(range(len(levels))), [read.index(level) for level in needed]
         edges = self.pre_transform if isinstance(self.pre_transform, RadiusGraph) and not self.pre_filter else None
         with interrupt.listening(), ColumnFiles(Path(self.processed_dir)) as files:
             processing = Processing(files, edges, len(levels))
@@ -248,40 +231,31 @@ class ConformationDataset(InMemoryDataset):
                 wanted = " and ".join(level.name for level in self._required) or "anything"
                 raise MFPyGError(f"{self.files[0]}: no conformation with {wanted}")
             data, slices = processing.collated()
-            self._check_given_split(data)
+            check_given_split(data, [str(self.files[0])] if len(self.files) == 1 else self.source_names())
             self.check_content(data, slices, levels)
             if edges is None and (self.pre_filter is not None or self.pre_transform is not None):
                 data, slices = transformed(data, slices, self.pre_filter, self.pre_transform, str(self.files[0]))
+            incomplete = zip((level.name for level in levels), processing.incomplete.tolist(), strict=True)
             about = {
                 "levels": [dataclasses.asdict(level) for level in levels],
                 "molecules": list(processing.molecules),
                 "sources": self.source_names(),
                 "source_levels": [[dataclasses.asdict(v) for v in of_source] for of_source in self.levels_read(levels)],
                 "fingerprint": fingerprint(data, slices),
-                "incomplete_forces": dict(
-                    zip([level.name for level in levels], processing.incomplete.tolist(), strict=True)
-                ),
+                "incomplete_forces": dict(incomplete),
             }
             write_processed(Path(self.processed_paths[0]), data, slices, about)
 
     def check_content(self, data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> None:
-        """What a subclass knows of its data; called before they are written.
+        """Check data before they are written; for subclasses.
 
         Raises:
-            MFPyGError: if they are not as they should be.
+            MFPyGError: if the data are wrong.
         """
-
-    def _check_given_split(self, data: Data) -> None:
-        given = data.split >= 0
-        for number, name in enumerate(self.source_names()):
-            of_source = given[data.source == number]
-            if of_source.any() and not of_source.all():
-                where = self.files[0] if len(self.files) == 1 else name
-                raise MFPyGError(f"{where}: some conformations have a split and some have none; expected all or none")
 
     @property
     def geometries(self) -> str:
-        """Fingerprint of the geometries alone, computed when it is asked for."""
+        """Fingerprint of the geometries alone."""
         return geometries_fingerprint(self._data, self.slices)
 
     @property
@@ -297,18 +271,18 @@ class ConformationDataset(InMemoryDataset):
         return (self.slices["z"].diff().numpy() == 1) & ~self.periodic
 
     def given_split(self) -> np.ndarray:
-        """The files' own division, (n,) int64: 0 pool, 1 test, 2 out of sample; -1 where they do not say."""
+        """Split given by the files, (n,) int64: 0 pool, 1 test, 2 out of sample, -1 where there is none."""
         return self._data.split.numpy()
 
     def get(self, idx: int) -> Data:
-        """One conformation; kept for the next time only where there are few, as each takes some kilobytes."""
+        """One conformation; kept for the next time in small data sets only, as each takes some kilobytes."""
         if len(self.slices["energy"]) <= KEEP_ITEMS_UP_TO:
             return super().get(idx)
         return item(self._data, self.slices, idx)
 
     @neutrally
     def copy(self, idx: Any = None) -> ConformationDataset:
-        """A copy with tensors of its own; as PyG's, but without an object a conformation.
+        """Copy with tensors of its own, as PyG's, but without an object for each conformation.
 
         Args:
             idx: only these conformations: a slice, list, tuple, tensor or array.
@@ -328,25 +302,3 @@ class ConformationDataset(InMemoryDataset):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)}, fidelities=[{', '.join(self.fidelities)}])"
-
-
-def label_counts(data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> list[dict[str, Any]]:
-    """See :meth:`ConformationDataset.label_counts`, of collated data with labels of these levels."""
-    energy = data.energy_mask.sum(dim=0).tolist()
-    forces = data.forces_mask.sum(dim=0).tolist()
-    components = 3 * (slices["z"].diff().unsqueeze(1) * data.forces_mask).sum(dim=0)
-    return [
-        {
-            "name": level.name,
-            "method": level.method,
-            "energies": energy[t],
-            "forces": forces[t],
-            "force_components": int(components[t]),
-        }
-        for t, level in enumerate(levels)
-    ]
-
-
-def level_from(values: dict[str, Any]) -> LevelOfTheory:
-    """A level of theory from what a processed file says of it."""
-    return LevelOfTheory(**{**values, "energy": tuple(values["energy"]), "optional": tuple(values["optional"])})

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, formula, same_numbers
-from mfpyg.datasets.defined import DefinedDataset
-from mfpyg.datasets.formats import frames_of
-from mfpyg.datasets.frames import Frame, frames_of_database, frames_of_text
+from mfpyg.datasets.file_dataset import FileDataset
+from mfpyg.datasets.frames import Frame, frames_of, frames_of_database, frames_of_text
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
 
 _KEYS_IN_ERROR = 20
 
 
-class ExtXYZ(DefinedDataset):
+class ExtXYZ(FileDataset):
     """Molecules and periodic systems in an extended-XYZ file or an ASE database.
 
     What items hold is in :class:`mfpyg.datasets.ConformationDataset`. Positions are in Å, as always in ASE. A key of
@@ -39,10 +38,10 @@ class ExtXYZ(DefinedDataset):
     Args:
         file: a database if its name ends in ``.db``, else extended XYZ, which may be compressed (``.gz``, ``.bz2``,
             ``.xz``).
-        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.defined.DefinedDataset`.
+        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.file_dataset.FileDataset`.
 
     Raises:
-        MFPyGError: if the file is missing or can't be read to its end, a frame lacks a key or is periodic along
+        MFPyGError: if the file is missing or cannot be read to its end, a frame lacks a key or is periodic along
             lattice vectors that are missing or span no volume, or a label is not a number (energies) or (n, 3)
             numbers (forces); it names the frame.
     """
@@ -95,11 +94,11 @@ class ASEFile(ExtXYZ):
 
     Keys, names and periodicity are as in :class:`ExtXYZ`: results of the calculator that ASE attaches to a frame are
     found under ASE's names, ``energy`` and ``forces`` in eV and eV/Å, as ASE converts them. Formats that ASE reads all
-    at once (see :func:`mfpyg.datasets.formats.frames_of`) take the memory of the whole file.
+    at once (see :func:`mfpyg.datasets.frames.frames_of`) take the memory of the whole file.
 
     Args:
         file: raw file, whose format ASE tells by its name and its first bytes.
-        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.defined.DefinedDataset`.
+        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.file_dataset.FileDataset`.
 
     Raises:
         MFPyGError: as :class:`ExtXYZ`, and if ASE does not know the format.

@@ -11,18 +11,15 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, same_numbers
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, labels_of, same_numbers
 from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import raise_if_unreadable
 
-_MOST_COMPRESSED = 2000
-"""An array can't be larger than its file by more than this factor, whatever the compression."""
-
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what HDF5 says of a bad file, or of one that can't be read now, into one line."""
+    """Turn exceptions of HDF5 about a damaged or unreadable file into one line."""
     try:
         yield
     except MFPyGError:  # a ValueError, and worded already
@@ -38,9 +35,9 @@ def _raise_if_locked(path: Path, reason: str, error: Exception) -> None:
     if "unable to lock file" in reason:
         why = reason.rpartition("error message = ")[2].strip("')")
         raise UnreadableError(
-            f"{path}: can't be locked for reading ({why}): another process has it open for writing, or its file system "
-            "knows no locks; wait for that process, or if nothing writes to it, set HDF5_USE_FILE_LOCKING=FALSE in the "
-            "environment"
+            f"{path}: cannot be locked for reading ({why}): another process has it open for writing, or the file "
+            "system knows no locks; wait for that process, or if nothing writes to it, set "
+            "HDF5_USE_FILE_LOCKING=FALSE in the environment"
         ) from error
     if "already open for write" in reason:
         raise UnreadableError(
@@ -147,15 +144,13 @@ class Group:
 
     def _chunk(self, levels: Sequence[LevelOfTheory], rows: slice) -> Chunk:
         n = rows.stop - rows.start
-        forces = np.full((n * self.size, len(levels), 3), np.nan, np.float32)
-        energy = np.empty((n, len(levels)))
-        for t, level in enumerate(levels):
-            summands = [self._numbers(key, rows).astype(np.float64).reshape(n) for key in level.energy]
-            energy[:, t] = np.sum(summands, axis=0) * level.energy_factor
-            if level.forces is not None:
-                values = self._numbers(level.forces, rows).astype(np.float64) * level.forces_factor
-                with np.errstate(over="ignore"):  # becomes infinite, which is refused
-                    forces[:, t] = values.reshape(-1, 3)
+        n_atoms = np.full(n, self.size, np.int64)
+        energy, forces = labels_of(
+            levels,
+            n_atoms,
+            lambda key: self._numbers(key, rows).reshape(n),
+            lambda key: self._numbers(key, rows).reshape(-1, 3),
+        )
         pos = self.array("coordinates")[rows]
         bad = np.flatnonzero(~np.isfinite(pos).all(axis=(1, 2)))
         if bad.size:
@@ -166,7 +161,7 @@ class Group:
             z = self.z[rows].astype(np.int64)  # (n, size)
             molecule, names = by_formula(z)
         chunk = Chunk(
-            n_atoms=np.full(n, self.size, np.int64),
+            n_atoms=n_atoms,
             z=z.reshape(-1),
             pos=pos.reshape(-1, 3),
             energy=energy,
@@ -196,43 +191,25 @@ def array(group: h5py.Group, path: Path, key: str) -> h5py.Dataset:
     """An array of a group.
 
     Raises:
-        MFPyGError: if there is none of this name, or its size can't be true.
+        MFPyGError: if there is none of this name, it is a link to another file, or it was never written.
     """
     found: Any = group.get(key)
     if not isinstance(found, h5py.Dataset):
         raise MFPyGError(f"{where(group, path)} lacks the key '{key}'")
-    # Links and virtual arrays could read any other file.
     hard = isinstance(group.get(key, getlink=True), h5py.HardLink)
     if not hard or found.is_virtual or found.external:
         raise MFPyGError(f"{where(group, path)}: {key} is kept elsewhere; expected the array itself, not a link to it")
-    if found.shape is None or found.nbytes > _MOST_COMPRESSED * max(path.stat().st_size, 1):
-        raise MFPyGError(f"{where(group, path)}: {key} has shape {found.shape}, too large for its file; fetch it again")
-    _check_written(found, f"{where(group, path)}: {key}")
+    if not _is_written(found):
+        raise MFPyGError(f"{where(group, path)}: {key} was never written, or not all of it; fetch the file again")
     return found
 
 
-def _check_written(found: h5py.Dataset, what: str) -> None:
-    """Check that an array's bytes were all written.
-
-    Where a part was never written, or its address was lost, HDF5 returns the fill value, by default zero; only a fill
-    value of NaN is accepted, as it means missing.
-
-    Args:
-        found: the array.
-        what: file, group and key, for errors.
-
-    Raises:
-        MFPyGError: if not.
-    """
-    if found.size and not _is_whole(found) and not (found.dtype.kind == "f" and np.isnan(found.fillvalue)):
-        raise MFPyGError(f"{what} was never written, or not all of it; fetch it again")
-
-
-def _is_whole(found: h5py.Dataset) -> bool:
+def _is_written(found: h5py.Dataset) -> bool:
+    """False where a program was stopped before it had written all, and HDF5 would make up zeros."""
+    if not found.size or (found.dtype.kind == "f" and np.isnan(found.fillvalue)):
+        return True
     layout = found.id.get_create_plist().get_layout()
-    if layout == h5py.h5d.CONTIGUOUS:
-        return found.id.get_offset() is not None
     if layout == h5py.h5d.CHUNKED:
-        expected = math.prod(-(-n // c) for n, c in zip(found.shape, found.chunks, strict=True))
-        return found.id.get_num_chunks() >= expected
-    return True
+        n_chunks = math.prod(-(-n // c) for n, c in zip(found.shape, found.chunks, strict=True))
+        return found.id.get_num_chunks() >= n_chunks
+    return layout != h5py.h5d.CONTIGUOUS or found.id.get_offset() is not None

@@ -27,7 +27,7 @@ def same_molecule(dataset: ConformationDataset) -> np.ndarray:
     of the atoms (Weisfeiler-Lehman colours of the graph of bonds). Distorted geometries do not tell
     their bonds: the graphs that a conformation has with shorter and with longer bonds then count as
     one molecule, and so does everything linked in that way. In doubt two isomers are one molecule, so
-    that nothing of a molecule is both in training and in test; what bonds can't tell, such as mirror
+    that nothing of a molecule is both in training and in test; what bonds cannot tell, such as mirror
     images, stays together too.
 
     Periodic conformations are told apart by their names alone, which are formulas where the file gives none; and

@@ -1,12 +1,21 @@
-"""The levels of theory that each data set holds.
+"""Levels of theory: those of each known data set, and those that the user defines as text.
 
 Plain data, importable without torch, so that a command can check its options at once.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.fidelity import LevelOfTheory
+from mfpyg.fidelity import Fidelity, LevelOfTheory
+from mfpyg.units import energy_unit, force_unit
+
+LEVEL = re.compile(r"(?P<name>[^=@]+)=(?P<energy>[^,@]+)(,(?P<forces>[^,@]+))?@(?P<unit>[^,@]+)(,(?P<per>[^,@]+))?")
+GRAMMAR = "NAME=ENERGY[,FORCES]@UNIT, as cc=cc_energy@Hartree or dz=dft_energy,dft_forces@eV"
 
 _WB97X_DZ = LevelOfTheory("dz", ("wb97x_dz.energy",), "wb97x_dz.forces", "ωB97X/6-31G(d)")
 _WB97X_TZ = LevelOfTheory("tz", ("wb97x_tz.energy",), "wb97x_tz.forces", "ωB97X/def2-TZVPP")
@@ -42,6 +51,9 @@ MINICHNO_LEVELS = (
 )
 """Levels of the data set bundled with the package."""
 
+BUNDLED = Path(__file__).parent / "data" / "minichno.h5"
+"""The raw file that ships with the package."""
+
 DEFAULT_LEVELS = ("dz", "tz", "mp2", "cc")
 """Levels that are processed unless others are asked for."""
 
@@ -75,3 +87,98 @@ def levels_named(names: tuple[str, ...], known: tuple[LevelOfTheory, ...], datas
         if name not in by_name:
             raise unknown_name(f"fidelity of {dataset}", name, by_name)
     return tuple(by_name[name] for name in names)
+
+
+def merged_levels(each: Iterable[tuple[LevelOfTheory, str]]) -> tuple[LevelOfTheory, ...]:
+    """One level for each name, with forces where one has them, and the method that one of them says.
+
+    Args:
+        each: levels, and the data set that each is of.
+
+    Raises:
+        MFPyGError: if levels of one name are different levels of theory, as far as they say what they are.
+    """
+    found: dict[str, LevelOfTheory] = {}
+    said: dict[str, str] = {}  # which data set said what the level is
+    for level, where in each:
+        known = found.setdefault(level.name, level)
+        if level.method and known.method and level.method != known.method:
+            raise MFPyGError(
+                f"fidelity '{level.name}' is {known.method} in {said[level.name]}, but {level.method} in {where}; "
+                f"different levels of theory need different names"
+            )
+        if level.method:
+            said.setdefault(level.name, where)
+        method, forces = known.method or level.method, known.forces or level.forces
+        found[level.name] = replace(known, method=method, forces=forces)
+    return tuple(found.values())
+
+
+def parse_levels(texts: Iterable[str]) -> tuple[LevelOfTheory, ...]:
+    """Read levels such as ``dz=dft_energy,dft_forces@eV``.
+
+    Raises:
+        MFPyGError: for a malformed one, an unknown unit, or a name that stands there twice.
+    """
+    return as_levels(list(texts))
+
+
+def as_levels(given: Sequence[LevelOfTheory | str] | str) -> tuple[LevelOfTheory, ...]:
+    """Levels from objects and from texts such as ``dz=dft_energy,dft_forces@eV``.
+
+    Raises:
+        MFPyGError: for a malformed one, an unknown unit, a name that stands there twice, or none at all.
+    """
+    each = [given] if isinstance(given, str) else given
+    for level in each:
+        if not isinstance(level, LevelOfTheory | str):
+            raise MFPyGError(f"level is {level!r}, expected a LevelOfTheory, or a text such as dz=energies@Hartree")
+    levels = tuple(level if isinstance(level, LevelOfTheory) else _parse_level(level) for level in each)
+    if not levels:
+        raise MFPyGError(f"no level of theory given; define one: {GRAMMAR}")
+    names = [level.name for level in levels]
+    for name in names:
+        if names.count(name) > 1:
+            raise MFPyGError(f"fidelity '{name}' is defined {names.count(name)} times; define it once")
+    return levels
+
+
+def _parse_level(text: str) -> LevelOfTheory:
+    match = LEVEL.fullmatch(text)
+    if match is None:
+        raise MFPyGError(f"malformed level '{text}': expected {GRAMMAR}")
+    name, unit, forces = match["name"], match["unit"], match["forces"]
+    Fidelity(name)  # checks the name
+    keys = match["energy"].split("+")
+    gradient = forces is not None and forces.startswith("-")
+    if gradient:
+        forces = forces[1:]
+    every = keys if forces is None else [*keys, forces]
+    if not all(key.removesuffix("?") for key in every):
+        raise MFPyGError(f"malformed level '{text}': a key is empty; expected {GRAMMAR}")
+    if forces is None and match["per"] is not None:
+        raise MFPyGError(f"malformed level '{text}': it has a unit of forces, but no key of forces")
+    return LevelOfTheory(
+        name,
+        tuple(key.removesuffix("?") for key in keys),
+        None if forces is None else forces.removesuffix("?"),
+        method="",
+        energy_unit=energy_unit(unit),
+        forces_unit=force_unit(match["per"] or f"{unit}/Å"),
+        gradient=gradient,
+        optional=tuple(key.removesuffix("?") for key in every if key.endswith("?")),
+    )
+
+
+def level_as_text(level: LevelOfTheory) -> str:
+    """The inverse of :func:`parse_levels` for one level."""
+
+    def written(key: str) -> str:
+        return f"{key}?" if key in level.optional else key
+
+    text = f"{level.name}={'+'.join(written(key) for key in level.energy)}"
+    if level.forces is not None:
+        text += f",{'-' if level.gradient else ''}{written(level.forces)}"
+    text += f"@{level.energy_unit}"
+    default = f"{level.energy_unit}/Å"
+    return text if level.forces_unit == default else f"{text},{level.forces_unit}"

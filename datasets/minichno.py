@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mfpyg.cache import cache_dir
-from mfpyg.datasets.levels import MINICHNO_LEVELS
+from mfpyg.datasets.levels import BUNDLED, MINICHNO_LEVELS
 from mfpyg.datasets.release import ReleaseDataset
-from mfpyg.datasets.spec import BUNDLED
 
 
 class MiniCHNO(ReleaseDataset):
@@ -57,5 +56,5 @@ class MiniCHNO(ReleaseDataset):
 
 
 def bundled_file() -> Path:
-    """Path of the raw file that ships with the package."""
+    """Raw file that ships with the package."""
     return BUNDLED

@@ -1,4 +1,4 @@
-"""Arrays with a row a conformation, padded to the largest molecule; ``numpy_files.py`` says where they are."""
+"""Molecules in padded arrays: ``.npz`` files, and folders of ``.npy`` files."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, same_numbers
-from mfpyg.datasets.defined import DefinedDataset
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, labels_of, same_numbers
+from mfpyg.datasets.file_dataset import FileDataset
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import raise_if_unreadable
 
 POSITIONS = ("R", "coords", "coordinates", "positions")
 SPECIES = ("Z", "z", "nuclear_charges", "atomic_numbers", "species")
-"""Keys of the positions and of the atomic numbers; a file has one of each."""
+"""Keys of positions and of atomic numbers; a file has one of each."""
 
 COUNTS = "N"
-"""Key of the numbers of atoms, where the file says them."""
+"""Key of the numbers of atoms; optional."""
 
 _LATTICES = ("cell", "lattice")
 
@@ -31,10 +33,10 @@ _DAMAGED = (
     *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
 )
-"""What ``zipfile`` and numpy raise for files that are damaged, or something else."""
+"""Exceptions of ``zipfile`` and numpy about files that are damaged, or something else."""
 
 
-class PaddedArrays(DefinedDataset):
+class PaddedArrays(FileDataset):
     """Molecules in arrays with a row each; what items hold is in :class:`mfpyg.datasets.ConformationDataset`.
 
     ================================ ================================================================================
@@ -51,11 +53,11 @@ class PaddedArrays(DefinedDataset):
     """
 
     def _keys(self) -> list[str]:
-        """The keys that there are."""
+        """Keys of the arrays in the file or folder."""
         raise NotImplementedError
 
     def _arrays(self, keys: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
-        """The arrays of these keys, to be sliced once from their first to their last row."""
+        """The arrays under these keys, to be sliced once from their first to their last row."""
         raise NotImplementedError
 
     @property
@@ -68,12 +70,12 @@ class PaddedArrays(DefinedDataset):
             for key in level.keys:
                 if key not in keys:
                     lacks = f"{self._where} lacks the key '{key}' of '{level.name}'"
-                    raise MFPyGError(f"{lacks} {listed(keys)}{did_you_mean(key, keys)}")
+                    raise MFPyGError(f"{lacks} {_listed(keys)}{did_you_mean(key, keys)}")
         return levels
 
     def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
         keys = self._keys()
-        pos, species = geometry_keys(keys, self._where)
+        pos, species = _geometry_keys(keys, self._where)
         for key in _LATTICES:
             if key in keys:
                 raise MFPyGError(
@@ -81,7 +83,7 @@ class PaddedArrays(DefinedDataset):
                     f"write them as extended XYZ or an ASE database"
                 )
         per_row = {key for level in levels for key in level.keys} | {pos, species} | ({COUNTS} & {*keys})
-        with self._arrays(sorted(per_row)) as arrays, reading(self._where):
+        with self._arrays(sorted(per_row)) as arrays, _reading(self._where):
             n, size = self._check(arrays, pos, species, levels)
             same = arrays[species][0:size] if arrays[species].ndim == 1 else None
             starts = range(0, n, max(1, ATOMS_IN_CHUNK // size))
@@ -96,34 +98,25 @@ class PaddedArrays(DefinedDataset):
     def _check(
         self, arrays: Mapping[str, Any], pos: str, species: str, levels: Sequence[LevelOfTheory]
     ) -> tuple[int, int]:
-        """Check types and shapes.
-
-        Returns:
-            The number of conformations, and of atoms that there is room for.
-        """
+        """Check types and shapes; return the numbers of conformations and of atoms in a row."""
         found = arrays[pos].shape
         if len(found) != 3 or found[2] != 3 or 0 in found:
             raise MFPyGError(f"{self._where}: {pos} has shape {found}, expected (n, n_max, 3) positions")
         n, size = found[:2]
-        expected: dict[str, tuple[list[tuple[int, ...]], str, str]] = {
-            pos: ([(n, size, 3)], "f", "floating-point numbers"),
-            species: ([(n, size), (size,)], "iu", "atomic numbers"),
-            COUNTS: ([(n,), (n, 1)], "iu", "whole numbers"),
-        }
-        for level in levels:
-            expected |= {key: ([(n,), (n, 1)], "f", "floating-point numbers") for key in level.energy}
-            if level.forces is not None:
-                expected[level.forces] = ([(n, size, 3)], "f", "floating-point numbers")
+        per_atom = {pos, *(level.forces for level in levels)}
         for key, array in arrays.items():
-            shapes, kinds, what = expected[key]
-            one_each = shapes[0] == (n,) and array.shape[:1] == (n,) and same_numbers(array.shape, (n,))
-            if array.shape not in shapes and not one_each:
-                wanted = " or ".join(map(str, shapes))
-                raise MFPyGError(
-                    f"{self._where}: {key} has shape {array.shape}, expected {wanted}, as {pos} is {found}"
-                )
+            numbers, kinds = ("whole", "iu") if key in (species, COUNTS) else ("floating-point", "f")
             if array.dtype.kind not in kinds:
-                raise MFPyGError(f"{self._where}: {key} has type {array.dtype}, expected {what}")
+                raise MFPyGError(f"{self._where}: {key} has type {array.dtype}, expected {numbers} numbers")
+            if key == species:
+                fits, wanted = array.shape in ((n, size), (size,)), f"({n}, {size}) or ({size},)"
+            elif key in per_atom:
+                fits, wanted = array.shape == (n, size, 3), f"({n}, {size}, 3)"
+            else:
+                fits, wanted = array.shape[:1] == (n,) and same_numbers(array.shape, (n,)), f"({n},)"
+            if not fits:
+                problem = f"{key} has shape {array.shape}, expected {wanted}"
+                raise MFPyGError(f"{self._where}: {problem}, as {pos} is {found}")
         return n, size
 
     def _chunk(
@@ -138,14 +131,7 @@ class PaddedArrays(DefinedDataset):
                 i = int(wrong[0])
                 said = f"{int(part[COUNTS].reshape(-1)[i])} atoms by {COUNTS}"
                 raise MFPyGError(f"{self._where}: conformation {start + i} has {said}, but {n_atoms[i]} by {species}")
-        energy = np.empty((len(z), len(levels)))
-        forces = np.full((n_atoms.sum(), len(levels), 3), np.nan, np.float32)
-        for t, level in enumerate(levels):
-            summands = [part[key].reshape(-1).astype(np.float64) for key in level.energy]  # (m,) each
-            energy[:, t] = np.sum(summands, axis=0) * level.energy_factor
-            if level.forces is not None:
-                with np.errstate(over="ignore"):  # becomes infinite, which is refused
-                    forces[:, t] = part[level.forces][there].astype(np.float64) * level.forces_factor
+        energy, forces = labels_of(levels, n_atoms, lambda key: part[key].reshape(-1), lambda key: part[key][there])
         molecule, names = by_formula(z)
         chunk = Chunk(
             n_atoms=n_atoms,
@@ -161,9 +147,102 @@ class PaddedArrays(DefinedDataset):
         return chunk
 
 
+class PaddedNPZ(PaddedArrays):
+    """An ``.npz`` file as of MD17, rMD17, sGDML, PhysNet and SchNetPack; its arrays are in :class:`PaddedArrays`.
+
+    Args:
+        file: raw file; compressed or not, its arrays are read a part at a time.
+        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.file_dataset.FileDataset`.
+
+    Raises:
+        MFPyGError: if the file is missing or damaged, or a key is missing or its array not as it should be.
+
+    Example:
+        >>> PaddedNPZ("md17_aspirin.npz", ["pbe=E,F@kcal/mol"])                  # doctest: +SKIP
+    """
+
+    def _keys(self) -> list[str]:
+        with _reading(self._where), zipfile.ZipFile(self.files[0]) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+    @contextmanager
+    def _arrays(self, keys: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        with _reading(self._where), zipfile.ZipFile(self.files[0]) as archive:
+            yield {key: _Member(archive, key) for key in keys}
+
+
+class PaddedNPY(PaddedArrays):
+    """A folder of ``PREFIX-R.npy``, ``PREFIX-Z.npy``, …, as hippynn's ``DirectoryDatabase`` reads.
+
+    File names are any prefix and a key; the arrays are in :class:`PaddedArrays`.
+
+    Args:
+        file: folder, or ``FOLDER/PREFIX`` where it holds the files of several.
+        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.file_dataset.FileDataset`.
+
+    Raises:
+        MFPyGError: if the folder holds no such files or those of several prefixes, or a key is missing or its array
+            not as it should be.
+
+    Example:
+        >>> PaddedNPY("qm7_processed/data-qm7", ["b3lyp=T@kcal/mol"])            # doctest: +SKIP
+    """
+
+    def find_files(self, path: Path) -> list[Path]:
+        self._folder, self._prefix = _folder_and_prefix(path)
+        names = [name for name in _names(self._folder) if name.startswith(self._prefix)]
+        self._by_key = {name.removeprefix(self._prefix): self._folder / f"{name}.npy" for name in names}
+        of_levels = {key for level in self.levels for key in level.keys}
+        read = {*_geometry_keys(self._by_key, self._where), COUNTS, *of_levels}
+        return [file for key, file in self._by_key.items() if key in read]
+
+    @property
+    def _where(self) -> str:
+        return str(self._folder / self._prefix)
+
+    @property
+    def what(self) -> str:
+        return f"{self._folder.name}/{self._prefix}"
+
+    def _keys(self) -> list[str]:
+        return list(self._by_key)
+
+    @contextmanager
+    def _arrays(self, keys: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        arrays = {}
+        for key in keys:
+            with _reading(str(self._by_key[key])):
+                arrays[key] = np.load(self._by_key[key], mmap_mode="r", allow_pickle=False)
+        yield arrays
+
+
+class _Member:
+    """An array of an npz file whose rows are read part by part, so that it need not fit into memory."""
+
+    def __init__(self, archive: zipfile.ZipFile, key: str) -> None:
+        self._file = archive.open(f"{key}.npy")
+        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        self.shape, by_column, self.dtype = headers[np.lib.format.read_magic(self._file)](self._file)
+        self.ndim = len(self.shape)
+        self._whole = None
+        if by_column and self.ndim > 1:  # the rows are spread over all of it
+            with archive.open(f"{key}.npy") as file:
+                self._whole = np.lib.format.read_array(file, allow_pickle=False)
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        if self._whole is not None:
+            return self._whole[rows]
+        shape = (rows.stop - rows.start, *self.shape[1:])
+        n_bytes = prod(shape) * self.dtype.itemsize
+        read = self._file.read(n_bytes)
+        if len(read) < n_bytes:
+            raise EOFError("an array is shorter than its header says")
+        return np.frombuffer(read, self.dtype).reshape(shape)
+
+
 @contextmanager
-def reading(where: str) -> Iterator[None]:
-    """Turn what ``zipfile`` and numpy say of a bad file into one line."""
+def _reading(where: str) -> Iterator[None]:
+    """Turn exceptions of ``zipfile`` and numpy about a bad file into one line."""
     try:
         yield
     except MFPyGError:  # a ValueError, and worded already
@@ -171,11 +250,11 @@ def reading(where: str) -> Iterator[None]:
     except _DAMAGED as error:
         raise_if_unreadable(where, error)
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        raise MFPyGError(f"{where}: can't be read as numpy's arrays ({reason}); fetch it again") from error
+        raise MFPyGError(f"{where}: cannot be read as numpy's arrays ({reason}); fetch it again") from error
 
 
-def geometry_keys(keys: Mapping[str, Any] | Sequence[str], where: str) -> tuple[str, str]:
-    """The keys of the positions and of the atomic numbers among those that there are.
+def _geometry_keys(keys: Mapping[str, Any] | Sequence[str], where: str) -> tuple[str, str]:
+    """Keys of the positions and of the atomic numbers among those present.
 
     Raises:
         MFPyGError: if there is none or several of either.
@@ -185,11 +264,44 @@ def geometry_keys(keys: Mapping[str, Any] | Sequence[str], where: str) -> tuple[
         there = [key for key in known if key in keys]
         if len(there) != 1:
             few = f"has {what} under {' and '.join(there)}" if there else f"has no {what}"
-            raise MFPyGError(f"{where} {few} {listed(keys)}; expected one of the keys {', '.join(known)}")
+            raise MFPyGError(f"{where} {few} {_listed(keys)}; expected one of the keys {', '.join(known)}")
         found += there
     return found[0], found[1]
 
 
-def listed(keys: Mapping[str, Any] | Sequence[str]) -> str:
-    """The keys that there are, for errors."""
+def _listed(keys: Mapping[str, Any] | Sequence[str]) -> str:
+    """Keys that were found, for errors."""
     return f"(keys found: {', '.join(shortened(sorted(keys)[:20])) or 'none'})"
+
+
+def _names(folder: Path) -> list[str]:
+    """Names of the ``.npy`` files in a folder, without suffix."""
+    return sorted(file.stem for file in folder.glob("*.npy"))
+
+
+def _folder_and_prefix(path: Path) -> tuple[Path, str]:
+    """Folder and prefix of the files, from a folder or from ``FOLDER/PREFIX``.
+
+    Raises:
+        MFPyGError: if there are no positions and atomic numbers of any prefix, or of several.
+    """
+    folder, start = (path, "") if path.is_dir() else (path.parent, path.name)
+    names = _names(folder)
+    prefixes = {
+        name.removesuffix(pos)
+        for name in names
+        for pos in POSITIONS
+        if name.startswith(start) and name.endswith(pos) and any(name.removesuffix(pos) + z in names for z in SPECIES)
+    }
+    if not path.is_dir() and start in prefixes:
+        return folder, start
+    if not prefixes:
+        expected = "expected files such as data-R.npy and data-Z.npy, a prefix and a key"
+        raise MFPyGError(f"{path}: no positions and atomic numbers {_listed(names)}; {expected}")
+    if len(prefixes) > 1:
+        some = sorted(prefixes)
+        raise MFPyGError(
+            f"{path}: files of {len(some)} prefixes ({', '.join(map(repr, some[:20]))}); "
+            f"choose one, as npy:{folder / some[-1]}"
+        )
+    return folder, prefixes.pop()

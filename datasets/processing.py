@@ -1,9 +1,11 @@
-"""From chunks of conformations to PyG's collated form, by way of columns on disk."""
+"""Chunks of conformations into PyG's collated form, through columns on disk so that memory is bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -14,23 +16,72 @@ from torch_geometric.data.separate import separate
 
 from mfpyg import interrupt
 from mfpyg.datasets.chunks import Chunk
-from mfpyg.datasets.storage import ColumnFiles, starts
-from mfpyg.datasets.stored_checks import ATOMIC
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph, edges_of_each
+
+ATOMIC = ("z", "pos", "forces")
+"""Columns with a row an atom."""
 
 _COLUMNS = (
     *("z", "pos", "energy", "energy_mask", "forces", "forces_mask"),
     *("molecule", "conformation", "split", "source"),
 )
-"""Of each item, in this order."""
+"""Columns of all data sets, in this order."""
 
 _OF_PERIODIC = ("cell", "pbc")
-"""Of each item, too, where any is periodic: collate takes its keys from the first, so that it is all or none."""
+"""Columns of data sets with periodic conformations: of all items or none, as collate takes its keys from the first."""
+
+
+class ColumnFiles:
+    """Columns that grow row by row, each in an unnamed file that does not outlive the process.
+
+    Args:
+        folder: on the file system where the space is.
+
+    Raises:
+        MFPyGError: from :meth:`append`, if the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, BinaryIO] = {}
+        self._rows: dict[str, int] = {}
+        self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+
+    def __enter__(self) -> ColumnFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def append(self, name: str, rows: np.ndarray) -> None:
+        """Add rows (n, …) to a column; their type and width are those of the first ones."""
+        rows = np.ascontiguousarray(rows)
+        kind = (rows.dtype, rows.shape[1:])
+        if self._kinds.setdefault(name, kind) != kind:
+            raise TypeError(f"column {name} is {self._kinds[name]}, rows are {kind}")
+        try:
+            if name not in self._files:
+                self._files[name] = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
+                self._rows[name] = 0
+            rows.tofile(self._files[name])
+        except OSError as error:
+            raise MFPyGError(f"{self.folder}: cannot write there ({error.strerror or error})") from error
+        self._rows[name] += len(rows)
+
+    def column(self, name: str) -> Tensor:
+        """A column as it stands, backed by its file."""
+        dtype, shape = self._kinds[name]
+        shape = (self._rows[name], *shape)
+        if 0 in shape:
+            return torch.from_numpy(np.empty(shape, dtype))
+        self._files[name].flush()
+        return torch.from_numpy(np.memmap(self._files[name], dtype, mode="c", shape=shape))
 
 
 class Processing:
-    """Takes chunks one after the other, and has the collated data set in the end.
+    """Collects chunks into a collated data set.
 
     Args:
         files: where the columns go.
@@ -129,3 +180,26 @@ def transformed(
         kept = [pre_transform(one) for one in kept]
     collated, new_slices, _ = collate(Data, kept, increment=False, add_batch=False)
     return collated, new_slices
+
+
+def starts(counts: Tensor) -> Tensor:
+    """Offsets of the rows of each conformation from their counts, PyG's slices: (n,) -> (n + 1,) int64."""
+    result = torch.zeros(len(counts) + 1, dtype=torch.int64)
+    torch.cumsum(counts, 0, out=result[1:])
+    return result
+
+
+def check_given_split(data: Data, sources: Sequence[str]) -> None:
+    """Check that all conformations of a source have a split, or none.
+
+    Args:
+        data: collated data set.
+        sources: names of the sources, in the order of their numbers.
+
+    Raises:
+        MFPyGError: naming the source.
+    """
+    for number, name in enumerate(sources):
+        given = data.split[data.source == number] >= 0
+        if given.any() and not given.all():
+            raise MFPyGError(f"{name}: some conformations have a split and some have none; expected all or none")

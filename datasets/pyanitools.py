@@ -12,7 +12,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.chunks import Chunk, Track
-from mfpyg.datasets.defined import DefinedDataset
+from mfpyg.datasets.file_dataset import FileDataset
 from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
@@ -22,7 +22,7 @@ LAYOUT = "the pyanitools layout: in groups, the arrays species, coordinates and 
 _NUMBERS = {symbol: number for number, symbol in enumerate(chemical_symbols) if number > 0}
 
 
-class Pyanitools(DefinedDataset):
+class Pyanitools(FileDataset):
     """A file as pyanitools reads it, such as those of ANI-1; see :class:`mfpyg.datasets.ConformationDataset`.
 
     Groups, nested at any depth. One that holds arrays is a molecule, whose name is its path: ``species``
@@ -35,7 +35,7 @@ class Pyanitools(DefinedDataset):
 
     Args:
         file: raw file.
-        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.defined.DefinedDataset`.
+        levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.file_dataset.FileDataset`.
 
     Raises:
         MFPyGError: if the file is missing or wrong, a group lacks a key that is not optional, all groups lack one
@@ -92,7 +92,7 @@ def check_keys(paths: Sequence[Path], levels: Sequence[LevelOfTheory]) -> None:
     """Check that each group of the files has the keys of these levels, and some group each optional one.
 
     Raises:
-        MFPyGError: naming file, group and key; also where a file can't be read or holds no molecule.
+        MFPyGError: naming file, group and key; also where a file cannot be read or holds no molecule.
     """
     optional = {key: level.name for level in levels for key in level.keys if key in level.optional}
     for path in paths:
@@ -150,7 +150,7 @@ def _members(group: h5py.Group) -> tuple[list[str], dict[str, tuple[int, int]]]:
     for name in group:
         link = group.get(name, getlink=True)
         if link is None:  # h5py's answer where a name is listed, but nothing can be found there
-            raise KeyError(f"{group.name} lists {name}, which can't be found")
+            raise KeyError(f"{group.name} lists {name}, which cannot be found")
         if isinstance(link, h5py.HardLink):
             info = h5py.h5o.get_info(group.id, name.encode("utf-8", "surrogateescape"))  # cheaper than to open it
             if info.type == h5py.h5o.TYPE_DATASET:

@@ -247,7 +247,7 @@ def read_references(path: str | Path, fidelities: Sequence[str] | None = None) -
         fidelities: that may be named; any if not given.
 
     Raises:
-        MFPyGError: if it can't be read, for an unknown fidelity, element or unit, or an energy that is no number.
+        MFPyGError: if it cannot be read, for an unknown fidelity, element or unit, or an energy that is no number.
     """
     found: GivenReferences = {}
     for name, level in read_yaml(Path(path).expanduser(), "reference energies", _EXAMPLE).items():

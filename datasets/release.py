@@ -103,7 +103,7 @@ def levels_in(path: Path, levels: Sequence[LevelOfTheory], in_every_group: bool 
         in_every_group: whether all groups must have the keys, those of forces too; else one is enough.
 
     Raises:
-        MFPyGError: if the file can't be read, or has no group.
+        MFPyGError: if the file cannot be read, or has no group.
     """
     with open_hdf5(path, LAYOUT) as file, reading(path):
         each = [set(file[name].keys()) for name in _group_names(file, path)]

@@ -1,46 +1,60 @@
-"""What ``--dataset`` says: a data set by name, or a file and what its keys mean.
+"""Data sets as ``--dataset`` names them: a known one, or a file and the meaning of its keys.
 
-Plain data, importable without torch, so that a command can check its options at once.
+Importable without torch, so that a command can check its options at once; opening a data set imports it.
 """
 
 from __future__ import annotations
 
 import os.path
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mfpyg.datasets.levels import LEVELS
+from mfpyg.cache import cache_dir, cached_root
+from mfpyg.datasets.levels import (
+    BUNDLED,
+    DEFAULT_LEVELS,
+    GRAMMAR,
+    LEVEL,
+    LEVELS,
+    level_as_text,
+    merged_levels,
+    parse_levels,
+)
 from mfpyg.errors import MFPyGError, did_you_mean, unknown_name
-from mfpyg.fidelity import Fidelity, LevelOfTheory, is_name
-from mfpyg.units import energy_unit, force_unit
+from mfpyg.fidelity import LevelOfTheory, is_name
 
-BUNDLED = Path(__file__).parent / "data" / "minichno.h5"
-"""The raw file that ships with the package."""
+if TYPE_CHECKING:
+    from mfpyg.datasets.conformations import ConformationDataset
 
 _PLACES = {
     "minichno": None,
     **{name: Path("data/ani1x") for name in ("ani1x", "ani1ccx")},
     **{name: Path("data") / name for name in ("ani2x", "comp6")},
 }
+_CLASSES = {
+    **{"minichno": "MiniCHNO", "ani1x": "ANI1x", "ani1ccx": "ANI1ccx", "ani2x": "ANI2x", "comp6": "COMP6"},
+    **{"xyz": "ExtXYZ", "ase": "ASEFile", "npz": "PaddedNPZ", "npy": "PaddedNPY", "pyanitools": "Pyanitools"},
+}
+_RELEASES = {"minichno": "minichno.h5", "ani1x": "ani1x-release.h5", "ani1ccx": "ani1x-release.h5"}
+"""Data sets in the layout of the ANI-1x release, and the names of their raw files."""
+
 _DEFINED = ("xyz", "ase", "npz", "npy", "pyanitools")
 _BY_SUFFIX = {".xyz": "xyz", ".extxyz": "xyz", ".db": "xyz", ".npz": "npz"}
 _COMPRESSED = (".gz", ".bz2", ".xz")
 _NEEDS_NAME = (".h5", ".hdf5", ".npy")  # whose layout the suffix does not tell
-_LEVEL = re.compile(r"(?P<name>[^=@]+)=(?P<energy>[^,@]+)(,(?P<forces>[^,@]+))?@(?P<unit>[^,@]+)(,(?P<per>[^,@]+))?")
-GRAMMAR = "NAME=ENERGY[,FORCES]@UNIT, as cc=cc_energy@Hartree or dz=dft_energy,dft_forces@eV"
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A data set, where its raw file or its root is, and what its keys mean.
+    """A data set: its name or format, its raw file or root, and the levels of theory of its keys.
 
     Attributes:
         name: of a data set whose levels are known (``minichno``, ``ani1x``, ``ani1ccx``, ``ani2x``, ``comp6``), or of
             a format (``xyz``, ``ase``, ``npz``, ``npy``, ``pyanitools``).
         path: raw file or root folder; ``None`` for the bundled one.
-        defined: levels of theory of a file, which only the user can know.
+        defined: levels of theory of a file, as the user defines them.
     """
 
     name: str
@@ -51,10 +65,9 @@ class DatasetSpec:
     def parse(cls, text: str) -> DatasetSpec:
         """Read ``NAME``, ``NAME:PATH``, ``FILE:LEVEL[:LEVEL…]`` or ``FORMAT:FILE:LEVEL[:LEVEL…]``.
 
-        A LEVEL is ``NAME=ENERGY[,FORCES]@UNIT[,FORCE_UNIT]``: the name of the fidelity, the key of its total
-        energy (several whose values add up, joined by ``+``), the key of its forces (with ``-`` before
-        it where it holds the gradient), and the units (see :mod:`mfpyg.units`; forces are per Å
-        unless said otherwise). A key that a frame may lack is followed by ``?``.
+        A LEVEL is ``NAME=ENERGY[,FORCES]@UNIT[,FORCE_UNIT]``: the name of the fidelity, the key of its total energy
+        (several whose values add up, joined by ``+``), the key of its forces (with ``-`` before it where it holds the
+        gradient), and the units (see :mod:`mfpyg.units`; by default forces are per Å). ``?`` follows an optional key.
 
         Levels are taken off the end, so that the path may contain colons; ``~`` at its start is the home folder.
         A file whose name is that of a data set or a format is written ``./NAME``, or with its format before it.
@@ -80,7 +93,7 @@ class DatasetSpec:
         _check_path(name, path, did_you_mean(start, known) if is_name(start) and start not in known else "")
         if name in _DEFINED:
             if not levels:
-                raise MFPyGError(f"{path}: its keys are not known; say what they mean, {path}:{GRAMMAR}")
+                raise MFPyGError(f"{path}: its levels of theory are not known; define them, {path}:{GRAMMAR}")
             return cls(name, Path(path), parse_levels(levels))
         return cls(name, Path(path))
 
@@ -91,7 +104,7 @@ class DatasetSpec:
 
     @property
     def label(self) -> str:
-        """A short name, for files and tables."""
+        """Short name for files and tables."""
         return self.path.stem if self.defined and self.path is not None else self.name
 
     def __str__(self) -> str:
@@ -108,12 +121,12 @@ def _check_path(name: str, path: str, meant: str) -> None:
     Args:
         name: of the data set or the format.
         path: after the name.
-        meant: what the name may have been meant to be, for the error.
+        meant: suggestion of another name, for the error.
     """
     try:
         found, is_file = Path(path).exists(), Path(path).is_file()
     except OSError as error:
-        raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
+        raise MFPyGError(f"{path}: cannot be read ({error.strerror})") from error
     if not found and not (name == "npy" and _starts_files(path)):
         raise _missing(Path(path), meant)
     if name == "npy" and is_file:
@@ -126,7 +139,7 @@ def _parted(text: str) -> tuple[str, list[str]]:
     """The path and the levels in ``PATH[:LEVEL…]``, either of which may contain colons that belong to the path."""
     pieces = text.split(":")
     n = len(pieces)
-    while n > 1 and (not pieces[n - 1] or _LEVEL.fullmatch(pieces[n - 1])):
+    while n > 1 and (not pieces[n - 1] or LEVEL.fullmatch(pieces[n - 1])):
         n -= 1
     if not os.path.exists(":".join(pieces[:n])):  # a malformed level, or a path that looks like one
         files = (k for k in range(len(pieces), 0, -1) if os.path.isfile(":".join(pieces[:k])))
@@ -135,7 +148,7 @@ def _parted(text: str) -> tuple[str, list[str]]:
 
 
 def _format_of(path: str) -> str:
-    """The format of a file by its suffix, else ``ase`` for one that is there; empty for what can't be told."""
+    """Format of a file by its suffix, else ``ase`` for an existing file; empty where the suffix does not tell."""
     stem, suffix = os.path.splitext(path.lower())
     if suffix in _COMPRESSED:
         suffix = os.path.splitext(stem)[1]
@@ -145,7 +158,7 @@ def _format_of(path: str) -> str:
 
 
 def _starts_files(path: str) -> bool:
-    """Whether it is the beginning of the names of ``.npy`` files."""
+    """True if names of ``.npy`` files begin so."""
     folder, start = Path(path).parent, Path(path).name
     return any(file.name.startswith(start) for file in folder.glob("*.npy"))
 
@@ -204,96 +217,84 @@ def combined_levels(specs: Sequence[DatasetSpec]) -> tuple[LevelOfTheory, ...]:
     return merged_levels((level, str(spec)) for spec in specs for level in spec.levels)
 
 
-def merged_levels(each: Iterable[tuple[LevelOfTheory, str]]) -> tuple[LevelOfTheory, ...]:
-    """One level for each name, with forces where one has them, and the method that one of them says.
+def open_dataset(
+    spec: DatasetSpec | Sequence[DatasetSpec], fidelities: Sequence[str] = (), **kwargs: Any
+) -> ConformationDataset:
+    """Open the data set that a specification names, or the union of several, with at least these fidelities.
+
+    The usual levels, as far as the file has them, where they are enough; so that trainings on
+    different ones share one processed file.
 
     Args:
-        each: levels, and the data set that each is of.
+        spec: what and where; several become one data set.
+        fidelities: names of levels that must be there.
+        kwargs: as in :class:`ConformationDataset`.
 
     Raises:
-        MFPyGError: if levels of one name are different levels of theory, as far as they say what they are.
+        MFPyGError: if a file is missing or wrong, or has not all of these fidelities.
     """
-    found: dict[str, LevelOfTheory] = {}
-    said: dict[str, str] = {}  # which data set said what the level is
-    for level, where in each:
-        known = found.setdefault(level.name, level)
-        if level.method and known.method and level.method != known.method:
+    from mfpyg import datasets
+
+    if isinstance(spec, DatasetSpec):
+        return _open(spec, fidelities, kwargs)
+    if len(spec) == 1:
+        return _open(spec[0], fidelities, kwargs)
+    for_members: dict[str, Any] = {name: kwargs[name] for name in ("track", "force_reload") if name in kwargs}
+    members = []
+    for member in spec:
+        wanted = [name for name in available_fidelities(member) if name in fidelities]
+        if fidelities and not wanted:
             raise MFPyGError(
-                f"fidelity '{level.name}' is {known.method} in {said[level.name]}, but {level.method} in {where}; "
-                f"different levels of theory need different names"
+                f"{member} has none of the fidelities {', '.join(fidelities)} "
+                f"(it has {', '.join(available_fidelities(member))}); leave it out"
             )
-        if level.method:
-            said.setdefault(level.name, where)
-        method, forces = known.method or level.method, known.forces or level.forces
-        found[level.name] = replace(known, method=method, forces=forces)
-    return tuple(found.values())
+        members.append(_open(member, wanted, for_members))
+    having = {name for member in members for name in member.fidelities}
+    for name in fidelities:
+        if name not in having:
+            raise MFPyGError(f"none of {', '.join(map(str, spec))} has the fidelity '{name}'")
+    root = cached_root("unions", [file for member in members for file in member.files])
+    return datasets.UnionDataset(root, members, **kwargs)
 
 
-def parse_levels(texts: Iterable[str]) -> tuple[LevelOfTheory, ...]:
-    """Read levels such as ``dz=dft_energy,dft_forces@eV``.
-
-    Raises:
-        MFPyGError: for a malformed one, an unknown unit, or a name that stands there twice.
-    """
-    return as_levels(list(texts))
-
-
-def as_levels(given: Sequence[LevelOfTheory | str] | str) -> tuple[LevelOfTheory, ...]:
-    """Levels from objects and from texts such as ``dz=dft_energy,dft_forces@eV``.
+def available_fidelities(spec: DatasetSpec) -> tuple[str, ...]:
+    """Names of the levels whose keys the raw file has.
 
     Raises:
-        MFPyGError: for a malformed one, an unknown unit, a name that stands there twice, or none at all.
+        MFPyGError: if the file is missing or wrong.
     """
-    each = [given] if isinstance(given, str) else given
-    for level in each:
-        if not isinstance(level, LevelOfTheory | str):
-            raise MFPyGError(f"level is {level!r}, expected a LevelOfTheory, or a text such as dz=energies@Hartree")
-    levels = tuple(level if isinstance(level, LevelOfTheory) else _parse_level(level) for level in each)
-    if not levels:
-        raise MFPyGError(f"no level of theory given; say what the keys mean: {GRAMMAR}")
-    names = [level.name for level in levels]
-    for name in names:
-        if names.count(name) > 1:
-            raise MFPyGError(f"fidelity '{name}' is defined {names.count(name)} times; define it once")
-    return levels
+    if spec.name not in _RELEASES:
+        return tuple(level.name for level in spec.levels)
+    from mfpyg.datasets.release import levels_in
+
+    raw = _raw_file(spec)
+    if not raw.is_file():
+        _construct(spec, None, {})  # raises, and says where to get it
+    return tuple(level.name for level in levels_in(raw, spec.levels))
 
 
-def _parse_level(text: str) -> LevelOfTheory:
-    match = _LEVEL.fullmatch(text)
-    if match is None:
-        raise MFPyGError(f"malformed level '{text}': expected {GRAMMAR}")
-    name, unit, forces = match["name"], match["unit"], match["forces"]
-    Fidelity(name)  # checks the name
-    keys = match["energy"].split("+")
-    gradient = forces is not None and forces.startswith("-")
-    if gradient:
-        forces = forces[1:]
-    every = keys if forces is None else [*keys, forces]
-    if not all(key.removesuffix("?") for key in every):
-        raise MFPyGError(f"malformed level '{text}': a key is empty; expected {GRAMMAR}")
-    if forces is None and match["per"] is not None:
-        raise MFPyGError(f"malformed level '{text}': it has a unit of forces, but no key of forces")
-    return LevelOfTheory(
-        name,
-        tuple(key.removesuffix("?") for key in keys),
-        None if forces is None else forces.removesuffix("?"),
-        method="",
-        energy_unit=energy_unit(unit),
-        forces_unit=force_unit(match["per"] or f"{unit}/Å"),
-        gradient=gradient,
-        optional=tuple(key.removesuffix("?") for key in every if key.endswith("?")),
-    )
+def _open(spec: DatasetSpec, fidelities: Sequence[str], kwargs: dict[str, Any]) -> ConformationDataset:
+    if spec.name in _RELEASES and set(fidelities) <= set(DEFAULT_LEVELS):
+        usual = _construct(spec, None, {**kwargs, "whole_only": True})
+        if set(fidelities) <= set(usual.fidelities):
+            return usual
+    return _construct(spec, tuple(fidelities) if spec.name in _RELEASES else None, kwargs)
 
 
-def level_as_text(level: LevelOfTheory) -> str:
-    """The inverse of :func:`parse_levels` for one level."""
+def _construct(spec: DatasetSpec, fidelities: tuple[str, ...] | None, kwargs: dict[str, Any]) -> ConformationDataset:
+    from mfpyg import datasets
 
-    def written(key: str) -> str:
-        return f"{key}?" if key in level.optional else key
+    made = getattr(datasets, _CLASSES[spec.name])
+    if spec.name not in _RELEASES:
+        return made(spec.path, *([spec.defined] if spec.defined else []), fidelities, **kwargs)
+    if spec.path is None:
+        root = cache_dir() / "minichno"
+    else:
+        root = cached_root("files", [spec.path]) if spec.path.is_file() else spec.path
+    return made(root, fidelities, file=_raw_file(spec), **kwargs)
 
-    text = f"{level.name}={'+'.join(written(key) for key in level.energy)}"
-    if level.forces is not None:
-        text += f",{'-' if level.gradient else ''}{written(level.forces)}"
-    text += f"@{level.energy_unit}"
-    default = f"{level.energy_unit}/Å"
-    return text if level.forces_unit == default else f"{text},{level.forces_unit}"
+
+def _raw_file(spec: DatasetSpec) -> Path:
+    if spec.path is None:
+        return BUNDLED
+    return spec.path if spec.path.is_file() else spec.path / "raw" / _RELEASES[spec.name]

@@ -128,7 +128,7 @@ def read_splits(path: Path, n: int) -> dict[str, np.ndarray]:
         n: conformations of the data set.
 
     Raises:
-        MFPyGError: if the file can't be read, an array has another name or holds anything but numbers
+        MFPyGError: if the file cannot be read, an array has another name or holds anything but numbers
             of conformations, or a conformation is in two splits.
     """
     splits = read_npz(path)

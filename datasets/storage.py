@@ -1,23 +1,20 @@
-"""Processed storage: columns written chunk by chunk to disk, and opened again without reading them."""
+"""Processed files of data sets: written in one step, and mapped into memory when they are opened."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import pickle
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mfpyg.datasets.stored_checks import check_about, check_columns
 from mfpyg.errors import MFPyGError, UnreadableError
+from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import check_archive, raise_if_unreadable, save_torch
 
 FORMAT = 3
@@ -27,64 +24,14 @@ CHECKED = 1 << 26
 """Bytes of a processed file up to which it is checked whole whenever it is opened."""
 
 ABOUT = {"levels", "molecules", "sources", "source_levels", "fingerprint", "incomplete_forces"}
-"""What a processed file says of itself, besides its format."""
+"""Keys of a processed file beside its format, data and slices."""
 
 
 _NO_DATA = (
     *(RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError),
     *(AssertionError, pickle.UnpicklingError),
 )
-"""What torch and the checks raise for files that hold something else."""
-
-
-class ColumnFiles:
-    """Columns that grow row by row, each in a file without a name: nothing of it survives the process.
-
-    Args:
-        folder: on the file system where the space is.
-
-    Raises:
-        MFPyGError: from :meth:`append`, if the disk is full.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files: dict[str, BinaryIO] = {}
-        self._rows: dict[str, int] = {}
-        self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
-
-    def __enter__(self) -> ColumnFiles:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def append(self, name: str, rows: np.ndarray) -> None:
-        """Add rows (n, …) to a column; their type and width are those of the first ones."""
-        rows = np.ascontiguousarray(rows)
-        kind = (rows.dtype, rows.shape[1:])
-        if self._kinds.setdefault(name, kind) != kind:
-            raise TypeError(f"column {name} is {self._kinds[name]}, rows are {kind}")
-        try:
-            if name not in self._files:
-                self._files[name] = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115
-                self._rows[name] = 0
-            rows.tofile(self._files[name])
-        except OSError as error:
-            raise MFPyGError(f"{self.folder}: can't write there ({error.strerror or error})") from error
-        self._rows[name] += len(rows)
-
-    def column(self, name: str) -> Tensor:
-        """A column as it stands, backed by its file."""
-        dtype, shape = self._kinds[name]
-        shape = (self._rows[name], *shape)
-        if 0 in shape:
-            return torch.from_numpy(np.empty(shape, dtype))
-        self._files[name].flush()
-        return torch.from_numpy(np.memmap(self._files[name], dtype, mode="c", shape=shape))
+"""Exceptions of torch and the checks about files that hold something else."""
 
 
 def fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
@@ -110,16 +57,16 @@ def _sha256(*tensors: Tensor) -> str:
 
 
 def processed_name(stem: str, settings: Mapping[str, Any]) -> str:
-    """Name of a processed file, with a hash of everything that it depends on."""
+    """Name of a processed file, with a hash of all settings that it depends on."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
     return f"{stem}-{digest}.pt"
 
 
 def settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
-    """What a ``pre_transform`` or ``pre_filter`` says of itself.
+    """Representation of a ``pre_transform`` or ``pre_filter``, by which its processed files are told apart.
 
     Raises:
-        MFPyGError: if that is only where it is in memory.
+        MFPyGError: if it is only the address in memory.
     """
     if transform is None:
         return None
@@ -127,16 +74,9 @@ def settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
     if " at 0x" in text:
         raise MFPyGError(
             f"{role} {text} does not say its settings; give it a __repr__ that names them, "
-            f"so that a change of them can't use an old processed file"
+            f"so that a change of them does not use an old processed file"
         )
     return text
-
-
-def starts(counts: Tensor) -> Tensor:
-    """Where each conformation's rows start, and where the last one's end: (n,) -> (n + 1,) int64."""
-    result = torch.zeros(len(counts) + 1, dtype=torch.int64)
-    torch.cumsum(counts, 0, out=result[1:])
-    return result
 
 
 def write_processed(path: Path, data: Data, slices: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -148,19 +88,19 @@ def write_processed(path: Path, data: Data, slices: Mapping[str, Tensor], about:
         about: everything else, as plain values.
 
     Raises:
-        MFPyGError: if the place can't be written to, or the disk is full.
+        MFPyGError: if the place cannot be written to, or the disk is full.
     """
     stored = {**about, "format": FORMAT, "data": data.to_dict(), "slices": dict(slices)}
     save_torch(path, stored)
 
 
 def read_processed(path: Path) -> dict[str, Any]:
-    """What :func:`write_processed` has written; tensors are mapped from the file.
+    """Open what :func:`write_processed` has written; tensors are mapped from the file.
 
     Every byte of files up to :data:`CHECKED` is checked; larger ones are not read.
 
     Raises:
-        MFPyGError: if the file is damaged, or can't be read.
+        MFPyGError: if the file is damaged, or cannot be read.
     """
     try:
         small = path.stat().st_size <= CHECKED
@@ -170,8 +110,9 @@ def read_processed(path: Path) -> dict[str, Any]:
         stored = torch.load(path, weights_only=True, mmap=True)
         if stored["format"] != FORMAT or not stored.keys() >= ABOUT:
             raise KeyError("format")
-        check_about(stored)
-        check_columns(stored["data"], stored["slices"], len(stored["levels"]), len(stored["molecules"]))
+        if not stored["fingerprint"].isalnum():  # part of file names
+            raise ValueError("fingerprint")
+        _check_columns(stored["data"], stored["slices"])
         if small and stored["fingerprint"] != fingerprint(Data.from_dict(stored["data"]), stored["slices"]):
             raise ValueError("fingerprint")
     except UnreadableError:
@@ -180,3 +121,35 @@ def read_processed(path: Path) -> dict[str, Any]:
         raise_if_unreadable(path, error)
         raise MFPyGError(f"{path}: damaged; remove it, and it is made again from the raw file") from error
     return stored
+
+
+def _check_columns(data: Mapping[str, Any], slices: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` where slices do not fit their columns."""
+    if data.keys() != slices.keys():
+        raise ValueError("columns")
+    for name, value in data.items():
+        rows = value.shape[Data().__cat_dim__(name, value)] if isinstance(value, Tensor) else len(value)
+        if slices[name].shape != slices["energy"].shape or int(slices[name][-1]) != rows:
+            raise ValueError(name)
+
+
+def label_counts(data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> list[dict[str, Any]]:
+    """Name, method, and numbers of labelled conformations and force components of each of the T levels."""
+    energy = data.energy_mask.sum(dim=0).tolist()
+    forces = data.forces_mask.sum(dim=0).tolist()
+    components = 3 * (slices["z"].diff().unsqueeze(1) * data.forces_mask).sum(dim=0)
+    return [
+        {
+            "name": level.name,
+            "method": level.method,
+            "energies": energy[t],
+            "forces": forces[t],
+            "force_components": int(components[t]),
+        }
+        for t, level in enumerate(levels)
+    ]
+
+
+def level_from(values: dict[str, Any]) -> LevelOfTheory:
+    """Level of theory from its plain values in a processed file."""
+    return LevelOfTheory(**{**values, "energy": tuple(values["energy"]), "optional": tuple(values["optional"])})

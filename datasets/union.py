@@ -11,7 +11,7 @@ import numpy as np
 
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.spec import merged_levels
+from mfpyg.datasets.levels import merged_levels
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 

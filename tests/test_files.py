@@ -18,8 +18,7 @@ from ase import Atoms
 
 import mfpyg
 from mfpyg.datasets import ANI1x, MiniCHNO
-from mfpyg.datasets.formats import frames_of
-from mfpyg.datasets.frames import frames_of_database, frames_of_text
+from mfpyg.datasets.frames import frames_of, frames_of_database, frames_of_text
 from mfpyg.datasets.splits import read_splits
 from mfpyg.datasets.storage import read_processed
 from mfpyg.errors import MFPyGError, UnreadableError

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mfpyg.datasets.spec import level_as_text, parse_levels
+from mfpyg.datasets.levels import level_as_text, parse_levels
 from mfpyg.errors import MFPyGError
 from mfpyg.settings import from_dict, to_dict
 from mfpyg.units import energy_factor, energy_unit, force_factor, force_unit, length_unit, with_known_units

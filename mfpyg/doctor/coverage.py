@@ -102,7 +102,7 @@ def check_references(view: View) -> Iterator[Finding]:
         tested = np.intersect1d(needing, labelled)
         if not len(needing):
             text += ", but no conformation of the data set needs more"
-            fix = "fine for these molecules; others can't be compared in energy with them"
+            fix = "fine for these molecules; others cannot be compared in energy with them"
             yield Finding(RANK, "note", level.name, text, fix)
             continue
         what, shown = ("conformations with an energy", tested) if len(tested) else ("conformations", needing)

@@ -88,7 +88,7 @@ def check_unit(view: View) -> Iterator[Finding]:
 
 
 def _reference(ratios: _Ratios, each: list[_Ratios]) -> _Ratios | None:
-    """Another source whose energies can't be of the same unit and reference, nearer to total energies."""
+    """Another source whose energies cannot be of the same unit and reference, nearer to total energies."""
     for other in each:
         if other.total and other.heavy and abs(ratios.middle / other.middle - 1) > _NEAR:
             return other

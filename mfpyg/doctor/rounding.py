@@ -38,7 +38,7 @@ def check(view: View) -> Iterator[Finding]:
                 f"{len(rows)} looked at{where}, as {view.where(int(rows[example]))}"
             )
             severity = "certain" if step >= CERTAIN else "suspect"
-            fix = "write the file again with energies in float64 and all digits; what is lost can't be mended"
+            fix = "write the file again with energies in float64 and all digits; what is lost cannot be mended"
             yield Finding(NAME, severity, level.name, evidence, fix, (rows[example],))
 
 

@@ -199,7 +199,7 @@ def run_predictions(
         device: where to predict.
 
     Raises:
-        MFPyGError: if the run can't be read or its folder not be written to, or as :func:`predict_rows`.
+        MFPyGError: if the run cannot be read or its folder not be written to, or as :func:`predict_rows`.
     """
     rows_hash = hashlib.sha256(np.ascontiguousarray(rows, np.int64).data).hexdigest()
     path = run / f"predictions-{dataset.fingerprint[:8]}-{rows_hash[:8]}.npz"

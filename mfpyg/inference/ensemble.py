@@ -33,7 +33,7 @@ class Ensemble:
         fidelities: that all members have, in the order of the first.
 
     Raises:
-        MFPyGError: for no model, a file that can't be read, or members without a common fidelity.
+        MFPyGError: for no model, a file that cannot be read, or members without a common fidelity.
     """
 
     @neutrally

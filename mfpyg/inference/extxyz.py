@@ -87,7 +87,7 @@ def add_column(columns: Columns, name: str, value: Any) -> str | None:
     kind = array.dtype.kind
     rows = array.shape[:1] == columns["pos"][0].shape[:1]
     if kind not in FORMATS or not rows or array.ndim > 2 or 0 in array.shape:
-        return f"per-atom array of {array.dtype} and shape {array.shape} that the format can't hold"
+        return f"per-atom array of {array.dtype} and shape {array.shape} that the format cannot hold"
     array = array.reshape(len(array), -1)
     problem = _problem(name, array.shape[1], tuple((other, a.shape[1]) for other, (a, _) in columns.items()))
     if problem is not None:

@@ -20,8 +20,7 @@ from ase.spacegroup import Spacegroup
 from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
 from ase.symbols import Symbols
 
-from mfpyg.datasets.formats import frames_of
-from mfpyg.datasets.frames import Frame
+from mfpyg.datasets.frames import Frame, frames_of
 from mfpyg.errors import MFPyGError, MFPyGWarning, shown, unknown_name
 from mfpyg.files import replace_file
 from mfpyg.inference.ensemble import Ensemble
@@ -58,7 +57,7 @@ def predict_file(
 
     Args:
         ensemble: one potential or several.
-        source: what ASE reads, see :func:`mfpyg.datasets.formats.frames_of`.
+        source: what ASE reads, see :func:`mfpyg.datasets.frames.frames_of`.
         target: of which the suffix says the format; may exist, but not be the source.
         fidelities: a name or several; may be left out only where there is a single one.
         forces: whether forces are wanted; if not given, in all formats but CSV.
@@ -73,10 +72,10 @@ def predict_file(
         The number of frames.
 
     Warns:
-        MFPyGWarning: naming what frames came with that extended XYZ can't hold or that is predicted anew.
+        MFPyGWarning: naming what frames came with that extended XYZ cannot hold or that is predicted anew.
 
     Raises:
-        MFPyGError: if either file or a name is not as it should be, or a frame can't be read or predicted, which it
+        MFPyGError: if either file or a name is not as it should be, or a frame cannot be read or predicted, which it
             names; nothing is left at the target's place then but what was there before.
     """
     format_name = format_of(target, output_format)
@@ -156,7 +155,7 @@ def as_extxyz(predictions: Iterable[FramePrediction], output: Output) -> Iterato
 
     Values of one fidelity in eV are called ``energy``, ``forces`` and ``stress``, which ASE reads as a calculator's
     results; all others have the fidelity's name before them (``cc_energy``), and ``energy_unit`` stands beside them
-    unless it is eV. What else a frame came with is read back by ASE as it was; what can't be is left out, and so is
+    unless it is eV. What else a frame came with is read back by ASE as it was; what cannot be is left out, and so is
     what is predicted anew, and ``output.lost`` says which. See :func:`mfpyg.inference.extxyz.pair` for the values of
     the frame; columns of numbers have 8 digits after the point, as ASE's, or all where they need more.
     """
@@ -196,7 +195,9 @@ def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns,
             if text is not None:
                 pairs.append(text)
             if text is None or isinstance(value, Spacegroup):
-                reasons[key] = "written as its symbol" if text else f"{type(value).__name__} that the format can't hold"
+                reasons[key] = (
+                    "written as its symbol" if text else f"{type(value).__name__} that the format cannot hold"
+                )
     for key, value in frame.hidden.items():
         reason = "predicted anew" if key in taken else add_column(columns, key, value)
         if reason is not None:

@@ -80,7 +80,7 @@ def predict_frames(
 
     Args:
         ensemble: one potential or several.
-        frames: from :func:`mfpyg.datasets.formats.frames_of` or ASE; may be infinite.
+        frames: from :func:`mfpyg.datasets.frames.frames_of` or ASE; may be infinite.
         fidelities: a name or several, all from one pass; may be left out only where there is a single one.
         forces: whether forces are wanted; each fidelity's cost a backward pass.
         stress: whether stresses are wanted, of frames that repeat in all directions.

@@ -12,10 +12,8 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from mfpyg.datasets.chunks import Track
-from mfpyg.datasets.conformations import label_counts, level_from
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import DatasetSpec
-from mfpyg.datasets.storage import FORMAT, read_processed
+from mfpyg.datasets.spec import DatasetSpec, open_dataset
+from mfpyg.datasets.storage import FORMAT, label_counts, level_from, read_processed
 
 _SPLITS = {"pool": 0, "test": 1, "ood": 2, "not said": -1}
 

@@ -56,7 +56,7 @@ class MFPyGCalculator(Calculator):
         atoms: what to attach the calculator to.
 
     Raises:
-        MFPyGError: for files that can't be read, an unknown fidelity, device or precision, and a negative skin; when
+        MFPyGError: for files that cannot be read, an unknown fidelity, device or precision, and a negative skin; when
             computing, for no atoms, positions or a cell that make no sense, unknown elements, and atoms at one place.
         CalculatorSetupError: when asked for a property without atoms before there were any.
 
@@ -109,7 +109,7 @@ class MFPyGCalculator(Calculator):
         """
         for name in changes:
             if name not in _CHANGEABLE:
-                raise MFPyGError(f"'{name}' can't be set (only {', '.join(_CHANGEABLE)}); make a new calculator")
+                raise MFPyGError(f"'{name}' cannot be set (only {', '.join(_CHANGEABLE)}); make a new calculator")
         if "fidelity" in changes:
             changes["fidelity"] = self.ensemble.fidelity(changes["fidelity"])
         with self._lock:
@@ -217,7 +217,7 @@ def _prepared(
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch does not know it, or has none
-        raise MFPyGError(f"device '{device}' can't be used ({str(error).splitlines()[0]}); try 'cpu'") from error
+        raise MFPyGError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}); try 'cpu'") from error
     ensemble = Ensemble([copy.deepcopy(one) if isinstance(one, Potential) else one for one in _listed(models)], device)
     for member in ensemble.members:
         member.requires_grad_(False)

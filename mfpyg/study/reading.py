@@ -15,8 +15,7 @@ import torch
 from mfpyg.checkpoint import epochs_done, read_checkpoint
 from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import recorded_specs
+from mfpyg.datasets.spec import open_dataset, recorded_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.study.studyrun import StudyRun

@@ -13,8 +13,7 @@ from torch_geometric.data import Batch
 from mfpyg.datasets.batches import Assembler, BatchLoader, BatchPlan
 from mfpyg.datasets.chunks import Track
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import parse_specs
+from mfpyg.datasets.spec import open_dataset, parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.graph import RadiusGraph

@@ -17,8 +17,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from mfpyg.cli import doctor, evaluate, preprocess, study, train
 from mfpyg.datasets import MiniCHNO
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import DatasetSpec
+from mfpyg.datasets.spec import DatasetSpec, open_dataset
 from mfpyg.units import EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL
 
 README = Path(__file__).resolve().parents[2] / "README.md"

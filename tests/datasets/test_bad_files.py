@@ -13,8 +13,7 @@ import pytest
 
 from mfpyg.datasets import ANI1x, MiniCHNO
 from mfpyg.datasets.minichno import bundled_file
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import DatasetSpec
+from mfpyg.datasets.spec import DatasetSpec, open_dataset
 from mfpyg.errors import MFPyGError
 
 

@@ -16,9 +16,8 @@ from mfpyg.cache import cache_dir
 from mfpyg.datasets.comp6 import COMP6, SETS, URL
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.levels import COMP6_LEVELS
-from mfpyg.datasets.opening import open_dataset
 from mfpyg.datasets.pyanitools import Pyanitools
-from mfpyg.datasets.spec import DatasetSpec
+from mfpyg.datasets.spec import DatasetSpec, open_dataset
 from mfpyg.errors import MFPyGError
 
 HARTREE = 627.5094740631

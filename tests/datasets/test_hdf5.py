@@ -32,7 +32,7 @@ def open_for_writing(path: Path, libver: str = "earliest") -> Iterator[subproces
 def test_a_file_that_another_process_writes_is_locked_not_damaged(release_file: Path) -> None:
     root = release_file.parent / "root"
     with open_for_writing(release_file):
-        with pytest.raises(UnreadableError, match=r"tiny.h5: can't be locked.*HDF5_USE_FILE_LOCKING=FALSE") as error:
+        with pytest.raises(UnreadableError, match=r"tiny.h5: cannot be locked.*HDF5_USE_FILE_LOCKING=FALSE") as error:
             ANI1x(root, file=release_file)
         assert "damaged" not in str(error.value)
         code = f"from mfpyg.datasets import ANI1x; print(len(ANI1x({str(root)!r}, file={str(release_file)!r})))"

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from mfpyg.cache import cache_dir
-from mfpyg.datasets.opening import open_dataset
 from mfpyg.datasets.pyanitools import Pyanitools, chunks_of_file
-from mfpyg.datasets.spec import DatasetSpec, parse_levels
+from mfpyg.datasets.spec import DatasetSpec, open_dataset, parse_levels
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 

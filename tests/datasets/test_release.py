@@ -18,11 +18,10 @@ from torch_geometric.loader import DataLoader
 
 from mfpyg.cache import cache_dir
 from mfpyg.datasets import ANI1x, MiniCHNO, ReleaseDataset
-from mfpyg.datasets.ani1x import URL
+from mfpyg.datasets.ani import ANI1X_URL as URL
 from mfpyg.datasets.levels import ANI1X_LEVELS
 from mfpyg.datasets.minichno import bundled_file
-from mfpyg.datasets.opening import available_fidelities, open_dataset
-from mfpyg.datasets.spec import DatasetSpec
+from mfpyg.datasets.spec import DatasetSpec, available_fidelities, open_dataset
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph
 

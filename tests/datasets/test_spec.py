@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mfpyg.datasets.levels import ANI1X_LEVELS, MINICHNO_LEVELS
-from mfpyg.datasets.spec import DatasetSpec, as_levels, combined_levels, level_as_text, parse_levels, parse_specs
+from mfpyg.datasets.levels import ANI1X_LEVELS, MINICHNO_LEVELS, as_levels, level_as_text, parse_levels
+from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 
@@ -150,8 +150,8 @@ def test_level_is_read_as_it_is_meant(text: str, level: LevelOfTheory) -> None:
         ("none.xyz:dz=e@eV", ["none.xyz: no such file or folder"]),
         ("xyz:folder:dz=e@eV", ["folder is a folder; expected a file"]),
         ("folder.xyz:dz=e@eV", ["folder.xyz is a folder; expected a file"]),
-        ("a.xyz", ["a.xyz: its keys are not known; say what they mean, a.xyz:NAME=ENERGY"]),
-        ("pyanitools:plain.h5", ["plain.h5: its keys are not known"]),
+        ("a.xyz", ["a.xyz: its levels of theory are not known; define them, a.xyz:NAME=ENERGY"]),
+        ("pyanitools:plain.h5", ["plain.h5: its levels of theory are not known"]),
         ("a.xyz:", ["malformed level ''"]),
         ("a.xyz:dz", ["malformed level 'dz': expected NAME=ENERGY"]),
         ("a.xyz:dz=e", ["malformed level 'dz=e'"]),
@@ -179,11 +179,11 @@ def test_level_is_read_as_it_is_meant(text: str, level: LevelOfTheory) -> None:
         ("a.xyz:dz=e@eV:", ["malformed level ''"]),
         ("a.xyz:dz:cc=e@eV", ["malformed level 'dz'"]),
         ("12:30/t.xyz:dz=e,f,g@eV", ["malformed level 'dz=e,f,g@eV'"]),
-        ("12:30/t.xyz", ["12:30/t.xyz: its keys are not known"]),
+        ("12:30/t.xyz", ["12:30/t.xyz: its levels of theory are not known"]),
         ("12:30/none.xyz:dz=e@eV", ["12:30/none.xyz: no such file or folder"]),
         ("none.traj:dz=e@eV", ["unknown data set 'none.traj'", "is the file none.traj missing?"]),
         ("plain.h5:dz=e@eV", ["unknown data set 'plain.h5'", "pyanitools:FILE.h5:LEVEL"]),
-        ("md.traj", ["md.traj: its keys are not known"]),
+        ("md.traj", ["md.traj: its levels of theory are not known"]),
         ("npy:plain.h5:dz=E@eV", ["plain.h5 is a file; expected the folder"]),
         ("npy:folder/x-:dz=E@eV", ["folder/x-: no such file or folder"]),
         ("npz:folder:dz=E@eV", ["folder is a folder; expected a file"]),

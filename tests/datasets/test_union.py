@@ -17,8 +17,7 @@ import torch
 from mfpyg.cli import train
 from mfpyg.datasets import ExtXYZ, MiniCHNO, ReleaseDataset, UnionDataset
 from mfpyg.datasets.minichno import bundled_file
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import parse_specs
+from mfpyg.datasets.spec import open_dataset, parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph
 

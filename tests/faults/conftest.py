@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import parse_specs
+from mfpyg.datasets.spec import open_dataset, parse_specs
 
 FORKS = Path(__file__).with_name("forks.py")
 WIDTH = 64

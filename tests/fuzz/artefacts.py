@@ -388,7 +388,7 @@ def run_case(
     except MFPyGError as error:
         result |= {"outcome": "refused", "message": str(error)[:1000]}
         problems += wrong_with(str(error), error)
-        if "can't be read as '" in str(error):  # ASE's own readers ask for what a file claims to hold
+        if "cannot be read as '" in str(error):  # ASE's own readers ask for what a file claims to hold
             problems = result["problems"] = [one for one in problems if one != ASKED]
         more = {name for name, _ in _listing(place).items() ^ there.items()}
         if "became NaN" in str(error):  # which training has stopped at by itself, after whole epochs

@@ -19,8 +19,7 @@ from ase.constraints import FixAtoms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mfpyg.datasets.formats import frames_of
-from mfpyg.datasets.frames import Frame, frame_of_atoms
+from mfpyg.datasets.frames import Frame, frame_of_atoms, frames_of
 from mfpyg.inference.files import as_extxyz, output_of
 from mfpyg.inference.frames import FramePrediction, Values
 

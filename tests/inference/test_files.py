@@ -15,7 +15,7 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
-from mfpyg.datasets.formats import frames_of
+from mfpyg.datasets.frames import frames_of
 from mfpyg.errors import MFPyGError
 from mfpyg.inference.ensemble import Ensemble
 from mfpyg.inference.files import as_extxyz, output_of, predict_file
@@ -135,7 +135,7 @@ def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_pat
     (read,) = ase.io.read(tmp_path / "out.xyz", ":")
     assert read.info == {"text": "two\nlines", "good": 1}
     assert {*output.lost} == {"tensor", "words", "complex", "constraints"}
-    assert output.lost["tensor"] == "per-atom array of float64 and shape (2, 3, 3) that the format can't hold, frame 0"
+    assert output.lost["tensor"] == "per-atom array of float64 and shape (2, 3, 3) that the format cannot hold, frame 0"
     assert set(read.arrays) == {"numbers", "positions"}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mfpyg.datasets.formats import frames_of
+from mfpyg.datasets.frames import frames_of
 from mfpyg.errors import MFPyGError
 from mfpyg.inference import frames as predict
 from mfpyg.inference.ensemble import Ensemble
@@ -276,8 +276,8 @@ def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
         ("none.xyz", "no such file"),
         (".", "is a folder"),
         ("empty.xyz", "empty"),
-        ("notes", "none that ASE knows; if it is, name it with --format"),
-        ("cut.traj", "frame 0 can't be read as 'traj'"),
+        ("notes", "ASE does not know its format; name it with --format"),
+        ("cut.traj", "frame 0 cannot be read as 'traj'"),
         ("cut.xyz", "frame 1: truncated, 2 atoms expected and 1 found"),
     ]:
         with pytest.raises(MFPyGError, match=message):

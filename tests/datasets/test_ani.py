@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from mfpyg.cache import cache_dir
-from mfpyg.datasets.ani2x import RAW_NAME, URL, ANI2x
-from mfpyg.datasets.opening import available_fidelities, open_dataset
+from mfpyg.datasets.ani import ANI2X_RAW_NAME as RAW_NAME
+from mfpyg.datasets.ani import ANI2X_URL as URL
+from mfpyg.datasets.ani import ANI2x
 from mfpyg.datasets.pyanitools import Pyanitools
-from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
+from mfpyg.datasets.spec import DatasetSpec, available_fidelities, combined_levels, open_dataset, parse_specs
 from mfpyg.errors import MFPyGError
 
 HARTREE = 627.5094740631

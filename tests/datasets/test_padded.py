@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.numpy_files import PaddedNPY, PaddedNPZ
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import DatasetSpec
+from mfpyg.datasets.padded import PaddedNPY, PaddedNPZ
+from mfpyg.datasets.spec import DatasetSpec, open_dataset
 from mfpyg.errors import MFPyGError
 
 HARTREE = 627.5094740631
@@ -273,14 +272,14 @@ def test_specifications_open_them(tmp_path: Path) -> None:
         ({"R": np.zeros((5, 12))}, "R has shape (5, 12), expected (n, n_max, 3)"),
         ({"R": np.zeros((0, 4, 3))}, "R has shape (0, 4, 3), expected (n, n_max, 3)"),
         ({"Z": np.ones((5, 3), int)}, "Z has shape (5, 3), expected (5, 4) or (4,), as R is (5, 4, 3)"),
-        ({"Z": np.ones((5, 4))}, "Z has type float64, expected atomic numbers"),
-        ({"Z": np.array([["C", "O", "O", "H"]] * 5)}, "Z has type <U1, expected atomic numbers"),
+        ({"Z": np.ones((5, 4))}, "Z has type float64, expected whole numbers"),
+        ({"Z": np.array([["C", "O", "O", "H"]] * 5)}, "Z has type <U1, expected whole numbers"),
         ({"Z": np.full((5, 4), -1), "N": None}, "conformation 0: atomic number -1 is of no element"),
         ({"Z": np.zeros((5, 4), int), "N": None}, "conformation 0: no atoms"),
         ({"N": np.array([3, 3, 1, 2, 3])}, "conformation 3 has 2 atoms by N, but 3 by Z"),
-        ({"N": np.array(4)}, "N has shape (), expected (5,) or (5, 1)"),
-        ({"E": np.zeros((5, 2))}, "E has shape (5, 2), expected (5,) or (5, 1)"),
-        ({"E": np.zeros(4)}, "E has shape (4,), expected (5,) or (5, 1)"),
+        ({"N": np.array(4)}, "N has shape (), expected (5,)"),
+        ({"E": np.zeros((5, 2))}, "E has shape (5, 2), expected (5,)"),
+        ({"E": np.zeros(4)}, "E has shape (4,), expected (5,)"),
         ({"E": np.arange(5)}, "E has type int64, expected floating-point numbers"),
         ({"E": np.array([0, 0, np.inf, 0, 0])}, "conformation 2: an energy is infinite"),
         ({"F": np.zeros((5, 12))}, "F has shape (5, 12), expected (5, 4, 3)"),
@@ -310,7 +309,7 @@ def test_mistyped_key_is_asked_about(kind: str, tmp_path: Path) -> None:
 def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
     notes = tmp_path / "notes.npz"
     notes.write_text("notes\n" * 30)
-    assert f"{notes}: can't be read as numpy's arrays (BadZipFile" in refusal(PaddedNPZ, notes, [DFT])
+    assert f"{notes}: cannot be read as numpy's arrays (BadZipFile" in refusal(PaddedNPZ, notes, [DFT])
     assert "no such file" in refusal(PaddedNPZ, tmp_path / "none.npz", [DFT])
     (tmp_path / "pickled.npz").write_bytes(
         npz(tmp_path / "object.npz", {**padded(), "E": np.array([{}] * 5)}).read_bytes()
@@ -324,8 +323,8 @@ def test_truncated_files_are_refused(share: float, tmp_path: Path) -> None:
     folder = npy(tmp_path / "folder", padded())
     for path in (file, folder / "mine-F.npy"):
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert f"{file}: can't be read" in refusal(PaddedNPZ, file, [DFT])
-    assert "mine-F.npy: can't be read" in refusal(PaddedNPY, folder, [DFT])
+    assert f"{file}: cannot be read" in refusal(PaddedNPZ, file, [DFT])
+    assert "mine-F.npy: cannot be read" in refusal(PaddedNPY, folder, [DFT])
 
 
 def test_changed_bytes_are_noticed(tmp_path: Path) -> None:

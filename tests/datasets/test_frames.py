@@ -16,8 +16,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from mfpyg.datasets.extxyz import ASEFile, ExtXYZ
-from mfpyg.datasets.opening import open_dataset
-from mfpyg.datasets.spec import DatasetSpec
+from mfpyg.datasets.spec import DatasetSpec, open_dataset
 from mfpyg.errors import MFPyGError
 
 EV = 23.060547830619
@@ -128,7 +127,7 @@ def test_file_of_an_unknown_format_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("notes\n" * 9)
     (tmp_path / "empty.traj").touch()
     message = refusal(tmp_path / "notes")
-    assert "notes: its format is none that ASE knows; if it is extended XYZ, write xyz:FILE" in message
+    assert "notes: ASE does not know its format; if it is extended XYZ, write xyz:FILE" in message
     assert "empty.traj: empty" in refusal(tmp_path / "empty.traj")
     with pytest.raises(MFPyGError, match=r"none\.traj: no such file; expected a file of atoms that ASE reads"):
         ASEFile(tmp_path / "none.traj", [DFT])
