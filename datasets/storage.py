@@ -112,6 +112,8 @@ def read_processed(path: Path) -> dict[str, Any]:
             raise KeyError("format")
         if not stored["fingerprint"].isalnum():  # part of file names
             raise ValueError("fingerprint")
+        for level in [*stored["levels"], *(level for levels in stored["source_levels"] for level in levels)]:
+            level_from(level)
         _check_columns(stored["data"], stored["slices"])
         if small and stored["fingerprint"] != fingerprint(Data.from_dict(stored["data"]), stored["slices"]):
             raise ValueError("fingerprint")

@@ -8,8 +8,7 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.references import fit_references, silent_directions
-from mfpyg.doctor.findings import Finding
-from mfpyg.doctor.view import View
+from mfpyg.doctor.view import Finding, View
 
 MISSING = "missing labels"
 UNLABELLED = "elements without labels"

@@ -1,78 +1,121 @@
-"""One pass over all distances: the closest atoms, and invariants by which duplicates are found."""
+"""Interatomic distances: the closest atoms, invariants by which duplicates are found, and periodic images."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import product
 
 import numpy as np
 from ase.data import covalent_radii
+from ase.geometry import complete_cell, minkowski_reduce
 
-from mfpyg.doctor.images import closest_images
+REACH = 3.5
+"""Distance in Å up to which the nearest image is found; beyond, it may be another image."""
 
-if TYPE_CHECKING:
-    from mfpyg.doctor.view import View
-
-_AT_ONCE = 1 << 20  # distances
+_MOST_SHIFTS = 3
+_AT_ONCE = 1 << 20
 
 
 @dataclass
 class Distances:
-    """What one pass over all distances gives.
+    """Results of one pass over all distances.
 
     Attributes:
-        closest: smallest distance over the sum of covalent radii, (n,) float32; infinite for one atom. That to
-            the nearest image where conformations are periodic, if only of the same atom.
-        invariants: three sums of distances with random signs, Å, (n, 3) float64; the same up to rotation,
-            translation and reflection, but not for another order of the atoms. Where conformations are periodic,
-            of the atoms as they stand, and of six lengths within the lattice.
+        closest: smallest distance over the sum of covalent radii, (n,) float32; infinite for one atom. In periodic
+            conformations that to the nearest image, also of the same atom.
+        invariants: three sums of distances with random signs, Å, (n, 3) float64; invariant under rotation, translation
+            and reflection, but not under permutations of the atoms. In periodic conformations of the atoms as they
+            stand, and of six lengths of the lattice.
     """
 
     closest: np.ndarray
     invariants: np.ndarray
 
 
-def measure(view: View) -> Distances:
-    """All distances of all conformations, those of one size together, a bounded number at a time."""
-    closest = np.full(len(view), np.inf, np.float32)
-    invariants = np.zeros((len(view), 3))
-    signs: dict[int, np.ndarray] = {}
-    for span in view.spans():
-        for size in np.unique(span.n_atoms).tolist():
-            if size < 2:
-                continue
-            i, j = np.triu_indices(size, 1)
-            if size not in signs:
-                signs[size] = np.random.default_rng(size).choice([-1.0, 1.0], (len(i), 3)).astype(np.float32)
-            every = span.rows.start + np.flatnonzero(span.n_atoms == size)
-            step = max(1, _AT_ONCE // len(i))
-            for start in range(0, len(every), step):
-                rows = every[start : start + step]
-                closest[rows], invariants[rows] = _of_size(view, rows, i, j, signs[size])
-    if view.lattice is not None:
-        _add_lattices(view, view.lattice, closest, invariants)
+def measure(z: np.ndarray, pos: np.ndarray, starts: np.ndarray, lattice: np.ndarray | None) -> Distances:
+    """Measure all conformations, those of one size together, a bounded number at a time.
+
+    Args:
+        z, pos: of all atoms, (n_atoms,) and (n_atoms, 3), Å.
+        starts: first atom of each conformation, and the end, (n + 1,).
+        lattice: lattice vectors as rows, Å, zero where nothing is repeated, (n, 3, 3); ``None`` of molecules.
+    """
+    sizes = np.diff(starts)
+    closest, invariants = np.full(len(sizes), np.inf, np.float32), np.zeros((len(sizes), 3))
+    for size in np.unique(sizes).tolist():
+        if size < 2:
+            continue
+        i, j = np.triu_indices(size, 1)
+        signs = np.random.default_rng(size).choice([-1.0, 1.0], (len(i), 3)).astype(np.float32)
+        every = np.flatnonzero(sizes == size)
+        step = max(1, _AT_ONCE // len(i))
+        for first in range(0, len(every), step):
+            rows = every[first : first + step]
+            atoms = starts[rows][:, None] + np.arange(size)  # (m, size)
+            square = np.zeros((len(rows), len(i)), np.float32)
+            for axis in range(3):
+                x = pos[atoms, axis]
+                square += (x[:, i] - x[:, j]) ** 2
+            distance = np.sqrt(square)  # (m, pairs)
+            radii = covalent_radii.astype(np.float32)[z[atoms]]
+            closest[rows] = (distance / (radii[:, i] + radii[:, j])).min(axis=1)
+            invariants[rows] = distance @ signs
+    if lattice is not None:
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (6, 3))
+        for row in np.flatnonzero(lattice.any(axis=(1, 2))):
+            atoms, vectors = slice(starts[row], starts[row + 1]), lattice[row].astype(np.float64)
+            closest[row] = closest_images(pos[atoms].astype(np.float64), z[atoms], vectors)[0]
+            lengths = np.linalg.norm(np.concatenate([vectors, vectors + np.roll(vectors, 1, axis=0)]), axis=1)  # (6,)
+            invariants[row] += lengths @ signs
     return Distances(closest, invariants)
 
 
-def _add_lattices(view: View, lattice: np.ndarray, closest: np.ndarray, invariants: np.ndarray) -> None:
-    """Put the nearest images into ``closest``, and add the lattice to ``invariants``, of periodic conformations."""
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (6, 3))
-    for row in np.flatnonzero(view.periodic):
-        atoms = slice(view.starts[row], view.starts[row + 1])
-        vectors = lattice[row].astype(np.float64)
-        closest[row] = closest_images(view.pos[atoms].astype(np.float64), view.z[atoms], vectors)[0]
-        lengths = np.linalg.norm(np.concatenate([vectors, vectors + np.roll(vectors, 1, axis=0)]), axis=1)  # (6,)
-        invariants[row] += lengths @ signs
+def closest_images(pos: np.ndarray, z: np.ndarray, lattice: np.ndarray) -> tuple[float, float, int, int]:
+    """The closest two atoms of a periodic conformation, which may be one atom and its own image.
+
+    Args:
+        pos: positions, (n, 3), Å.
+        z: atomic numbers, (n,).
+        lattice: lattice vectors as rows, Å, (3, 3); zero where nothing is repeated.
+
+    Returns:
+        Their distance over the sum of covalent radii; their distance in Å; their numbers, the same for an image.
+    """
+    periodic = lattice.any(axis=1)
+    # Reduced vectors are the shortest that there are, so that few images are near.
+    cell = np.asarray(minkowski_reduce(complete_cell(lattice), periodic)[0])
+    inverse = np.linalg.inv(cell)
+    heights = 1 / np.linalg.norm(inverse, axis=0)  # (3,) between lattice planes
+    most = np.where(periodic, np.minimum(np.floor(REACH / heights + 0.5), _MOST_SHIFTS), 0).astype(int)
+    shifts = np.array(list(product(*(range(-m, m + 1) for m in most)))) @ cell  # (n_shifts, 3)
+    radii = covalent_radii[z]
+    largest = int(np.argmax(radii))
+    own = float(np.linalg.norm(cell[periodic], axis=1).min())
+    best = (own / (2 * float(radii[largest])), own, largest, largest)
+    first, second = np.triu_indices(len(z), 1)
+    for start in range(0, len(first), _AT_ONCE):
+        i, j = first[start : start + _AT_ONCE], second[start : start + _AT_ONCE]
+        fractions = (pos[i] - pos[j]) @ inverse
+        fractions[:, periodic] -= np.rint(fractions[:, periodic])
+        vectors = fractions @ cell  # (pairs, 3)
+        square = np.full(len(i), np.inf)
+        for shift in shifts:
+            np.minimum(square, ((vectors + shift) ** 2).sum(axis=1), out=square)
+        ratio = np.sqrt(square) / (radii[i] + radii[j])
+        k = int(np.argmin(ratio))
+        best = min(best, (float(ratio[k]), float(np.sqrt(square[k])), int(i[k]), int(j[k])))
+    return best
 
 
-def _of_size(
-    view: View, rows: np.ndarray, i: np.ndarray, j: np.ndarray, signs: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    atoms = view.atoms_of(rows)
-    square = np.zeros((len(rows), len(i)), np.float32)
-    for axis in range(3):
-        x = view.pos[atoms, axis]  # (m, size)
-        square += (x[:, i] - x[:, j]) ** 2
-    distance = np.sqrt(square)  # (m, pairs)
-    radii = covalent_radii.astype(np.float32)[view.z[atoms]]
-    return (distance / (radii[:, i] + radii[:, j])).min(axis=1), distance @ signs
+def followed(pos: np.ndarray, lattice: np.ndarray) -> np.ndarray:
+    """Unwrap conformations in one cell: each atom in the image that is nearest to its place in the first one.
+
+    Args:
+        pos: positions with the same order of atoms, (n, n_atoms, 3), Å.
+        lattice: as in :func:`closest_images`, of all of them.
+    """
+    periodic = lattice.any(axis=1)
+    cell = complete_cell(lattice)
+    fractions = (pos - pos[:1]).astype(np.float64) @ np.linalg.inv(cell)
+    fractions[..., ~periodic] = 0
+    return pos - np.rint(fractions) @ cell

@@ -9,8 +9,7 @@ from itertools import product
 import numpy as np
 
 from mfpyg.datasets.consistency import align
-from mfpyg.doctor.findings import Finding
-from mfpyg.doctor.view import LABELS, View
+from mfpyg.doctor.view import LABELS, Finding, View
 
 SAME = "duplicated conformations"
 CONTRADICTION = "contradicting labels"

@@ -1,4 +1,4 @@
-"""Energies in the wrong unit, constant or repeated."""
+"""Energies in the wrong unit, constant, repeated or rounded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mfpyg.doctor.findings import Finding
-from mfpyg.doctor.view import View
+from mfpyg.doctor.view import Finding, View
 from mfpyg.fidelity import LevelOfTheory
-from mfpyg.units import ENERGY_UNITS, HARTREE_TO_KCAL_MOL, energy_factor
+from mfpyg.units import ENERGY_UNITS, atomic_estimate, energy_factor
 
 UNIT = "unit of energies"
 SAME = "labels all the same"
@@ -19,15 +18,13 @@ REPEATED = "repeated energy"
 _NEAR = 0.15  # total energies are within 9 % of the estimate
 _APART = 3.0  # times another source's ratio, where neither is of all electrons and so depends on the elements
 
+ROUNDED = "rounded energies"
+SUSPICIOUS, CERTAIN = 1e-3, 0.1
+"""Steps between possible energies, kcal/mol, from which rounding is reported."""
 
-def atomic_estimate(z: np.ndarray) -> np.ndarray:
-    """All-electron energy of atoms, Hartree: −0.7687 Z^(7/3) + ½ Z² − 0.2699 Z^(5/3).
-
-    Thomas-Fermi with Scott's and Schwinger's corrections (Schwinger, Phys. Rev. A 24, 2353 (1981));
-    within 8 % for hydrogen, 2 % from carbon on, and more for the heaviest, as it is not relativistic.
-    """
-    z = np.asarray(z, np.float64)
-    return -0.7687 * z ** (7 / 3) + 0.5 * z**2 - 0.2699 * z ** (5 / 3)
+_FEWEST = 8
+_SHARE = 0.99  # of the energies are multiples
+_EXACT = 8 * np.finfo(np.float64).eps  # relative error of a float64 that was converted to kcal/mol and back
 
 
 @dataclass
@@ -70,7 +67,7 @@ def check_unit(view: View) -> Iterator[Finding]:
 
     Sources of one fidelity must have like ratios, too.
     """
-    estimate = atomic_estimate(np.array(view.species)) * HARTREE_TO_KCAL_MOL
+    estimate = np.array(atomic_estimate(view.species))
     for column, _ in view.levels:
         each = []
         for source, rows, level in view.parts(column):
@@ -199,3 +196,72 @@ def check_repeated(view: View) -> Iterator[Finding]:
             yield Finding(
                 REPEATED, "certain", level.name, evidence, "it stands for a missing label: make it NaN", tuple(there)
             )
+
+
+def check_rounded(view: View) -> Iterator[Finding]:
+    """Energies that are multiples of a power of two or of ten, in the unit of the file or another."""
+    for column, _ in view.levels:
+        for source, rows, level in view.parts(column):
+            rows = view.sample(rows[view.energy_mask[rows, column]])
+            energy = view.energy[rows, column]
+            if len(np.unique(energy)) < _FEWEST:
+                continue
+            found = coarsest(energy, level)
+            if found is None:
+                continue
+            step, words, example = found
+            where = f" in {source}" if source else ""
+            evidence = (
+                f"energies are {words}, {step:.2g} kcal/mol (error up to {step / 2:.2g}); "
+                f"{len(rows)} looked at{where}, as {view.where(int(rows[example]))}"
+            )
+            severity = "certain" if step >= CERTAIN else "suspect"
+            fix = "write the file again with energies in float64 and all digits; lost digits cannot be restored"
+            yield Finding(ROUNDED, severity, level.name, evidence, fix, (rows[example],))
+
+
+def coarsest(energy: np.ndarray, level: LevelOfTheory) -> tuple[float, str, int] | None:
+    """The largest step that the energies are multiples of, where it is worth reporting.
+
+    Powers of two are looked for among energies of like magnitude (the same binary exponent), as the step
+    of float32 grows with it; powers of ten among all.
+
+    Args:
+        energy: (n,), kcal/mol.
+        level: whose unit is tried first.
+
+    Returns:
+        The step in kcal/mol, a description, and the number of an example; ``None`` if there is none.
+    """
+    best: tuple[float, str, int] | None = None
+    for unit in dict.fromkeys([level.energy_unit, "Hartree", "eV", "kcal/mol", "kJ/mol"]):
+        factor = ENERGY_UNITS.get(unit, level.energy_factor)
+        values = energy / factor
+        exponent = np.frexp(values)[1]
+        for power in np.unique(exponent):
+            here = np.flatnonzero(exponent == power)
+            if len(here) < _FEWEST:
+                continue
+            k = _largest(values[here], 2.0)
+            if k is not None and (best is None or 2.0**k * factor > 1.01 * best[0]):
+                best = 2.0**k * factor, f"multiples of 2^{k} {unit} at this magnitude, as float32 leaves them", here[0]
+        k = _largest(values, 10.0)
+        if k is not None and (best is None or 10.0**k * factor > 1.01 * best[0]):
+            best = 10.0**k * factor, f"rounded to multiples of 10^{k} {unit}", 0
+    return best if best is not None and best[0] > SUSPICIOUS else None
+
+
+def _largest(values: np.ndarray, base: float) -> int | None:
+    """The largest k for which nearly all values are multiples of base^k; ``None`` if float64 could not tell."""
+    error = _EXACT * np.abs(values)
+    finest = 100 * float(error.max())  # below, anything is a multiple
+    distinct = len(np.unique(values))
+    if finest == 0 or distinct < _FEWEST:
+        return None
+    top = int(np.floor(np.log(np.abs(values).max()) / np.log(base)))
+    for k in range(top, int(np.ceil(np.log(finest) / np.log(base))), -1):
+        step = base**k
+        off = np.abs(values - step * np.rint(values / step))
+        if (off <= error).mean() >= _SHARE:
+            return k
+    return None

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mfpyg.doctor.findings import Finding
-from mfpyg.doctor.view import Span, View
+from mfpyg.doctor.view import Finding, Span, View
 
 ZERO = "zero forces"
 OUTLIER = "outlying force"

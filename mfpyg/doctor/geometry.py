@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from ase.data import chemical_symbols, covalent_radii
 
-from mfpyg.doctor.findings import Finding
-from mfpyg.doctor.images import closest_images
-from mfpyg.doctor.view import View
+from mfpyg.doctor.distances import closest_images
+from mfpyg.doctor.view import Finding, View
 
 NAME = "atoms too close"
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mfpyg.datasets.references import fit_references
-from mfpyg.doctor.findings import Finding
-from mfpyg.doctor.view import View
+from mfpyg.doctor.view import Finding, View
 from mfpyg.fidelity import LevelOfTheory
 
 FAR = "outlying energy"

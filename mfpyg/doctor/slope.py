@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from mfpyg.datasets.consistency import Slope, energy_work_pairs, spread_rows
-from mfpyg.doctor.findings import Finding
-from mfpyg.doctor.images import followed
-from mfpyg.doctor.view import View
+from mfpyg.doctor.distances import followed
+from mfpyg.doctor.view import Finding, View
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.units import (
     BOHR_TO_ANGSTROM,

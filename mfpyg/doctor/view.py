@@ -1,9 +1,9 @@
-"""The columns of a data set as arrays, a bounded part at a time: what the checks look at."""
+"""A data set as the checks see it, its columns as arrays, and findings in it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,22 +14,29 @@ from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.references import compositions, species_of
 from mfpyg.datasets.splits import make_splits
 from mfpyg.doctor.distances import Distances, measure
+from mfpyg.errors import unknown_name
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.settings import SplitSettings
 
 ATOMS_AT_ONCE = 1 << 20
-"""About how many atoms are looked at together."""
+"""Approximate number of atoms in a span."""
 
 SAMPLE = 20_000
-"""Conformations of which statistics are taken where a sample is enough."""
+"""Maximum size of a sample of conformations for statistics."""
 
 LABELS = {-1: "none", 0: "train", 1: "val", 2: "test", 3: "ood"}
-"""What the numbers in ``View.split`` stand for."""
+"""Names of the numbers in ``View.split``."""
+
+SEVERITIES = ("certain", "suspect", "note")
+"""``certain``: wrong, and ruins training; ``suspect``: should be looked at; ``note``: nothing to fix, but to know."""
+
+EXAMPLES = 10
+"""Maximum number of rows that a finding names."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """Neighbouring conformations.
+    """Consecutive conformations.
 
     Attributes:
         rows: of the data set.
@@ -102,10 +109,8 @@ class View:
 
     @cached_property
     def periodic(self) -> np.ndarray:
-        """Which conformations are repeated in some direction, (n,) bool."""
-        if "pbc" not in self.dataset.slices:
-            return np.zeros(len(self), bool)
-        return self.dataset._data.pbc.numpy().any(axis=1)
+        """True for conformations that are periodic in some direction, (n,) bool."""
+        return self.dataset.periodic
 
     @property
     def n_atoms(self) -> np.ndarray:
@@ -203,7 +208,7 @@ class View:
     @cached_property
     def distances(self) -> Distances:
         """Closest atoms and invariants of each conformation, from one pass over all distances."""
-        return measure(self)
+        return measure(self.z, self.pos, self.starts, self.lattice)
 
     def address(self, row: int) -> dict[str, Any]:
         """Where a conformation comes from: row, molecule, conformation and source."""
@@ -228,3 +233,41 @@ def _distinct(names: list[str]) -> list[str]:
         f"{name} #{names[: place + 1].count(name)}" if names.count(name) > 1 else name
         for place, name in enumerate(names)
     ]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Finding of a check.
+
+    Attributes:
+        check: name of the check.
+        severity: one of ``SEVERITIES``.
+        fidelity: whose labels; ``None`` for geometries.
+        evidence: one line with the numbers, and where.
+        fix: one line.
+        rows: numbers of example conformations in the data set.
+    """
+
+    check: str
+    severity: str
+    fidelity: str | None
+    evidence: str
+    fix: str
+    rows: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if self.severity not in SEVERITIES:
+            raise unknown_name("severity", self.severity, SEVERITIES)
+        object.__setattr__(self, "rows", tuple(int(row) for row in self.rows[:EXAMPLES]))
+
+    def as_dict(self, view: View) -> dict[str, Any]:
+        """Plain values for JSON, with molecule, conformation and source of the example rows."""
+        return {
+            "check": self.check,
+            "severity": self.severity,
+            "fidelity": self.fidelity,
+            "evidence": self.evidence,
+            "fix": self.fix,
+            "rows": list(self.rows),
+            "examples": [view.address(row) for row in self.rows],
+        }

@@ -1,4 +1,4 @@
-"""hippynn's trained models as potentials, and back; hippynn itself is not needed.
+"""Trained models of hippynn as potentials, and back; hippynn itself is not needed.
 
 The networks agree number for number: HIP-NN-TS with softplus and the cosine cutoff, which are hippynn's defaults. A
 file of hippynn holds weights and nothing else. The rest has to be said, and is checked as far as the weights tell.
@@ -6,9 +6,10 @@ file of hippynn holds weights and nothing else. The rest has to be said, and is 
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,12 +20,13 @@ from mfpyg.ambient import neutrally
 from mfpyg.backbone_options import HIPNNOptions
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.fidelity import Fidelity
-from mfpyg.interop.hippynn_checks import check_cutoff, check_energies
 from mfpyg.interop.hippynn_export import export_hippynn
-from mfpyg.interop.hippynn_heads import choose_heads, has_references
 from mfpyg.interop.hippynn_state import (
     EXTRA_STATE,
     GraphState,
+    check_numbers,
+    choose_heads,
+    has_references,
     is_by_species,
     our_name,
     read_state,
@@ -34,12 +36,12 @@ from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
 from mfpyg.models.heads import Head
 from mfpyg.settings import TrainSettings, from_dict
-from mfpyg.units import energy_factor, length_factor
+from mfpyg.units import ENERGY_UNITS, atomic_estimate, energy_factor, length_factor
 
 __all__ = ["export_hippynn", "load_hippynn"]
 
 OLD_CUSP = 1e-30
-"""The cusp constant of hippynn before it was stored."""
+"""Cusp constant of hippynn before it was stored."""
 
 
 @neutrally
@@ -95,8 +97,8 @@ def load_hippynn(
     energy, length = sign * energy_factor(energy_unit), length_factor(length_unit)
     heads = choose_heads(state, fidelities)
     elements = _elements(state, species)
-    _check_numbers(state, heads.values())
-    check_cutoff(state, cutoff)
+    check_numbers(state, heads.values())
+    _check_cutoff(state, cutoff)
     settings = _settings(state, list(heads), cutoff * length, length)
     with torch.random.fork_rng(devices=[]):  # the initial weights drawn here are replaced at once
         potential = build_potential(settings, elements, [fidelity.name for fidelity in heads])
@@ -106,7 +108,7 @@ def load_hippynn(
     for fidelity, node in heads.items():
         _fill_head(potential.head(fidelity.name), state, node, columns, energy)
         if has_references(state, node):
-            check_energies(fidelity.name, potential.species, potential.reference(fidelity.name), energy_unit)
+            _check_energies(fidelity.name, potential.species, potential.reference(fidelity.name), energy_unit)
     if state.others:
         listed = ", ".join(state.others[:8]) + (" …" if len(state.others) > 8 else "")
         warnings.warn(
@@ -141,19 +143,6 @@ def _elements(state: GraphState, species: Sequence[int] | None) -> tuple[int, ..
             "their number and adds to them unchanged; mfpyg has it in that order alone"
         )
     return elements
-
-
-def _check_numbers(state: GraphState, nodes: Iterable[str]) -> None:
-    """Check that all weights are finite and of one of two precisions."""
-    named = {f"{state.network}.{name}": value for name, value in state.weights.items() if torch.is_tensor(value)}
-    for node in nodes:
-        named.update({f"{node}.{name}": value for name, value in state.heads[node].items()})
-    dtype = next(iter(named.values())).dtype
-    for name, value in named.items():
-        if value.dtype != dtype or dtype not in (torch.float32, torch.float64):
-            raise MFPyGError(f"{state.source}: '{name}' is {value.dtype}, expected all weights in float32 or float64")
-        if not torch.isfinite(value).all():
-            raise MFPyGError(f"{state.source}: '{name}' holds NaN or infinite numbers; the training has failed")
 
 
 def _settings(state: GraphState, fidelities: Sequence[Fidelity], cutoff: float, length: float) -> TrainSettings:
@@ -245,3 +234,67 @@ def _fill_head(head: Head, state: GraphState, node: str, columns: Tensor, energy
             else:
                 layer.weight.copy_(weight)
                 layer.bias.copy_(bias)
+
+
+def _check_cutoff(state: GraphState, cutoff: float) -> None:
+    """Check a cutoff against the centres μ of the sensitivities, which start below it and hardly move in training.
+
+    Args:
+        state: of the graph.
+        cutoff: in the file's unit of length, as the centres.
+
+    Raises:
+        MFPyGError: if it is no positive number, or a sensitivity is centred beyond it by a fifth.
+
+    Warns:
+        MFPyGWarning: if a sensitivity is centred beyond it at all, or all of them within half of it.
+    """
+    if isinstance(cutoff, bool) or not isinstance(cutoff, int | float) or not 0 < cutoff < math.inf:
+        raise MFPyGError(f"cutoff is {cutoff!r}, expected hippynn's dist_hard_max, a number above 0")
+    centres = torch.cat([v.flatten() for name, v in state.weights.items() if name.endswith("sensitivity.mu")])
+    largest = centres.max().item()
+    found = f"{state.source}: the outermost sensitivity is centred at {largest:.3g}"
+    if largest > 1.2 * cutoff:
+        raise MFPyGError(f"{found}, which cutoff {cutoff:g} cuts off; give the dist_hard_max that it was trained with")
+    if largest > cutoff:
+        _warn(f"{found}, beyond cutoff {cutoff:g}; make sure that this is the dist_hard_max that it was trained with")
+    elif cutoff > 2 * largest:
+        _warn(f"{found}, but cutoff is {cutoff:g}; make sure that this is the dist_hard_max that it was trained with")
+
+
+def _check_energies(fidelity: str, species: Sequence[int], reference: Tensor, energy_unit: str) -> None:
+    """Check size and sign of reference energies.
+
+    Total energies are known well enough to tell units apart. Other energies, such as those of atomisation, only show
+    their sign: atoms attract each other.
+
+    Args:
+        fidelity: whose they are.
+        species: atomic numbers.
+        reference: of each element, in kcal/mol, (n_species,).
+        energy_unit: that the user says the file has.
+
+    Warns:
+        MFPyGWarning: if they look like total energies in another unit, or negated.
+    """
+    symbols = [chemical_symbols[number] for number in species]
+    listed = ", ".join(f"{s} {e:.4g}" for s, e in zip(symbols, reference.tolist(), strict=True))
+    ratio = reference / reference.new_tensor(atomic_estimate(species))
+    sizes = ratio.abs()
+    total = len(species) > 1 and ratio.sign().unique().numel() == 1 and bool(sizes.max() < 1.3 * sizes.min())
+    if (reference > 1).all():
+        _warn(
+            f"reference energies of '{fidelity}' are {listed} kcal/mol, but those of bound atoms are negative; if the "
+            "file's energies count binding positive, give the other sign"
+        )
+    if total and abs(math.log(sizes.mean().item())) > math.log(1.5):
+        size = energy_factor(energy_unit) / sizes.mean().item()  # of the file's unit, in kcal/mol
+        unit = min(ENERGY_UNITS, key=lambda name: abs(math.log(ENERGY_UNITS[name] / size)))
+        _warn(
+            f"reference energies of '{fidelity}' are {listed} kcal/mol, as of total energies if the file had them in "
+            f"{unit} instead of {energy_unit}; make sure of energy_unit"
+        )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, MFPyGWarning, stacklevel=4)

@@ -1,4 +1,4 @@
-"""A potential's weights under the names of a graph of hippynn."""
+"""Export of potentials to hippynn: their weights under the names of a graph."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from torch import Tensor
 from mfpyg.ambient import neutrally
 from mfpyg.errors import MFPyGError
 from mfpyg.files import save_torch
-from mfpyg.interop.hippynn_heads import choose_heads, has_references
 from mfpyg.interop.hippynn_state import (
     EXTRA_STATE,
     GraphState,
+    choose_heads,
+    has_references,
     is_by_species,
     our_name,
     split_name,
@@ -97,10 +98,10 @@ def export_hippynn(
 
 
 def _check_exportable(potential: Potential) -> HIPNN:
-    """The network of a potential that hippynn can have, too.
+    """Network of a potential that hippynn has, too.
 
     Raises:
-        MFPyGError: saying what hippynn has not.
+        MFPyGError: naming what hippynn does not have.
     """
     if not isinstance(potential, MultiFidelityPotential) or not isinstance(potential.backbone, HIPNN):
         kind = type(getattr(potential, "backbone", potential)).__name__

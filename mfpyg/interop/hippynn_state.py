@@ -1,4 +1,4 @@
-"""State dictionaries of hippynn: reading them, what each of their nodes is, and their names of weights beside ours.
+"""State dictionaries of hippynn: reading them, the role of each node, and the names of weights in both packages.
 
 A graph of hippynn is a list of numbered nodes, so that its weights are called as ``moddict.node9.blocks.0.0.mu``. The
 numbers depend on all that the graph computes; what a node is shows in the rest of the names, and in the shapes.
@@ -10,7 +10,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mfpyg.checkpoint_schema import in_words, is_array
 from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import Fidelity
 from mfpyg.files import check_archive, read_torch
 
 _NAME = re.compile(r"(?:.*\.)?(?P<node>node\d+)\.(?P<rest>.+)")
@@ -34,7 +35,7 @@ _PARTS = {
     "quadscales": "tensor_scales.1",
 }
 EXTRA_STATE = "_extra_state"
-"""Where an interaction of hippynn keeps its cusp constant, last in its name."""
+"""Last part of the name under which an interaction of hippynn keeps its cusp constant."""
 
 _FOREIGN = {  # parts of names that only other networks than HIP-NN-TS have
     "matching": "sensitivities behind a bottleneck",
@@ -44,7 +45,7 @@ _FOREIGN = {  # parts of names that only other networks than HIP-NN-TS have
 
 
 class _MetricTracker:
-    """In place of hippynn's own, which is stored beside the weights; it does nothing."""
+    """Placeholder of hippynn's class, which is pickled beside the weights."""
 
 
 _MetricTracker.__module__, _MetricTracker.__qualname__ = "hippynn.experiment.metric_tracker", "MetricTracker"
@@ -52,7 +53,7 @@ _MetricTracker.__module__, _MetricTracker.__qualname__ = "hippynn.experiment.met
 
 @dataclass(frozen=True)
 class GraphState:
-    """What a state dictionary of hippynn holds.
+    """Contents of a state dictionary of hippynn.
 
     Attributes:
         source: file or object, for errors.
@@ -112,12 +113,12 @@ def our_name(name: str) -> str:
 
 
 def is_by_species(name: str) -> bool:
-    """Whether a weight of hippynn's network has a column for each element."""
+    """True for weights of hippynn's network with a column for each element."""
     return name.startswith("blocks.0.0.") and name.endswith(("int_weights", "selfint.weight", "adjust_layer.weight"))
 
 
 def understand(state: Mapping[str, Any], source: str) -> GraphState:
-    """What each node of a state dictionary is.
+    """Find the role of each node of a state dictionary.
 
     Args:
         state: of a graph.
@@ -157,7 +158,7 @@ def understand(state: Mapping[str, Any], source: str) -> GraphState:
 
 
 def count_levels(weights: Mapping[str, Any]) -> int:
-    """Levels of features that a network of hippynn gives: the elements, and one for each block."""
+    """Number of levels of features of a network of hippynn: the elements, and one for each block."""
     return 1 + len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
 
 
@@ -171,7 +172,7 @@ def _number(item: tuple[str, Any]) -> int:
 
 
 def _check_kind(weights: Mapping[str, Any], source: str) -> None:
-    """Check that the network is one that :class:`mfpyg.models.HIPNN` can be."""
+    """Check that :class:`mfpyg.models.HIPNN` can be this network."""
     for name, value in weights.items():
         for part, meaning in _FOREIGN.items():
             if part in name.split("."):
@@ -196,7 +197,7 @@ def _is_cusp(value: Any) -> bool:
 
 
 def _is_head(values: Mapping[str, Any], n_levels: int) -> bool:
-    """Whether a node is linear layers with one output, of all levels or all but the first."""
+    """True for nodes of linear layers with one output, of all levels or all but the first."""
     if not all(re.fullmatch(r"layers\.\d+\.(weight|bias)", name) for name in values):
         return False
     n_layers = sum(name.endswith("weight") for name in values)
@@ -220,3 +221,63 @@ def _elements(species_map: Any, source: str) -> tuple[int, ...]:
     if not elements or max(elements) >= len(chemical_symbols) or sorted(numbers) != list(range(1, len(numbers) + 1)):
         raise MFPyGError(f"{source}: its species_map is damaged, expected the number of each element, from 1")
     return elements
+
+
+def choose_heads(state: GraphState, fidelities: str | Sequence[str] | Mapping[str, str]) -> dict[Fidelity, str]:
+    """Assign nodes to fidelities.
+
+    Args:
+        state: of the graph.
+        fidelities: a name for each head, in the order of the nodes' numbers; or ``{name: node}``.
+
+    Raises:
+        MFPyGError: if there are more or fewer heads than names, an unknown node, or a name or node twice.
+    """
+    found = "; ".join(_describe_head(state, node) for node in state.heads) or "none"
+    if isinstance(fidelities, Mapping):
+        names, nodes = list(fidelities), list(fidelities.values())
+    else:
+        names, nodes = [fidelities] if isinstance(fidelities, str) else list(fidelities), list(state.heads)
+    if len(names) != len(nodes) or not names:
+        raise MFPyGError(
+            f"{state.source}: heads are {found}; but fidelities {', '.join(names) or 'none'}; name each, in this "
+            "order, or those wanted with their nodes, as {'cc': 'node22'}"
+        )
+    for node in nodes:
+        if node not in state.heads:
+            raise MFPyGError(
+                f"{state.source}: '{node}' is no head of energies with one output; expected one of {found}"
+            )
+    chosen = [Fidelity.parse(name) if ":" in name else Fidelity(name, forces=True) for name in names]
+    if len({fidelity.name for fidelity in chosen}) < len(names) or len(set(nodes)) < len(nodes):
+        raise MFPyGError(f"{state.source}: fidelities {fidelities} name one twice, expected different names and nodes")
+    return dict(zip(chosen, nodes, strict=True))
+
+
+def has_references(state: GraphState, node: str) -> bool:
+    """True if a head has a level of the elements alone, as without ``first_is_interacting``."""
+    n_layers = sum(name.endswith("weight") for name in state.heads[node])
+    return n_layers == state.n_levels
+
+
+def _describe_head(state: GraphState, node: str) -> str:
+    if not has_references(state, node):
+        return f"{node} without reference energies"
+    values = state.heads[node]["layers.0.weight"][0].tolist()
+    names = [f"{chemical_symbols[number]} " for number in state.elements or ()] or [""] * len(values)
+    return (
+        f"{node} with references {', '.join(f'{name}{value:.4g}' for name, value in zip(names, values, strict=False))}"
+    )
+
+
+def check_numbers(state: GraphState, nodes: Iterable[str]) -> None:
+    """Check that all weights are finite and of one of two precisions."""
+    named = {f"{state.network}.{name}": value for name, value in state.weights.items() if torch.is_tensor(value)}
+    for node in nodes:
+        named.update({f"{node}.{name}": value for name, value in state.heads[node].items()})
+    dtype = next(iter(named.values())).dtype
+    for name, value in named.items():
+        if value.dtype != dtype or dtype not in (torch.float32, torch.float64):
+            raise MFPyGError(f"{state.source}: '{name}' is {value.dtype}, expected all weights in float32 or float64")
+        if not torch.isfinite(value).all():
+            raise MFPyGError(f"{state.source}: '{name}' holds NaN or infinite numbers; the training has failed")

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from mfpyg.datasets import ExtXYZ
 from mfpyg.doctor import View, diagnose
-from mfpyg.doctor.images import closest_images, followed
+from mfpyg.doctor.distances import closest_images, followed
 from mfpyg.units import EV_TO_KCAL_MOL
 
 from .conftest import only

@@ -391,6 +391,7 @@ XYZ_FACTOR = 23.060547830619
 
 
 def _number(text: str) -> float:
+    text = re.sub(r"(?<=\d)_(?=\d)", "", text)  # as Python reads it
     if _NUMBER.fullmatch(text) is None:
         raise Wrong(f"{text!r} is no number")
     return float(text)
