@@ -383,7 +383,7 @@ def test_an_ensemble_and_other_sensitivities_are_refused() -> None:
         ("blocks.1.0.base_layer.vecscales", None, "'tensor_scales.0' has shape none|has shape none, expected"),
         ("blocks.1.0.base_layer._extra_state", lambda x: {"cusp_reg": 1e-3}, "different cusp constants 1e-06, 0.001"),
         ("_extra_state", lambda x: {"cusp_reg": "much"}, "is dict, expected a tensor or a cusp constant"),
-        ("sensitivity.mu", lambda x: -x, "sensitivities are damaged"),
+        ("sensitivity.mu", lambda x: -x, "r_soft_min"),
         ("species_map", lambda x: x * 2, "species_map is damaged"),
         ("species_map", lambda x: x[:7], "its network is for 4 elements, but species are"),
         ("layers.0.weight", lambda x: x[:, :3], r"'node\d+.layers.0' has shape \(1, 3\), expected \(1, 4\)"),
