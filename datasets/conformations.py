@@ -16,7 +16,6 @@ from torch_geometric.data import Data, InMemoryDataset
 
 from mfpyg import interrupt
 from mfpyg.ambient import neutrally
-from mfpyg.cache import cache_dir
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.chunks import Chunk, Track
 from mfpyg.datasets.levels import levels_named
@@ -27,6 +26,7 @@ from mfpyg.datasets.storage import (
     geometries_fingerprint,
     label_counts,
     level_from,
+    make_processed_folder,
     processed_name,
     read_processed,
     settings_of,
@@ -34,7 +34,6 @@ from mfpyg.datasets.storage import (
 )
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
-from mfpyg.files import make_folder
 from mfpyg.graph import RadiusGraph
 
 KEEP_ITEMS_UP_TO = 100_000
@@ -200,12 +199,7 @@ class ConformationDataset(InMemoryDataset):
         # PyG warns of another pre_transform than the last one; here it is a part of the processed file's name.
         processed = Path(self.processed_paths[0])
         if self.force_reload or not processed.is_file():
-            try:
-                make_folder(Path(self.processed_dir))
-            except MFPyGError as error:
-                cached = cache_dir() in Path(self.processed_dir).parents
-                place = "set MFPYG_CACHE" if cached else "give the data set another root, or name its raw file"
-                raise MFPyGError(f"{error}; {place}") from error
+            make_processed_folder(processed.parent)
             lock = processed.with_name(f"{processed.name}.lock")
             with FileLock(lock):  # the other processes of a training wait here for the first
                 try:

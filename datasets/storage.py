@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from mfpyg.cache import cache_dir
 from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
-from mfpyg.files import check_archive, raise_if_unreadable, save_torch
+from mfpyg.files import check_archive, make_folder, raise_if_unreadable, save_torch
 
 FORMAT = 3
 """Version of the processed files; a change makes old ones be processed anew."""
@@ -77,6 +78,21 @@ def settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
             f"so that a change of them does not use an old processed file"
         )
     return text
+
+
+def make_processed_folder(path: Path) -> None:
+    """Make the folder of processed files.
+
+    Raises:
+        MFPyGError: if that is not possible, with what to choose instead.
+    """
+    try:
+        make_folder(path)
+    except MFPyGError as error:
+        place = (
+            "set MFPYG_CACHE" if cache_dir() in path.parents else "give the data set another root, or name its raw file"
+        )
+        raise MFPyGError(f"{error}; {place}") from error
 
 
 def write_processed(path: Path, data: Data, slices: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

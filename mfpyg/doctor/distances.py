@@ -63,8 +63,8 @@ def measure(z: np.ndarray, pos: np.ndarray, starts: np.ndarray, lattice: np.ndar
     if lattice is not None:
         signs = np.random.default_rng(0).choice([-1.0, 1.0], (6, 3))
         for row in np.flatnonzero(lattice.any(axis=(1, 2))):
-            atoms, vectors = slice(starts[row], starts[row + 1]), lattice[row].astype(np.float64)
-            closest[row] = closest_images(pos[atoms].astype(np.float64), z[atoms], vectors)[0]
+            own, vectors = slice(starts[row], starts[row + 1]), lattice[row].astype(np.float64)
+            closest[row] = closest_images(pos[own].astype(np.float64), z[own], vectors)[0]
             lengths = np.linalg.norm(np.concatenate([vectors, vectors + np.roll(vectors, 1, axis=0)]), axis=1)  # (6,)
             invariants[row] += lengths @ signs
     return Distances(closest, invariants)
