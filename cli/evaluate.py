@@ -153,7 +153,7 @@ def _evaluate(
     write_text(out, json.dumps(result.metrics, indent=2) + "\n")
     console.print(f"written: {out}", highlight=False, soft_wrap=True)
     if plot:
-        from mfpyg.evaluation.plots import parity_plot
+        from mfpyg.evaluation.report import parity_plot
 
         for name, pairs in result.parity.items():
             if not pairs:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -31,7 +30,7 @@ class Pyanitools(FileDataset):
     torchani, it holds several molecules of one size: ``species`` (n, n_atoms) atomic numbers of each conformation,
     whose molecule is then its formula. Other arrays are not read; so
     ANI-1's high-energy conformers, ``coordinatesHE`` and ``energiesHE``, and its ``smiles`` are left out.
-    Soft and external links are not followed, and a group that several hard links lead to is read once.
+    Soft and external links are not followed.
 
     Args:
         file: raw file.
@@ -113,40 +112,37 @@ def check_keys(paths: Sequence[Path], levels: Sequence[LevelOfTheory]) -> None:
 def molecules_in(file: h5py.File, path: Path) -> Iterator[tuple[str, set[str]]]:
     """Paths of the groups that hold arrays, in the file's order, and the names of these arrays.
 
-    Every object is visited once, whatever hard links lead to it, so that a cycle of groups ends.
-
     Raises:
         MFPyGError: if there is none, or an array is where no molecule can be.
     """
-    seen = {_identity(h5py.h5o.get_info(file.id))}
-    waiting, found = [""], False
-    while waiting:
-        name = waiting.pop()
-        arrays, groups = _members(file[name or "/"])
-        groups = {child: identity for child, identity in groups.items() if identity not in seen}
-        if name and not arrays and not groups and not len(file[name]):
-            raise MFPyGError(f"{path}: group {name} is empty; expected the arrays of a molecule, or groups")
-        if arrays and not name:
-            raise MFPyGError(f"{path}: the array '{arrays[0]}' is in no group; expected {LAYOUT}")
-        if arrays and groups:
-            raise MFPyGError(
-                f"{path}: group {name}: the array '{arrays[0]}' is beside the group '{next(iter(groups))}'; "
-                f"expected a group to hold either groups or the arrays of one molecule"
-            )
-        if arrays:
-            found = True
-            yield name, set(arrays)
-        for child, identity in reversed(groups.items()):
-            if identity not in seen:  # two links of this very group may lead to one
-                seen.add(identity)
-                waiting.append(f"{name}/{child}" if name else child)
+    found = False
+    for name, arrays in _molecules_below(file, path, ""):
+        found = True
+        yield name, arrays
     if not found:
         raise MFPyGError(f"{path}: no group holds arrays (links are not followed); expected {LAYOUT}")
 
 
-def _members(group: h5py.Group) -> tuple[list[str], dict[str, tuple[int, int]]]:
-    """Names of a group's arrays, and of its groups with what tells one object from another; no links but hard ones."""
-    arrays, groups = [], {}
+def _molecules_below(group: h5py.Group, path: Path, name: str) -> Iterator[tuple[str, set[str]]]:
+    arrays, groups = _members(group)
+    if name and not len(group):
+        raise MFPyGError(f"{path}: group {name} is empty; expected the arrays of a molecule, or groups")
+    if arrays and not name:
+        raise MFPyGError(f"{path}: the array '{arrays[0]}' is in no group; expected {LAYOUT}")
+    if arrays and groups:
+        raise MFPyGError(
+            f"{path}: group {name}: the array '{arrays[0]}' is beside the group '{groups[0]}'; expected a group to "
+            "hold either groups or the arrays of one molecule"
+        )
+    if arrays:
+        yield name, set(arrays)
+    for child in groups:
+        yield from _molecules_below(group[child], path, f"{name}/{child}" if name else child)
+
+
+def _members(group: h5py.Group) -> tuple[list[str], list[str]]:
+    """Names of a group's arrays and of its groups; soft and external links are left out."""
+    arrays, groups = [], []
     for name in group:
         link = group.get(name, getlink=True)
         if link is None:  # h5py's answer where a name is listed, but nothing can be found there
@@ -156,12 +152,8 @@ def _members(group: h5py.Group) -> tuple[list[str], dict[str, tuple[int, int]]]:
             if info.type == h5py.h5o.TYPE_DATASET:
                 arrays.append(name)
             elif info.type == h5py.h5o.TYPE_GROUP:
-                groups[name] = _identity(info)
+                groups.append(name)
     return arrays, groups
-
-
-def _identity(info: Any) -> tuple[int, int]:
-    return info.fileno, info.addr
 
 
 def _check_group(group: h5py.Group, path: Path, keys: set[str], levels: Sequence[LevelOfTheory]) -> None:

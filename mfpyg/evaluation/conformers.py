@@ -26,7 +26,7 @@ _ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*)")
 
 
 def molecules_of_rows(dataset: ConformationDataset, rows: np.ndarray) -> np.ndarray:
-    """Number of the molecule that each conformation is of, counted from 0, (n,) int64.
+    """Number of each conformation's molecule, from 0, (n,) int64.
 
     A name that the data give is taken for what it is: conformations of one name and source are of one molecule, as in
     COMP6. Where the name is only the formula, as in the ANI-1x release file, isomers share it, and bonds tell them
@@ -47,7 +47,7 @@ def molecules_of_rows(dataset: ConformationDataset, rows: np.ndarray) -> np.ndar
 
 
 def _named_by_formula(dataset: ConformationDataset) -> np.ndarray:
-    """Which conformations have a name that is the formula of their atoms, (n,) bool."""
+    """True for conformations whose name is the formula of their atoms, (n,) bool."""
     names = dataset._data.molecule.numpy()
     starts, z = dataset.slices["z"].numpy(), dataset._data.z.numpy()
     numbers, first, of = np.unique(names, return_index=True, return_inverse=True)
@@ -70,7 +70,7 @@ def _formula(name: str) -> dict[str, int] | None:
 
 
 def in_window(energy: np.ndarray, molecule: np.ndarray, width: float = WINDOW) -> np.ndarray:
-    """Which conformations are within the window above the lowest one of their molecule, (n,) bool.
+    """True for conformations within the window above the lowest one of their molecule, (n,) bool.
 
     Args:
         energy: labels of one level in kcal/mol, (n,).
@@ -88,7 +88,7 @@ def pair_sums(errors: np.ndarray, molecule: np.ndarray, n_molecules: int) -> np.
     Args:
         errors: of the energies of conformations in kcal/mol, (n,).
         molecule: number of each conformation's molecule, (n,) int64, below ``n_molecules``.
-        n_molecules: how many there are.
+        n_molecules: number of molecules.
     """
     order = np.lexsort((errors, molecule))
     e, of = errors[order].astype(np.float64), molecule[order]

@@ -1,4 +1,4 @@
-"""Which conformation of a batch a NaN or an infinity comes from: its positions, its labels, or what is predicted."""
+"""Diagnosis of NaN and infinity in a batch: the conformation, and its positions, labels or predictions at fault."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Labels = Iterable[tuple[str, str, int]]
 
 
 def name_of(batch: Batch, graph: int, molecules: Sequence[str]) -> str:
-    """What a graph of a batch is called: molecule and conformation where the data say so, else its number."""
+    """Name of a graph of a batch: molecule and conformation where the data have them, else its number."""
     if "molecule" in batch and "conformation" in batch:
         return f"{molecules[int(batch.molecule[graph])]}, conformation {int(batch.conformation[graph])}"
     return f"graph {graph} of the batch"
 
 
 def fault_of_data(potential: Potential, batch: Batch, labels: Labels, molecules: Sequence[str]) -> str | None:
-    """What is wrong with the positions of a batch, or with labels that are not masked, and what to do.
+    """Find positions or unmasked labels of a batch that are not finite, or overlapping atoms, and say what to do.
 
     Args:
         potential: whose cutoff and precision decide which atoms are at the same place.
@@ -33,7 +33,7 @@ def fault_of_data(potential: Potential, batch: Batch, labels: Labels, molecules:
         molecules: names of the data set's molecules.
 
     Returns:
-        A clause naming the conformation; ``None`` if all is sound.
+        A clause naming the conformation; ``None`` if there is nothing wrong.
     """
     lost = ~torch.isfinite(batch.pos).all(dim=1)
     if lost.any():
@@ -53,7 +53,7 @@ def fault_of_data(potential: Potential, batch: Batch, labels: Labels, molecules:
 
 
 def fault_of_predictions(predictions: Mapping[str, Prediction], batch: Batch, molecules: Sequence[str]) -> str | None:
-    """Which prediction of a batch is not finite, naming the first conformation; ``None`` if all are."""
+    """Find predictions of a batch that are not finite, naming the first conformation; ``None`` if all are."""
     for name, prediction in predictions.items():
         bad = {"energy": ~torch.isfinite(prediction.energy)}
         if prediction.forces is not None:

@@ -1,4 +1,4 @@
-"""Errors of ensembles: members alike in everything but the seed, and what their number says of the uncertainty.
+"""Errors of ensembles, whose members differ in the seed only, with confidence intervals.
 
 Two questions have two answers. How good is a model that is trained like these? The mean over the members with a
 confidence interval by Student's t. How good is the average of their predictions on molecules like these? Its error

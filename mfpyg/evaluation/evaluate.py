@@ -34,7 +34,7 @@ class Parity:
 
 @dataclass
 class Evaluation:
-    """What :func:`evaluate` finds.
+    """Results of :func:`evaluate`.
 
     Attributes:
         metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}}}}`` as
@@ -55,7 +55,7 @@ def evaluate(
     parity: bool = False,
     track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
 ) -> Evaluation:
-    """Compare a potential with every label of its fidelities, those it was not trained on too.
+    """Errors of a potential against every label of its fidelities, including those it was not trained on.
 
     Args:
         potential: in evaluation mode.

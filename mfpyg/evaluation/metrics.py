@@ -64,7 +64,7 @@ class MetricTable:
         self._sums: dict[tuple[str, str], Tensor] = {}
 
     def add(self, predictions: Mapping[str, Prediction], batch: Batch) -> bool:
-        """Add a batch, force errors where a prediction has forces; whether all errors of the batch are finite."""
+        """Add a batch, with force errors where a prediction has forces; return True if all errors are finite."""
         n_atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)
         finite = True
         for name, prediction in predictions.items():

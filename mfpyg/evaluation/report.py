@@ -1,18 +1,33 @@
-"""The table of errors, on the terminal and as text."""
+"""Errors of a potential as a table, on the terminal and as text, and as parity plots."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mfpyg.errors import MFPyGError
+from mfpyg.files import replace_file
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
 
+if TYPE_CHECKING:  # imports torch and matplotlib, which tables do without
+    from matplotlib.axes import Axes
+
+    from mfpyg.evaluation.evaluate import Parity
+
 WIDEST = 250
+"""Columns of a table as text."""
+
+_AXES = {
+    "energy": (f"{ENERGY_UNIT} per atom", "energies less references"),
+    "forces": (FORCE_UNIT, "force components"),
+}
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table:
@@ -48,7 +63,7 @@ def _cells(values: Mapping[str, float] | None, trained: bool, names: tuple[str, 
 
 
 def as_text(table: Table) -> str:
-    """A table without colours, as wide as it has to be."""
+    """A table as text without colours."""
     console = Console(file=io.StringIO(), width=WIDEST)
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
@@ -58,3 +73,46 @@ def as_text(table: Table) -> str:
 def print_table(console: Console, table: Table) -> None:
     """Print a table; a narrow terminal wraps its lines, but no digit is cut off."""
     console.print(as_text(table), soft_wrap=True, highlight=False, markup=False)
+
+
+def parity_plot(pairs: Mapping[tuple[str, str], Parity], path: Path, title: str) -> None:
+    """Write parity plots as PNG, a panel for each fidelity and property.
+
+    Args:
+        pairs: ``{(fidelity, "energy" | "forces"): labels and predictions}`` of one split.
+        path: of the picture.
+        title: above the panels.
+
+    Raises:
+        MFPyGError: if there is nothing to draw.
+    """
+    from matplotlib.figure import Figure
+
+    if not pairs:
+        raise MFPyGError(f"{title}: no labels to plot")
+    names = list(dict.fromkeys(name for name, _ in pairs))
+    properties = [p for p in _AXES if any((name, p) in pairs for name in names)]
+    figure = Figure(figsize=(3.4 * len(names), 3.4 * len(properties)))
+    axes = figure.subplots(len(properties), len(names), squeeze=False)
+    for row, prop in enumerate(properties):
+        for column, name in enumerate(names):
+            _panel(axes[row][column], name, prop, pairs.get((name, prop)))
+    figure.suptitle(title)
+    figure.tight_layout()
+    replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+
+
+def _panel(axis: Axes, name: str, prop: str, parity: Parity | None) -> None:
+    if parity is None:
+        axis.set_axis_off()
+        return
+    label, predicted = np.concatenate(parity.labels), np.concatenate(parity.predictions)
+    low, high = min(label.min(), predicted.min()), max(label.max(), predicted.max())
+    margin = 0.05 * (high - low) or 1.0
+    limits = (low - margin, high + margin)
+    unit, quantity = _AXES[prop]
+    axis.plot(limits, limits, color="0.6", linewidth=1, zorder=0)
+    axis.plot(label, predicted, ".", markersize=3, alpha=0.5, markeredgewidth=0, rasterized=True)
+    axis.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"label ({unit})", ylabel=f"prediction ({unit})")
+    rmse = float(np.sqrt(np.mean((predicted - label) ** 2)))
+    axis.set_title(f"{name}: {quantity}\nRMSE {rmse:.2f} {unit}", fontsize=9)

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from mfpyg.evaluation.ensemble import PROPERTIES
-from mfpyg.evaluation.plots import parity_plot
+from mfpyg.evaluation.report import parity_plot
 from mfpyg.files import make_folder, replace_file
 from mfpyg.study.improvement import half_width, improvement
 from mfpyg.study.runs import ModelResult, StudyResult

@@ -73,7 +73,7 @@ def _place(run: StudyRun) -> tuple[int, str]:
 
 
 def parity_of(mean: Predictions, labels: Labels, target: str) -> dict[tuple[str, str], Parity]:
-    """Labels and predictions of the target as :func:`mfpyg.evaluation.plots.parity_plot` takes them."""
+    """Labels and predictions of the target as :func:`mfpyg.evaluation.report.parity_plot` takes them."""
     pairs: dict[tuple[str, str], Parity] = {}
     if target not in mean.energy:
         return pairs

@@ -17,8 +17,7 @@ from mfpyg.datasets import MiniCHNO
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.metrics import MetricTable
-from mfpyg.evaluation.plots import parity_plot
-from mfpyg.evaluation.report import as_text, metrics_table, print_table
+from mfpyg.evaluation.report import as_text, metrics_table, parity_plot, print_table
 from mfpyg.models import HIPNN, MultiFidelityPotential, Prediction
 
 
