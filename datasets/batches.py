@@ -1,4 +1,4 @@
-"""Batches by tensor indexing: what PyTorch Geometric's collate gives, without an object a conformation.
+"""Batches by tensor indexing: those of PyTorch Geometric's collate, without an object for each conformation.
 
 With n_i rows of conformation i starting at s_i in the data set's column, the rows of a batch are
 s_i, s_i + 1, …, s_i + n_i − 1 for each i in turn: one index for all columns with the same slices, and one
@@ -116,7 +116,7 @@ class Assembler:
 
 
 BatchPlan = Callable[[int], Sequence[np.ndarray]]
-"""From the number of an epoch to the conformations of each of its batches."""
+"""Function of the epoch that gives the conformations of each of its batches."""
 
 
 def in_batches(rows: np.ndarray, batch_size: int, seed: int | None = None) -> BatchPlan:

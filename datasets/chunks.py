@@ -23,7 +23,7 @@ Track = Callable[[Sequence[str]], Iterable[str]]
 """Iterates over the names of a file's groups and shows the progress; ``iter`` shows nothing."""
 
 ATOMS_IN_CHUNK = 1 << 18
-"""About how many atoms a source puts into one chunk."""
+"""Approximate number of atoms in a chunk."""
 
 SMALLEST, FLATTEST = 0.1, 1e-4
 """Length, area or volume (Å, Å², Å³) spanned by the periodic lattice vectors below which there is none, and the
@@ -39,7 +39,7 @@ def formula(z: np.ndarray) -> str:
 
 
 def by_formula(z: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """Conformations numbered by their formulas.
+    """Number conformations by their formulas.
 
     Args:
         z: atomic numbers, (n, n_atoms), 0 where there is no atom.
@@ -52,7 +52,7 @@ def by_formula(z: np.ndarray) -> tuple[np.ndarray, list[str]]:
 
 
 def same_numbers(shape: Sequence[int], expected: Sequence[int]) -> bool:
-    """Whether arrays of these shapes differ by axes of length one alone, as energies (n, 1) and (n,) do."""
+    """True if the shapes differ only by axes of length one, as energies (n, 1) and (n,) do."""
     return [n for n in shape if n != 1] == [n for n in expected if n != 1]
 
 
@@ -129,7 +129,7 @@ class Chunk:
 
     @property
     def periodic(self) -> np.ndarray:
-        """Which conformations are repeated in some direction, (n,) bool."""
+        """True for conformations that are periodic in some direction, (n,) bool."""
         if self.pbc is None:
             return np.zeros(len(self), bool)
         return np.logical_or.reduce(self.pbc, axis=1)
@@ -242,5 +242,5 @@ def _check_cells(cell: np.ndarray, pbc: np.ndarray, refuse: Callable[[np.ndarray
 
 
 def _any_by(owner: np.ndarray, atoms: np.ndarray, n: int) -> np.ndarray:
-    """Whether any atom of each of n conformations is true: (Σ n_atoms,) bool -> (n,) bool."""
+    """True for conformations of which any atom is true: (Σ n_atoms,) bool -> (n,) bool."""
     return np.bincount(owner[atoms], minlength=n) > 0

@@ -23,7 +23,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import LevelOfTheory
 
 URL = "https://github.com/isayev/COMP6"
-"""Where the official files are to be had."""
+"""Repository of the official files."""
 
 SETS = {
     "ANI-MD": ("ANI-MD", ("ani_md_bench.h5",)),
@@ -39,7 +39,7 @@ SETS = {
 """Folder in the repository's ``COMP6v1/``, and files, of each set."""
 
 _PLACES = ("raw", "raw/COMP6v1", "raw/COMP6/COMP6v1", "COMP6v1", ".")
-"""Where the files, or the sets' folders, may be in a root."""
+"""Folders in a root that may hold the files, or the folders of the sets."""
 
 
 class COMP6(ConformationDataset):
@@ -133,7 +133,7 @@ class COMP6(ConformationDataset):
                 )
 
     def download(self) -> None:
-        """Says which files of which set are missing and where to get them; nothing is downloaded unasked.
+        """Raise with the missing files and the commands that download them.
 
         Raises:
             MFPyGError: always.
@@ -147,7 +147,7 @@ class COMP6(ConformationDataset):
 
 
 def _command(file: Path, name: str) -> str:
-    """The shell command that downloads a file of a set."""
+    """Shell command that downloads a file of a set."""
     address = f"{URL}/raw/master/COMP6v1/{SETS[name][0]}/{file.name}"
     return f"curl -L --create-dirs -o {shlex.quote(str(file))} {address}"
 
@@ -165,20 +165,20 @@ def _checked_sets(sets: Sequence[str]) -> list[str]:
 
 
 def _found(root: Path, name: str, file: str) -> Path | None:
-    """Where a file of a set is in a root."""
+    """Path of a file of a set in a root, ``None`` if it is not there."""
     folder = SETS[name][0]
     candidates = (root / place / inner / file for place in _PLACES for inner in (folder, "."))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _files_in(root: Path, name: str) -> list[Path]:
-    """The files of a set, those that are missing where they would be looked for first."""
+    """Files of a set; missing ones where they are looked for first."""
     folder, files = SETS[name]
     return [_found(root, name, file) or root / "raw" / folder / file for file in files]
 
 
 def _sets_in(root: Path) -> list[str]:
-    """The sets of which a root has a file."""
+    """Sets of which a root has a file."""
     names = [name for name, (_, files) in SETS.items() if any(_found(root, name, file) for file in files)]
     if not names:
         smallest = _command(_files_in(root, "S66x8")[0], "S66x8")
@@ -189,7 +189,7 @@ def _sets_in(root: Path) -> list[str]:
 
 
 def _set_of(file: Path, asked: Sequence[str] | None) -> str:
-    """The set that a single file is of, by its name or that of its only group; else the file's stem."""
+    """Set of a single file, by its name or that of its only group; else the file's stem."""
     official = {name for name, (_, files) in SETS.items() if file.name.lower() in files}
     if not official:
         with open_hdf5(file, LAYOUT) as opened, reading(file):

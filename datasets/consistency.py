@@ -1,4 +1,4 @@
-"""Do energies and forces belong together? The slope of energy differences against work.
+"""Consistency of energies and forces: the slope of energy differences against work.
 
 Between two near conformations a and b of one molecule, the trapezoid rule gives
 
@@ -81,7 +81,7 @@ class Slope:
 
 
 def _usual(change: np.ndarray, displacement: np.ndarray) -> np.ndarray:
-    """Which changes, in kcal/mol, are at most 30 times the median one at their displacement, (m,) bool."""
+    """True for changes, in kcal/mol, of at most 30 times the median one at their displacement, (m,) bool."""
     moved = displacement > 0
     size = np.abs(change)
     typical = float(np.median(size[moved] / displacement[moved])) if moved.any() else 0.0

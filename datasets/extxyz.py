@@ -1,4 +1,4 @@
-"""Frames of files that ASE reads, whose levels of theory only the user knows."""
+"""Data sets of files that ASE reads: extended XYZ, ASE databases, trajectories."""
 
 from __future__ import annotations
 
@@ -80,11 +80,7 @@ class ExtXYZ(FileDataset):
                 frame = next(frames, None)
 
     def download(self) -> None:
-        """Nothing is downloaded; says what is wrong with the path.
-
-        Raises:
-            MFPyGError: always.
-        """
+        """Raise ``MFPyGError``: nothing is downloaded, and the path is wrong."""
         what = "is a folder" if self.files[0].is_dir() else "no such file"
         raise MFPyGError(f"{self.files[0]}: {what}; expected {self._expected}")
 
@@ -171,7 +167,7 @@ def _energy(values: Mapping[str, Any], level: LevelOfTheory, where: str) -> floa
 
 
 def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """What a frame has under a key, (*shape) float64 in the file's unit; NaN where it may lack the key and does."""
+    """Value under a key of a frame, (*shape) float64 in the file's unit; NaN where an optional key is missing."""
     if key not in values:
         if key in level.optional:
             return np.full(shape, np.nan)
@@ -210,7 +206,7 @@ def _split(values: Mapping[str, Any], where: str) -> int:
 
 
 def _molecule(frame: Frame, where: str) -> str:
-    """The name that the frame gives, else the formula in Hill's order with all counts, as C1H4."""
+    """Name given by the frame, else the formula in Hill's order with all counts, as C1H4."""
     name = frame.values.get("molecule")
     if isinstance(name, (int, np.integer)) and not isinstance(name, bool):  # ASE turns a name of digits into a number
         return str(name)

@@ -1,4 +1,4 @@
-"""Reading HDF5 files whose groups hold conformations of one size: checked arrays, chunks of bounded size."""
+"""HDF5 files whose groups hold conformations of one size: checked arrays, read in chunks."""
 
 from __future__ import annotations
 

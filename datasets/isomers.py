@@ -1,4 +1,4 @@
-"""Which conformations are of one molecule, as far as their bonds tell."""
+"""Isomers told apart by their bonds."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _by_size(dataset: ConformationDataset, wanted: np.ndarray) -> Iterator[tuple
 
 
 def _colour(z: np.ndarray, bonded: np.ndarray) -> np.ndarray:
-    """A number for each graph of bonds, equal for equal graphs: z (m, n), bonded (m, n, n) -> (m,) uint64."""
+    """Hash of each graph of bonds, equal for equal graphs: z (m, n), bonded (m, n, n) -> (m,) uint64."""
     colour = _mix(z.astype(np.uint64))
     for _ in range(_ROUNDS):
         neighbours = np.where(bonded, _mix(colour)[:, None, :], np.uint64(0)).sum(axis=2, dtype=np.uint64)
@@ -82,7 +82,7 @@ def _colour(z: np.ndarray, bonded: np.ndarray) -> np.ndarray:
 
 
 def _of_name(names: np.ndarray) -> np.ndarray:
-    """What stands for a name where a graph of bonds does otherwise; far from the numbers of elements."""
+    """Hash of the number of a name, in place of that of a graph of bonds."""
     return _mix(~names)
 
 

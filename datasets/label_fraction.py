@@ -1,4 +1,4 @@
-"""Fewer labels of chosen fidelities, as if the rest had never been computed; the same ones for one seed."""
+"""Training on a fraction of the labels of a fidelity, drawn by the seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STREAM = 0x7416
 def thin_labels(
     dataset: ConformationDataset, splits: Mapping[str, np.ndarray], fractions: Mapping[str, float], seed: int
 ) -> ConformationDataset:
-    """A data set of which only a part of the training and validation conformations has labels of a fidelity.
+    """Hide labels of fidelities from a part of the training and validation conformations.
 
     Energies and forces of a conformation are kept or lost together. Of the n conformations of a split that have some,
     max(1, round(fraction · n)) keep them: the first ones in an order of all conformations that the seed alone

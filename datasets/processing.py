@@ -92,11 +92,11 @@ class Processing:
     def __init__(self, files: ColumnFiles, edges: RadiusGraph | None, n_levels: int) -> None:
         self.files, self.edges = files, edges
         self.molecules: dict[str, int] = {}
-        """Number of each molecule's name."""
+        """Number of each molecule by name."""
         self.incomplete = np.zeros(n_levels, np.int64)
         """Conformations of which some force components were missing, (T,)."""
         self.periodic = False
-        """Whether any conformation is."""
+        """True if any conformation is periodic."""
 
     def add(self, chunk: Chunk) -> None:
         """Add a chunk to the columns, numbering its molecules among all and finding its edges."""
@@ -141,7 +141,7 @@ class Processing:
         self.files.append("edge_cutoff", np.full(len(chunk), edges.cutoff))
 
     def collated(self) -> tuple[Data, dict[str, Tensor]]:
-        """One ``Data`` of everything, backed by the files, and where each conformation starts and ends."""
+        """One ``Data`` of everything, backed by the files, and its slices."""
         by_atom = starts(self.files.column("n_atoms"))
         by_row = torch.arange(len(by_atom))
         data, slices = Data(), {}

@@ -1,4 +1,4 @@
-"""Files that pyanitools, the reader that came with ANI-1 and COMP6, reads: HDF5 groups of molecules of one size."""
+"""HDF5 files in the layout of pyanitools, the reader that came with ANI-1 and COMP6."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _check_group(group: h5py.Group, path: Path, keys: set[str], levels: Sequence
 
 
 def _as_far_as_there(level: LevelOfTheory, keys: set[str]) -> LevelOfTheory:
-    """The level without the labels whose keys are not there: no forces, or no summand of the energy at all."""
+    """The level without labels whose keys are missing: without forces, or without energy."""
     energy = level.energy if keys.issuperset(level.energy) else ()
     return replace(level, energy=energy, forces=level.forces if level.forces in keys else None)
 

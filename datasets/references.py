@@ -26,7 +26,7 @@ _ATOMS_AT_ONCE = 1 << 22
 _EXAMPLE = "'cc: {unit: Hartree, H: -0.4998, C: -37.78}'"
 
 STRONGEST = 20.0
-"""eV an atom; in diamond and tungsten it is 8."""
+"""Largest cohesive energy in eV an atom; in diamond and tungsten it is 8."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ def species_of(dataset: ConformationDataset) -> tuple[int, ...]:
 
 
 def compositions(dataset: ConformationDataset, species: tuple[int, ...]) -> np.ndarray:
-    """How many atoms of each element every conformation has: (n_conformations, n_species) float64."""
+    """Number of atoms of each element in every conformation, (n_conformations, n_species) float64."""
     z = dataset._data.z.numpy()
     starts = dataset.slices["z"].numpy()
     counts = np.zeros((len(starts) - 1, len(species)))
@@ -173,7 +173,7 @@ def _check_given(given: Mapping[int, float], counts: np.ndarray, left: np.ndarra
 
 
 def complete(fitted: Mapping[str, References], species: tuple[int, ...]) -> dict[str, References]:
-    """References in which another fidelity says what a fidelity does not determine.
+    """Complete what the labels of a fidelity do not determine by the references of another.
 
     A least-norm solution would give an element that a fidelity has never seen an energy of zero, hundreds or thousands
     of eV off. Energies of two levels of theory differ by roughly a constant an electron, so that the other level's
@@ -200,7 +200,7 @@ def complete(fitted: Mapping[str, References], species: tuple[int, ...]) -> dict
 
 
 def complete_difference(fitted: References, source: str, species: tuple[int, ...]) -> References:
-    """The same for references of the difference of labels to what is known of another fidelity."""
+    """As :func:`complete`, for references of the difference between labels and the known values of another fidelity."""
     nothing = References(np.zeros(len(species)), [], np.zeros((len(species), 0)))
     return complete({"difference": fitted, source: nothing}, species)["difference"]
 
@@ -233,7 +233,7 @@ def silent_directions(counts: np.ndarray) -> np.ndarray:
 
 
 def read_references(path: str | Path, fidelities: Sequence[str] | None = None) -> GivenReferences:
-    """Reference energies from a file such as::
+    """Read reference energies from a file such as::
 
         cc:
           unit: Hartree
@@ -280,7 +280,7 @@ def _energy(value: Any, where: str) -> float:
 
 
 def as_text(references: Mapping[str, Mapping[int, float]]) -> str:
-    """The file that :func:`read_references` reads the same numbers from."""
+    """Text from which :func:`read_references` reads the same numbers."""
     values = {
         name: {"unit": ENERGY_UNIT, **{chemical_symbols[number]: energy for number, energy in level.items()}}
         for name, level in references.items()

@@ -86,21 +86,17 @@ class ReleaseDataset(ConformationDataset):
                         yield chunk
 
     def download(self) -> None:
-        """Nothing is downloaded unasked; says which raw file is missing.
-
-        Raises:
-            MFPyGError: always.
-        """
+        """Raise ``MFPyGError`` with the name of the missing raw file."""
         raise MFPyGError(f"{self.files[0]}: no such file; expected an HDF5 file in {LAYOUT}")
 
 
 def levels_in(path: Path, levels: Sequence[LevelOfTheory], in_every_group: bool = False) -> tuple[LevelOfTheory, ...]:
-    """Those of ``levels`` whose energy keys the file's groups have; without forces where no group has any.
+    """Levels whose energy keys the file's groups have, without forces where no group has any.
 
     Args:
         path: file in the release layout.
         levels: to look for.
-        in_every_group: whether all groups must have the keys, those of forces too; else one is enough.
+        in_every_group: if True, all groups must have the keys, those of forces too; else one is enough.
 
     Raises:
         MFPyGError: if the file cannot be read, or has no group.

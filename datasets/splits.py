@@ -1,4 +1,4 @@
-"""Which conformations are for training, validation and test; the same for every model with one seed."""
+"""Splits into training, validation and test; with one seed the same for every model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test", "ood")
 
 
 def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
-    """Sorted numbers of the conformations of ``train``, ``val``, ``test`` and ``ood`` (out of distribution).
+    """Divide a data set into ``train``, ``val``, ``test`` and ``ood`` (out of distribution): sorted row numbers.
 
     With ``settings.files`` a split, of whatever name, is made of the sources given for it, whatever these say
     themselves; where none is given for validation, a fraction of each one for training is taken.

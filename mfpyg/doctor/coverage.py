@@ -1,4 +1,4 @@
-"""Which labels are where: missing, partly missing, only in the test, or too few to fit the reference energies."""
+"""Coverage of labels: missing, partly missing, only in the test, or too few to fit reference energies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same conformation twice: with different labels, on both sides of a split, or for nothing."""
+"""Duplicated conformations: with contradicting labels, across the split, or redundant."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ CONTRADICTION = "contradicting labels"
 LEAK = "duplicates across the split"
 
 TOLERANCE = 1e-4
-"""Å by which each atom of two conformations may differ, laid onto each other, for them to be one."""
+"""Largest displacement in Å of an atom between two aligned conformations that count as the same."""
 
 ENERGY_TOLERANCE = 1e-3
-"""kcal/mol by which labels of identical positions may differ."""
+"""Largest difference in kcal/mol between labels of identical positions."""
 
 ROTATED_TOLERANCE = 0.05
-"""The same for conformations turned against each other: grids of density functionals do not turn with them."""
+"""As ``ENERGY_TOLERANCE``, for rotated conformations: grids of density functionals do not rotate with them."""
 
 _STEEP = 1000.0  # kcal/mol/Å: energies of positions that differ a little may differ by this times the difference
 _FORCE_TOLERANCE = 0.1

@@ -53,12 +53,12 @@ class _Ratios:
 
     @property
     def total(self) -> bool:
-        """Whether these are total energies of all electrons, in the unit that they are read as."""
+        """True for all-electron total energies in the unit as read."""
         return abs(self.middle - 1) < _NEAR and self.low > 0
 
     @property
     def steady(self) -> bool:
-        """Whether nearly all are the same."""
+        """True if nearly all are the same."""
         return max(abs(self.high - self.middle), abs(self.low - self.middle)) < _NEAR * abs(self.middle)
 
 

@@ -1,4 +1,4 @@
-"""Atoms closer than bonds allow, positions in another unit than Å, and what is not checked of periodic ones."""
+"""Atoms closer than bonds allow, positions in another unit than Å, and limits of checks of periodic ones."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def check_far(view: View) -> Iterator[Finding]:
 
 
 def check_periodic(view: View) -> Iterator[Finding]:
-    """What the other checks leave out, or take as it stands, where conformations are periodic."""
+    """Limits of the other checks for periodic conformations."""
     rows = np.flatnonzero(view.periodic)
     if len(rows):
         evidence = (
@@ -75,5 +75,5 @@ def check_periodic(view: View) -> Iterator[Finding]:
             f"looked at, energies and forces are compared within one cell only, and duplicates are found only where "
             f"their atoms are in the same images"
         )
-        fix = "nothing to mend; a split by molecule goes by the names or formulas of these"
+        fix = "nothing to fix; a split by molecule goes by the names or formulas of these"
         yield Finding("periodic conformations", "note", None, evidence, fix, tuple(rows))

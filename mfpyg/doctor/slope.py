@@ -98,7 +98,7 @@ def groups(view: View, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def judge(slope: Slope, level: LevelOfTheory, where: str, examples: list[int]) -> Finding | None:
-    """What a slope means; nothing where it is 1."""
+    """Finding of a slope; ``None`` where it is 1."""
     measured = (
         f"slope of ΔE against work {slope.value:.4g} ± {slope.error:.2g} over {slope.n_pairs} pairs of near "
         f"conformations{where}, correlation {slope.correlation:.3f}"
@@ -124,7 +124,7 @@ def judge(slope: Slope, level: LevelOfTheory, where: str, examples: list[int]) -
 
 
 def name_slope(value: float, level: LevelOfTheory) -> tuple[str, str]:
-    """What is wrong where the slope is ``value``, and the fix.
+    """Explanation of a slope other than 1, and the fix.
 
     If energies read as unit U are really in V, the slope is U/V; if forces read as P are really in Q, it
     is Q/P; and gradients change the sign.

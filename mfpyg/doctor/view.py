@@ -151,7 +151,7 @@ class View:
         ]
 
     def level_at(self, row: int, column: int) -> LevelOfTheory:
-        """What the source of a conformation takes its keys and units for."""
+        """Level of theory, with keys and units, in the source of a conformation."""
         own = self._level(int(self.dataset._data.source[row]), column)
         return self.dataset.present_levels[column] if own is None else own
 
@@ -211,7 +211,7 @@ class View:
         return measure(self.z, self.pos, self.starts, self.lattice)
 
     def address(self, row: int) -> dict[str, Any]:
-        """Where a conformation comes from: row, molecule, conformation and source."""
+        """Row, molecule, conformation and source of a conformation."""
         data = self.dataset._data
         return {
             "row": int(row),

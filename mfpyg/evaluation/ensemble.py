@@ -32,7 +32,7 @@ PROPERTIES = {
     "conformers": "energy differences between conformers",
     "conformer_forces": "force components of conformers",
 }
-"""What errors are of; the last two are of conformations within the window of :mod:`mfpyg.evaluation.conformers`."""
+"""Properties of errors; the last two of conformations within the window of :mod:`mfpyg.evaluation.conformers`."""
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def predict_file(
 
 @dataclass(frozen=True)
 class Output:
-    """What is written of each frame.
+    """Predictions written for each frame.
 
     Attributes:
         fidelities: names, in the order in which they are written.
@@ -127,7 +127,7 @@ class Output:
 
     @property
     def as_results(self) -> bool:
-        """Whether ASE may read the values as results of a calculator: those of one fidelity, in ASE's unit."""
+        """True if ASE may read the values as results of a calculator: those of one fidelity in eV."""
         return len(self.fidelities) == 1 and self.unit == "eV"
 
     def unit_of(self, quantity: str) -> str:
@@ -137,7 +137,7 @@ class Output:
 
 
 def output_of(fidelities: Iterable[str], unit: str, spread: bool, forces: bool, stress: bool) -> Output:
-    """What is written where these are predicted.
+    """Output of these predictions.
 
     Args:
         unit: as :func:`mfpyg.units.energy_unit` reads it.
@@ -180,7 +180,7 @@ def as_extxyz(predictions: Iterable[FramePrediction], output: Output) -> Iterato
 
 
 def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns, list[str]]:
-    """What a frame came with and extended XYZ can hold: columns of the atoms, and ``key=value`` of the frame."""
+    """Values of a frame that extended XYZ can hold: columns of the atoms, and ``key=value`` of the frame."""
     columns: Columns = {"pos": (frame.pos, "")}
     pairs, reasons = [], {"constraints": "not read"} if frame.constrained else {}
     for key, value in frame.values.items():

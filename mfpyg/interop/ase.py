@@ -121,7 +121,7 @@ class MFPyGCalculator(Calculator):
         return changed
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed of what a potential sees; as ASE's own, in a tenth of its time."""
+        """Changes that a potential sees; as ASE's own, in a tenth of its time."""
         old, new = self.atoms, atoms
         if old is None:
             return list(all_changes)
@@ -186,7 +186,7 @@ class MFPyGCalculator(Calculator):
             self.results.update({f"{name}_std": value for name, value in _results(spread[fidelity]).items()})
 
     def _derivatives(self, properties: Sequence[str], pbc: np.ndarray) -> tuple[bool, bool]:
-        """Whether to compute forces, and the stress."""
+        """Return whether to compute forces, and the stress."""
         wanted, before = ({name.removesuffix("_std") for name in names} for names in (properties, self._asked_before))
         if "stress" in wanted and not pbc.all():
             raise PropertyNotImplementedError(

@@ -34,7 +34,7 @@ from mfpyg.inference.ensemble import Ensemble, Model
 from mfpyg.units import KCAL_MOL_TO_EV
 
 _ENERGY = {"metal": KCAL_MOL_TO_EV, "real": 1.0}
-"""What one kcal/mol is in LAMMPS's unit styles whose length is Å."""
+"""One kcal/mol in LAMMPS's unit styles whose length is Å."""
 
 _COUPLING = "mliap_unified_couple"
 """The Python module inside LAMMPS's library."""
@@ -77,7 +77,7 @@ def load_potential(
 
 
 class UnifiedPotential:
-    """What ML-IAP calls in every step; made by :func:`load_potential`.
+    """Model that ML-IAP calls in every step; made by :func:`load_potential`.
 
     Args:
         lmp, models, fidelity, device: see there.

@@ -85,7 +85,7 @@ class MFPyGModel(ModelInterface):
 
     @property
     def compute_stress(self) -> bool:
-        """Whether stresses are computed; may be set."""
+        """True if stresses are computed; may be set."""
         return self._compute_stress
 
     @compute_stress.setter
@@ -94,7 +94,7 @@ class MFPyGModel(ModelInterface):
 
     @property
     def compute_forces(self) -> bool:
-        """Whether forces are computed; may be set."""
+        """True if forces are computed; may be set."""
         return self._compute_forces
 
     @compute_forces.setter

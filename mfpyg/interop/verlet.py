@@ -111,7 +111,7 @@ class VerletList:
         return _Candidates(data.z, data.pbc, pos, lattice, offset, found.edge_index, found.edge_shift)
 
     def _suffice(self, made: _Candidates, pos: Tensor, lattice: Lattice | None) -> bool:
-        """Whether every pair within the cutoff is among the candidates."""
+        """True if every pair within the cutoff is among the candidates."""
         start, smallest = made.pos, 1.0
         if lattice is not None and made.lattice is not None and not torch.equal(made.lattice.cell, lattice.cell):
             deformation = torch.linalg.solve(made.lattice.completed()[0], lattice.completed()[0])
