@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mfpyg.engine import KERNELS
 from mfpyg.errors import MFPyGError
+from mfpyg.kernels import KERNELS
 from mfpyg.options import setting
 
 

@@ -1,4 +1,4 @@
-"""Neighbour-list engines and interaction kernels by name; importable without torch."""
+"""Neighbour-list engines by name; importable without torch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from mfpyg.errors import MFPyGError, unknown_name
 
 ENGINES = ("auto", "torch", "torch-cluster", "vesin")
 """See :mod:`mfpyg.neighbors`."""
-
-KERNELS = ("auto", "definition", "padded", "native")
-"""See :mod:`mfpyg.models.kernels`."""
 
 
 def check_engine(engine: str) -> None:

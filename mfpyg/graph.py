@@ -11,7 +11,7 @@ included. Edges come sorted by target, then by source, then by the image's shift
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +36,16 @@ __all__ = [
 ]
 
 
+class Prepared(Protocol):
+    """What a backbone computes of a graph once, before its layers, such as tables of edges."""
+
+    def tensors(self) -> list[Tensor]:
+        """All it is made of, for ``torch.compile``; numbers as sizes of empty tensors."""
+
+    def with_tensors(self, tensors: list[Tensor]) -> Any:
+        """The same of another graph, from such tensors."""
+
+
 @dataclass
 class Graph:
     """What a backbone sees: atoms, edges, and the vectors along them.
@@ -47,7 +57,7 @@ class Graph:
         edge_dist: its length in Å, (n_edges,).
         batch: number of the molecule each atom belongs to, (n_atoms,) int64, ascending.
         n_graphs: number of molecules.
-        plan: what the backbone's kernel knows of the graph already, see :mod:`mfpyg.models.kernels`.
+        prepared: by the backbone's ``prepare``, where this was done already.
         by_weights: whether the result is differentiated by the weights of the backbone, too; where it is not, a
             backbone may spare itself what that needs.
     """
@@ -58,7 +68,7 @@ class Graph:
     edge_dist: Tensor
     batch: Tensor
     n_graphs: int
-    plan: Any = None
+    prepared: Prepared | None = None
     by_weights: bool = True
 
     @property
@@ -81,23 +91,23 @@ class Topology:
     n_graphs: int
     edge_shift: Tensor | None = None
 
-    def at(self, pos: Tensor, lattice: Lattice | None, plan: Any = None) -> Graph:
+    def at(self, pos: Tensor, lattice: Lattice | None, prepared: Prepared | None = None) -> Graph:
         """The graph with the vectors of these positions (n_atoms, 3) and cells, differentiable in both."""
         source, target = self.edge_index
         edge_vec = pos[source] - pos[target]  # (n_edges, 3)
         if lattice is not None and self.edge_shift is not None:
             edge_vec = edge_vec + lattice.translations(self.edge_shift, self.batch[target])
         edge_dist = edge_vec.square().sum(dim=1).sqrt()  # (n_edges,)
-        return Graph(self.z, self.edge_index, edge_vec, edge_dist, self.batch, self.n_graphs, plan)
+        return Graph(self.z, self.edge_index, edge_vec, edge_dist, self.batch, self.n_graphs, prepared)
 
 
 class EdgeTopology(Topology):
     """Neighbours whose vectors are given, and positions are not: energies are differentiated by the vectors."""
 
-    def at(self, pos: Tensor, lattice: Lattice | None, plan: Any = None) -> Graph:
+    def at(self, pos: Tensor, lattice: Lattice | None, prepared: Prepared | None = None) -> Graph:
         """The graph with these vectors (n_edges, 3), which stand in the place of positions."""
         edge_dist = pos.square().sum(dim=1).sqrt()  # (n_edges,)
-        return Graph(self.z, self.edge_index, pos, edge_dist, self.batch, self.n_graphs, plan)
+        return Graph(self.z, self.edge_index, pos, edge_dist, self.batch, self.n_graphs, prepared)
 
 
 def find_topology(

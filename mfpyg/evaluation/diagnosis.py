@@ -10,7 +10,7 @@ from torch_geometric.data import Batch
 
 from mfpyg.graph import find_topology
 from mfpyg.models import Potential, Prediction
-from mfpyg.models.overlap import find_overlap
+from mfpyg.models.system import find_overlap
 
 Labels = Iterable[tuple[str, str, int]]
 """Fidelity, ``"energy"`` or ``"forces"``, and the fidelity's number among the T of the data set."""

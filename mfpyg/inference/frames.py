@@ -18,8 +18,8 @@ from mfpyg.datasets.frames import Frame, frame_of_atoms
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import find_topology
 from mfpyg.inference.ensemble import Ensemble
-from mfpyg.models.overlap import find_overlap
 from mfpyg.models.prediction import Prediction
+from mfpyg.models.system import find_overlap
 from mfpyg.origin import near_origin
 from mfpyg.units import energy_factor
 

@@ -1,7 +1,8 @@
-"""What a backbone is: blocks one after another, each giving every atom another level of features."""
+"""The base class of backbones: blocks one after another, each giving every atom another level of features."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mfpyg.errors import MFPyGError
-from mfpyg.graph import Graph
+from mfpyg.graph import Graph, Prepared
 
 
 class State(Protocol):
@@ -53,12 +54,11 @@ class Backbone(nn.Module):
         """The state of a graph before the first block."""
         raise NotImplementedError
 
-    def plan(self, graph: Graph) -> Any:
-        """What is needed to know of a graph beforehand, once for all layers: an object with ``tensors()`` and
-        ``with_tensors(tensors)``, see :class:`mfpyg.models.kernels.Plan`; ``None`` for nothing.
+    def prepare(self, graph: Graph) -> Prepared | None:
+        """What is computed of a graph once for all layers; ``None`` for nothing.
 
         Whatever has sizes that depend on more than the numbers of atoms and edges must be made here if predictions
-        are to be compiled. It comes back in ``graph.plan``.
+        are to be compiled. It comes back in ``graph.prepared``.
         """
         return None
 
@@ -105,6 +105,41 @@ def reset(module: nn.Module) -> None:
             continue
         check_drawn_by_parts(part)
         reset(part)
+
+
+def private_copies(backbone: nn.Module, n_blocks: int, n_fidelities: int) -> nn.ModuleList:
+    """Take the last blocks out of a backbone, and give each fidelity its own of the kind, with weights of its own.
+
+    Args:
+        backbone: which keeps the blocks that are shared, and its ``feature_sizes``.
+        n_blocks: how many blocks; 0 leaves everything as it is.
+        n_fidelities: how many copies.
+
+    Returns:
+        A list of blocks for each fidelity; empty for no blocks.
+
+    Raises:
+        MFPyGError: if the backbone has not as many blocks, or none that can be told apart.
+    """
+    if not n_blocks:
+        return nn.ModuleList()
+    if not isinstance(backbone, Backbone):
+        raise MFPyGError(
+            f"backbone {type(backbone).__name__} is no mfpyg.models.Backbone, whose blocks can be told apart; "
+            "private_blocks has to be 0"
+        )
+    if type(backbone).forward is not Backbone.forward:
+        raise MFPyGError(
+            f"backbone {type(backbone).__name__} has a forward of its own, which private blocks would go past; "
+            "private_blocks has to be 0"
+        )
+    if not 0 < n_blocks <= len(backbone.blocks):
+        raise MFPyGError(f"private_blocks is {n_blocks}, expected at most the backbone's {len(backbone.blocks)}")
+    own = backbone.blocks[len(backbone.blocks) - n_blocks :]
+    backbone.blocks = backbone.blocks[: len(backbone.blocks) - n_blocks]
+    copies = nn.ModuleList(copy.deepcopy(own) for _ in range(n_fidelities))
+    reset(copies)
+    return copies
 
 
 def check_drawn_by_parts(module: nn.Module) -> None:

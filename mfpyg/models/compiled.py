@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,10 +22,9 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.graph import Topology
 from mfpyg.lattice import Lattice
-from mfpyg.models.prediction import Prediction, System, Variables, derive, energies, evaluate
-
-if TYPE_CHECKING:
-    from mfpyg.models.potential import MultiFidelityPotential
+from mfpyg.models.derivatives import Network, Variables, derive, energies, evaluate
+from mfpyg.models.prediction import Prediction
+from mfpyg.models.system import System
 
 _FIELDS = ("energy", "forces", "atomic_energies", "hierarchicality", "stress")
 Compiled = Callable[..., list[Tensor]]
@@ -34,8 +33,17 @@ _turn = threading.RLock()
 """Recording puts other tensors in place of the weights, and settings of torch's that are those of all threads."""
 
 
+class _Module(Network, Protocol):
+    """A network whose weights can be replaced."""
+
+    backbone: nn.Module
+    training: bool
+
+    def named_modules(self, *, prefix: str) -> Iterator[tuple[str, nn.Module]]: ...
+
+
 class Compiler:
-    """Predicts as :func:`mfpyg.models.prediction.evaluate` does, through functions compiled when they are needed.
+    """Predicts as :func:`mfpyg.models.derivatives.evaluate` does, through functions compiled when they are needed.
 
     What can't be recorded or compiled is said once, in a :class:`mfpyg.errors.MFPyGWarning`, and evaluated without.
     Several threads take turns, also with different potentials.
@@ -52,27 +60,27 @@ class Compiler:
 
     def __call__(
         self,
-        potential: MultiFidelityPotential,
+        potential: _Module,
         system: System,
         wanted: Mapping[str, bool],
         stress: bool,
         differentiable: bool,
     ) -> dict[str, Prediction]:
-        """See :func:`mfpyg.models.prediction.evaluate`; positions and cells must not require a gradient."""
+        """See :func:`mfpyg.models.derivatives.evaluate`; positions and cells must not require a gradient."""
         with _turn:
             return self._predicted(potential, system, wanted, stress, differentiable)
 
     def _predicted(
         self,
-        potential: MultiFidelityPotential,
+        potential: _Module,
         system: System,
         wanted: Mapping[str, bool],
         stress: bool,
         differentiable: bool,
     ) -> dict[str, Prediction]:
-        if hasattr(potential.backbone, "plan"):
+        if hasattr(potential.backbone, "prepare"):
             graph = system.topology.at(system.pos, system.lattice)
-            system.plan = potential.backbone.plan(graph)  # type: ignore[operator]
+            system.prepared = potential.backbone.prepare(graph)  # type: ignore[operator]
         inputs = _weights(potential), flattened(system)
         key = _key(potential, system, inputs[1], wanted, stress, differentiable)
         records = self._records.setdefault(key, [])
@@ -113,7 +121,7 @@ class _Record:
 
 
 def _key(
-    potential: MultiFidelityPotential,
+    potential: _Module,
     system: System,
     tensors: list[Tensor],
     wanted: Mapping[str, bool],
@@ -121,15 +129,15 @@ def _key(
     differentiable: bool,
 ) -> Any:
     """Everything that the record depends on: all but sizes, of which 0 and 1 are no symbols."""
-    plan = system.plan
-    kind = (type(plan).__name__, getattr(plan, "closed", None), system.topology.edge_shift is None)
+    prepared = system.prepared
+    kind = (type(prepared).__name__, getattr(prepared, "closed", None), system.topology.edge_shift is None)
     where = (system.pos.device, system.pos.dtype, potential.training)
     small = tuple(size if size < 2 else None for tensor in tensors for size in tensor.shape)
     return tuple(wanted.items()), stress, differentiable, kind, where, small
 
 
 def _recorded(
-    potential: MultiFidelityPotential,
+    potential: _Module,
     system: System,
     inputs: tuple[dict[str, Tensor], list[Tensor]],
     wanted: Mapping[str, bool],
@@ -188,7 +196,7 @@ def _join_saved_results(module: fx.GraphModule, last_of_energies: str) -> None:
 class _Energies(nn.Module):
     """``energies`` as a module, in which torch can put other weights in place of the potential's."""
 
-    def __init__(self, potential: MultiFidelityPotential) -> None:
+    def __init__(self, potential: _Module) -> None:
         super().__init__()
         self.potential = potential
 
@@ -198,7 +206,7 @@ class _Energies(nn.Module):
         return energies(self.potential, system, wanted, stress, differentiable)
 
 
-def _weights(potential: MultiFidelityPotential) -> dict[str, Tensor]:
+def _weights(potential: _Module) -> dict[str, Tensor]:
     """Parameters and buffers by their names in :class:`_Energies`.
 
     A weight that several modules share has all of its names, so that none of them is left in place; a module that
@@ -218,7 +226,7 @@ def flattened(system: System) -> list[Tensor]:
     tensors.append(system.pos.new_empty(topology.n_graphs, 0))
     if lattice is not None and topology.edge_shift is not None:
         tensors += [topology.edge_shift, lattice.cell, lattice.pbc]
-    return tensors if system.plan is None else [*tensors, *system.plan.tensors()]
+    return tensors if system.prepared is None else [*tensors, *system.prepared.tensors()]
 
 
 def rebuilt(like: System, tensors: list[Tensor]) -> System:
@@ -228,7 +236,8 @@ def rebuilt(like: System, tensors: list[Tensor]) -> System:
     if like.lattice is not None and like.topology.edge_shift is not None:
         topology.edge_shift, cell, pbc, *rest = rest
         lattice = Lattice(cell, pbc)
-    return System(pos, species, topology, lattice, None if like.plan is None else like.plan.with_tensors(rest))
+    prepared = None if like.prepared is None else like.prepared.with_tensors(rest)
+    return System(pos, species, topology, lattice, prepared)
 
 
 def _named(outputs: list[Tensor], wanted: Mapping[str, bool], stress: bool) -> dict[str, Prediction]:

@@ -152,11 +152,11 @@ class DimeNetBackbone(Backbone):
             self.blocks.append(Block(InteractionPPBlock(*sizes, nn.SiLU()), output) if number else First(output))
         self.feature_sizes = (len(self.species), *[n_out] * (n_interactions + 1))
 
-    def plan(self, graph: Graph) -> Triplets:
+    def prepare(self, graph: Graph) -> Triplets:
         return find_triplets(graph)
 
     def embed(self, graph: Graph) -> State:
-        triplets = self.plan(graph) if graph.plan is None else graph.plan
+        triplets = graph.prepared if isinstance(graph.prepared, Triplets) else find_triplets(graph)
         source, target = graph.edge_index
         radial = self.radial(graph.edge_dist)
         angular = self.angular(graph.edge_dist, cosines(graph.edge_vec, triplets), triplets.incoming)

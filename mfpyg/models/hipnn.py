@@ -9,12 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mfpyg.graph import Graph
+from mfpyg.kernels.inference import BlockWeights, InteractionWeights, LayerWeights, features
+from mfpyg.kernels.native import NativeSum
+from mfpyg.kernels.neighbor_sum import NeighborSum, prepare
 from mfpyg.models.backbone import Backbone
-from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, harmonics
-from mfpyg.models.kernels import Plan, make_plan
-from mfpyg.models.native import NativePlan
-from mfpyg.models.once import features
-from mfpyg.models.sensitivity import Sensitivity
+from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, Sensitivity, harmonics
 
 
 class Residual(nn.Module):
@@ -32,7 +31,7 @@ class Residual(nn.Module):
         if self.adjust is not None:
             self.adjust.reset_parameters()
 
-    def forward(self, x: Tensor, *args: Graph | Tensor | Plan | None) -> Tensor:
+    def forward(self, x: Tensor, *args: Graph | Tensor | NeighborSum | None) -> Tensor:
         """x (n_atoms, in_features) -> (n_atoms, out_features)."""
         change = self.mix(functional.softplus(self.base(x, *args)))
         return change + (x if self.adjust is None else self.adjust(x))
@@ -53,13 +52,13 @@ class State(NamedTuple):
         features: of the atoms, (n_atoms, width).
         graph: atoms and edges.
         directions: harmonics of the edges, (n_edges, n_components).
-        plan: of the kernel.
+        neighbor_sum: by the kernel; ``None`` for the definition.
     """
 
     features: Tensor
     graph: Graph
     directions: Tensor
-    plan: Plan | None
+    neighbor_sum: NeighborSum | None
 
 
 class Block(nn.ModuleList):
@@ -67,10 +66,36 @@ class Block(nn.ModuleList):
 
     def forward(self, state: State) -> State:
         interaction, *atom_layers = self.children()
-        x = interaction(state.features, state.graph, state.directions, state.plan)
+        x = interaction(state.features, state.graph, state.directions, state.neighbor_sum)
         for layer in atom_layers:
             x = layer(x)
         return state._replace(features=x)
+
+    def weights(self) -> BlockWeights:
+        """All weights, by the names of :mod:`mfpyg.kernels.inference`."""
+        interaction, *atom_layers = self.children()
+        base: Interaction = interaction.base  # type: ignore[assignment]
+        own, shells = base.self_interaction, base.sensitivity
+        layers = [
+            LayerWeights(layer.base.weight, layer.base.bias, layer.mix.weight, layer.mix.bias)  # type: ignore[arg-type, union-attr]
+            for layer in atom_layers
+        ]
+        return BlockWeights(
+            InteractionWeights(
+                base.weight,
+                own.weight,
+                own.bias,
+                list(base.tensor_scales),
+                shells.mu,
+                shells.sigma,
+                shells.cutoff,
+                base.cusp,
+            ),
+            interaction.mix.weight,  # type: ignore[arg-type, union-attr]
+            interaction.mix.bias,  # type: ignore[arg-type, union-attr]
+            None if interaction.adjust is None else interaction.adjust.weight,  # type: ignore[arg-type, union-attr]
+            layers,
+        )
 
 
 class HIPNN(Backbone):
@@ -90,7 +115,7 @@ class HIPNN(Backbone):
         cutoff: R_c in Å.
         r_soft_min, r_soft_max: initial positions of the first and last sensitivity in Å.
         cusp: c of :class:`~mfpyg.models.interaction.Interaction`.
-        kernel: how neighbours are summed over, see :mod:`mfpyg.models.kernels`.
+        kernel: how neighbours are summed over, see :mod:`mfpyg.kernels`.
     """
 
     def __init__(
@@ -121,20 +146,20 @@ class HIPNN(Backbone):
             block.extend(Residual(layer, n_features, n_features) for layer in atom_layers)
             self.blocks.append(block)
 
-    def plan(self, graph: Graph) -> Plan | None:
-        """What the kernel needs to know of a graph, once for all layers; see :mod:`mfpyg.models.kernels`."""
-        return make_plan(self.kernel, graph, self.feature_sizes[-1], self.n_sensitivities, self.n_components)
+    def prepare(self, graph: Graph) -> NeighborSum | None:
+        """The sum over neighbours by the kernel, once for all layers; see :mod:`mfpyg.kernels`."""
+        return prepare(self.kernel, graph, self.feature_sizes[-1], self.n_sensitivities, self.n_components)
 
     def after_blocks(self, graph: Graph) -> list[Tensor]:
-        """See :class:`Backbone`; by :mod:`mfpyg.models.once` where one derivative is enough."""
-        graph.plan = self.plan(graph) if graph.plan is None else graph.plan
-        if isinstance(graph.plan, NativePlan) and graph.plan.once:
-            blocks: list[Block] = list(self.blocks)  # type: ignore[arg-type]
-            return list(features(graph.edge_vec, graph.edge_dist, self.one_hot(graph), blocks, graph.plan))
+        """See :class:`Backbone`; by :mod:`mfpyg.kernels.inference` where one derivative is enough."""
+        graph.prepared = self.prepare(graph) if graph.prepared is None else graph.prepared
+        if isinstance(graph.prepared, NativeSum) and graph.prepared.once:
+            weights = [block.weights() for block in self.blocks]  # type: ignore[operator]
+            return list(features(graph.edge_vec, graph.edge_dist, self.one_hot(graph), weights, graph.prepared))
         return super().after_blocks(graph)
 
     def embed(self, graph: Graph) -> State:
-        """Before the first block the features are the one-hot species."""
+        """The state before the first block, whose features are the one-hot species."""
         directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
-        plan = self.plan(graph) if graph.plan is None else graph.plan
-        return State(self.one_hot(graph), graph, directions, plan)
+        neighbor_sum = self.prepare(graph) if graph.prepared is None else graph.prepared
+        return State(self.one_hot(graph), graph, directions, neighbor_sum)  # type: ignore[arg-type]

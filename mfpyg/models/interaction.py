@@ -1,4 +1,4 @@
-"""The interaction layer of HIP-NN-TS: messages between atoms, with tensor sensitivities."""
+"""The interaction layer of HIP-NN-TS: messages between atoms, with radial and tensor sensitivities."""
 
 from __future__ import annotations
 
@@ -9,11 +9,51 @@ from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 
 from mfpyg.graph import Graph
-from mfpyg.models.kernels import Plan
-from mfpyg.models.sensitivity import Sensitivity
+from mfpyg.kernels.neighbor_sum import NeighborSum
 
 TENSOR_COMPONENTS = (1, 4, 9)
 """Components of all Cartesian tensors up to order 0, 1 and 2."""
+
+
+def cosine_cutoff(dist: Tensor, cutoff: float) -> Tensor:
+    """cos²(πr / 2R_c) up to the cutoff R_c, zero beyond. dist (n_edges,) in Å -> (n_edges,)."""
+    inside = (dist <= cutoff).to(dist.dtype)
+    return torch.cos(0.5 * math.pi / cutoff * dist).square() * inside
+
+
+class Sensitivity(nn.Module):
+    r"""How strongly an atom feels a neighbour at distance r, in n overlapping shells.
+
+    .. math:: s_\nu(r) = \exp\left(-\tfrac12 \sigma_\nu^2 (1/r - 1/\mu_\nu)^2\right)\,\cos^2(\pi r / 2R_c)
+
+    with trainable shell positions μ (Å) and widths σ (Å; larger is narrower). The shells start evenly
+    spaced in 1/r between ``r_soft_max`` and ``r_soft_min``.
+
+    Args:
+        n_sensitivities: number of shells n.
+        r_soft_min, r_soft_max: innermost and outermost initial position in Å.
+        cutoff: R_c in Å.
+    """
+
+    def __init__(self, n_sensitivities: int, r_soft_min: float, r_soft_max: float, cutoff: float) -> None:
+        super().__init__()
+        self.r_soft_min, self.r_soft_max, self.cutoff = r_soft_min, r_soft_max, cutoff
+        self.mu = nn.Parameter(torch.empty(n_sensitivities))
+        self.sigma = nn.Parameter(torch.empty(n_sensitivities))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        n = len(self.mu)
+        with torch.no_grad():
+            self.mu.copy_(1 / torch.linspace(1 / self.r_soft_max, 1 / self.r_soft_min, n))
+            self.sigma.fill_(2 * n * self.r_soft_min)
+
+    def forward(self, dist: Tensor) -> Tensor:
+        """dist (n_edges,) in Å -> (n_edges, n)."""
+        deviation = self.sigma * (1 / dist.unsqueeze(1) - 1 / self.mu)  # (n_edges, n)
+        # Below e⁻⁸⁰ = 2e-35 nothing is felt; exp is ten times slower where its result underflows.
+        shells = torch.exp((-0.5 * deviation.square()).clamp(min=-80.0))  # (n_edges, n)
+        return shells * cosine_cutoff(dist, self.cutoff).unsqueeze(1)
 
 
 def harmonics(unit: Tensor, order: int) -> Tensor:
@@ -52,7 +92,7 @@ class Interaction(MessagePassing):
 
     The features are multiplied by V before they travel (:math:`Q_j = V z_j`, once an atom), so that no
     tensor of n_edges × 9n is formed. :meth:`message` is the readable definition of the sum over neighbours, against
-    which the faster ones of :mod:`mfpyg.models.kernels` are tested.
+    which the faster ones of :mod:`mfpyg.kernels` are tested.
 
     Args:
         in_features, out_features: widths F_in and F_out.
@@ -80,16 +120,16 @@ class Interaction(MessagePassing):
         for scale in self.tensor_scales:
             nn.init.normal_(scale)
 
-    def forward(self, z: Tensor, graph: Graph, harmonics: Tensor, plan: Plan | None = None) -> Tensor:
+    def forward(self, z: Tensor, graph: Graph, harmonics: Tensor, neighbor_sum: NeighborSum | None = None) -> Tensor:
         """z (n_atoms, F_in), harmonics (n_edges, n_components) of the edges -> (n_atoms, F_out).
 
-        ``plan`` sums over the neighbours in place of :meth:`message`, see :mod:`mfpyg.models.kernels`.
+        ``neighbor_sum`` takes the place of :meth:`message`, see :mod:`mfpyg.kernels`.
         """
         n, weight = len(self.weight), self.weight if graph.by_weights else self.weight.detach()
         transformed = (z @ weight.reshape(-1, self.in_features).T).view(-1, n, self.out_features)
         sensitivity = self.sensitivity(graph.edge_dist)  # (n_edges, n)
-        if plan is not None:
-            moments = plan(sensitivity, harmonics, transformed)
+        if neighbor_sum is not None:
+            moments = neighbor_sum(sensitivity, harmonics, transformed)
         else:
             size = (graph.n_atoms, graph.n_atoms)
             moments = self.propagate(

@@ -12,7 +12,7 @@ from torch_geometric.nn.models.dimenet import BesselBasisLayer
 
 from mfpyg.graph import Graph
 from mfpyg.models.backbone import Backbone
-from mfpyg.models.sensitivity import cosine_cutoff
+from mfpyg.models.interaction import cosine_cutoff
 
 _TINY = 1e-8
 """Added to squared lengths of vectors, whose root has no derivative at zero."""

@@ -17,14 +17,13 @@ from mfpyg.ambient import neutral, without_inference
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
 from mfpyg.locality import is_large, reordered, spatial_order
-from mfpyg.models.backbone import Backbone, check_backbone, reset, through
+from mfpyg.models.backbone import Backbone, check_backbone, private_copies, reset, through
 from mfpyg.models.compiled import Compiler
+from mfpyg.models.derivatives import evaluate
 from mfpyg.models.heads import Head, make_head
 from mfpyg.models.interface import Potential
-from mfpyg.models.isolated import with_isolated_atoms
-from mfpyg.models.overlap import check_apart
-from mfpyg.models.prediction import Prediction, System, check_volumes, evaluate
-from mfpyg.models.sharing import private_copies
+from mfpyg.models.prediction import Prediction
+from mfpyg.models.system import System, check_apart, check_volumes, with_isolated_atoms
 from mfpyg.origin import NEAR, ROUNDED, largest_coordinate, near_origin
 
 
@@ -40,7 +39,7 @@ class MultiFidelityPotential(Potential):
         private_blocks: how many of the backbone's last blocks each fidelity has of its own, instead of sharing them;
             they are taken out of the backbone.
         isolated: energy of an atom without neighbours, ``network`` or ``reference``; see
-            :mod:`mfpyg.models.isolated`.
+            :func:`mfpyg.models.system.with_isolated_atoms`.
 
     Raises:
         MFPyGError: for fidelities twice or none, or a module that lacks what a backbone needs.

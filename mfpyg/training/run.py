@@ -21,8 +21,8 @@ from mfpyg.device import choose_device
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
 from mfpyg.fidelity import parse_fidelities
+from mfpyg.kernels.compilation import find_compiler
 from mfpyg.models import Potential
-from mfpyg.models.build_native import find_compiler
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
 from mfpyg.strategies import stages_of

@@ -27,7 +27,7 @@ from mfpyg.graph import build_graph, radius_graph
 from mfpyg.interop.hippynn_state import our_name
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.models.heads import LinearHead
-from mfpyg.models.sensitivity import Sensitivity
+from mfpyg.models.interaction import Sensitivity
 
 PEERS = (Hipnn, HipnnVec, HipnnQuad)
 PEER_NODES = (networks.Hipnn, networks.HipnnVec, networks.HipnnQuad)

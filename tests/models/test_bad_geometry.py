@@ -120,5 +120,5 @@ def test_overlap_is_named_in_single_precision_compiled_order_and_sums() -> None:
 
 
 def test_distances_are_not_looked_at_where_all_is_finite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mfpyg.models.overlap.find_overlap", None)
+    monkeypatch.setattr("mfpyg.models.system.find_overlap", None)
     assert finite(potential_of("hipnn"), molecule(*WATER))

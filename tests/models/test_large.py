@@ -1,11 +1,8 @@
-"""Large systems: atoms in another order and edges a part at a time give the same."""
+"""Large systems: atoms in another order give the same."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +12,7 @@ from torch_geometric.data import Batch, Data
 from mfpyg import locality
 from mfpyg.graph import find_topology
 from mfpyg.locality import is_large, reordered, spatial_order
-from mfpyg.models import MultiFidelityPotential, parts
-from mfpyg.models.parts import by_parts
+from mfpyg.models import MultiFidelityPotential
 
 Potential = Callable[..., MultiFidelityPotential]
 Molecules = Callable[..., Batch]
@@ -36,11 +32,10 @@ def _crystals(make_molecule: Callable[..., Data]) -> Batch:
 
 @pytest.fixture
 def in_small_steps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Call it, and twenty atoms are many from then on, and sixteen edges a part."""
+    """Call it, and twenty atoms are many from then on."""
 
     def change() -> None:
         monkeypatch.setattr(locality, "LARGE", 19)
-        monkeypatch.setattr(parts, "EDGES_OF_A_PART", 16)
 
     return change
 
@@ -145,59 +140,3 @@ def test_edges_stay_the_same_pairs(make_molecule: Callable[..., Data]) -> None:
 
 def test_many_small_molecules_are_not_large(make_batch: Molecules) -> None:
     assert not is_large(find_topology(make_batch([3] * 400), 5.0)[0])
-
-
-def _shells(dist: Tensor, mu: Tensor, unused: Tensor) -> Tensor:
-    return torch.exp(-(dist.unsqueeze(1) - mu).square())
-
-
-@pytest.mark.parametrize("differentiated", [(True, True), (True, False), (False, True)])
-def test_by_parts_has_two_derivatives(monkeypatch: pytest.MonkeyPatch, differentiated: tuple[bool, bool]) -> None:
-    monkeypatch.setattr(parts, "EDGES_OF_A_PART", 3)
-    generator = torch.Generator().manual_seed(0)
-    rows, mu = (torch.rand(n, generator=generator, dtype=torch.float64) for n in (10, 4))
-    inputs = (rows.requires_grad_(differentiated[0]), mu.requires_grad_(differentiated[1]))
-    unused = torch.ones(2, dtype=torch.float64)
-    assert torch.equal(by_parts(_shells, *inputs, unused), _shells(*inputs, unused))
-    assert torch.autograd.gradcheck(lambda *x: by_parts(_shells, *x, unused), inputs)
-    assert torch.autograd.gradgradcheck(lambda *x: by_parts(_shells, *x, unused), inputs)
-
-
-def test_by_parts_keeps_no_intermediate_result() -> None:
-    kept: list[int] = []
-
-    def pack(x: Tensor) -> Tensor:
-        kept.append(x.numel())
-        return x
-
-    rows = torch.rand(5 * parts.EDGES_OF_A_PART, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        result = by_parts(_shells, rows, torch.rand(4), torch.ones(2))
-    assert result.requires_grad
-    assert max(kept) == len(rows)
-
-
-_FAULTS = """
-import resource, sys
-import torch
-from mfpyg.memory import in_huge_pages
-
-def faults(prepare):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    array = torch.empty(20_000_000)  # 80 MB
-    prepare(array)
-    array.zero_()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-print(faults(lambda array: None), faults(in_huge_pages))
-"""
-_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-
-
-@pytest.mark.skipif(
-    not _HUGE_PAGES.is_file() or "[madvise]" not in _HUGE_PAGES.read_text(), reason="needs pages that can be asked for"
-)
-def test_large_arrays_have_few_pages() -> None:
-    done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
-    small, huge = map(int, done.stdout.split())
-    assert huge < small / 10

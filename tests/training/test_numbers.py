@@ -22,8 +22,8 @@ from mfpyg.datasets.references import fit_references
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.metrics import MetricTable
 from mfpyg.fidelity import Fidelity
+from mfpyg.kernels.compilation import find_compiler
 from mfpyg.models import MultiFidelityPotential
-from mfpyg.models.build_native import find_compiler
 from mfpyg.models.delta import with_difference
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule

@@ -1,4 +1,4 @@
-/* Vectors, and the product that moments.c and dense.c are made of.
+/* Vectors, and the product that moments.c is made of.
 
    REAL, MASK (the integer as wide) and F are given to the compiler, so that all inner loops have known lengths and sums
    stay in registers. */

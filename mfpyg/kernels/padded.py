@@ -1,87 +1,18 @@
-"""The sum over neighbours of HIP-NN-TS, fast, and the choice among the ways to do it.
-
-All take the sensitivities s of the edges, their harmonics Y and the transformed features Q = V z of the atoms, and
-give the moments :math:`A_{ic} = \\sum_j Y_{ijc} \\sum_\\nu s_{ij\\nu} Q_{j\\nu}`, with first and second derivatives:
-
-==============  ======================================================================================================
-``definition``  the ``MessagePassing`` layer itself, an array of n_components × F numbers an edge; any derivative
-``padded``      batched matrix products, grouped by source and then by target; plain torch, for GPUs; any derivative
-``native``      compiled loops without any array of F numbers an edge; CPUs with a C compiler; two derivatives, no vmap
-``auto``        ``native`` on a CPU where it compiles, else ``padded``
-==============  ======================================================================================================
-"""
+"""The kernel ``padded``: batched matrix products in plain torch, grouped by source and then by target."""
 
 from __future__ import annotations
 
-import functools
-import warnings
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mfpyg.engine import KERNELS
-from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import Graph
-from mfpyg.models.build_native import NoCompilerError, library
-from mfpyg.models.native import native_plan
-
-
-class Plan(Protocol):
-    """What a kernel knows of one graph."""
-
-    def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
-        """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
-
-    def tensors(self) -> list[Tensor]:
-        """What it is made of, for a compiler."""
-
-    def with_tensors(self, tensors: list[Tensor]) -> Plan:
-        """A plan of the same kind, of these."""
-
-
-def make_plan(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, n_components: int) -> Plan | None:
-    """What a kernel needs to know of a graph, ready to be called; ``None`` for the definition.
-
-    Args:
-        kernel: one of :data:`mfpyg.engine.KERNELS`.
-        graph: its edges sorted by target, as :func:`mfpyg.graph.build_graph` gives them.
-        n_features, n_sensitivities, n_components: sizes of the arrays it will be called with.
-
-    Raises:
-        MFPyGError: for an unknown kernel, ``native`` where it can't be used, or edges that are not sorted.
-    """
-    if kernel not in KERNELS:
-        raise unknown_name("kernel", kernel, KERNELS)
-    if kernel == "definition":
-        return None
-    if (graph.edge_index[1].diff() < 0).any():
-        raise MFPyGError("edges are not sorted by target, expected them as build_graph gives them; sort them")
-    if kernel == "padded":
-        return padded_plan(graph)
-    on_cpu = graph.edge_vec.device.type == "cpu"
-    if not on_cpu and kernel == "native":
-        raise MFPyGError(f"kernel 'native' runs on a CPU, not on {graph.edge_vec.device.type}; use auto or padded")
-    if not on_cpu:
-        return padded_plan(graph)
-    try:
-        library(graph.edge_vec.dtype, n_features, n_sensitivities, n_components)
-    except NoCompilerError as error:
-        if kernel == "native":
-            raise
-        _warn_once(f"{error}. Kernel 'padded' is used instead, which is slower")
-        return padded_plan(graph)
-    return native_plan(graph)
-
-
-@functools.lru_cache
-def _warn_once(message: str) -> None:
-    warnings.warn(message, MFPyGWarning, stacklevel=3)
 
 
 @dataclass
-class PaddedPlan:
+class PaddedSum:
     """The slots of the edges in tables with a row an atom and K columns, K being the most edges that an atom has.
 
     Attributes:
@@ -109,13 +40,13 @@ class PaddedPlan:
         """What it is made of, for a compiler; the numbers of columns as sizes of an empty tensor."""
         return [self.by_source, self.by_target, self.by_source.new_empty(self.k_source, self.k_target, 0)]
 
-    def with_tensors(self, tensors: list[Tensor]) -> PaddedPlan:
-        """A plan of the same kind, of these."""
+    def with_tensors(self, tensors: list[Tensor]) -> PaddedSum:
+        """The same kernel, of these."""
         by_source, by_target, columns = tensors
-        return PaddedPlan(by_source, by_target, columns.shape[0], columns.shape[1])
+        return PaddedSum(by_source, by_target, columns.shape[0], columns.shape[1])
 
 
-def padded_plan(graph: Graph) -> PaddedPlan:
+def padded_sum(graph: Graph) -> PaddedSum:
     """The tables of a graph, whose edges are sorted by target."""
     source, target = graph.edge_index
     of_target = torch.bincount(target, minlength=graph.n_atoms)
@@ -126,7 +57,7 @@ def padded_plan(graph: Graph) -> PaddedPlan:
     within_source = torch.empty_like(number)
     within_source[order] = number - (of_source.cumsum(0) - of_source)[source[order]]
     k_source, k_target = (int(counts.max()) if graph.n_atoms else 0 for counts in (of_source, of_target))
-    return PaddedPlan(source * k_source + within_source, target * k_target + within_target, k_source, k_target)
+    return PaddedSum(source * k_source + within_source, target * k_target + within_target, k_source, k_target)
 
 
 class _Spread(torch.autograd.Function):

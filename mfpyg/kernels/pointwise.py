@@ -11,15 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mfpyg.memory import in_huge_pages
-from mfpyg.models.build_native import function
+from mfpyg.kernels.compilation import function
 
 Sizes = tuple[int, int, int]
 """Features, sensitivities and components, for which the loops were compiled."""
 
 
 def sensitivity(dist: Tensor, mu: Tensor, sigma: Tensor, cutoff: float, sizes: Sizes) -> Tensor:
-    """See :class:`mfpyg.models.sensitivity.Sensitivity`; dist (n_edges,) -> (n_edges, n)."""
+    """See :class:`mfpyg.models.interaction.Sensitivity`; dist (n_edges,) -> (n_edges, n)."""
     result = dist.new_empty(dist.shape[0], sizes[1])
     _call("sensitivity", sizes, [cutoff], [dist, mu, sigma], result)
     return result
@@ -66,7 +65,6 @@ def _call(name: str, sizes: Sizes, numbers: Sequence[float], inputs: Sequence[Te
     """Call a function of ``pointwise.c``, which has a loop over the rows of its output."""
     if {array.dtype for array in inputs} != {output.dtype}:
         raise TypeError(f"arrays of different types: {[array.dtype for array in inputs]}")
-    in_huge_pages(output)
     arrays = [array.contiguous() for array in inputs]  # alive until the call has returned
     call = function(name, "iq" + len(numbers) * "d" + (len(arrays) + 1) * "P", output.dtype, sizes)
     call(torch.get_num_threads(), len(output), *numbers, *[array.data_ptr() for array in arrays], output.data_ptr())

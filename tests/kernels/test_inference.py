@@ -10,10 +10,10 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from mfpyg.graph import build_graph
-from mfpyg.models import MultiFidelityPotential, once, pointwise
-from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, harmonics
-from mfpyg.models.native import call_kernel, native_plan
-from mfpyg.models.sensitivity import Sensitivity
+from mfpyg.kernels import inference, pointwise
+from mfpyg.kernels.native import call_kernel, native_sum
+from mfpyg.models import MultiFidelityPotential
+from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, Sensitivity, harmonics
 
 SIZES = (13, 7)
 """Features and sensitivities."""
@@ -63,7 +63,7 @@ def test_interaction(order: int, one_graph: bool, of_species: bool) -> None:
     pos[7] = 100
     batch = torch.zeros(300, dtype=torch.int64) if one_graph else torch.arange(300) // 5
     graph = build_graph(Batch(z=torch.ones(300, dtype=torch.int64), pos=pos, batch=batch), 4.0)
-    plan = native_plan(graph)
+    plan = native_sum(graph)
     assert plan.closed != one_graph
     layer = Interaction(4, SIZES[0], Sensitivity(SIZES[1], 0.75, 4.5, 5.0), order, 1e-6).double()
     n_edges, kind = len(graph.edge_dist), torch.randint(3, (300,), generator=generator) if of_species else None
@@ -105,7 +105,7 @@ def test_softplus(dtype: torch.dtype, factor: float) -> None:
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each pass through the derivative that is written out."""
     calls: list[int] = []
-    features = once.features
+    features = inference.features
     monkeypatch.setattr("mfpyg.models.hipnn.features", lambda *inputs: calls.append(1) or features(*inputs))
     return calls
 

@@ -1,4 +1,4 @@
-"""Moments by a compiled kernel, as operators of torch with first and second derivatives."""
+"""The kernel ``native``: the loops of ``moments.c`` as operators of torch with first and second derivatives."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from mfpyg.graph import Graph
-from mfpyg.memory import in_huge_pages
-from mfpyg.models.build_native import function
+from mfpyg.kernels.compilation import function
 
 _EDGES_OF_A_CHUNK = 2048
 """Edges whose messages fit into a core's own cache. More, in one molecule, and its targets are taken in parts."""
@@ -29,7 +28,7 @@ class _PlanStruct(ctypes.Structure):
 
 
 @dataclass
-class NativePlan:
+class NativeSum:
     """The edges of a graph in the orders in which ``moments.c`` walks over them.
 
     Attributes:
@@ -51,13 +50,13 @@ class NativePlan:
         """What it is made of, for a compiler."""
         return self.parts
 
-    def with_tensors(self, tensors: list[Tensor]) -> NativePlan:
-        """A plan of the same kind, of these."""
-        return NativePlan(tensors, self.closed)
+    def with_tensors(self, tensors: list[Tensor]) -> NativeSum:
+        """The same kernel, of these."""
+        return NativeSum(tensors, self.closed)
 
 
-def native_plan(graph: Graph) -> NativePlan:
-    """The plan of a graph, whose edges are sorted by target."""
+def native_sum(graph: Graph) -> NativeSum:
+    """The kernel for a graph, whose edges are sorted by target."""
     source, target = graph.edge_index[0].contiguous(), graph.edge_index[1].contiguous()
     target_ptr, source_ptr = _ends(target, graph.n_atoms), _ends(source, graph.n_atoms)
     by_source = torch.argsort(source, stable=True)
@@ -70,12 +69,12 @@ def native_plan(graph: Graph) -> NativePlan:
         within = torch.equal(graph.batch[source], graph.batch[target])  # edges that somebody else made may not be
         closed = within and (not graph.n_graphs or int(edges.diff().max()) <= _EDGES_OF_A_CHUNK)
     if closed:
-        return NativePlan([molecules, target_ptr, by_source, source_ptr, by_source, source, target], True, once)
+        return NativeSum([molecules, target_ptr, by_source, source_ptr, by_source, source, target], True, once)
     chunk_of_target = target_ptr[:-1].div(_EDGES_OF_A_CHUNK, rounding_mode="floor")  # (n_atoms,)
     firsts = torch.cat([chunk_of_target.new_ones(1), chunk_of_target.diff()]).nonzero().squeeze(1)
     chunks = torch.cat([firsts, firsts.new_tensor([graph.n_atoms])])
     by_chunk = by_source[torch.argsort(chunk_of_target[target[by_source]], stable=True)]
-    return NativePlan([chunks, target_ptr, by_chunk, source_ptr, by_source, source, target], False, once)
+    return NativeSum([chunks, target_ptr, by_chunk, source_ptr, by_source, source, target], False, once)
 
 
 def _ends(sorted_or_not: Tensor, n: int) -> Tensor:
@@ -120,9 +119,6 @@ def call_kernel(
     kind = None if kind is None else kind.contiguous()
     addresses = [part.data_ptr() for part in parts]
     plan = _PlanStruct(n_atoms, len(parts[0]) - 1, *addresses, int(closed), None if kind is None else kind.data_ptr())
-    for output in outputs:
-        if output is not None:
-            in_huge_pages(output)
     arrays = [None if array is None else array.contiguous() for array in inputs]  # alive until the call has returned
     pointers = [None if array is None else array.data_ptr() for array in (*arrays, *outputs)]
     arguments = "iP" + len(numbers) * "d" + len(pointers) * "P"

@@ -15,8 +15,11 @@ from torch_geometric.data import Batch, Data
 
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import Graph, build_graph
-from mfpyg.models import HIPNN, MultiFidelityPotential, build_native, kernels, native
-from mfpyg.models.kernels import make_plan
+from mfpyg.kernels import compilation, native, neighbor_sum
+from mfpyg.kernels.native import NativeSum, native_sum
+from mfpyg.kernels.neighbor_sum import prepare
+from mfpyg.kernels.padded import PaddedSum
+from mfpyg.models import HIPNN, MultiFidelityPotential
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 FAST = ("padded", "native")
@@ -69,7 +72,7 @@ def test_values_and_two_derivatives_equal_the_definition(
     make_batch: Batches, kernel: str, dtype: torch.dtype, n_features: int, n: int, components: int
 ) -> None:
     graph = _graph(make_batch([1, 12, 30, 2, 5]), dtype)
-    plan = make_plan(kernel, graph, n_features, n, components)
+    plan = prepare(kernel, graph, n_features, n, components)
     arrays = _arrays(graph, n_features, n, components, dtype)
     expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
     for ours, theirs in zip(_derivatives(plan, arrays), expected, strict=True):
@@ -80,7 +83,7 @@ def test_values_and_two_derivatives_equal_the_definition(
 @pytest.mark.parametrize("components", [1, 4, 9])
 def test_gradcheck_and_gradgradcheck(make_batch: Batches, kernel: str, components: int) -> None:
     graph = _graph(make_batch([4, 1, 3]))
-    plan, arrays = make_plan(kernel, graph, 3, 2, components), _arrays(graph, 3, 2, components, torch.float64)
+    plan, arrays = prepare(kernel, graph, 3, 2, components), _arrays(graph, 3, 2, components, torch.float64)
     assert torch.autograd.gradcheck(plan, arrays)
     assert torch.autograd.gradgradcheck(plan, arrays)
 
@@ -92,7 +95,7 @@ def test_targets_in_parts_give_the_same(make_batch: Batches, monkeypatch: pytest
     arrays = _arrays(graph, 10, 4, 9, torch.float64)
     expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
     monkeypatch.setattr(native, "_EDGES_OF_A_CHUNK", chunk)
-    plan = native.native_plan(graph)
+    plan = native_sum(graph)
     assert plan.closed == (chunk == 10**6)
     for ours, theirs in zip(_derivatives(plan, arrays), expected, strict=True):
         _assert_close(ours, theirs)
@@ -106,7 +109,7 @@ def test_edges_need_not_be_symmetric(make_batch: Batches, kernel: str) -> None:
     graph = Graph(graph.z, graph.edge_index[:, kept], graph.edge_vec[kept], graph.edge_dist[kept], graph.batch, 2)
     arrays = _arrays(graph, 5, 3, 9, torch.float64)
     expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
-    for ours, theirs in zip(_derivatives(make_plan(kernel, graph, 5, 3, 9), arrays), expected, strict=True):
+    for ours, theirs in zip(_derivatives(prepare(kernel, graph, 5, 3, 9), arrays), expected, strict=True):
         _assert_close(ours, theirs)
 
 
@@ -115,7 +118,7 @@ def test_edges_need_not_be_symmetric(make_batch: Batches, kernel: str) -> None:
 def test_a_graph_without_edges(make_batch: Batches, kernel: str, sizes: list[int]) -> None:
     graph = _graph(make_batch(sizes))
     arrays = _arrays(graph, 6, 3, 9, torch.float64)
-    value, *derivatives = _derivatives(make_plan(kernel, graph, 6, 3, 9), arrays)
+    value, *derivatives = _derivatives(prepare(kernel, graph, 6, 3, 9), arrays)
     assert torch.equal(value, torch.zeros(len(sizes), 9, 6, dtype=torch.float64))
     assert not any(x.any() for x in derivatives)
 
@@ -127,7 +130,7 @@ def test_the_number_of_threads_changes_nothing(make_batch: Batches) -> None:
     try:
         for threads in (1, 2, 5):
             torch.set_num_threads(threads)
-            results.append([x.clone() for x in _derivatives(native.native_plan(graph), arrays)[:4]])
+            results.append([x.clone() for x in _derivatives(native_sum(graph), arrays)[:4]])
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
@@ -163,7 +166,7 @@ def test_a_potential_and_its_gradients_do_not_depend_on_the_kernel(
 def test_a_third_derivative_of_the_native_kernel_is_refused(make_batch: Batches) -> None:
     graph = _graph(make_batch([4]))
     arrays = _arrays(graph, 3, 2, 4, torch.float64)
-    first = torch.autograd.grad(make_plan("native", graph, 3, 2, 4)(*arrays).square().sum(), arrays, create_graph=True)
+    first = torch.autograd.grad(prepare("native", graph, 3, 2, 4)(*arrays).square().sum(), arrays, create_graph=True)
     second = torch.autograd.grad(sum(x.square().sum() for x in first), arrays, create_graph=True)
     with pytest.raises(RuntimeError, match="kernel padded"):
         torch.autograd.grad(sum(x.square().sum() for x in second), arrays)
@@ -175,7 +178,7 @@ def test_edges_in_another_order_are_refused(make_batch: Batches, kernel: str) ->
     back = torch.arange(graph.edge_index.shape[1]).flip(0)
     graph = Graph(graph.z, graph.edge_index[:, back], graph.edge_vec[back], graph.edge_dist[back], graph.batch, 2)
     with pytest.raises(MFPyGError, match="not sorted by target"):
-        make_plan(kernel, graph, 4, 2, 9)
+        prepare(kernel, graph, 4, 2, 9)
 
 
 def test_edges_between_molecules_are_taken_as_they_are(make_batch: Batches) -> None:
@@ -185,13 +188,13 @@ def test_edges_between_molecules_are_taken_as_they_are(make_batch: Batches) -> N
     graph.edge_index = torch.stack([source.flip(0), target])
     arrays = _arrays(graph, 5, 3, 9, torch.float64)
     expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
-    for ours, theirs in zip(_derivatives(native.native_plan(graph), arrays), expected, strict=True):
+    for ours, theirs in zip(_derivatives(native_sum(graph), arrays), expected, strict=True):
         _assert_close(ours, theirs)
 
 
 def test_arrays_of_another_graph_or_type_are_refused(make_batch: Batches) -> None:
     graph, other = _graph(make_batch([5, 4])), _graph(make_batch([6, 4]))
-    plan = native.native_plan(graph)
+    plan = native_sum(graph)
     with pytest.raises(ValueError, match="expected those of the plan's graph"):
         plan(*_arrays(other, 4, 3, 9, torch.float64))
     s, y, q = _arrays(graph, 4, 3, 9, torch.float64)
@@ -204,24 +207,24 @@ def test_arrays_of_another_graph_or_type_are_refused(make_batch: Batches) -> Non
 
 def test_auto_takes_the_native_kernel_where_it_compiles(make_batch: Batches) -> None:
     graph = _graph(make_batch([3]))
-    assert isinstance(make_plan("auto", graph, 4, 2, 9), native.NativePlan)
-    assert isinstance(make_plan("padded", graph, 4, 2, 9), kernels.PaddedPlan)
-    assert make_plan("definition", graph, 4, 2, 9) is None
+    assert isinstance(prepare("auto", graph, 4, 2, 9), NativeSum)
+    assert isinstance(prepare("padded", graph, 4, 2, 9), PaddedSum)
+    assert prepare("definition", graph, 4, 2, 9) is None
 
 
 def test_unknown_kernels_are_refused_with_the_known_ones(make_batch: Batches) -> None:
     with pytest.raises(MFPyGError, match=r"unknown kernel 'nativ'.*did you mean 'native'"):
-        make_plan("nativ", _graph(make_batch([3])), 4, 2, 9)
+        prepare("nativ", _graph(make_batch([3])), 4, 2, 9)
 
 
 @pytest.fixture
 def own_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of compiled kernels."""
     monkeypatch.setenv("MFPYG_CACHE", str(tmp_path))
-    build_native._tried.cache_clear()
-    kernels._warn_once.cache_clear()
+    compilation._tried.cache_clear()
+    neighbor_sum._warn_once.cache_clear()
     yield tmp_path / "kernels"
-    build_native._tried.cache_clear()
+    compilation._tried.cache_clear()
 
 
 def test_without_a_compiler_it_says_so_and_uses_the_padded_kernel(
@@ -230,12 +233,12 @@ def test_without_a_compiler_it_says_so_and_uses_the_padded_kernel(
     monkeypatch.setenv("CC", "no-such-compiler")
     graph = _graph(make_batch([3]))
     with pytest.warns(RuntimeWarning, match="no C compiler found.*'padded' is used instead, which is slower"):
-        assert isinstance(make_plan("auto", graph, 4, 2, 9), kernels.PaddedPlan)
+        assert isinstance(prepare("auto", graph, 4, 2, 9), PaddedSum)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_plan("auto", graph, 4, 2, 9)  # says it once
+        prepare("auto", graph, 4, 2, 9)  # says it once
     with pytest.raises(MFPyGError, match="CC is 'no-such-compiler'"):
-        make_plan("native", graph, 4, 2, 9)
+        prepare("native", graph, 4, 2, 9)
 
 
 def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
@@ -247,11 +250,11 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
     broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CC", str(broken))
     with pytest.raises(MFPyGError, match="disk on fire"):
-        make_plan("native", _graph(make_batch([3])), 4, 2, 9)
+        prepare("native", _graph(make_batch([3])), 4, 2, 9)
     assert not list(own_kernels.iterdir())
     before = calls.read_text()
     with pytest.raises(MFPyGError, match="disk on fire"):
-        make_plan("native", _graph(make_batch([3])), 4, 2, 9)
+        prepare("native", _graph(make_batch([3])), 4, 2, 9)
     assert calls.read_text() == before  # not tried again at every step
 
 
@@ -263,13 +266,13 @@ def test_a_compiler_that_does_not_start_is_none(
     garbage.write_bytes(content)
     garbage.chmod(0o755)
     monkeypatch.setenv("CC", str(garbage))
-    with pytest.warns(RuntimeWarning, match="can't be compiled.*'padded' is used instead"):
-        assert isinstance(make_plan("auto", _graph(make_batch([3])), 4, 2, 9), kernels.PaddedPlan)
+    with pytest.warns(RuntimeWarning, match="cannot be compiled.*'padded' is used instead"):
+        assert isinstance(prepare("auto", _graph(make_batch([3])), 4, 2, 9), PaddedSum)
 
 
 def test_a_compiler_may_have_a_wrapper_and_options(own_kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "env cc -g")
-    assert isinstance(build_native.library(torch.float64, 4, 2, 1), ctypes.CDLL)
+    assert isinstance(compilation.library(torch.float64, 4, 2, 1), ctypes.CDLL)
 
 
 def test_without_openmp_it_says_that_it_uses_one_thread(
@@ -280,28 +283,28 @@ def test_without_openmp_it_says_that_it_uses_one_thread(
     without.chmod(0o755)
     monkeypatch.setenv("CC", str(without))
     with pytest.warns(RuntimeWarning, match="without OpenMP and uses one thread"):
-        assert isinstance(build_native.library(torch.float64, 4, 2, 1), ctypes.CDLL)
+        assert isinstance(compilation.library(torch.float64, 4, 2, 1), ctypes.CDLL)
 
 
 def test_a_damaged_kernel_in_the_cache_is_compiled_anew(
     own_kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    build_native.library(torch.float64, 4, 2, 1)
+    compilation.library(torch.float64, 4, 2, 1)
     (compiled,) = own_kernels.iterdir()
     damaged = tmp_path / "other" / "kernels" / compiled.name  # elsewhere, as this process has the first one loaded
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(compiled.read_bytes()[:100])
     monkeypatch.setenv("MFPYG_CACHE", str(tmp_path / "other"))
-    build_native._tried.cache_clear()
-    assert isinstance(build_native.library(torch.float64, 4, 2, 1), ctypes.CDLL)
+    compilation._tried.cache_clear()
+    assert isinstance(compilation.library(torch.float64, 4, 2, 1), ctypes.CDLL)
     assert damaged.stat().st_size == compiled.stat().st_size
 
 
 def test_half_precision_uses_the_padded_kernel(make_batch: Batches) -> None:
     graph = _graph(make_batch([3]), torch.bfloat16)
-    kernels._warn_once.cache_clear()
+    neighbor_sum._warn_once.cache_clear()
     with pytest.warns(RuntimeWarning, match="float32 and float64, not bfloat16"):
-        assert isinstance(make_plan("auto", graph, 4, 2, 9), kernels.PaddedPlan)
+        assert isinstance(prepare("auto", graph, 4, 2, 9), PaddedSum)
 
 
 def test_the_kernel_can_be_forced_in_the_backbone() -> None:

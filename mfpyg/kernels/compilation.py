@@ -1,4 +1,4 @@
-"""Compiling ``moments.c``, ``pointwise.c`` and ``dense.c`` for this processor and these sizes, once."""
+"""Compilation of the C sources for this processor and the sizes of a network, kept in the user's cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -22,7 +21,7 @@ from mfpyg.cache import cache_dir
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.files import make_folder, replace_file
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("moments.c", "pointwise.c", "dense.c")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("moments.c", "pointwise.c")]
 _HEADER = Path(__file__).with_name("products.h")
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"),
@@ -35,11 +34,11 @@ _SECONDS = 120
 
 
 class NoCompilerError(MFPyGError):
-    """The kernel can't be compiled here; the message says why."""
+    """The kernel cannot be compiled here, and why."""
 
 
 def find_compiler(variable: str, names: Sequence[str]) -> list[str] | None:
-    """The command of a compiler: what an environment variable says, else the first of the names that is there.
+    """Command of a compiler: that in an environment variable, else the first of the names that is installed.
 
     Args:
         variable: such as ``CC``, which may hold options or a wrapper too, as in ``ccache gcc``.
@@ -95,7 +94,7 @@ def _tried(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_componen
     except NoCompilerError as error:
         return error
     except (OSError, MFPyGError, subprocess.SubprocessError) as error:
-        return NoCompilerError(f"the native kernel can't be compiled or loaded: {error}")
+        return NoCompilerError(f"the native kernel cannot be compiled or loaded: {error}")
 
 
 def _loaded(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> ctypes.CDLL:
@@ -107,11 +106,11 @@ def _loaded(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_compone
         raise NoCompilerError(f"no C compiler found ({sought}); install one, or name it in CC")
     real, mask = _TYPES[dtype]
     sizes = [f"-DREAL={real}", f"-DMASK={mask}", f"-DF={n_features}", f"-DN={n_sensitivities}", f"-DC={n_components}"]
-    machine = _version(cc) + _processor()
+    target = _target(cc)
     failures = []
     for threads in _ways_to_threads():
         command = [*cc, *_FLAGS, *sizes, *map(str, _SOURCES), *threads]
-        key = "\0".join([*command, machine, *(source.read_text() for source in (*_SOURCES, _HEADER))])
+        key = "\0".join([*command, target, *(source.read_text() for source in (*_SOURCES, _HEADER))])
         path = cache_dir() / "kernels" / f"moments-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         make_folder(path.parent)
         if path.is_file():
@@ -141,17 +140,11 @@ def _compile(command: list[str], output: str) -> None:
         raise NoCompilerError(f"{command[0]} failed: {' '.join(done.stderr.split())[:200]}")
 
 
-def _version(cc: list[str]) -> str:
-    done = subprocess.run([*cc, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False)
+def _target(cc: list[str]) -> str:
+    """The compiler's macros, which tell its version and the instructions of ``-march=native``.
+
+    A cache may be shared by the machines of a cluster.
+    """
+    command = [*cc, "-march=native", "-dM", "-E", "-x", "c", os.devnull]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
     return done.stdout
-
-
-def _processor() -> str:
-    """What ``-march=native`` depends on; a cache may be shared by the machines of a cluster."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.processor() + platform.machine()
-    lines = info.read_text().splitlines()
-    return "\n".join(
-        sorted({line for line in lines if line.startswith(("flags", "model name", "Features", "CPU part"))})
-    )

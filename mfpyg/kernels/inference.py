@@ -1,0 +1,180 @@
+"""HIP-NN-TS with its derivative by positions written out, for what is differentiated once, and not by weights.
+
+The network is that of :mod:`mfpyg.models.hipnn`, layer by layer. Autograd, whose records of small operations take as
+long as the arithmetic of a small molecule, sees it as one function.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mfpyg.kernels import pointwise
+from mfpyg.kernels.native import NativeSum, call_kernel
+
+
+class InteractionWeights(NamedTuple):
+    """Weights of :class:`mfpyg.models.interaction.Interaction`.
+
+    Attributes:
+        weight: V, (n, F, F_in).
+        self_weight, self_bias: of the self term, (F, F_in) and (F,).
+        tensor_scales: t₁ and t₂, (F,) each, up to the tensor order.
+        mu, sigma: of the sensitivities, (n,).
+        cutoff, cusp: R_c in Å, and c.
+    """
+
+    weight: Tensor
+    self_weight: Tensor
+    self_bias: Tensor
+    tensor_scales: list[Tensor]
+    mu: Tensor
+    sigma: Tensor
+    cutoff: float
+    cusp: float
+
+    @property
+    def sizes(self) -> pointwise.Sizes:
+        n_sensitivities, n_features, _ = self.weight.shape
+        return n_features, n_sensitivities, (len(self.tensor_scales) + 1) ** 2
+
+
+class LayerWeights(NamedTuple):
+    """Weights of a layer on single atoms, y = W₂·softplus(W₁ x + b₁) + b₂ + x; (F, F) and (F,)."""
+
+    weight: Tensor
+    bias: Tensor
+    mix_weight: Tensor
+    mix_bias: Tensor
+
+
+class BlockWeights(NamedTuple):
+    """Weights of a block: y = W₂·softplus(interaction(x)) + b₂ + A x, and then its layers on single atoms.
+
+    Attributes:
+        interaction: of the interaction.
+        mix_weight, mix_bias: W₂ and b₂, (F, F) and (F,).
+        adjust: A, (F, F_in), or ``None`` for the identity.
+        layers: of the layers on single atoms.
+    """
+
+    interaction: InteractionWeights
+    mix_weight: Tensor
+    mix_bias: Tensor
+    adjust: Tensor | None
+    layers: list[LayerWeights]
+
+
+def features(
+    edge_vec: Tensor, dist: Tensor, one_hot: Tensor, blocks: list[BlockWeights], kernel: NativeSum
+) -> tuple[Tensor, ...]:
+    """Features after each block, (n_atoms, F) each, differentiable by edge_vec once.
+
+    Args:
+        edge_vec, dist: vectors of the edges, (n_edges, 3), and their lengths, (n_edges,).
+        one_hot: species of the atoms, (n_atoms, n_species).
+        blocks: weights of the network.
+        kernel: of the graph.
+    """
+    return _Features.apply(edge_vec, dist.detach(), one_hot, blocks, kernel)
+
+
+class _Saved(NamedTuple):
+    """Intermediate results that the derivative of a block needs.
+
+    Before the first block an atom is its species. Its transformed features are those of all atoms of the species, and
+    stand in ``transformed`` once, (n_species, n, F), with the species of each atom in ``kind``; (n_atoms, n, F) else.
+    """
+
+    sensitivity: Tensor
+    transformed: Tensor
+    kind: Tensor | None
+    moments: Tensor
+    before: list[Tensor]  # arguments of each softplus, (n_atoms, F)
+
+
+class _Features(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, edge_vec: Tensor, dist: Tensor, one_hot: Tensor, blocks: list[BlockWeights], kernel: NativeSum
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        sizes = blocks[0].interaction.sizes
+        y = pointwise.harmonics(edge_vec, dist, sizes)
+        x, levels, saved = one_hot, [], list[_Saved]()
+        for block in blocks:
+            kind = None if saved else one_hot.argmax(dim=1)
+            saved.append(_interaction(block.interaction, x, kind, dist, y, kernel))
+            before = saved[-1].before
+            change = functional.linear(pointwise.softplus(before[0], sizes), block.mix_weight, block.mix_bias)
+            x = change.add_(x if block.adjust is None else functional.linear(x, block.adjust))
+            for layer in block.layers:
+                before.append(functional.linear(x, layer.weight, layer.bias))
+                change = functional.linear(pointwise.softplus(before[-1], sizes), layer.mix_weight, layer.mix_bias)
+                x = change.add_(x)
+            levels.append(x)
+        ctx.edges, ctx.blocks, ctx.kernel, ctx.saved = (edge_vec, dist, y), blocks, kernel, saved
+        return tuple(levels)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("a prediction in evaluation mode is differentiated once; for more use training mode")
+        edge_vec, dist, y = ctx.edges
+        sizes = ctx.blocks[0].interaction.sizes
+        by_x, by_y, by_dist = torch.zeros_like(ctx.saved[0].before[0]), torch.zeros_like(y), torch.zeros_like(dist)
+        for number in reversed(range(len(gradients))):
+            gradient, saved, block = gradients[number], ctx.saved[number], ctx.blocks[number]
+            if gradient is not None:
+                by_x += gradient
+            for layer, before in zip(reversed(block.layers), reversed(saved.before[1:]), strict=True):
+                by_before = pointwise.softplus_gradient(before, by_x @ layer.mix_weight, sizes)
+                by_x.addmm_(by_before, layer.weight)
+            by_before = pointwise.softplus_gradient(saved.before[0], by_x @ block.mix_weight, sizes)
+            weights = block.interaction
+            by_s, dy, by_q = _interaction_gradient(weights, saved, by_before, y, ctx.kernel)
+            by_y += dy
+            shells = weights.mu, weights.sigma, weights.cutoff
+            by_dist += pointwise.sensitivity_gradient(dist, *shells, saved.sensitivity, by_s, sizes)
+            if number > 0:  # the species before the first block do not depend on positions
+                by_x = by_x if block.adjust is None else by_x @ block.adjust
+                assert by_q is not None
+                by_x.addmm_(by_before, weights.self_weight)
+                by_x.addmm_(by_q.flatten(1), weights.weight.flatten(0, 1))
+        by_vec = pointwise.harmonics_gradient(edge_vec, dist, by_y, sizes)
+        return by_vec.addcmul_(edge_vec, (by_dist / dist).unsqueeze(1)), None, None, None, None
+
+
+def _interaction(
+    weights: InteractionWeights, x: Tensor, kind: Tensor | None, dist: Tensor, y: Tensor, kernel: NativeSum
+) -> _Saved:
+    """The interaction's intermediate results, and the result itself, (n_atoms, F), the first entry of ``before``."""
+    n_features, n, n_components = sizes = weights.sizes
+    s = pointwise.sensitivity(dist, weights.mu, weights.sigma, weights.cutoff, sizes)
+    matrix = weights.weight.flatten(0, 1)  # (n·F, F_in)
+    q = (functional.linear(x, matrix) if kind is None else matrix.T).reshape(-1, n, n_features)
+    moments, result = x.new_empty(len(x), n_components, n_features), x.new_empty(len(x), n_features)
+    inputs = [s, y, q, *_padded(weights.tensor_scales)]
+    call_kernel("interaction", kernel.parts, kernel.closed, inputs, [moments, result], kind, [weights.cusp])
+    own = functional.linear(x, weights.self_weight, weights.self_bias)
+    return _Saved(s, q, kind, moments, [result.add_(own)])
+
+
+def _interaction_gradient(
+    weights: InteractionWeights, saved: _Saved, gradient: Tensor, y: Tensor, kernel: NativeSum
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of <gradient, result> by sensitivities, harmonics and transformed features, those of species left out."""
+    s, q, kind, moments, _ = saved
+    by_s, by_y, by_q = torch.empty_like(s), torch.empty_like(y), torch.empty_like(q) if kind is None else None
+    inputs = [s, y, q, *_padded(weights.tensor_scales), moments, gradient]
+    outputs = [by_s, by_y, by_q]
+    call_kernel("interaction_gradient", kernel.parts, kernel.closed, inputs, outputs, kind, [weights.cusp])
+    return by_s, by_y, by_q
+
+
+def _padded(tensor_scales: list[Tensor]) -> list[Tensor | None]:
+    """Those of orders 1 and 2, ``None`` where there are no such."""
+    return [*tensor_scales, None, None][:2]

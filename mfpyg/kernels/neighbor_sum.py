@@ -1,0 +1,68 @@
+"""The protocol of a kernel, and the choice of one for a graph."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Protocol
+
+from torch import Tensor
+
+from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
+from mfpyg.graph import Graph
+from mfpyg.kernels import KERNELS
+from mfpyg.kernels.compilation import NoCompilerError, library
+from mfpyg.kernels.native import native_sum
+from mfpyg.kernels.padded import padded_sum
+
+
+class NeighborSum(Protocol):
+    """The sum over the neighbours in one graph; a :class:`mfpyg.graph.Prepared` that can be called."""
+
+    def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
+        """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
+
+    def tensors(self) -> list[Tensor]:
+        """See :class:`mfpyg.graph.Prepared`."""
+
+    def with_tensors(self, tensors: list[Tensor]) -> NeighborSum:
+        """See :class:`mfpyg.graph.Prepared`."""
+
+
+def prepare(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, n_components: int) -> NeighborSum | None:
+    """The sum over the neighbours in a graph by a kernel; ``None`` for the definition.
+
+    Args:
+        kernel: one of :data:`mfpyg.kernels.KERNELS`.
+        graph: its edges sorted by target, as :func:`mfpyg.graph.build_graph` gives them.
+        n_features, n_sensitivities, n_components: sizes of the arrays it will be called with.
+
+    Raises:
+        MFPyGError: for an unknown kernel, ``native`` where it cannot be used, or edges that are not sorted.
+    """
+    if kernel not in KERNELS:
+        raise unknown_name("kernel", kernel, KERNELS)
+    if kernel == "definition":
+        return None
+    if (graph.edge_index[1].diff() < 0).any():
+        raise MFPyGError("edges are not sorted by target, expected them as build_graph gives them; sort them")
+    if kernel == "padded":
+        return padded_sum(graph)
+    on_cpu = graph.edge_vec.device.type == "cpu"
+    if not on_cpu and kernel == "native":
+        raise MFPyGError(f"kernel 'native' runs on a CPU, not on {graph.edge_vec.device.type}; use auto or padded")
+    if not on_cpu:
+        return padded_sum(graph)
+    try:
+        library(graph.edge_vec.dtype, n_features, n_sensitivities, n_components)
+    except NoCompilerError as error:
+        if kernel == "native":
+            raise
+        _warn_once(f"{error}. Kernel 'padded' is used instead, which is slower")
+        return padded_sum(graph)
+    return native_sum(graph)
+
+
+@functools.lru_cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, MFPyGWarning, stacklevel=3)

@@ -1,0 +1,134 @@
+"""Energies of atoms, and their derivatives: forces and stresses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mfpyg.graph import Graph, Topology
+from mfpyg.lattice import Lattice
+from mfpyg.models.heads import Head, hierarchicality
+from mfpyg.models.prediction import Prediction
+from mfpyg.models.system import System
+
+
+class Network(Protocol):
+    """A backbone and heads, as :class:`mfpyg.models.MultiFidelityPotential` has them."""
+
+    isolated: str
+
+    def features(self, graph: Graph, fidelities: Iterable[str]) -> dict[str, list[Tensor]]:
+        """Features of every level for the head of each fidelity, (n_atoms, width) each."""
+
+    def head(self, fidelity: str) -> Head:
+        """The output layers of a fidelity."""
+
+
+def evaluate(
+    potential: Network, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
+) -> dict[str, Prediction]:
+    """Predictions of the wanted fidelities, with forces where the value is true, and stresses of all if wanted.
+
+    One pass through the backbone, and one backward pass for each fidelity with forces or stress.
+
+    Args:
+        potential: whose backbone and heads are used.
+        system: what of; positions and cells that require a gradient keep theirs.
+        wanted, stress: what.
+        differentiable: whether the result can be differentiated (again).
+    """
+    return derive(*energies(potential, system, wanted, stress, differentiable), wanted, differentiable)
+
+
+@dataclass
+class Variables:
+    """What energies are differentiated by.
+
+    Attributes:
+        pos: positions, (n_atoms, 3).
+        strain: of each graph, zero, (n_graphs, 3, 3), where stresses are wanted; and the volumes in Å³, (n_graphs,).
+    """
+
+    pos: Tensor
+    strain: Tensor | None = None
+    volume: Tensor | None = None
+
+
+def energies(
+    potential: Network, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
+) -> tuple[dict[str, Prediction], Variables]:
+    """Everything but the derivatives, and what to differentiate by; see :func:`evaluate`."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() or stress or any(wanted.values())):
+        pos = system.pos
+        if any(wanted.values()) and not pos.requires_grad:
+            pos = pos.detach().requires_grad_()
+        variables, at, cells = Variables(pos), pos, system.lattice
+        if stress:
+            variables, at, cells = _strained(pos, system.lattice, system.topology)
+        graph = system.topology.at(at, cells, system.prepared)
+        graph.by_weights = differentiable
+        features = potential.features(graph, wanted)
+        predictions = {name: _assemble(potential, name, features[name], system.species, graph) for name in wanted}
+    return predictions, variables
+
+
+def derive(
+    predictions: dict[str, Prediction], variables: Variables, wanted: Mapping[str, bool], differentiable: bool
+) -> dict[str, Prediction]:
+    """Add the forces, where the value in ``wanted`` is true, and the stresses; see :func:`evaluate`."""
+    with_gradients = [name for name, forces in wanted.items() if forces or variables.strain is not None]
+    with torch.set_grad_enabled(torch.is_grad_enabled() or bool(with_gradients)):
+        for name in with_gradients:
+            keep = differentiable or name != with_gradients[-1]
+            _add_derivatives(predictions[name], variables, wanted[name], differentiable, keep)
+    if differentiable:
+        return predictions
+    return {name: prediction.detached() for name, prediction in predictions.items()}
+
+
+def _assemble(potential: Network, name: str, features: list[Tensor], species: Tensor, graph: Graph) -> Prediction:
+    head = potential.head(name)
+    reference = head.reference[species]  # (n_atoms,) float64
+    terms = head(features)
+    if potential.isolated == "reference":  # the last atoms are one of each element, alone
+        terms = [term - term[-len(head.reference) :][species] for term in terms]
+    interacting = torch.stack(terms).sum(dim=0).to(reference.dtype)  # (n_atoms,)
+    atomic_energies = reference + interacting
+    with torch.set_grad_enabled(torch.is_grad_enabled() and graph.by_weights):
+        per_atom = hierarchicality([reference.to(terms[0].dtype), *terms])
+
+    def by_molecule(x: Tensor) -> Tensor:
+        return x.new_zeros(graph.n_graphs).scatter_add_(0, graph.batch, x)
+
+    return Prediction(by_molecule(atomic_energies), None, atomic_energies, by_molecule(per_atom))
+
+
+def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple[Variables, Tensor, Lattice]:
+    """A zero strain, and the positions and cells as functions of it."""
+    assert lattice is not None
+    cell = lattice.cell
+    strain = cell.new_zeros(topology.n_graphs, 3, 3).requires_grad_()
+    deformation = torch.eye(3, dtype=cell.dtype, device=cell.device) + (strain + strain.mT) / 2
+    at = torch.bmm(pos.unsqueeze(1), deformation[topology.batch]).squeeze(1)  # (n_atoms, 3)
+    variables = Variables(pos, strain, torch.linalg.det(cell).abs())
+    return variables, at, Lattice(cell @ deformation, lattice.pbc)
+
+
+def _add_derivatives(
+    prediction: Prediction, variables: Variables, forces: bool, create_graph: bool, retain_graph: bool
+) -> None:
+    """Forces and stress in one backward pass, each where it is wanted."""
+    strain = variables.strain
+    inputs = ([variables.pos] if forces else []) + ([] if strain is None else [strain])
+    gradients = torch.autograd.grad(
+        prediction.energy.sum(), inputs, create_graph=create_graph, retain_graph=retain_graph, materialize_grads=True
+    )
+    if forces:
+        prediction.forces = -gradients[0]
+    if strain is not None:
+        assert variables.volume is not None
+        prediction.stress = gradients[-1] / variables.volume[:, None, None]

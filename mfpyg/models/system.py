@@ -1,0 +1,138 @@
+"""The atoms that a potential predicts energies of, with their neighbours, and what may be wrong with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mfpyg.errors import MFPyGError
+from mfpyg.graph import EdgeTopology, Prepared, Topology
+from mfpyg.lattice import Lattice
+from mfpyg.models.prediction import Prediction
+
+OVERLAP = 0.01
+"""Å. Nuclei are never this close, and what divides by smaller distances runs out of digits."""
+
+
+@dataclass
+class System:
+    """What is predicted of.
+
+    Attributes:
+        pos: (n_atoms, 3) in Å, in the precision of the weights; vectors, (n_edges, 3), of an
+            :class:`~mfpyg.graph.EdgeTopology`.
+        species: number of each atom's element among those of the potential, (n_atoms,) int64.
+        topology: atoms and neighbours.
+        lattice: cells, where something repeats.
+        prepared: by the backbone, where it does so beforehand.
+    """
+
+    pos: Tensor
+    species: Tensor
+    topology: Topology
+    lattice: Lattice | None
+    prepared: Prepared | None = None
+
+
+def with_isolated_atoms(system: System, elements: Tensor) -> System:
+    """The same system, and then one atom of each element, (n_species,) int64, as a graph of its own.
+
+    The network gives an atom that is alone an energy ε that depends on its element only. Where this is subtracted from
+    every atomic energy, E_i = E⁰(z_i) + ε_i − ε(z_i alone), level by level, fragments part to the reference energies.
+    """
+    n, topology = len(elements), system.topology
+    number = torch.arange(n, device=elements.device)
+    new = dataclasses.replace(
+        topology,
+        z=torch.cat([topology.z, elements]),
+        batch=torch.cat([topology.batch, topology.n_graphs + number]),
+        n_graphs=topology.n_graphs + n,
+    )
+    lattice = system.lattice
+    if lattice is not None:
+        cubes = torch.eye(3, dtype=lattice.cell.dtype, device=lattice.cell.device).expand(n, 3, 3)
+        lattice = Lattice(torch.cat([lattice.cell, cubes]), torch.cat([lattice.pbc, lattice.pbc.new_zeros(n, 3)]))
+    species, pos = torch.cat([system.species, number]), system.pos
+    if not isinstance(topology, EdgeTopology):  # whose atoms have no positions
+        pos = torch.cat([pos, pos.new_zeros(n, 3)])
+    return dataclasses.replace(system, pos=pos, species=species, topology=new, lattice=lattice)
+
+
+def check_volumes(lattice: Lattice | None, n_graphs: int) -> None:
+    """Check that every graph has a volume, by which a stress is divided.
+
+    Raises:
+        MFPyGError: for the first that does not repeat in all directions.
+    """
+    repeats = torch.zeros(n_graphs, 3, dtype=torch.bool) if lattice is None else lattice.pbc
+    without = (~repeats.all(dim=1)).nonzero()
+    if len(without):
+        graph = int(without[0])
+        raise MFPyGError(
+            f"stress of graph {graph} is not defined: its pbc is {repeats[graph].tolist()}, expected True in all "
+            "three directions, with a cell; leave the stress out"
+        )
+
+
+@dataclass
+class Overlap:
+    """The two closest atoms of a batch.
+
+    Attributes:
+        graph: in which they are.
+        atoms: their numbers in it; the same one twice where it is the atom's own image.
+        distance: in Å.
+    """
+
+    graph: int
+    atoms: tuple[int, int]
+    distance: float
+
+    def __str__(self) -> str:
+        one, two = self.atoms
+        if one == two:
+            return f"atom {one} is {self.distance:.1e} Å from an image of its own"
+        where = "at the same place" if self.distance == 0 else f"{self.distance:.1e} Å apart"
+        return f"atoms {one} and {two} are {where}"
+
+
+def find_overlap(pos: Tensor, topology: Topology, lattice: Lattice | None) -> Overlap | None:
+    """The closest two atoms, if they are closer than :data:`OVERLAP`.
+
+    Args:
+        pos: (n_atoms, 3) in Å.
+        topology: atoms and neighbours.
+        lattice: cells, where something repeats.
+    """
+    distances = topology.at(pos.detach(), lattice).edge_dist.detach()  # (n_edges,)
+    if not len(distances) or not distances.min() < OVERLAP:
+        return None
+    edge = int(distances.argmin())
+    one, two = topology.edge_index[:, edge].sort().values.tolist()
+    graph = int(topology.batch[one])
+    first = int((topology.batch < graph).sum())
+    return Overlap(graph, (one - first, two - first), float(distances[edge]))
+
+
+def check_apart(predictions: Iterable[Prediction], pos: Tensor, topology: Topology, lattice: Lattice | None) -> None:
+    """Check, where something predicted is not finite, that this is not because atoms overlap.
+
+    Distances are looked at only then; otherwise this costs some sums.
+
+    Raises:
+        MFPyGError: naming the two closest atoms, if they overlap.
+    """
+    values = [value for p in predictions for value in (p.energy, p.forces, p.stress) if value is not None]
+    if not values or math.isfinite(torch.stack([value.detach().sum().double() for value in values]).sum().item()):
+        return
+    overlap = find_overlap(pos, topology, lattice)
+    if overlap is not None:
+        raise MFPyGError(
+            f"{overlap} in graph {overlap.graph}, where energies or forces are not finite; "
+            "move them apart, or remove one"
+        )
