@@ -26,7 +26,6 @@ class Job:
         memory_gb: limit of the process on a CPU; 0: none.
         kernel: of the side's own kernels.
         compile: whether ours goes through ``torch.compile``.
-        keep_memory: whether the process keeps freed memory; ours does in training anyway.
         side: one of SIDES; an overhead case is ours alone.
         weights: file of hippynn's weights, which the first process of hippynn writes.
         pairs: hippynn's periodic pair finder.
@@ -40,7 +39,6 @@ class Job:
     memory_gb: float
     kernel: str
     compile: bool
-    keep_memory: bool = False
     side: str = "mfpyg"
     weights: str = ""
     pairs: str | None = None
@@ -86,7 +84,6 @@ def our_job(case: str, options: argparse.Namespace) -> Job:
         memory_gb=options.memory_gb,
         kernel=options.kernel,
         compile=training if options.compile == "auto" else options.compile == "on",
-        keep_memory=options.keep_memory,
     )
 
 

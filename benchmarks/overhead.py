@@ -28,19 +28,17 @@ def measure_overhead(job: Job) -> dict[str, Any]:
 def overhead(job: Job) -> dict[str, Any]:
     """Milliseconds of a step of :func:`mfpyg.training.run.train`, and of the network, loss and optimiser in it.
 
-    As ``mfpyg-train`` does it, with freed memory kept; compiled as its long runs are.
+    As ``mfpyg-train`` does it, compiled as its long runs are.
     """
     from data import write_file
     from rich.console import Console
 
     from mfpyg.errors import MFPyGWarning
-    from mfpyg.memory import keep_freed_memory
     from mfpyg.settings import defaults, from_dict
     from mfpyg.training.folder import RunFolder
     from mfpyg.training.run import train
 
     warnings.filterwarnings("error", category=MFPyGWarning)
-    keep_freed_memory()
     clock, n_epochs = Clock(job.device), max(2, job.repeats)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MFPYG_CACHE"] = folder

@@ -32,7 +32,6 @@ from mfpyg.inference.ensemble import Ensemble
 from mfpyg.inference.files import as_extxyz, output_of, predict_file
 from mfpyg.inference.frames import predict_frames
 from mfpyg.interop.ase import MFPyGCalculator
-from mfpyg.memory import keep_freed_memory
 from mfpyg.models import Potential
 from mfpyg.models.build import build_potential
 from mfpyg.settings import defaults, from_dict
@@ -163,7 +162,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where every figure goes")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options, Path(folder))
     ms, part = found["ms_a_frame"], found["parts_ms_a_frame"]

@@ -18,7 +18,7 @@ overhead-N      of mfpyg alone: a step of ``mfpyg-train``'s own training, and ho
 ==============  =====================================================================================================
 
 mfpyg runs as its users get it: training steps on a CPU compiled, as ``mfpyg-train`` does in long runs, nothing else,
-unless ``--compile`` says otherwise; and in training it keeps freed memory, as ``mfpyg-train`` does.
+unless ``--compile`` says otherwise.
 
 Memory is the most that was resident while measuring, less what was resident after imports (compilers included).
 """
@@ -58,7 +58,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto", help="ours; auto: see above")
     parser.add_argument("--peer-kernel", help="hippynn's, instead of its fastest")
     parser.add_argument("--memory-gb", type=float, default=20.0, help="of each process on a CPU; 0: no limit")
-    parser.add_argument("--keep-memory", action="store_true", help="keep freed memory, in all cases and on both sides")
     parser.add_argument("--json", type=Path, help="where every figure goes")
     options = parser.parse_args()
     if options.device == "cuda":

@@ -49,8 +49,7 @@ def is_out_of_memory(error: Exception) -> bool:
 def _prepare(job: Job) -> Commands:
     """Import, read the resident memory, build the side.
 
-    In training ours keeps freed memory as soon as it is imported, as the command ``mfpyg-train`` does. What the package
-    would only warn of, a compiler that fails, is an error here.
+    What the package would only warn of, a compiler that fails, is an error here.
     """
     import torch
 
@@ -58,10 +57,6 @@ def _prepare(job: Job) -> Commands:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if job.device == "cpu" and job.memory_gb:
         resource.setrlimit(resource.RLIMIT_AS, (int(job.memory_gb * 1e9),) * 2)
-    if job.keep_memory or (job.side == "mfpyg" and job.kind == "train"):
-        from mfpyg.memory import keep_freed_memory
-
-        keep_freed_memory()
     if job.side == "hippynn":
         import hippynn  # noqa: F401
     else:

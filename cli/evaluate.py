@@ -118,13 +118,11 @@ def _evaluate(
         from mfpyg.evaluation.report import metrics_table, print_table
         from mfpyg.fidelity import parse_fidelities
         from mfpyg.files import write_text
-        from mfpyg.memory import keep_freed_memory
         from mfpyg.progress import shown_on
         from mfpyg.settings import from_dict
         from mfpyg.training.check import label_fractions
         from mfpyg.training.folder import RunFolder
 
-    keep_freed_memory()
     console = Console()
     checkpoint = read_checkpoint(path)
     described = checkpoint["mfpyg"]

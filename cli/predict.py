@@ -126,9 +126,7 @@ def _predict(options: Any, models: Sequence[Path], source: Path) -> None:
         from mfpyg.device import choose_device
         from mfpyg.inference.ensemble import Ensemble
         from mfpyg.inference.files import predict_file
-        from mfpyg.memory import keep_freed_memory
 
-    keep_freed_memory()
     console = Console()
     ensemble = Ensemble(models, choose_device(options.accelerator))
     wanted = options.fidelity

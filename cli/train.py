@@ -62,11 +62,9 @@ def _train(settings: TrainSettings, folder: RunFolder, resume: bool) -> None:
     from rich.console import Console
 
     with slow_imports():
-        from mfpyg.memory import keep_freed_memory
         from mfpyg.training.ending import Interrupted
         from mfpyg.training.run import final_table, train
 
-    keep_freed_memory()
     console = Console(quiet=not is_main_process())
     try:
         train(settings, folder, console, resume)

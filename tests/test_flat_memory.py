@@ -22,8 +22,7 @@ STEPS = int(os.environ.get("MFPYG_MEMORY_STEPS", "300"))
 FRAMES = int(os.environ.get("MFPYG_MEMORY_FRAMES", "6000"))
 
 RESIDENT_GROWTH = 64 << 20
-"""Bytes that the resident memory may grow by, however long it takes: one piece of what the commands let glibc reserve,
-:func:`mfpyg.memory.keep_freed_memory`."""
+"""Bytes that the resident memory may grow by, however long it takes: the reserve of C's allocator."""
 
 _WORKER = '''
 """Prints memory in use and resident memory in bytes along the way: training N FOLDER, or predicting N FOLDER."""
@@ -74,10 +73,8 @@ else:
     from mfpyg.datasets import MiniCHNO
     from mfpyg.inference.ensemble import Ensemble
     from mfpyg.inference.frames import predict_frames
-    from mfpyg.memory import keep_freed_memory
     from mfpyg.models import MultiFidelityPotential
 
-    keep_freed_memory()
     kind = backbones.find("hipnn")
     ensemble = Ensemble(MultiFidelityPotential(kind.make([1, 6, 7, 8], kind.small), ["dz", "cc"]))
     dataset = MiniCHNO()

@@ -109,11 +109,11 @@ class _Features(torch.autograd.Function):
             kind = None if saved else one_hot.argmax(dim=1)
             saved.append(_interaction(block.interaction, x, kind, dist, y, kernel))
             before = saved[-1].before
-            change = functional.linear(pointwise.softplus(before[0], sizes), block.mix_weight, block.mix_bias)
+            change = functional.linear(functional.softplus(before[0]), block.mix_weight, block.mix_bias)
             x = change.add_(x if block.adjust is None else functional.linear(x, block.adjust))
             for layer in block.layers:
                 before.append(functional.linear(x, layer.weight, layer.bias))
-                change = functional.linear(pointwise.softplus(before[-1], sizes), layer.mix_weight, layer.mix_bias)
+                change = functional.linear(functional.softplus(before[-1]), layer.mix_weight, layer.mix_bias)
                 x = change.add_(x)
             levels.append(x)
         ctx.edges, ctx.blocks, ctx.kernel, ctx.saved = (edge_vec, dist, y), blocks, kernel, saved
@@ -131,9 +131,9 @@ class _Features(torch.autograd.Function):
             if gradient is not None:
                 by_x += gradient
             for layer, before in zip(reversed(block.layers), reversed(saved.before[1:]), strict=True):
-                by_before = pointwise.softplus_gradient(before, by_x @ layer.mix_weight, sizes)
+                by_before = _softplus_gradient(by_x @ layer.mix_weight, before)
                 by_x.addmm_(by_before, layer.weight)
-            by_before = pointwise.softplus_gradient(saved.before[0], by_x @ block.mix_weight, sizes)
+            by_before = _softplus_gradient(by_x @ block.mix_weight, saved.before[0])
             weights = block.interaction
             by_s, dy, by_q = _interaction_gradient(weights, saved, by_before, y, ctx.kernel)
             by_y += dy
@@ -146,6 +146,11 @@ class _Features(torch.autograd.Function):
                 by_x.addmm_(by_q.flatten(1), weights.weight.flatten(0, 1))
         by_vec = pointwise.harmonics_gradient(edge_vec, dist, by_y, sizes)
         return by_vec.addcmul_(edge_vec, (by_dist / dist).unsqueeze(1)), None, None, None, None
+
+
+def _softplus_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """Of <gradient, softplus(x)> by x, (n_atoms, F)."""
+    return torch.ops.aten.softplus_backward(gradient, x, 1.0, 20.0)
 
 
 def _interaction(

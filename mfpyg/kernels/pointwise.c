@@ -1,4 +1,4 @@
-/* Functions of single edges and of single atoms, with their first derivative, each in one loop.
+/* Functions of single edges, with their first derivative, each in one loop.
 
    In plain torch these are two dozen operations with twice as many in their derivatives, each of which takes some
    microseconds, however few edges there are. REAL, MASK, F, N and C are given to the compiler, as in moments.c. */
@@ -25,8 +25,8 @@ typedef int64_t number;
 /* Below e⁻⁸⁰ nothing is felt, as in the definition. */
 #define LEAST ((REAL)-80)
 
-/* Terms of the series of eʳ for |r| ≤ ½ log 2, and of artanh z for z ≤ ⅓, after which nothing is left to be seen. */
-enum { IS_FLOAT = sizeof(REAL) == 4, MANTISSA = IS_FLOAT ? 23 : 52, EXP_TERMS = IS_FLOAT ? 7 : 13, LOG_TERMS = IS_FLOAT ? 7 : 16 };
+/* Terms of the series of eʳ for |r| ≤ ½ log 2 after which nothing is left to be seen. */
+enum { IS_FLOAT = sizeof(REAL) == 4, MANTISSA = IS_FLOAT ? 23 : 52, EXP_TERMS = IS_FLOAT ? 7 : 13 };
 #define LOG2_E ((REAL)1.44269504088896340736)
 #define LN_2 0.69314718055994530942
 #define LN_2_HIGH ((REAL)(IS_FLOAT ? 0.693359375 : 0.693147180369123816490)) /* of few digits: its multiples are exact */
@@ -108,33 +108,6 @@ int harmonics_gradient(int threads, number n_edges, const REAL *x, const REAL *r
         dx[3 * e + 1] = (db - b * along) / r[e];
         dx[3 * e + 2] = (dc - c * along) / r[e];
     }
-    return 0;
-}
-
-/* log(1 + eˣ), and beyond 20 x itself, as torch has it; log(1 + u) = 2 artanh(u / (2 + u)) by its series */
-int softplus(int threads, number n_rows, const REAL *x, REAL *y) {
-    (void)threads;
-#pragma omp parallel for num_threads(threads)
-    for (number i = 0; i < n_rows; i++)
-        for (int f = 0; f < F; f++) {
-            const REAL here = x[i * F + f], u = exponential(-fabs(here)), z = u / (2 + u), square = z * z;
-            REAL sum = 0;
-            UNROLL for (int k = LOG_TERMS; k >= 0; k--) sum = sum * square + 1 / (REAL)(2 * k + 1);
-            const REAL positive = here < 0 ? 0 : here; /* NaN stays */
-            y[i * F + f] = here > 20 ? here : positive + 2 * z * sum;
-        }
-    return 0;
-}
-
-/* dx = g eˣ / (1 + eˣ) */
-int softplus_gradient(int threads, number n_rows, const REAL *x, const REAL *g, REAL *dx) {
-    (void)threads;
-#pragma omp parallel for num_threads(threads)
-    for (number i = 0; i < n_rows; i++)
-        for (int f = 0; f < F; f++) {
-            const REAL here = x[i * F + f], u = exponential(-fabs(here)), share = (here > 0 ? 1 : u) / (1 + u);
-            dx[i * F + f] = g[i * F + f] * (here <= 20 ? share : here > 20 ? 1 : here);
-        }
     return 0;
 }
 

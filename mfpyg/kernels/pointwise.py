@@ -1,6 +1,6 @@
-"""Functions of single edges and single atoms by ``pointwise.c``, and their derivatives times a gradient.
+"""Functions of single edges by ``pointwise.c``, and their derivatives times a gradient.
 
-Each equals its definition (``Sensitivity``, ``harmonics``, torch's ``softplus``) and stands for a dozen
+Each equals its definition (``Sensitivity``, ``harmonics``) and stands for a dozen
 operations of torch, which take some microseconds each, however few edges there are. Autograd knows nothing of them.
 """
 
@@ -44,20 +44,6 @@ def harmonics_gradient(edge_vec: Tensor, dist: Tensor, gradient: Tensor, sizes: 
     """Of <gradient, harmonics> by edge_vec, (n_edges, 3)."""
     result = dist.new_empty(dist.shape[0], 3)
     _call("harmonics_gradient", sizes, [], [edge_vec, dist, gradient], result)
-    return result
-
-
-def softplus(x: Tensor, sizes: Sizes) -> Tensor:
-    """log(1 + eˣ) of (n_atoms, F)."""
-    result = torch.empty_like(x)
-    _call("softplus", sizes, [], [x], result)
-    return result
-
-
-def softplus_gradient(x: Tensor, gradient: Tensor, sizes: Sizes) -> Tensor:
-    """Of <gradient, softplus> by x, (n_atoms, F)."""
-    result = torch.empty_like(x)
-    _call("softplus_gradient", sizes, [], [x, gradient], result)
     return result
 
 

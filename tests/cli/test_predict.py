@@ -196,7 +196,6 @@ import os, resource, sys
 from pathlib import Path
 from mfpyg.inference.ensemble import Ensemble
 from mfpyg.inference.files import predict_file
-from mfpyg.memory import keep_freed_memory
 
 def resident():
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -208,7 +207,6 @@ def watched(found):
             print(number, resident(), flush=True)
         yield one
 
-keep_freed_memory()
 ensemble = Ensemble(sys.argv[1])
 predict_file(ensemble, Path("short.xyz"), Path("out.xyz"), "cc")
 print(0, resident())

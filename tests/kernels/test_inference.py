@@ -87,20 +87,6 @@ def test_interaction(order: int, one_graph: bool, of_species: bool) -> None:
             _assert_close(actual, wanted)
 
 
-@pytest.mark.parametrize(("dtype", "factor"), [(torch.float64, 1e-15), (torch.float32, 3e-7)])
-def test_softplus(dtype: torch.dtype, factor: float) -> None:
-    x = torch.cat([torch.linspace(-90, 40, 4001), torch.linspace(-1, 1, 1002)]).to(dtype).view(-1, 1)
-    sizes = (1, SIZES[1], 9)
-    values, gradient, expected = _of(torch.nn.functional.softplus, x.double())
-    found = pointwise.softplus(x, sizes).double()
-    torch.testing.assert_close(found, values, rtol=2 * factor, atol=1e-30)
-    found = pointwise.softplus_gradient(x, gradient.to(dtype), sizes).double()
-    torch.testing.assert_close(found, expected, rtol=2 * factor, atol=1e-30)
-    broken = torch.full((1, 1), float("nan"), dtype=dtype)
-    assert pointwise.softplus(broken, sizes).isnan().all()
-    assert pointwise.softplus_gradient(broken, torch.ones_like(broken), sizes).isnan().all()
-
-
 @pytest.fixture
 def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each pass through the derivative that is written out."""
