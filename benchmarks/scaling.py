@@ -106,7 +106,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from lightning.pytorch.callbacks import Callback
 
     from mfpyg.cli import train_options
-    from mfpyg.cli.imports import quiet_frameworks
+    from mfpyg.cli.common import quiet_frameworks
     from mfpyg.datasets.splits import make_splits
     from mfpyg.strategies import stages_of
     from mfpyg.training.check import check_settings

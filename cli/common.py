@@ -1,7 +1,8 @@
-"""What the commands share: how they fail, and how they check option names before anything slow."""
+"""The parser of the commands, and how a command ends: its errors in a line, its status, its warnings."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -11,21 +12,29 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from mfpyg import interrupt
-from mfpyg.cli.imports import end_quickly, too_late
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError, MFPyGWarning, did_you_mean
 from mfpyg.files import FULL
 
 
 class Parser(ArgumentParser):
-    """A parser whose every complaint is one line, with the option that may have been meant."""
+    """Options with hyphens or underscores, lists of several words, and errors in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.words: dict[str, str] = {}
         """What each typed option takes."""
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Add an option; jsonargparse does so for each field of a class, too, and copies this to groups."""
+        if args[-1] == f"{args[0]}+":  # a list, which jsonargparse would take in brackets, or word by word as --name+
+            kwargs = {"type": str, "nargs": "+", "action": "extend", "metavar": "ITEM", "default": kwargs["default"]}
+            args = args[:1]
+        if "default" in kwargs:
+            args = tuple(name.replace("_", "-") for name in args)
+        return super().add_argument(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         message = " ".join(message.split())
@@ -34,64 +43,39 @@ class Parser(ArgumentParser):
             message = f"{wrong[1]} is {wrong[2]}, expected {self.words[wrong[1]]}"
         raise MFPyGError(message) from ex
 
-    def check_names(self, arguments: Sequence[str]) -> None:
-        """Check the names of all options given.
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
+        """As jsonargparse's, but with an unknown name refused before anything else.
 
         Raises:
-            MFPyGError: for an unknown one.
+            MFPyGError: for an unknown name, a value of the wrong kind, or a required option that is missing.
         """
+        words = hyphenated(sys.argv[1:] if args is None else args)
         known = [option for action in self._actions for option in action.option_strings]
-        for argument in arguments:
-            name = argument.split("=", 1)[0]
+        for word in words:
+            name, equals, value = word.partition("=")
             if name.startswith("--") and name not in known:
                 raise MFPyGError(f"unknown option {name}{did_you_mean(name, known)}; see {self.prog} --help")
-
-
-def given(arguments: Sequence[str], option: str) -> str | None:
-    """Value of an option on the command line, the last one, before any parser exists; ``None`` if absent.
-
-    Raises:
-        MFPyGError: if the option stands there without a value.
-    """
-    value = None
-    for number, argument in enumerate(arguments):
-        if argument == option:
-            following = arguments[number + 1] if number + 1 < len(arguments) else ""
-            value = "" if following.startswith("--") else following
-        elif argument.startswith(f"{option}="):
-            value = argument.split("=", 1)[1]
-        if value == "":
-            raise MFPyGError(f"option {option} needs a value")
-    return value
-
-
-def joined(arguments: Sequence[str], *options: str) -> list[str]:
-    """The arguments with options that are given several times given once, with all their values."""
-    for option in options:
-        arguments = _joined(arguments, option)
-    return list(arguments)
-
-
-def _joined(arguments: Sequence[str], option: str) -> list[str]:
-    rest: list[str] = []
-    values: list[str] = []
-    found = collecting = False
-    for argument in arguments:
-        if argument == option or argument.startswith(f"{option}="):
-            found, collecting = True, argument == option
-            if not collecting:
-                values.append(argument.removeprefix(f"{option}="))
-        elif collecting and not argument.startswith("--"):
-            values.append(argument)
-        else:
-            collecting = False
-            rest.append(argument)
-    return [*rest, option, *values] if found else rest
+            if name.startswith("--") and equals and not value:
+                raise MFPyGError(f"option {name} needs a value")
+        return super().parse_args(words, *rest, **kwargs)
 
 
 def hyphenated(arguments: Iterable[str]) -> list[str]:
     """The arguments with hyphens in the names of options where underscores were given."""
     return [re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), argument) for argument in arguments]
+
+
+def quiet_frameworks() -> None:
+    """Keep tips, hardware notes and deprecation warnings of Lightning and others off the terminal.
+
+    To be called after the import of Lightning, which sets the levels of its loggers.
+    """
+    for logger in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", module=r"(lightning|torch_geometric|torch)(\..*)?")
+    warnings.filterwarnings("always", category=MFPyGWarning)
 
 
 def check_json_target(name: str) -> None:
@@ -112,13 +96,11 @@ def check_json_target(name: str) -> None:
 def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:
     """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130.
 
-    What the system refuses about a file, such as a name that is too long, is the user's to mend, too.
+    What the system refuses about a file, such as a name that is too long, is the user's to fix, too.
     """
-    alone = arguments is None  # as the process that a shell has started
-    if alone:
-        end_quickly()
+    quiet_frameworks()
     try:
-        with interrupt.listening(too_late if alone else None), _own_warnings_shown(name):
+        with interrupt.listening(), _own_warnings_shown(name):
             command(list(sys.argv[1:] if arguments is None else arguments))
     except MFPyGError as error:
         _end(f"{name}: error: {' '.join(str(error).split())}", ERROR_STATUS)

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mfpyg.cli.common import Parser, run
-from mfpyg.cli.imports import slow_imports
 from mfpyg.errors import MFPyGError
 from mfpyg.units import energy_factor, length_factor
 
@@ -45,9 +44,7 @@ def build_parser() -> Parser:
 
 def convert_command(arguments: Sequence[str]) -> None:
     """Parse, check, convert, write."""
-    parser = build_parser()
-    parser.check_names(arguments)
-    options = parser.parse_args(list(arguments))
+    options = build_parser().parse_args(arguments)
     fidelities = _named(options.fidelities)
     energy_factor(options.energy_unit)
     length_factor(options.length_unit)
@@ -59,9 +56,8 @@ def convert_command(arguments: Sequence[str]) -> None:
     if not out.parent.is_dir():
         raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
 
-    with slow_imports():
-        from mfpyg.checkpoint import save
-        from mfpyg.interop.hippynn import load_hippynn
+    from mfpyg.checkpoint import save
+    from mfpyg.interop.hippynn import load_hippynn
 
     potential = load_hippynn(
         path,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfpyg.cli.common import Parser, check_json_target, run
-from mfpyg.cli.imports import slow_imports
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
@@ -55,9 +54,7 @@ def build_parser() -> Parser:
 
 def doctor_command(arguments: Sequence[str]) -> None:
     """Parse, look, print; exit with status 1 where something is certainly wrong."""
-    parser = build_parser()
-    parser.check_names(arguments)
-    options = parser.parse_args(list(arguments))
+    options = build_parser().parse_args(arguments)
     if options.seed < 0:
         raise MFPyGError(f"--seed is {options.seed}, expected a whole number of at least 0")
     if options.json not in (None, "-"):
@@ -72,11 +69,10 @@ def doctor_command(arguments: Sequence[str]) -> None:
 def _healthy(specs: tuple[DatasetSpec, ...], names: tuple[str, ...], target: str | None, seed: int) -> bool:
     from rich.console import Console
 
-    with slow_imports():
-        from mfpyg.datasets.spec import open_dataset
-        from mfpyg.doctor import View, examine
-        from mfpyg.files import write_text
-        from mfpyg.progress import shown_on
+    from mfpyg.datasets.spec import open_dataset
+    from mfpyg.doctor import View, examine
+    from mfpyg.files import write_text
+    from mfpyg.progress import shown_on
 
     console = Console(stderr=target == "-")
     dataset = open_dataset(specs, names, track=shown_on(console))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfpyg.cli.common import Parser, run
-from mfpyg.cli.imports import slow_imports
 from mfpyg.datasets.spec import DatasetSpec, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError, unknown_name
 
@@ -59,9 +58,7 @@ def build_parser() -> Parser:
 
 def evaluate_command(arguments: Sequence[str]) -> None:
     """Parse, check, evaluate, print, write."""
-    parser = build_parser()
-    parser.check_names(arguments)
-    options = parser.parse_args(list(arguments))
+    options = build_parser().parse_args(arguments)
     if options.accelerator not in ACCELERATORS:
         raise unknown_name("accelerator", options.accelerator, ACCELERATORS)
     specs = None if options.dataset is None else parse_specs(options.dataset)
@@ -110,18 +107,17 @@ def _evaluate(
     from rich.console import Console
     from rich.progress import track
 
-    with slow_imports():
-        from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
-        from mfpyg.datasets.label_fraction import thin_labels
-        from mfpyg.device import choose_device
-        from mfpyg.evaluation.evaluate import evaluate
-        from mfpyg.evaluation.report import metrics_table, print_table
-        from mfpyg.fidelity import parse_fidelities
-        from mfpyg.files import write_text
-        from mfpyg.progress import shown_on
-        from mfpyg.settings import from_dict
-        from mfpyg.training.check import label_fractions
-        from mfpyg.training.folder import RunFolder
+    from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
+    from mfpyg.datasets.label_fraction import thin_labels
+    from mfpyg.device import choose_device
+    from mfpyg.evaluation.evaluate import evaluate
+    from mfpyg.evaluation.report import metrics_table, print_table
+    from mfpyg.fidelity import parse_fidelities
+    from mfpyg.files import write_text
+    from mfpyg.progress import shown_on
+    from mfpyg.settings import from_dict
+    from mfpyg.training.check import label_fractions
+    from mfpyg.training.folder import RunFolder
 
     console = Console()
     checkpoint = read_checkpoint(path)

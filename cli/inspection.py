@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mfpyg.cli.common import Parser, check_json_target, run
-from mfpyg.cli.imports import slow_imports
 
 NAME = "mfpyg-inspect"
 
@@ -37,9 +36,7 @@ def build_parser() -> Parser:
 
 def inspect_command(arguments: Sequence[str]) -> None:
     """Parse, look, print."""
-    parser = build_parser()
-    parser.check_names(arguments)
-    options = parser.parse_args(list(arguments))
+    options = build_parser().parse_args(arguments)
     if options.json not in (None, "-"):
         check_json_target(options.json)
     _inspect(options.file, options.all, options.json)
@@ -48,11 +45,10 @@ def inspect_command(arguments: Sequence[str]) -> None:
 def _inspect(file: str, everything: bool, target: str | None) -> None:
     from rich.console import Console
 
-    with slow_imports():
-        from mfpyg.files import write_text
-        from mfpyg.inspection import inspect
-        from mfpyg.inspection.table import print_report
-        from mfpyg.progress import shown_on
+    from mfpyg.files import write_text
+    from mfpyg.inspection import inspect
+    from mfpyg.inspection.table import print_report
+    from mfpyg.progress import shown_on
 
     console = Console(stderr=target == "-")
     report = inspect(file, shown_on(console))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfpyg.cli.common import Parser, run
-from mfpyg.cli.imports import slow_imports
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.options import in_words
 from mfpyg.units import ENERGY_UNITS, energy_factor
@@ -73,9 +72,7 @@ def build_parser() -> Parser:
 
 def predict_command(arguments: Sequence[str]) -> None:
     """Parse, check, predict."""
-    parser = build_parser()
-    parser.check_names(arguments)
-    options = parser.parse_args(list(arguments))
+    options = build_parser().parse_args(arguments)
     if len(options.paths) < 2:
         found = f"found {options.paths[0]} alone" if options.paths else "found none"
         raise MFPyGError(f"expected a model or several and then the input file, before all options; {found}")
@@ -122,10 +119,9 @@ def _check_paths(models: Sequence[Path], source: Path, out: Path) -> None:
 def _predict(options: Any, models: Sequence[Path], source: Path) -> None:
     from rich.console import Console
 
-    with slow_imports():
-        from mfpyg.device import choose_device
-        from mfpyg.inference.ensemble import Ensemble
-        from mfpyg.inference.files import predict_file
+    from mfpyg.device import choose_device
+    from mfpyg.inference.ensemble import Ensemble
+    from mfpyg.inference.files import predict_file
 
     console = Console()
     ensemble = Ensemble(models, choose_device(options.accelerator))

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mfpyg.cli.common import Parser, run
-from mfpyg.cli.imports import slow_imports
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.settings import DATASETS
@@ -48,9 +47,7 @@ def build_parser() -> Parser:
 
 def preprocess_command(arguments: Sequence[str]) -> None:
     """Parse, process, print the table."""
-    parser = build_parser()
-    parser.check_names(arguments)
-    options = parser.parse_args(list(arguments))
+    options = build_parser().parse_args(arguments)
     specs = parse_specs(options.dataset)
     names = tuple(options.fidelities or ())
     levels_named(names, combined_levels(specs), " and ".join(map(str, specs)))
@@ -60,10 +57,9 @@ def preprocess_command(arguments: Sequence[str]) -> None:
 def _process(specs: Sequence[DatasetSpec], names: tuple[str, ...], cutoff: float | None, force: bool) -> None:
     from rich.console import Console
 
-    with slow_imports():
-        from mfpyg.datasets.spec import open_dataset
-        from mfpyg.graph import RadiusGraph
-        from mfpyg.progress import shown_on
+    from mfpyg.datasets.spec import open_dataset
+    from mfpyg.graph import RadiusGraph
+    from mfpyg.progress import shown_on
 
     console = Console()
     pre_transform = None if cutoff is None else RadiusGraph(cutoff)

@@ -11,16 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mfpyg.cli import train_options
-from mfpyg.cli.common import given, hyphenated, run
-from mfpyg.cli.imports import slow_imports
+from mfpyg.cli.common import run
 from mfpyg.cli.study_options import (
     NAME,
-    build_parser,
     cluster_of,
     data_named,
     label_fraction,
-    levels_and_epochs,
-    parted,
+    levels_of,
+    parse,
     runs_at_a_time,
     splits_of,
 )
@@ -47,9 +45,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 def study_command(arguments: Sequence[str]) -> None:
     """Parse and check everything, train, write."""
-    parser = build_parser()
-    own, options = parted(hyphenated(arguments), parser)
-    parsed = parser.parse_args(own)
+    parsed, options, common = parse(arguments)
     if parsed.out is None:
         raise MFPyGError("--out is missing; expected a folder for the runs and the report")
     folder = Path(parsed.out)
@@ -59,7 +55,8 @@ def study_command(arguments: Sequence[str]) -> None:
         [],
         parsed.members,
         options,
-        *levels_and_epochs(options, folder),
+        levels_of(common, folder),
+        common.epochs,
     )
     plan.fractions = [label_fraction(text, plan) for text in parsed.label_fraction]
     plan.check()
@@ -77,7 +74,7 @@ def study_command(arguments: Sequence[str]) -> None:
     at_a_time = runs_at_a_time(parsed.jobs, parsed.gpus or [])
     cluster = cluster_of(parsed)
     more = data_named(parsed.evaluate, splits)
-    device = ["--accelerator", "cuda"] if parsed.gpus and given(options, "--accelerator") is None else []
+    device = ["--accelerator", "cuda"] if parsed.gpus and common.accelerator == "auto" else []
     runs = [dataclasses.replace(r, data=tuple(settings[0].sources)) for r in runs]
     data, _ = data_options(plan.options)
     jobs = [
@@ -114,10 +111,9 @@ def _open_data(
     Raises:
         MFPyGError: if a file is missing or wrong, or the data are not those that a run was started on.
     """
-    with slow_imports():
-        from mfpyg.datasets.spec import open_dataset
-        from mfpyg.study.reading import check_data
-        from mfpyg.training.data import open_training_data
+    from mfpyg.datasets.spec import open_dataset
+    from mfpyg.study.reading import check_data
+    from mfpyg.training.data import open_training_data
 
     if anything_to_train:
         for fidelities, one in {tuple(s.fidelities): s for s in settings}.items():

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import os
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mfpyg.cli import train_options
-from mfpyg.cli.common import Parser, given, joined
+from mfpyg.cli.common import hyphenated
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.settings import TrainSettings
 from mfpyg.study.cluster import Slurm
 from mfpyg.study.names import parse_model, target_of
-from mfpyg.study.plan import DATA_OPTIONS, SETS, StudyPlan
+from mfpyg.study.plan import SETS, StudyPlan
 
 NAME = "mfpyg-study"
 _FIXED = (
@@ -26,10 +27,16 @@ SPLITS = ("test", "ood")
 """On which every model is evaluated."""
 
 
-def build_parser() -> Parser:
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise MFPyGError(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
     """Options of the command itself."""
-    parser = Parser(
+    parser = _Parser(
         prog=NAME,
+        allow_abbrev=False,
         usage=f"{NAME} MODEL [MODEL ...] --out FOLDER [options] [options of mfpyg-train]",
         description="Train models as ensembles on the same splits, several at a time, and write tables, figures and a "
         "report. What is there already is not repeated, and what was stopped goes on. "
@@ -42,11 +49,11 @@ def build_parser() -> Parser:
         help=f"as the paper names them, such as SF-CC/E or MF-DZ/EF-CC/E; {', '.join(SETS)}: those of its tables",
     )
     parser.add_argument("--out", metavar="FOLDER", help="where runs, tables and the report go")
-    parser.add_argument("--members", type=int, default=8, metavar="N", help="of each ensemble")
+    parser.add_argument("--members", type=int, default=8, metavar="N", help="of each ensemble (default: %(default)s)")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time; a core, or a GPU of --gpus, each")
     parser.add_argument("--gpus", nargs="+", metavar="N", help="numbers of the GPUs, one run each at a time")
     parser.add_argument(
-        "--launcher", default="local", metavar="{local,slurm}", help="where the runs are: here, or jobs of a cluster"
+        "--launcher", default="local", metavar="{local,slurm}", help="where the runs are: here, or jobs of a cluster (local)"
     )
     parser.add_argument(
         "--slurm", nargs="+", default=[], metavar="NAME=VALUE",
@@ -54,49 +61,40 @@ def build_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--strategies", nargs="+", default=["mfl"], metavar="NAME",
-        help="mfl, tl, delta, meta: how the models of several fidelities are trained",
+        help="mfl, tl, delta, meta: how the models of several fidelities are trained (mfl)",
     )  # fmt: skip
     parser.add_argument(
         "--label-fraction", nargs="+", default=["1"], metavar="X",
-        help="shares of the target's labels to train on, as 1 0.3 0.1 or cc=0.1; each is an ensemble of its own",
+        help="shares of the target's labels to train on, as 1 0.3 0.1 or cc=0.1; each is an ensemble of its own (1)",
     )  # fmt: skip
     parser.add_argument(
         "--evaluate", nargs="+", default=[], metavar="NAME=SPEC",
         help="more data to evaluate on, as comp6=comp6:COMP6/COMP6v1; the splits test and ood always are",
     )  # fmt: skip
-    parser.words.update(members="a whole number", jobs="a whole number")
     return parser
 
 
-def parted(arguments: Sequence[str], parser: Parser) -> tuple[list[str], list[str]]:
-    """The arguments of this command, and those of mfpyg-train, each option with its values.
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], TrainSettings]:
+    """The options of this command, those of mfpyg-train, and the settings that these make of any run.
 
     Raises:
         MFPyGError: for an option that neither has, or that a study sets itself.
     """
-    mine = [option for action in parser._actions for option in action.option_strings]
-    own: list[str] = []
-    others: list[str] = []
-    into = own
-    for argument in arguments:
-        name = argument.split("=", 1)[0]
-        if name.startswith("--"):
-            into = own if name in mine else others
-            if name in _FIXED:
-                raise MFPyGError(f"option {name} can't be given; a study sets it for each run")
-        into.append(argument)
-    train_options.build_parser(given(others, "--backbone") or "hipnn").check_names(others)
-    return own, joined(others, *DATA_OPTIONS)
+    parsed, options = build_parser().parse_known_args(hyphenated(arguments))
+    for option in options:
+        name = option.split("=", 1)[0]
+        if name in _FIXED:
+            raise MFPyGError(f"option {name} can't be given; a study sets it for each run")
+    return parsed, options, train_options.parse(["--fidelities", "any:E", *options])[0]
 
 
-def levels_and_epochs(options: Sequence[str], folder: Path) -> tuple[list[str], int]:
-    """Names of the levels that the data of these options have, and the epochs of a run of a study in this folder."""
-    settings, _ = train_options.parse(["--fidelities", "any:E", *options])
+def levels_of(settings: TrainSettings, folder: Path) -> list[str]:
+    """Names of the levels that the data of a study in this folder have."""
     if (folder / "study.yaml").is_file():
         specs = recorded_specs(settings.sources, f"the same command with {train_options.new_data(settings)}")
     else:
         specs = parse_specs(settings.sources)
-    return [level.name for level in combined_levels(specs)], settings.epochs
+    return [level.name for level in combined_levels(specs)]
 
 
 def label_fraction(text: str, plan: StudyPlan) -> float:
@@ -155,7 +153,7 @@ def data_named(texts: Sequence[str], taken: Sequence[str]) -> dict[str, DatasetS
     return found
 
 
-def cluster_of(parsed: Namespace) -> Slurm | None:
+def cluster_of(parsed: argparse.Namespace) -> Slurm | None:
     """What the options say of a cluster, if the runs go there.
 
     Raises:

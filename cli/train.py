@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mfpyg.cli.common import hyphenated, joined, run
-from mfpyg.cli.imports import slow_imports
+from mfpyg.cli.common import quiet_frameworks, run
 from mfpyg.cli.train_options import NAME, default_out, new_data, parse
 from mfpyg.datasets.spec import recorded_specs
 from mfpyg.errors import INTERRUPT_STATUS
@@ -36,7 +35,7 @@ def train_command(arguments: Sequence[str]) -> None:
 
 def _command(arguments: Sequence[str]) -> None:
     """Parse, check what can be checked at once, train, evaluate."""
-    settings, resumed = parse(joined(hyphenated(arguments), "--dataset", "--split.files"))
+    settings, resumed = parse(arguments)
     if resumed is not None:
         recorded_specs(settings.sources, f"{NAME} --resume {resumed} {new_data(settings)}")
     check_settings(settings)
@@ -61,10 +60,10 @@ def _command(arguments: Sequence[str]) -> None:
 def _train(settings: TrainSettings, folder: RunFolder, resume: bool) -> None:
     from rich.console import Console
 
-    with slow_imports():
-        from mfpyg.training.ending import Interrupted
-        from mfpyg.training.run import final_table, train
+    from mfpyg.training.ending import Interrupted
+    from mfpyg.training.run import final_table, train
 
+    quiet_frameworks()
     console = Console(quiet=not is_main_process())
     try:
         train(settings, folder, console, resume)

@@ -55,6 +55,5 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     # Commands read the levels of data sets, which are plain data, before torch is imported.
     if name in _MODULES:
-        importlib.import_module("mfpyg.quick_pyg")
         return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -13,7 +13,7 @@ from typing import Any
 from mfpyg import backbones
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, shown, unknown_name
-from mfpyg.finetune_options import FinetuneSettings
+from mfpyg.finetune_options import KEPT_LR, FinetuneSettings, keeps
 from mfpyg.optim_options import OptimSettings
 from mfpyg.options import build, check, setting
 from mfpyg.split_options import SplitSettings
@@ -281,6 +281,36 @@ def defaults(preset: str, backbone: str) -> dict[str, Any]:
         else:
             values[name] = value
     return values
+
+
+def merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested values with those of ``over`` in their place; a group that is ``None`` there stays as it is."""
+    result = {**values, **over}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            result[name] = merged(value, over.get(name) or {})
+    return result
+
+
+def completed(given: dict[str, Any], network: dict[str, Any]) -> TrainSettings:
+    """Settings from the values that were given, the rest being the defaults of their preset and backbone.
+
+    Args:
+        given: nested values, with the ``backbone``.
+        network: those of the trained potential that the training begins with, in place of the defaults; else empty.
+
+    Raises:
+        MFPyGError: for an unknown name, or a value of the wrong kind.
+    """
+    files = (given.get("split") or {}).get("files") or []
+    dataset = [spec for _, spec in SplitSettings(files=files).sources] or given.get("dataset") or ["minichno"]
+    values = merged(defaults(given.get("preset") or default_preset(dataset), given["backbone"]), network)
+    if files:
+        values["dataset"] = []
+    old = (given.get("finetune") or {}).get("old", "auto")
+    if given.get("init") is not None and keeps(old, bool(given.get("add_fidelity"))):
+        values["optim"]["lr"] *= KEPT_LR
+    return from_dict(merged(values, given))
 
 
 def from_dict(values: dict[str, Any]) -> TrainSettings:

@@ -1,21 +1,19 @@
-"""What is not imported to load a potential and to predict, and that it works where it is needed afterwards."""
+"""What is not imported to load a potential and to predict."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
 
-from mfpyg import quick_pyg
 from mfpyg.checkpoint import describe
 from mfpyg.models.build import build_potential
 from mfpyg.settings import defaults, from_dict
 
-HEAVY = ("torch._dynamo", "sympy", "scipy", "lightning", "e3nn", "matplotlib", "ase.io", "h5py", "jsonargparse", "rich")
+HEAVY = ("lightning", "e3nn", "matplotlib", "ase.io", "h5py", "jsonargparse", "rich")
 
 SCRIPT = f"""
 import sys, torch, mfpyg
@@ -25,10 +23,6 @@ data = Data(z=torch.tensor([8, 1, 1]), pos=torch.tensor([[0., 0, 0], [0.96, 0, 0
 prediction = potential(data, fidelity="dz")
 assert prediction.forces.isfinite().all()
 print([name for name in {HEAVY!r} if name in sys.modules])
-import torch_geometric  # which looks for torch's compiler here
-assert torch_geometric.is_torch_instance(torch.nn.ReLU(), torch.nn.ReLU)
-assert torch_geometric.is_torch_instance(torch._dynamo.OptimizedModule(torch.nn.ReLU(), lambda f: f), torch.nn.ReLU)
-assert sys.modules["torch._dynamo"] is torch._dynamo and type(torch._dynamo).__name__ == "module"
 """
 
 
@@ -43,15 +37,3 @@ def test_loading_and_predicting_imports_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"
-
-
-def test_placeholder_gives_way_to_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = types.ModuleType("somewhere")
-    real.name = 3  # type: ignore[attr-defined]
-    placeholder = quick_pyg._Placeholder(quick_pyg._COMPILER)
-    monkeypatch.setitem(sys.modules, quick_pyg._COMPILER, placeholder)
-    assert not hasattr(placeholder, "__file__")
-    assert sys.modules[quick_pyg._COMPILER] is placeholder
-    monkeypatch.setattr("importlib.import_module", lambda name: real)
-    assert placeholder.name == 3
-    assert quick_pyg._COMPILER not in sys.modules

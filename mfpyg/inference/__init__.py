@@ -1,3 +1,1 @@
 """Predictions of trained potentials for many configurations: frames, files, and the rows of a data set."""
-
-from mfpyg import quick_pyg  # noqa: F401 - first

@@ -1,6 +1,5 @@
 """Backbones, heads, and the potential that joins them."""
 
-from mfpyg import quick_pyg  # noqa: F401 - first
 from mfpyg.backbones import register
 from mfpyg.models.backbone import Backbone
 from mfpyg.models.delta import DeltaPotential

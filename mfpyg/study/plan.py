@@ -176,7 +176,7 @@ def data_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
     into = others
     for word in options:
         if word.startswith("--"):
-            into = data if word in DATA_OPTIONS else others
+            into = data if word.partition("=")[0] in DATA_OPTIONS else others
         into.append(word)
     return data, others
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from mfpyg.cli import train_options
-from mfpyg.cli.imports import quiet_frameworks
+from mfpyg.cli.common import quiet_frameworks
 from mfpyg.datasets import MiniCHNO, batches
 from mfpyg.strategies import stages_of
 from mfpyg.training import fit, run
