@@ -53,7 +53,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time; a core, or a GPU of --gpus, each")
     parser.add_argument("--gpus", nargs="+", metavar="N", help="numbers of the GPUs, one run each at a time")
     parser.add_argument(
-        "--launcher", default="local", metavar="{local,slurm}", help="where the runs are: here, or jobs of a cluster (local)"
+        "--launcher",
+        default="local",
+        metavar="{local,slurm}",
+        help="where the runs are: here, or jobs of a cluster (local)",
     )
     parser.add_argument(
         "--slurm", nargs="+", default=[], metavar="NAME=VALUE",
