@@ -111,7 +111,7 @@ def _initial(path: Any) -> InitialModel | None:
 def _completed(settings: s.TrainSettings, model: InitialModel | None) -> s.TrainSettings:
     if model is None:
         return settings
-    from mfpyg.training.completion import completed
+    from mfpyg.training.initial import completed
 
     return completed(settings, model)
 
