@@ -26,16 +26,16 @@ from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import INTERRUPT_STATUS, MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.study.cluster import Slurm, run_on_cluster
+from mfpyg.study.jobs import Job, run_jobs
 from mfpyg.study.plan import StudyPlan, data_options, joined_with_stored, models_named, store
-from mfpyg.study.scheduling import Job, run_jobs
 from mfpyg.training.check import check_same_references, check_settings, given_references
 from mfpyg.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from mfpyg.datasets.conformations import ConformationDataset
     from mfpyg.settings import TrainSettings
-    from mfpyg.study.progress import StudyProgress
-    from mfpyg.study.studyrun import StudyRun
+    from mfpyg.study.jobs import StudyProgress
+    from mfpyg.study.plan import StudyRun
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -112,7 +112,7 @@ def _open_data(
         MFPyGError: if a file is missing or wrong, or the data are not those that a run was started on.
     """
     from mfpyg.datasets.spec import open_dataset
-    from mfpyg.study.reading import check_data
+    from mfpyg.study.ensembles import check_data
     from mfpyg.training.data import open_training_data
 
     if anything_to_train:
@@ -136,7 +136,7 @@ def _followed(jobs: Sequence[Job], left: Callable[[], str] = lambda: "") -> Iter
     """Show how far jobs are; on Ctrl-C say how many are done, what is left, and how to go on."""
     from rich.console import Console
 
-    from mfpyg.study.progress import StudyProgress
+    from mfpyg.study.jobs import StudyProgress
 
     console = Console()
     try:
@@ -164,7 +164,7 @@ def _write(
     from rich.console import Console
 
     from mfpyg.study import collect, write_figures, write_report, write_tables
-    from mfpyg.study.reading import splits_with_data
+    from mfpyg.study.ensembles import splits_with_data
     from mfpyg.study.tables import tables
 
     console = Console()

@@ -29,8 +29,8 @@ from mfpyg.interop.ase import MFPyGCalculator
 from mfpyg.interop.hippynn import load_hippynn
 from mfpyg.settings import from_dict
 from mfpyg.strict_yaml import read_yaml
+from mfpyg.study.jobs import Job, run_jobs
 from mfpyg.study.plan import StudyPlan, read_plan, store
-from mfpyg.study.scheduling import Job, run_jobs
 from mfpyg.training.callbacks import SafeCheckpointIO
 from mfpyg.training.initial import read_initial
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mfpyg.datasets.spec import DatasetSpec, parse_specs
 from mfpyg.errors import MFPyGError
-from mfpyg.inspection.study import describe_study
 from mfpyg.inspection.trained import describe_checkpoint, describe_run
+from mfpyg.study.plan import read_plan
+from mfpyg.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from mfpyg.datasets.chunks import Track
@@ -55,7 +57,7 @@ def inspect(target: str | os.PathLike[str], track: Track = iter) -> dict[str, An
 
 def _folder(path: Path) -> dict[str, Any]:
     if (path / "study.yaml").is_file():
-        return describe_study(path)
+        return _study(path)
     if any((path / name).is_file() for name in ("config.yaml", "best.ckpt", "last.ckpt")):
         return describe_run(path)
     processed = sorted(path.glob("*.pt")) or sorted((path / "processed").glob("*.pt"))
@@ -65,6 +67,19 @@ def _folder(path: Path) -> dict[str, Any]:
         listed = ", ".join(file.name for file in processed[:5])
         raise MFPyGError(f"{path} holds {len(processed)} processed data sets; name one: {listed}")
     raise MFPyGError(f"{path} is no run folder, no study and no processed data set; expected one of them")
+
+
+def _study(path: Path) -> dict[str, Any]:
+    """The plan of a study, and the state of each of its runs."""
+    plan = read_plan(path)
+    states = {str(run): _state(RunFolder(run.folder)) for run in plan.runs(path)}
+    return {"kind": "study", "path": str(path), "plan": dataclasses.asdict(plan), "runs": states}
+
+
+def _state(folder: RunFolder) -> str:
+    if folder.metrics.is_file():
+        return "finished"
+    return "started" if folder.last.is_file() else "missing"
 
 
 # Imported when they are needed, as the readers of data take half a second.

@@ -1,6 +1,6 @@
 """Studies: many runs named as in the paper, and the tables, figures and report that are made of them.
 
-A study is a list of :class:`mfpyg.study.runs.StudyRun`; ``collect`` turns it into a ``StudyResult``, which
+A study is a list of :class:`mfpyg.study.plan.StudyRun`; ``collect`` turns it into a ``StudyResult``, which
 ``write_tables``, ``write_figures`` and ``write_report`` write. Names need no torch and are imported at once, the rest
 when it is first used.
 """
@@ -14,8 +14,9 @@ from mfpyg.study.names import PAPER_MODELS, TARGET_WITHOUT_FORCES, model_name, p
 
 if TYPE_CHECKING:
     from mfpyg.study.figures import write_figures
+    from mfpyg.study.plan import StudyRun
     from mfpyg.study.report import write_report
-    from mfpyg.study.runs import StudyResult, StudyRun, collect
+    from mfpyg.study.results import StudyResult, collect
     from mfpyg.study.tables import write_tables
 
 __all__ = [
@@ -32,9 +33,9 @@ __all__ = [
 ]
 
 _MODULES = {
-    "StudyResult": "runs",
-    "StudyRun": "runs",
-    "collect": "runs",
+    "StudyResult": "results",
+    "StudyRun": "plan",
+    "collect": "results",
     "write_figures": "figures",
     "write_report": "report",
     "write_tables": "tables",

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mfpyg.errors import INTERRUPT_STATUS, MFPyGError, unknown_name
 from mfpyg.files import make_folder, write_text
 from mfpyg.interrupt import Postponed
-from mfpyg.study.scheduling import Job, ended, start
+from mfpyg.study.jobs import Job, ended, start
 
 if TYPE_CHECKING:
     import submitit

@@ -17,8 +17,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 from mfpyg.evaluation.ensemble import PROPERTIES
 from mfpyg.evaluation.report import parity_plot
 from mfpyg.files import make_folder, replace_file
-from mfpyg.study.improvement import half_width, improvement
-from mfpyg.study.runs import ModelResult, StudyResult
+from mfpyg.study.results import ModelResult, StudyResult, half_width, improvement
 from mfpyg.study.tables import UNITS, number_of_labels
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")

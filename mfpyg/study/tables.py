@@ -18,9 +18,8 @@ from typing import Any
 from mfpyg.evaluation.ensemble import PROPERTIES, Estimate, PropertyErrors
 from mfpyg.fidelity import Fidelity
 from mfpyg.files import make_folder, write_text
-from mfpyg.study.improvement import baseline_name, half_width, improvement
-from mfpyg.study.runs import ModelResult, StudyResult
-from mfpyg.study.studyrun import percent
+from mfpyg.study.plan import percent
+from mfpyg.study.results import ModelResult, StudyResult, baseline_name, half_width, improvement
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
 
 DASH = "–"

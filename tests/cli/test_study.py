@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mfpyg.cli import study
-from mfpyg.study.scheduling import Job
+from mfpyg.study.jobs import Job
 
 TINY = [
     "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=128",

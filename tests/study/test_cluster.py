@@ -18,7 +18,7 @@ from mfpyg.cli import study
 from mfpyg.errors import MFPyGError
 from mfpyg.study import cluster
 from mfpyg.study.cluster import Slurm, run_on_cluster
-from mfpyg.study.scheduling import Job
+from mfpyg.study.jobs import Job
 
 submitit = pytest.importorskip("submitit")
 cloudpickle = pytest.importorskip("cloudpickle")

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mfpyg.study import scheduling
-from mfpyg.study.scheduling import Job, run_jobs
+from mfpyg.study.jobs import Job, run_jobs
 
 FINISH = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.mkdir(); (f / 'metrics.json').touch()\n"
 
@@ -56,7 +55,7 @@ class Script(Job):
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduling, "_PAUSE", 0.02)
+    monkeypatch.setattr("mfpyg.study.jobs._PAUSE", 0.02)
 
 
 def scripts(folder: Path, *codes: str) -> list[Script]:
@@ -175,7 +174,7 @@ def test_ctrl_c_lets_running_jobs_save_and_leaves_none(tmp_path: Path) -> None:
 
 
 def test_what_does_not_stop_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduling, "_SECONDS_TO_STOP", 0.3)
+    monkeypatch.setattr("mfpyg.study.jobs._SECONDS_TO_STOP", 0.3)
     jobs = scripts(tmp_path, *[STOPPED.replace("HANDLER", "signal.SIG_IGN")] * 2)
     with pytest.raises(KeyboardInterrupt):
         run_jobs(jobs, 2, shown=lambda _: _interrupted(jobs))

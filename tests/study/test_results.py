@@ -9,8 +9,7 @@ import pytest
 from mfpyg.evaluation.ensemble import Estimate, PropertyErrors, mean_estimate
 from mfpyg.study import StudyResult, StudyRun, parse_model
 from mfpyg.study.figures import write_figures
-from mfpyg.study.improvement import improvement
-from mfpyg.study.runs import ModelResult
+from mfpyg.study.results import ModelResult, improvement
 from mfpyg.study.tables import tables
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.label_fraction import thin_labels
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation.ensemble import RESAMPLES, Labels, PropertyErrors, ensemble_errors, labels_of
+from mfpyg.evaluation.ensemble import RESAMPLES, Estimate, Labels, PropertyErrors, ensemble_errors, labels_of
 from mfpyg.evaluation.evaluate import Parity
-from mfpyg.fidelity import Fidelity
+from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.inference.dataset import Predictions, average
-from mfpyg.study.names import target_of
-from mfpyg.study.predicting import evaluated_on, in_groups, parity_of, predict_all
-from mfpyg.study.provenance import common_settings, label_counts, n_target_labels, split_sizes, versions_of
-from mfpyg.study.reading import Failure, ReadRun, StudyRun, read_runs
-
-__all__ = ["Failure", "ModelResult", "StudyResult", "StudyRun", "collect"]
+from mfpyg.settings import flat, from_dict
+from mfpyg.study.ensembles import Failure, ReadRun, evaluated_on, in_groups, parity_of, predict_all, read_runs
+from mfpyg.study.names import baseline_of, target_of
+from mfpyg.study.plan import StudyRun
+from mfpyg.training.check import label_fractions
 
 
 @dataclass
@@ -180,3 +182,104 @@ def _model(
         {name: parity_of(average(found), labels, target) for name, (labels, found) in of_split.items()},
         own_settings,
     )
+
+
+def baseline_name(model: ModelResult) -> str:
+    """The single-fidelity model with the same labels of the same target."""
+    return baseline_of(model.name, [fidelity.partition(":")[0] for fidelity in model.fidelities])
+
+
+def baseline(result: StudyResult, model: ModelResult) -> ModelResult | None:
+    """That model with as many labels of the target, of the same strategy where there is one; ``None`` without any."""
+    return result.find(baseline_name(model), model.label_fraction, model.strategy)
+
+
+def half_width(estimate: Estimate) -> float | None:
+    """Half the interval; ``None`` where there is none."""
+    return None if estimate.high is None else estimate.high - estimate.value
+
+
+def improvement(result: StudyResult, model: ModelResult, split: str, prop: str) -> Estimate | None:
+    """By how many percent the members' mean RMSE is lower than that of the single-fidelity model.
+
+    The baseline has the same labels of the same target, as many of them, and, where there is one, the same strategy.
+    The interval takes the relative half-widths of both in quadrature, which is their first-order propagation for
+    independent ensembles; a single member on either side gives none.
+
+    Returns:
+        The percentage, or ``None`` where there is no baseline or no label, and for single-fidelity models.
+    """
+    if len(model.fidelities) == 1:
+        return None
+    base = baseline(result, model)
+    own, other = model.of_target(split, prop), None if base is None else base.of_target(split, prop)
+    if own is None or other is None or not other.rmse.value:
+        return None
+    ratio = own.rmse.value / other.rmse.value
+    percent = 100 * (1 - ratio)
+    widths = half_width(own.rmse), half_width(other.rmse)
+    if widths[0] is None or widths[1] is None:
+        return Estimate(percent)
+    half = 100 * ((widths[0] / other.rmse.value) ** 2 + (ratio * widths[1] / other.rmse.value) ** 2) ** 0.5
+    return Estimate(percent, percent - half, percent + half)
+
+
+NOT_SETTINGS = ("out", "seed", "fidelities")
+"""What a run's configuration holds besides what could be the same in all runs of a study."""
+
+
+def common_settings(read: list[ReadRun]) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
+    """Settings that all runs share, and by ``id`` of each run those that not all share; by dotted name."""
+    by_run = {id(one): flat(one.config) for one in read}
+    every = dict.fromkeys(name for values in by_run.values() for name in values if name not in NOT_SETTINGS)
+    written = {name: Counter(json.dumps(v.get(name)) for v in by_run.values()) for name in every}
+    shared = {name: json.loads(next(iter(counts))) for name, counts in written.items() if len(counts) == 1}
+    return shared, {key: {name: v.get(name) for name in every if name not in shared} for key, v in by_run.items()}
+
+
+def n_target_labels(one: ReadRun, target: str) -> int:
+    """Conformations of the training split with a label of the target; as the run says, else those that it kept."""
+    if one.run.n_labels is not None:
+        return one.run.n_labels
+    if target not in one.dataset.fidelities:  # it was trained further, on other levels
+        return 0
+    settings = from_dict(one.config)
+    fractions = label_fractions(settings, parse_fidelities(settings.fidelities))
+    dataset = thin_labels(one.dataset, one.splits, fractions, settings.split_seed)
+    column, rows = dataset.fidelities.index(target), one.splits["train"]
+    return int((dataset._data.energy_mask[rows, column] | dataset._data.forces_mask[rows, column]).sum())
+
+
+def split_sizes(read: list[ReadRun]) -> dict[str, dict[str, int]]:
+    """``{specification of the data: {split: conformations}}`` of the first run of each."""
+    found: dict[str, dict[str, int]] = {}
+    for one in read:
+        named = one.data["name"]
+        spec = named if isinstance(named, str) else " + ".join(named)
+        found.setdefault(spec, {name: len(rows) for name, rows in one.splits.items()})
+    return found
+
+
+def label_counts(read: list[ReadRun]) -> dict[str, dict[str, tuple[int, int]]]:
+    """``{level: {split: (conformations with an energy, with forces)}}`` of the first run that predicts the level."""
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for one in read:
+        data = one.dataset._data
+        for name in one.fidelities:
+            if name not in found and name in one.dataset.fidelities:  # it may be one of other data
+                column = one.dataset.fidelities.index(name)
+                masks = data.energy_mask[:, column], data.forces_mask[:, column]
+                found[name] = {
+                    split: (int(masks[0][rows].sum()), int(masks[1][rows].sum())) for split, rows in one.splits.items()
+                }
+    return found
+
+
+def versions_of(read: list[ReadRun]) -> dict[str, list[str]]:
+    """``{package: versions}`` that the runs were trained with."""
+    found: dict[str, list[str]] = {}
+    for one in read:
+        for package, version in one.versions.items():
+            if version not in found.setdefault(package, []):
+                found[package].append(version)
+    return found
