@@ -30,7 +30,7 @@ class Pyanitools(FileDataset):
     torchani, it holds several molecules of one size: ``species`` (n, n_atoms) atomic numbers of each conformation,
     whose molecule is then its formula. Other arrays are not read; so
     ANI-1's high-energy conformers, ``coordinatesHE`` and ``energiesHE``, and its ``smiles`` are left out.
-    Soft and external links are not followed.
+    Soft and external links are not followed, and a group that several hard links lead to is read once.
 
     Args:
         file: raw file.
@@ -116,33 +116,37 @@ def molecules_in(file: h5py.File, path: Path) -> Iterator[tuple[str, set[str]]]:
         MFPyGError: if there is none, or an array is where no molecule can be.
     """
     found = False
-    for name, arrays in _molecules_below(file, path, ""):
+    for name, arrays in _molecules_below(file, path, "", {h5py.h5o.get_info(file.id).addr}):
         found = True
         yield name, arrays
     if not found:
         raise MFPyGError(f"{path}: no group holds arrays (links are not followed); expected {LAYOUT}")
 
 
-def _molecules_below(group: h5py.Group, path: Path, name: str) -> Iterator[tuple[str, set[str]]]:
+def _molecules_below(group: h5py.Group, path: Path, name: str, seen: set[int]) -> Iterator[tuple[str, set[str]]]:
+    """As :func:`molecules_in`; ``seen`` are the addresses of groups, each of which is read once."""
     arrays, groups = _members(group)
+    groups = {child: address for child, address in groups.items() if address not in seen}
     if name and not len(group):
         raise MFPyGError(f"{path}: group {name} is empty; expected the arrays of a molecule, or groups")
     if arrays and not name:
         raise MFPyGError(f"{path}: the array '{arrays[0]}' is in no group; expected {LAYOUT}")
     if arrays and groups:
         raise MFPyGError(
-            f"{path}: group {name}: the array '{arrays[0]}' is beside the group '{groups[0]}'; expected a group to "
-            "hold either groups or the arrays of one molecule"
+            f"{path}: group {name}: the array '{arrays[0]}' is beside the group '{next(iter(groups))}'; expected a "
+            "group to hold either groups or the arrays of one molecule"
         )
     if arrays:
         yield name, set(arrays)
-    for child in groups:
-        yield from _molecules_below(group[child], path, f"{name}/{child}" if name else child)
+    for child, address in groups.items():
+        if address not in seen:
+            seen.add(address)
+            yield from _molecules_below(group[child], path, f"{name}/{child}" if name else child, seen)
 
 
-def _members(group: h5py.Group) -> tuple[list[str], list[str]]:
-    """Names of a group's arrays and of its groups; soft and external links are left out."""
-    arrays, groups = [], []
+def _members(group: h5py.Group) -> tuple[list[str], dict[str, int]]:
+    """Names of a group's arrays, and of its groups with their addresses; soft and external links are left out."""
+    arrays, groups = [], {}
     for name in group:
         link = group.get(name, getlink=True)
         if link is None:  # h5py's answer where a name is listed, but nothing can be found there
@@ -152,7 +156,7 @@ def _members(group: h5py.Group) -> tuple[list[str], list[str]]:
             if info.type == h5py.h5o.TYPE_DATASET:
                 arrays.append(name)
             elif info.type == h5py.h5o.TYPE_GROUP:
-                groups.append(name)
+                groups[name] = info.addr
     return arrays, groups
 
 

@@ -334,19 +334,3 @@ def test_formulas_of_databases_are_right(place: Path) -> None:
     predict.main(["run", "x.db", "-o", "x.json", "--fidelity", "cc"])
     frames = json.loads(Path("x.json").read_text(encoding="utf-8"))["frames"]
     assert [frame["formula"] for frame in frames] == ["H2O", "CHN", "N2"]
-
-
-def test_stored_predictions_that_do_not_fit_are_made_anew(place: Path) -> None:
-    dataset, rows = MiniCHNO(place / "data"), np.arange(3)
-    right = run_predictions(Path("run"), dataset, rows)
-    (path,) = Path("run").glob("predictions-*.npz")
-    stored = read_npz(path)
-    for change in (
-        {"energy/dz": np.zeros(2)},
-        {"energy/dz": np.array(["a", "b", "c"])},
-        {"forces/dz": np.zeros((3, 3), np.float32)},
-    ):
-        np.savez(path, **{**stored, **change})
-        found = run_predictions(Path("run"), dataset, rows)
-        assert np.array_equal(found.energy["dz"], right.energy["dz"])
-        assert np.array_equal(found.forces["dz"], right.forces["dz"])

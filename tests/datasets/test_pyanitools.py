@@ -292,6 +292,18 @@ def test_links_are_not_followed(file: Path, tmp_path: Path) -> None:
     assert sorted(Pyanitools(file, [DZ]).molecules) == sorted(MOLECULES)
 
 
+def test_cycles_of_hard_links_end_and_nothing_is_read_twice(file: Path) -> None:
+    with h5py.File(file, "r+") as opened:
+        opened["gdb/s01/back"] = opened["gdb"]
+        opened["gdb/top"] = opened["/"]
+        opened["gdb/s01/water/up"] = opened["gdb/s01"]
+        opened["gdb/again"] = opened["gdb/s02/methane"]
+        opened["gdb/s02/itself"] = opened["gdb/s02"]
+    dataset = Pyanitools(file, [DZ])
+    assert len(dataset) == 10
+    assert len(dataset.molecules) == 4
+
+
 def test_key_that_is_a_link_is_not_read(file: Path, tmp_path: Path) -> None:
     replace(file, "atoms/neon", "energies", h5py.ExternalLink(str(tmp_path / "other.h5"), "/a/b/energies"))
     assert "group atoms/neon lacks the key 'energies' but a link, which is not followed" in refusal(file)
