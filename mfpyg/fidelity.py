@@ -1,4 +1,4 @@
-"""What a level of theory is, and which of its labels to train on.
+"""Levels of theory, and which of their labels to train on.
 
 Plain data: nothing here imports torch, so that commands can check their options at once.
 """
@@ -16,7 +16,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def is_name(text: str) -> bool:
-    """Whether a fidelity, or a split, can be called so: names become parts of names of files and columns."""
+    """True if this can name a fidelity or a split: names become parts of names of files and columns."""
     return len(text) <= 100 and _NAME.fullmatch(text) is not None
 
 
@@ -51,12 +51,12 @@ class LevelOfTheory:
 
     @property
     def energy_factor(self) -> float:
-        """What energies of the file are multiplied by to become kcal/mol."""
+        """Conversion factor from energies of the file to kcal/mol."""
         return energy_factor(self.energy_unit)
 
     @property
     def forces_factor(self) -> float:
-        """What the file's forces, or gradients, are multiplied by to become true forces in kcal/mol/Å."""
+        """Conversion factor from forces, or gradients, of the file to forces in kcal/mol/Å."""
         return force_factor(self.forces_unit) * (-1 if self.gradient else 1)
 
 

@@ -37,18 +37,18 @@ __all__ = [
 
 
 class Prepared(Protocol):
-    """What a backbone computes of a graph once, before its layers, such as tables of edges."""
+    """Tables of a graph, such as of its edges, that a backbone computes once for all layers."""
 
     def tensors(self) -> list[Tensor]:
-        """All it is made of, for ``torch.compile``; numbers as sizes of empty tensors."""
+        """All tensors it consists of, for ``torch.compile``; numbers are sizes of empty tensors."""
 
     def with_tensors(self, tensors: list[Tensor]) -> Any:
-        """The same of another graph, from such tensors."""
+        """Copy made of these tensors, of another graph, in place of its own."""
 
 
 @dataclass
 class Graph:
-    """What a backbone sees: atoms, edges, and the vectors along them.
+    """Input of a backbone: atoms, edges, and the vectors along them.
 
     Attributes:
         z: atomic numbers, (n_atoms,) int64.
@@ -78,7 +78,7 @@ class Graph:
 
 @dataclass
 class Topology:
-    """Who is whose neighbour, without any gradient: a :class:`Graph` before it has vectors.
+    """Neighbours without any gradient: a :class:`Graph` before it has vectors.
 
     Attributes:
         z, edge_index, batch, n_graphs: as in :class:`Graph`.
@@ -144,7 +144,7 @@ def build_graph(data: Data, cutoff: float, engine: str = "auto") -> Graph:
         engine: see :mod:`mfpyg.neighbors`.
 
     Raises:
-        MFPyGError: for an engine that can't do this, or ``cell`` and ``pbc`` that make no sense.
+        MFPyGError: for an engine that cannot do this, or ``cell`` and ``pbc`` that make no sense.
     """
     topology, lattice = find_topology(data, cutoff, engine)
     return topology.at(data.pos, lattice)

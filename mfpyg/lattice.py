@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 from mfpyg.errors import MFPyGError
 
 MARGIN = 1 + 1e-5
-"""What candidates are sought within, in cutoffs; the same comparison then decides at the border for every engine."""
+"""Radius in cutoffs within which candidates are sought; one comparison then decides at the border for all engines."""
 
 _MOST_PAIRS, _MOST_IMAGES = 1e8, 1e3
 """Of one graph, and for each of its atoms: beyond both, the cell is a mistake."""

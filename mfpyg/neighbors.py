@@ -72,11 +72,11 @@ def periodic_radius_graph(
         ``pos[source] + edge_shift @ cell``. Sorted by target, then source, then shift.
 
     Raises:
-        MFPyGError: for an unknown engine, one that is not installed or can't do this, or much too small a cell.
+        MFPyGError: for an unknown engine, one that is not installed or cannot do this, or much too small a cell.
     """
     check_engine(engine)
     if engine == "torch-cluster":
-        raise MFPyGError("engine 'torch-cluster' can't do periodic cells; use engine 'auto', 'torch' or 'vesin'")
+        raise MFPyGError("engine 'torch-cluster' cannot do periodic cells; use engine 'auto', 'torch' or 'vesin'")
     lattice = Lattice(lattice.cell.detach().double(), lattice.pbc)
     images = images_within(pos.detach().double(), batch, lattice, cutoff)
     counts = torch.bincount(batch, minlength=len(lattice.cell))  # (n_graphs,)
@@ -92,7 +92,7 @@ def periodic_radius_graph(
 
 
 def _chosen(pos: Tensor, counts: Tensor, candidates: Tensor) -> str:
-    """What ``auto`` is, for graphs of these numbers of atoms and of candidates for each."""
+    """Engine that ``auto`` chooses for graphs of these numbers of atoms and of candidates for each."""
     large = pos.device.type == "cpu" and int((counts * candidates).sum()) > _PAIRS_FOR_VESIN * len(counts)
     return "vesin" if large else "torch"
 

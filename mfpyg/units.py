@@ -84,7 +84,7 @@ def force_unit(text: str) -> str:
 
 
 def energy_factor(unit: str) -> float:
-    """What energies in this unit are multiplied by to become kcal/mol.
+    """Conversion factor from this unit of energy to kcal/mol.
 
     Raises:
         MFPyGError: for an unknown unit.
@@ -93,7 +93,7 @@ def energy_factor(unit: str) -> float:
 
 
 def force_factor(unit: str) -> float:
-    """What forces in this unit, such as ``eV/Å``, are multiplied by to become kcal/mol/Å.
+    """Conversion factor from this unit of forces, such as ``eV/Å``, to kcal/mol/Å.
 
     Raises:
         MFPyGError: for an unknown unit, or one that is no energy per length.
@@ -103,7 +103,7 @@ def force_factor(unit: str) -> float:
 
 
 def length_factor(unit: str) -> float:
-    """What lengths in this unit are multiplied by to become Å.
+    """Conversion factor from this unit of length to Å.
 
     Raises:
         MFPyGError: for an unknown unit.
@@ -112,7 +112,7 @@ def length_factor(unit: str) -> float:
 
 
 def with_known_units(dataset: str) -> str:
-    """What ``--dataset`` says, with the units of its levels spelled as they are stored; unknown ones stay."""
+    """Value of ``--dataset`` with the units of its levels spelled as they are stored; unknown ones stay."""
 
     def spelled(match: re.Match[str]) -> str:
         before, energy, forces = match.groups()

@@ -34,8 +34,8 @@ class NativeSum:
     Attributes:
         parts: chunks (n_chunks + 1,), target_ptr (n_atoms + 1,), by_chunk (n_edges,), source_ptr (n_atoms + 1,),
             by_source, source and target (n_edges,), all int64.
-        closed: whether the sources of each chunk are its targets.
-        once: whether what is predicted is differentiated once at most, and not by weights.
+        closed: True if the sources of each chunk are its targets.
+        once: True if predictions are differentiated once at most, and not by weights.
     """
 
     parts: list[Tensor]
@@ -47,11 +47,11 @@ class NativeSum:
         return torch.ops.mfpyg.moments(sensitivity, harmonics, transformed, self.parts, self.closed)
 
     def tensors(self) -> list[Tensor]:
-        """What it is made of, for a compiler."""
+        """See :class:`mfpyg.graph.Prepared`."""
         return self.parts
 
     def with_tensors(self, tensors: list[Tensor]) -> NativeSum:
-        """The same kernel, of these."""
+        """See :class:`mfpyg.graph.Prepared`."""
         return NativeSum(tensors, self.closed)
 
 
@@ -156,7 +156,7 @@ def moments_of(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: boo
 def moments_gradient_of(
     s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], closed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the operator ``mfpyg::moments_gradient`` computes."""
+    """Operator ``mfpyg::moments_gradient``."""
     outputs = _like([s, y, q] if with_q else [s, y])
     call_kernel("moments_gradient", parts, closed, [s, y, q, g], outputs if with_q else [*outputs, None])
     return outputs[0], outputs[1], outputs[2] if with_q else q.new_empty(0)

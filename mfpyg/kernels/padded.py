@@ -37,11 +37,11 @@ class PaddedSum:
         return torch.bmm(directions.transpose(1, 2), at_target)  # (n_atoms, n_components, F)
 
     def tensors(self) -> list[Tensor]:
-        """What it is made of, for a compiler; the numbers of columns as sizes of an empty tensor."""
+        """See :class:`mfpyg.graph.Prepared`; the numbers of columns are sizes of an empty tensor."""
         return [self.by_source, self.by_target, self.by_source.new_empty(self.k_source, self.k_target, 0)]
 
     def with_tensors(self, tensors: list[Tensor]) -> PaddedSum:
-        """The same kernel, of these."""
+        """See :class:`mfpyg.graph.Prepared`."""
         by_source, by_target, columns = tensors
         return PaddedSum(by_source, by_target, columns.shape[0], columns.shape[1])
 

@@ -1,7 +1,7 @@
 """Functions of single edges by ``pointwise.c``, and their derivatives times a gradient.
 
-Each equals its definition (``Sensitivity``, ``harmonics``) and stands for a dozen
-operations of torch, which take some microseconds each, however few edges there are. Autograd knows nothing of them.
+Each equals its definition (``Sensitivity``, ``harmonics``) and replaces a dozen operations of torch, which take some
+microseconds each, however few edges there are. Autograd knows nothing of them.
 """
 
 from __future__ import annotations

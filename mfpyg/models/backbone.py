@@ -14,7 +14,7 @@ from mfpyg.graph import Graph, Prepared
 
 
 class State(Protocol):
-    """What goes from block to block; whatever else of edges and atoms the blocks of a network need."""
+    """State handed from block to block: features of the atoms, and what the blocks of a network need besides."""
 
     @property
     def features(self) -> Tensor:
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def prepare(self, graph: Graph) -> Prepared | None:
-        """What is computed of a graph once for all layers; ``None`` for nothing.
+        """Tables of a graph that all layers use, computed once; ``None`` for nothing.
 
         Whatever has sizes that depend on more than the numbers of atoms and edges must be made here if predictions
         are to be compiled. It comes back in ``graph.prepared``.

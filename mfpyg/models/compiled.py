@@ -1,6 +1,6 @@
 """Predictions through ``torch.compile``, with the forces inside the graph that is compiled.
 
-``torch.compile`` can't look into a function that calls ``torch.autograd.grad``. So the operations of a prediction and
+``torch.compile`` cannot look into a function that calls ``torch.autograd.grad``. So the operations of a prediction and
 of its forces (and stresses) are recorded once with symbolic sizes, as plain operations, and that record is what is
 compiled: once for each set of wanted fidelities, in some ten seconds, whatever the sizes of later batches. In training
 the compiler differentiates the record once more. Neighbour lists are made outside.
@@ -45,7 +45,7 @@ class _Module(Network, Protocol):
 class Compiler:
     """Predicts as :func:`mfpyg.models.derivatives.evaluate` does, through functions compiled when they are needed.
 
-    What can't be recorded or compiled is said once, in a :class:`mfpyg.errors.MFPyGWarning`, and evaluated without.
+    Predictions that cannot be recorded or compiled are evaluated without, with one :class:`mfpyg.errors.MFPyGWarning`.
     Several threads take turns, also with different potentials.
     """
 
@@ -116,7 +116,7 @@ class _Record:
     fixed: dict[tuple[int, int], int]
 
     def fits(self, tensors: list[Tensor]) -> bool:
-        """Whether the tensors have the sizes that are constants of the record."""
+        """True if the tensors have the sizes that are constants of the record."""
         return all(tensors[number].shape[dim] == size for (number, dim), size in self.fixed.items())
 
 

@@ -16,7 +16,7 @@ from mfpyg.models.prediction import Prediction
 
 
 def difference_name(target: str, base: str) -> str:
-    """What the difference of two levels is called: ``"cc-dz"`` for E_cc − E_dz."""
+    """Name of the difference of two levels: ``"cc-dz"`` for E_cc − E_dz."""
     return f"{target}-{base}"
 
 
@@ -70,7 +70,7 @@ class DeltaPotential(Potential):
 
     @property
     def compiled(self) -> bool:  # type: ignore[override]
-        """Whether both go through ``torch.compile``."""
+        """True if both networks go through ``torch.compile``."""
         return self.base.compiled and self.difference.compiled
 
     @compiled.setter

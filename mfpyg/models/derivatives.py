@@ -46,7 +46,7 @@ def evaluate(
 
 @dataclass
 class Variables:
-    """What energies are differentiated by.
+    """Variables that energies are differentiated by.
 
     Attributes:
         pos: positions, (n_atoms, 3).

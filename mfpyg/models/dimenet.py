@@ -36,11 +36,11 @@ class Triplets:
     outgoing: Tensor
 
     def tensors(self) -> list[Tensor]:
-        """What it is made of, for a compiler."""
+        """See :class:`mfpyg.graph.Prepared`."""
         return [self.incoming, self.outgoing]
 
     def with_tensors(self, tensors: list[Tensor]) -> Triplets:
-        """The same of these."""
+        """See :class:`mfpyg.graph.Prepared`."""
         return Triplets(*tensors)
 
 
@@ -64,7 +64,7 @@ def find_triplets(graph: Graph) -> Triplets:
 
 
 class State(NamedTuple):
-    """What goes from block to block.
+    """State handed from block to block.
 
     Attributes:
         features: of the atoms, (n_atoms, n_out).

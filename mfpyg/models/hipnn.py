@@ -46,7 +46,7 @@ class AtomLayer(nn.Linear):
 
 
 class State(NamedTuple):
-    """What goes from block to block.
+    """State handed from block to block.
 
     Attributes:
         features: of the atoms, (n_atoms, width).

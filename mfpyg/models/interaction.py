@@ -22,7 +22,7 @@ def cosine_cutoff(dist: Tensor, cutoff: float) -> Tensor:
 
 
 class Sensitivity(nn.Module):
-    r"""How strongly an atom feels a neighbour at distance r, in n overlapping shells.
+    r"""Sensitivity to a neighbour at distance r, in n overlapping radial shells.
 
     .. math:: s_\nu(r) = \exp\left(-\tfrac12 \sigma_\nu^2 (1/r - 1/\mu_\nu)^2\right)\,\cos^2(\pi r / 2R_c)
 

@@ -1,4 +1,4 @@
-"""What every potential can be asked, however it is made up."""
+"""The interface of all potentials."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Potential(nn.Module):
         raise NotImplementedError
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
-        """What a fidelity says of one graph whose neighbours are found already, by the vectors to them.
+        """Prediction for one graph from the vectors to neighbours that are found already.
 
         For programs that need the derivatives by these vectors, of which they make forces and virials.
 

@@ -21,7 +21,7 @@ SCALAR = o3.Irrep("0e")
 
 
 class State(NamedTuple):
-    """What goes from block to block.
+    """State handed from block to block.
 
     Attributes:
         features: invariants of the atoms, (n_atoms, width).

@@ -1,4 +1,4 @@
-"""PaiNN: scalars and vectors that tell each other of an atom's surroundings."""
+"""PaiNN: equivariant message passing of scalars and vectors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TINY = 1e-8
 
 
 class State(NamedTuple):
-    """What goes from block to block.
+    """State handed from block to block.
 
     Attributes:
         features: scalars s of the atoms, (n_atoms, F).
@@ -80,7 +80,7 @@ class Message(MessagePassing):
 
 
 class Update(nn.Module):
-    r"""What the scalars and vectors of an atom tell each other (eqs. 9-10), with a = W₂ silu(W₁ [s, |V v|]):
+    r"""Mixing of the scalars and vectors of an atom (eqs. 9-10), with a = W₂ silu(W₁ [s, |V v|]):
 
     .. math:: \Delta s = a_{ss} + a_{sv} \langle U v, V v \rangle, \qquad \Delta v = a_{vv} U v
     """

@@ -99,7 +99,7 @@ class MultiFidelityPotential(Potential):
         return tuple(self.backbone.species.tolist())  # type: ignore[operator, union-attr]
 
     def features(self, graph: Graph, fidelities: Iterable[str]) -> dict[str, list[Tensor]]:
-        """What each fidelity's head sees: features of every level, (n_atoms, width) each."""
+        """Features of every level for the head of each fidelity, (n_atoms, width) each."""
         if not self.private:
             return dict.fromkeys(fidelities, self.backbone(graph))
         assert isinstance(self.backbone, Backbone)
@@ -154,7 +154,7 @@ class MultiFidelityPotential(Potential):
         self.fidelities, self._compiler = (*self.fidelities, fidelity), Compiler()
 
     def parts_of(self, fidelities: Sequence[str]) -> nn.ModuleList:
-        """What these fidelities have of their own: heads and private blocks.
+        """Heads and private blocks of these fidelities.
 
         Raises:
             MFPyGError: for an unknown fidelity.

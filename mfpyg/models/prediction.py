@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass
 class Prediction:
-    """What one fidelity says of a batch of molecules.
+    """Energies of a batch of molecules at one fidelity, and their derivatives.
 
     Attributes:
         energy: total energies in kcal/mol, (n_graphs,) float64.
@@ -31,15 +31,15 @@ class Prediction:
     stress: Tensor | None = None
 
     def detached(self) -> Prediction:
-        """The same values without a graph of gradients."""
+        """A copy without a graph of gradients."""
         return self._of_all(Tensor.detach)
 
     def without_last(self, n: int) -> Prediction:
-        """The same without the last graphs, of one atom each."""
+        """A copy without the last n graphs, of one atom each."""
         return self._of_all(lambda value: value[: len(value) - n])
 
     def of_edges(self, edges: Tensor, n_edges: int) -> Prediction:
-        """The same with −dE/dr of these edges, (n,) int64, of so many, in ``forces``; the others' are zero."""
+        """A copy with −dE/dr of these edges, (n,) int64, of so many, in ``forces``; the others' are zero."""
         assert self.forces is not None
         return dataclasses.replace(self, forces=self.forces.new_zeros(n_edges, 3).index_copy_(0, edges, self.forces))
 
@@ -49,6 +49,6 @@ class Prediction:
         return Prediction(**changed)
 
     def of_atoms(self, atoms: Tensor) -> Prediction:
-        """The same with the atoms in this order, (n_atoms,) int64."""
+        """A copy with the atoms in this order, (n_atoms,) int64."""
         forces = None if self.forces is None else self.forces[atoms]
         return dataclasses.replace(self, forces=forces, atomic_energies=self.atomic_energies[atoms])

@@ -13,7 +13,7 @@ from mfpyg.models.backbone import Backbone, check_elements
 
 
 class State(NamedTuple):
-    """What goes from block to block.
+    """State handed from block to block.
 
     Attributes:
         features: of the atoms, (n_atoms, n_features).

@@ -21,7 +21,7 @@ OVERLAP = 0.01
 
 @dataclass
 class System:
-    """What is predicted of.
+    """Atoms and their neighbours, as networks take them.
 
     Attributes:
         pos: (n_atoms, 3) in Å, in the precision of the weights; vectors, (n_edges, 3), of an
@@ -40,7 +40,7 @@ class System:
 
 
 def with_isolated_atoms(system: System, elements: Tensor) -> System:
-    """The same system, and then one atom of each element, (n_species,) int64, as a graph of its own.
+    """The system, followed by one atom of each element, (n_species,) int64, as a graph of its own.
 
     The network gives an atom that is alone an energy ε that depends on its element only. Where this is subtracted from
     every atomic energy, E_i = E⁰(z_i) + ε_i − ε(z_i alone), level by level, fragments part to the reference energies.

@@ -14,7 +14,7 @@ from mfpyg.models.backbone import Backbone, check_elements
 
 
 class State(NamedTuple):
-    """What goes from block to block. Edges include one from each atom to itself, of length zero.
+    """State handed from block to block. Edges include one from each atom to itself, of length zero.
 
     Attributes:
         features: of the atoms, (n_atoms, 2 n_features); of the level, not used by the next block.

@@ -1,4 +1,4 @@
-"""What changes nothing: symmetries, what is far away or in another graph, images of a cell, repetition."""
+"""Invariances: symmetries, atoms far away or in another graph, images of a cell, repetition."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def repeats(s: Subject) -> list[Law]:
 
 
 def fidelities(s: Subject) -> list[Law]:
-    """What belongs to the other fidelities gets no gradient."""
+    """Weights of the other fidelities get no gradient."""
     potential = s.potential.train()
     own = potential.fidelities.index(s.fidelity)
     others = [

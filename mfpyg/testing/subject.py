@@ -1,4 +1,4 @@
-"""What is checked: a law and its error, and a potential with molecules to try it on."""
+"""A law and its error, and a potential with molecules to check it on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PotentialError(AssertionError):
 
 @dataclass
 class Law:
-    """What was checked.
+    """A law that was checked.
 
     Attributes:
         name: of the law.
