@@ -279,5 +279,5 @@ def test_vectors_that_do_not_repeat_may_be_zero_or_anything() -> None:
 
 def test_torch_cluster_can_not_do_it_and_says_who_can(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mfpyg.neighbors, "check_engine", lambda engine: None)
-    with pytest.raises(MFPyGError, match="'torch-cluster'.*periodic.*'torch'"):
+    with pytest.raises(MFPyGError, match=r"'torch-cluster'.*periodic.*'torch'"):
         build_graph(CRYSTALS["cubic"], CUTOFF, "torch-cluster")

@@ -32,9 +32,9 @@ typedef struct {
     const number *source, *target;
     number closed; /* whether the sources of a chunk are its targets */
     const number *kind; /* of each atom, (n_atoms), where q has a row a kind of atoms; null where it has one an atom */
-} plan;
+} graph;
 
-INLINE const REAL *of_source(const plan *p, const REAL *q, number j) { return q + (p->kind ? p->kind[j] : j) * N * F; }
+INLINE const REAL *of_source(const graph *p, const REAL *q, number j) { return q + (p->kind ? p->kind[j] : j) * N * F; }
 
 /* Of the nonlinear function of the moments, z[f] = a[0][f] + t1[f] √(Σ a[1…3][f]² + cusp) + t2[f] √(Σ a[4…8][f]² + cusp);
    pointwise.c has it and its derivative, for one atom. */
@@ -117,7 +117,7 @@ PART void messages(const int n_pairs, number count, const number *edges, number 
     }
 }
 
-INLINE void chunk_messages(const int n_pairs, const plan *p, number chunk, const REAL *s, const REAL *q, const REAL *s2,
+INLINE void chunk_messages(const int n_pairs, const graph *p, number chunk, const REAL *s, const REAL *q, const REAL *s2,
                            const REAL *q2, REAL *m) {
     const number begin = p->target_ptr[p->chunks[chunk]], end = p->target_ptr[p->chunks[chunk + 1]];
     for (number k = begin, next; k < end; k = next) {
@@ -182,7 +182,7 @@ PART void pull(const REAL *y, const REAL *g, REAL *p) {
 
 /* What the loops over targets and over sources do */
 
-INLINE void first_of_targets(const plan *p, number chunk, const REAL *s, const REAL *q, const REAL *g, REAL *dy, REAL *m) {
+INLINE void first_of_targets(const graph *p, number chunk, const REAL *s, const REAL *q, const REAL *g, REAL *dy, REAL *m) {
     const number begin = p->target_ptr[p->chunks[chunk]];
     chunk_messages(1, p, chunk, s, q, 0, 0, m);
     for (number i = p->chunks[chunk]; i < p->chunks[chunk + 1]; i++) {
@@ -191,7 +191,7 @@ INLINE void first_of_targets(const plan *p, number chunk, const REAL *s, const R
     }
 }
 
-INLINE void first_of_source(const plan *p, number j, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
+INLINE void first_of_source(const graph *p, number j, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
                             REAL *dq, REAL *pulls, REAL *own_s) {
     const number count = p->source_ptr[j + 1] - p->source_ptr[j], *edges = p->by_source + p->source_ptr[j];
     for (number k = 0; k < count; k++) {
@@ -204,7 +204,7 @@ INLINE void first_of_source(const plan *p, number j, const REAL *s, const REAL *
 
 typedef struct { const REAL *s, *y, *q; } tangents; /* q may be null, for zero */
 
-INLINE void second_of_targets(const plan *p, number chunk, const REAL *s, const REAL *y, const REAL *q, const REAL *g,
+INLINE void second_of_targets(const graph *p, number chunk, const REAL *s, const REAL *y, const REAL *q, const REAL *g,
                               const tangents *h, REAL *dy, REAL *dg, REAL *m, REAL *hm) {
     const number begin = p->target_ptr[p->chunks[chunk]];
     chunk_messages(1, p, chunk, s, q, 0, 0, m);
@@ -217,7 +217,7 @@ INLINE void second_of_targets(const plan *p, number chunk, const REAL *s, const 
     }
 }
 
-INLINE void second_of_source(const plan *p, number j, const REAL *s, const REAL *y, const REAL *q, const REAL *g,
+INLINE void second_of_source(const graph *p, number j, const REAL *s, const REAL *y, const REAL *q, const REAL *g,
                              const tangents *h, REAL *ds, REAL *dq, REAL *pulls, REAL *h_pulls, REAL *own_s, REAL *own_hs) {
     const number count = p->source_ptr[j + 1] - p->source_ptr[j], *edges = p->by_source + p->source_ptr[j];
     for (number k = 0; k < count; k++) {
@@ -232,7 +232,7 @@ INLINE void second_of_source(const plan *p, number j, const REAL *s, const REAL 
     summed(N, 2, count, own_s, h_pulls, own_hs, pulls, dq + j * N * F);
 }
 
-static number most_in_chunk(const plan *p) {
+static number most_in_chunk(const graph *p) {
     number most = 1;
     for (number chunk = 0; chunk < p->n_chunks; chunk++) {
         const number count = p->target_ptr[p->chunks[chunk + 1]] - p->target_ptr[p->chunks[chunk]];
@@ -241,7 +241,7 @@ static number most_in_chunk(const plan *p) {
     return most;
 }
 
-static number most_of_source(const plan *p) {
+static number most_of_source(const graph *p) {
     number most = 1;
     for (number j = 0; j < p->n_atoms; j++)
         if (p->source_ptr[j + 1] - p->source_ptr[j] > most) most = p->source_ptr[j + 1] - p->source_ptr[j];
@@ -251,7 +251,7 @@ static number most_of_source(const plan *p) {
 /* What is called from outside: 0, or 1 if there is no memory. Sources with the chunk that they alone serve are taken
    while it is in the cache. */
 
-INLINE int all_moments(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, REAL *a, const scales *t,
+INLINE int all_moments(int threads, const graph *p, const REAL *s, const REAL *y, const REAL *q, REAL *a, const scales *t,
                        REAL *z) {
     const number most = most_in_chunk(p);
     int failed = 0;
@@ -276,24 +276,24 @@ INLINE int all_moments(int threads, const plan *p, const REAL *s, const REAL *y,
     return failed;
 }
 
-int moments(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, REAL *a) {
+int moments(int threads, const graph *p, const REAL *s, const REAL *y, const REAL *q, REAL *a) {
     return all_moments(threads, p, s, y, q, a, 0, 0);
 }
 
 /* Moments and what is made of them, which they need not be fetched from memory for. */
-int interaction(int threads, const plan *p, double cusp, const REAL *s, const REAL *y, const REAL *q, const REAL *t1,
+int interaction(int threads, const graph *p, double cusp, const REAL *s, const REAL *y, const REAL *q, const REAL *t1,
                 const REAL *t2, REAL *a, REAL *z) {
     const scales t = {t1, t2, cusp};
     return all_moments(threads, p, s, y, q, a, &t, z);
 }
 
 /* The derivative by moments of the atoms of a chunk, da[i] of <z_i, g_i>. */
-INLINE void invariants_of_targets(const plan *p, number chunk, const scales *t, const REAL *a, const REAL *g, REAL *da) {
+INLINE void invariants_of_targets(const graph *p, number chunk, const scales *t, const REAL *a, const REAL *g, REAL *da) {
     for (number i = p->chunks[chunk]; i < p->chunks[chunk + 1]; i++)
         invariants_gradient(t->cusp, a + i * C * F, t->t1, t->t2, g + i * F, da + i * C * F);
 }
 
-static number most_atoms_in_chunk(const plan *p) {
+static number most_atoms_in_chunk(const graph *p) {
     number most = 1;
     for (number chunk = 0; chunk < p->n_chunks; chunk++)
         if (p->chunks[chunk + 1] - p->chunks[chunk] > most) most = p->chunks[chunk + 1] - p->chunks[chunk];
@@ -301,7 +301,7 @@ static number most_atoms_in_chunk(const plan *p) {
 }
 
 /* Of <a, g>, or with scales of <z, g>, a being the moments. dq may be null, if it is not wanted. */
-INLINE int all_gradients(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
+INLINE int all_gradients(int threads, const graph *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
                          REAL *dy, REAL *dq, const scales *t, const REAL *a) {
     const number most = most_in_chunk(p), degree = most_of_source(p), own = t && p->closed ? most_atoms_in_chunk(p) : 0;
     /* by the moments of all atoms, where a source may have targets in any chunk; of those of a chunk else */
@@ -338,18 +338,18 @@ INLINE int all_gradients(int threads, const plan *p, const REAL *s, const REAL *
     return failed;
 }
 
-int moments_gradient(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
+int moments_gradient(int threads, const graph *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
                      REAL *dy, REAL *dq) {
     return all_gradients(threads, p, s, y, q, g, ds, dy, dq, 0, 0);
 }
 
-int interaction_gradient(int threads, const plan *p, double cusp, const REAL *s, const REAL *y, const REAL *q,
+int interaction_gradient(int threads, const graph *p, double cusp, const REAL *s, const REAL *y, const REAL *q,
                          const REAL *t1, const REAL *t2, const REAL *a, const REAL *g, REAL *ds, REAL *dy, REAL *dq) {
     const scales t = {t1, t2, cusp};
     return all_gradients(threads, p, s, y, q, g, ds, dy, dq, &t, a);
 }
 
-int moments_second(int threads, const plan *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, const REAL *hs,
+int moments_second(int threads, const graph *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, const REAL *hs,
                    const REAL *hy, const REAL *hq, REAL *ds, REAL *dy, REAL *dq, REAL *dg) {
     const number most = most_in_chunk(p), degree = most_of_source(p);
     const tangents h = {hs, hy, hq};

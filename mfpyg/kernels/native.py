@@ -17,7 +17,7 @@ _EDGES_OF_A_CHUNK = 2048
 """Edges whose messages fit into a core's own cache. More, in one molecule, and its targets are taken in parts."""
 
 
-class _PlanStruct(ctypes.Structure):
+class _GraphStruct(ctypes.Structure):
     _fields_ = (
         *[(name, ctypes.c_int64) for name in ("n_atoms", "n_chunks")],
         *[(name, ctypes.c_void_p) for name in ("chunks", "target_ptr", "by_chunk", "source_ptr", "by_source")],
@@ -113,17 +113,17 @@ def call_kernel(
         raise TypeError(f"arrays of different types: {[x.dtype for x in inputs if x is not None]}")
     rows = len(transformed) if kind is None else len(kind)
     if not len(sensitivity) == len(harmonics) == len(parts[-1]) or rows != n_atoms:
-        raise ValueError(f"{len(sensitivity)} edges and {rows} atoms, expected those of the plan's graph")
+        raise ValueError(f"{len(sensitivity)} edges and {rows} atoms, expected those of the kernel's graph")
     sizes = n_features, n, harmonics.shape[1]
     parts = [part.contiguous() for part in parts]
     kind = None if kind is None else kind.contiguous()
     addresses = [part.data_ptr() for part in parts]
-    plan = _PlanStruct(n_atoms, len(parts[0]) - 1, *addresses, int(closed), None if kind is None else kind.data_ptr())
+    graph = _GraphStruct(n_atoms, len(parts[0]) - 1, *addresses, int(closed), None if kind is None else kind.data_ptr())
     arrays = [None if array is None else array.contiguous() for array in inputs]  # alive until the call has returned
     pointers = [None if array is None else array.data_ptr() for array in (*arrays, *outputs)]
     arguments = "iP" + len(numbers) * "d" + len(pointers) * "P"
     call = function(name, arguments, transformed.dtype, sizes)
-    if call(torch.get_num_threads(), ctypes.byref(plan), *numbers, *pointers):
+    if call(torch.get_num_threads(), ctypes.byref(graph), *numbers, *pointers):
         raise MemoryError("no memory for the messages of a chunk of targets")
 
 

@@ -63,25 +63,25 @@ def test_interaction(order: int, one_graph: bool, of_species: bool) -> None:
     pos[7] = 100
     batch = torch.zeros(300, dtype=torch.int64) if one_graph else torch.arange(300) // 5
     graph = build_graph(Batch(z=torch.ones(300, dtype=torch.int64), pos=pos, batch=batch), 4.0)
-    plan = native_sum(graph)
-    assert plan.closed != one_graph
+    summed = native_sum(graph)
+    assert summed.closed != one_graph
     layer = Interaction(4, SIZES[0], Sensitivity(SIZES[1], 0.75, 4.5, 5.0), order, 1e-6).double()
     n_edges, kind = len(graph.edge_dist), torch.randint(3, (300,), generator=generator) if of_species else None
     shapes = (n_edges, SIZES[1]), (n_edges, TENSOR_COMPONENTS[order]), (3 if of_species else 300, *reversed(SIZES))
     s, y, q = (torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes)
     rows = q if kind is None else q[kind]
-    moments = plan(s, y, rows)
+    moments = summed(s, y, rows)
     expected = layer.invariants(moments)
     gradient = torch.randn(expected.shape, generator=generator, dtype=torch.float64)
     of_inputs = torch.autograd.grad(expected, [s, y, rows], gradient)
     scales = [*(scale.detach() for scale in layer.tensor_scales), None, None][:2]
     given, outputs = [s.detach(), y.detach(), q.detach(), *scales], [torch.empty_like(moments), gradient.clone()]
-    call_kernel("interaction", plan.parts, plan.closed, given, outputs, kind, [layer.cusp])
+    call_kernel("interaction", summed.parts, summed.closed, given, outputs, kind, [layer.cusp])
     for actual, wanted in zip(outputs, (moments, expected), strict=True):
         _assert_close(actual, wanted.detach())
     derivatives = [torch.empty_like(x) if x is not q or kind is None else None for x in (s, y, q)]
     given += [outputs[0], gradient]
-    call_kernel("interaction_gradient", plan.parts, plan.closed, given, derivatives, kind, [layer.cusp])
+    call_kernel("interaction_gradient", summed.parts, summed.closed, given, derivatives, kind, [layer.cusp])
     for actual, wanted in zip(derivatives, of_inputs, strict=True):
         if actual is not None:
             _assert_close(actual, wanted)

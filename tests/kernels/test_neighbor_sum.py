@@ -63,19 +63,22 @@ def _derivatives(function: Callable[..., Tensor], arrays: tuple[Tensor, ...]) ->
 
 
 @pytest.mark.parametrize("kernel", FAST)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
-    ("n_features", "n", "components"),
-    [(120, 20, 9), (64, 12, 9), (20, 10, 4), (7, 5, 9), (3, 3, 1), (1, 1, 4), (33, 2, 1), (16, 7, 9)],
+    ("dtype", "n_features", "n", "components"),
+    [
+        *[(torch.float32, *sizes) for sizes in ((120, 20, 9), (64, 12, 9), (7, 5, 9), (33, 2, 1))],
+        *[(torch.float64, *sizes) for sizes in ((20, 10, 4), (7, 5, 9), (3, 3, 1), (1, 1, 4), (16, 7, 9))],
+    ],
+    ids=str,
 )
 def test_values_and_two_derivatives_equal_the_definition(
     make_batch: Batches, kernel: str, dtype: torch.dtype, n_features: int, n: int, components: int
 ) -> None:
-    graph = _graph(make_batch([1, 12, 30, 2, 5]), dtype)
-    plan = prepare(kernel, graph, n_features, n, components)
+    graph = _graph(make_batch([1, 12, 20, 2, 5]), dtype)
+    summed = prepare(kernel, graph, n_features, n, components)
     arrays = _arrays(graph, n_features, n, components, dtype)
     expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
-    for ours, theirs in zip(_derivatives(plan, arrays), expected, strict=True):
+    for ours, theirs in zip(_derivatives(summed, arrays), expected, strict=True):
         _assert_close(ours, theirs)
 
 
@@ -83,9 +86,9 @@ def test_values_and_two_derivatives_equal_the_definition(
 @pytest.mark.parametrize("components", [1, 4, 9])
 def test_gradcheck_and_gradgradcheck(make_batch: Batches, kernel: str, components: int) -> None:
     graph = _graph(make_batch([4, 1, 3]))
-    plan, arrays = prepare(kernel, graph, 3, 2, components), _arrays(graph, 3, 2, components, torch.float64)
-    assert torch.autograd.gradcheck(plan, arrays)
-    assert torch.autograd.gradgradcheck(plan, arrays)
+    summed, arrays = prepare(kernel, graph, 3, 2, components), _arrays(graph, 3, 2, components, torch.float64)
+    assert torch.autograd.gradcheck(summed, arrays)
+    assert torch.autograd.gradgradcheck(summed, arrays)
 
 
 @pytest.mark.parametrize("chunk", [1, 30, 10**6], ids=["a target each", "some targets", "all"])
@@ -95,9 +98,9 @@ def test_targets_in_parts_give_the_same(make_batch: Batches, monkeypatch: pytest
     arrays = _arrays(graph, 10, 4, 9, torch.float64)
     expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
     monkeypatch.setattr(native, "_EDGES_OF_A_CHUNK", chunk)
-    plan = native_sum(graph)
-    assert plan.closed == (chunk == 10**6)
-    for ours, theirs in zip(_derivatives(plan, arrays), expected, strict=True):
+    summed = native_sum(graph)
+    assert summed.closed == (chunk == 10**6)
+    for ours, theirs in zip(_derivatives(summed, arrays), expected, strict=True):
         _assert_close(ours, theirs)
 
 
@@ -138,8 +141,9 @@ def test_the_number_of_threads_changes_nothing(make_batch: Batches) -> None:
 
 
 @pytest.mark.parametrize("kernel", FAST)
-@pytest.mark.parametrize("order", [0, 1, 2])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("order", "dtype"), [(0, torch.float64), (1, torch.float64), (2, torch.float64), (2, torch.float32)], ids=str
+)
 def test_a_potential_and_its_gradients_do_not_depend_on_the_kernel(
     make_batch: Batches,
     make_potential: Callable[..., MultiFidelityPotential],
@@ -194,12 +198,12 @@ def test_edges_between_molecules_are_taken_as_they_are(make_batch: Batches) -> N
 
 def test_arrays_of_another_graph_or_type_are_refused(make_batch: Batches) -> None:
     graph, other = _graph(make_batch([5, 4])), _graph(make_batch([6, 4]))
-    plan = native_sum(graph)
-    with pytest.raises(ValueError, match="expected those of the plan's graph"):
-        plan(*_arrays(other, 4, 3, 9, torch.float64))
+    summed = native_sum(graph)
+    with pytest.raises(ValueError, match="expected those of the kernel's graph"):
+        summed(*_arrays(other, 4, 3, 9, torch.float64))
     s, y, q = _arrays(graph, 4, 3, 9, torch.float64)
     with pytest.raises(TypeError, match="different types"):
-        plan(s.float(), y, q)
+        summed(s.float(), y, q)
 
 
 # The choice
