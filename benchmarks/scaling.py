@@ -108,11 +108,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     from mfpyg.cli import train_options
     from mfpyg.cli.common import quiet_frameworks
     from mfpyg.datasets.splits import make_splits
-    from mfpyg.strategies import stages_of
     from mfpyg.training.check import check_settings
     from mfpyg.training.data import ConformationData, open_training_data
     from mfpyg.training.distributed import environment_of, this_process
-    from mfpyg.training.fit import trainer_of
+    from mfpyg.training.fit import stages_of, trainer_of
     from mfpyg.training.inputs import Inputs
     from mfpyg.training.module import MultiFidelityModule
 

@@ -8,44 +8,35 @@ package in the group ``mfpyg.backbones``::
 
 A factory, such as a class, is called with the atomic numbers and the options, and returns a backbone (see
 :mod:`mfpyg.models.backbone`). Its options are the fields of a dataclass ``factory.Options``, made with
-:func:`mfpyg.options.setting`, or else the keyword parameters of its signature. Only what is registered or installed is
-ever imported: no name in a file or a checkpoint can bring code in.
+:func:`mfpyg.options.setting`, or else the keyword parameters of its signature::
+
+    class Mine(mfpyg.models.Backbone):
+        def __init__(self, species, width: int = 64, cutoff: float = 5.0): ...
+
+    mfpyg.models.register("mine", Mine)
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mfpyg import backbone_options as builtin
-from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.plugin_options import options_of
-
-GROUP = "mfpyg.backbones"
+from mfpyg.errors import MFPyGError
+from mfpyg.plugins import Plugin, Registry
 
 
 @dataclass(frozen=True)
-class BackboneKind:
-    """What is known of a kind of backbone before any is made.
+class BackboneKind(Plugin):
+    """What is known of a kind of backbone before any is made: ``factory(species, **options)`` makes one.
 
     Attributes:
-        name: for ``--backbone``.
-        factory: ``factory(species, **options)``; or where to import it from, as ``module:name``.
-        options: dataclass of its options.
         small: options that ``--preset small`` changes.
-        package: what has to be installed for it; ``None`` for those of this package.
-        compiles: whether ``torch.compile`` takes it within about a minute, so that long runs do better with it.
+        compiles: true where ``torch.compile`` takes it within about a minute, so that long runs do better with it.
     """
 
-    name: str
-    factory: Callable[..., Any] | str
-    options: type
     small: Mapping[str, Any] = field(default_factory=dict)
-    package: str | None = None
     compiles: bool = False
 
     def make(self, species: Sequence[int], options: Mapping[str, Any]) -> Any:
@@ -54,10 +45,7 @@ class BackboneKind:
         Raises:
             MFPyGError: with what the factory says against the options.
         """
-        factory = self.factory
-        if isinstance(factory, str):
-            module, _, name = factory.partition(":")
-            factory = getattr(importlib.import_module(module), name)
+        factory = self.load()
         try:
             return factory(species, **options)
         except MFPyGError:
@@ -70,7 +58,7 @@ class BackboneKind:
 
 
 def _builtin(name: str, factory: str, options: type, compiles: bool = False, **small: Any) -> BackboneKind:
-    return BackboneKind(name, f"mfpyg.models.{factory}", options, small, compiles=compiles)
+    return BackboneKind(name, f"mfpyg.models.{factory}", options, small=small, compiles=compiles)
 
 
 _KINDS_OF_THE_PACKAGE = (
@@ -138,59 +126,8 @@ _KINDS_OF_THE_PACKAGE = (
     ),
 )
 
-_KNOWN: dict[str, BackboneKind] = {kind.name: kind for kind in _KINDS_OF_THE_PACKAGE}
-"""Those of the package, and what was registered or loaded since."""
-
-
-def names() -> tuple[str, ...]:
-    """All that can be named: of the package, registered, and of installed packages (which are not imported)."""
-    return (*_KNOWN, *(name for name in _entry_points() if name not in _KNOWN))
-
-
-def find(name: str) -> BackboneKind:
-    """The kind of backbone of this name; a package that adds it is imported.
-
-    Raises:
-        MFPyGError: for an unknown name, or a package that can't be imported or whose options are none.
-    """
-    if name in _KNOWN:
-        return _KNOWN[name]
-    if name not in _entry_points():
-        raise unknown_name("backbone", name, names())
-    entry = _entry_points()[name]
-    package = entry.dist.name if entry.dist else entry.module
-    try:
-        factory = entry.load()
-    except Exception as error:  # whatever a package may raise when it is imported
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise MFPyGError(f"backbone '{name}' of package {package} can't be imported ({reason}); mend it") from error
-    _check_callable(name, factory)
-    _KNOWN[name] = BackboneKind(name, factory, options_of(name, factory), package=package)
-    return _KNOWN[name]
-
-
-def register(name: str, factory: Callable[..., Any]) -> None:
-    """Add a backbone for this process.
-
-    Args:
-        name: for ``--backbone``.
-        factory: see this module's text. Registering the same one again does nothing.
-
-    Raises:
-        MFPyGError: if the name is taken by another, or an option has no default of a plain kind.
-
-    Example:
-        >>> class Mine(mfpyg.models.Backbone):                       # doctest: +SKIP
-        ...     def __init__(self, species, width: int = 64, cutoff: float = 5.0): ...
-        >>> mfpyg.models.register("mine", Mine)                      # doctest: +SKIP
-    """
-    if name in names() and (name not in _KNOWN or _KNOWN[name].factory != factory):
-        raise MFPyGError(f"there is a backbone '{name}' already; register yours by another name")
-    if not re.fullmatch(r"[A-Za-z0-9][\w+.-]*", name):
-        raise MFPyGError(f"'{name}' can't name a backbone; expected letters, digits, and - + . _ between")
-    _check_callable(name, factory)
-    package = getattr(factory, "__module__", type(factory).__module__).partition(".")[0]
-    _KNOWN[name] = BackboneKind(name, factory, options_of(name, factory), package=package)
+registry = Registry("backbone", "species", BackboneKind, _KINDS_OF_THE_PACKAGE)
+names, find, register = registry.names, registry.find, registry.register
 
 
 def missing(name: str, package: str) -> MFPyGError:
@@ -201,12 +138,3 @@ def missing(name: str, package: str) -> MFPyGError:
         f"its backbone '{name}' comes from package {package}, which is not installed here; install it, or call "
         "mfpyg.models.register for it first"
     )
-
-
-def _check_callable(name: str, factory: Any) -> None:
-    if not callable(factory):
-        raise MFPyGError(f"backbone '{name}' is made by {factory!r}, expected a class or a function")
-
-
-def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
-    return {entry.name: entry for entry in importlib.metadata.entry_points(group=GROUP)}

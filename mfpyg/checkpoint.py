@@ -205,7 +205,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
     try:
         settings = from_dict(described["config"])
-        check(settings)
+        check(dataclasses.replace(settings, strategy="mfl"))  # one of others is not needed to predict
         if hasattr(settings.model, "check"):
             settings.model.check()
         # The initial weights drawn here are replaced at once.

@@ -10,14 +10,14 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from mfpyg import backbones
+from mfpyg import backbones, strategies
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.finetune_options import KEPT_LR, FinetuneSettings, keeps
 from mfpyg.optim_options import OptimSettings
 from mfpyg.options import build, check, setting
 from mfpyg.split_options import SplitSettings
-from mfpyg.strategy_options import STRATEGIES, DeltaSettings, MetaSettings, TransferSettings, check_groups
+from mfpyg.strategy_options import DeltaSettings, MetaSettings, TransferSettings, check_groups
 from mfpyg.units import with_known_units
 
 DATASETS = (
@@ -84,8 +84,9 @@ class TrainSettings:
         "stop, the same number of optimiser steps, divided among stages: tl: one level after the other, in the order "
         "given; delta: a model of the lower levels and one of the difference of the target's labels; meta: Reptile "
         "over the levels, then adaptation to the target",
-        choices=STRATEGIES,
+        choices=strategies.names,
     )
+    strategy_options: list[str] = setting([], "options of a strategy of another package, as name=value")
     init: str | None = setting(
         None, "run folder or checkpoint to train further, whose network, elements, fidelities and weights are taken"
     )
@@ -202,6 +203,7 @@ class TrainSettings:
         self.optim.check(self.batch_size, self.epochs, self.strategy)
         self._check_init()
         check_groups(self, self.strategy)
+        strategies.find(self.strategy).read(self.strategy_options)
         self.transfer.check()
         self._check_strategy()
         if self.batch_size < self.n_processes:

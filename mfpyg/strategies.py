@@ -1,37 +1,87 @@
-"""The strategies of the package, and what ``--strategy`` makes of the inputs of a training."""
+"""The strategies that ``--strategy`` can name: those of the package, and those that others add; without torch.
+
+A strategy is a function from the inputs of a training (:class:`mfpyg.training.inputs.Inputs`) to the potential that it
+begins with and a list of stages (:class:`mfpyg.training.stage.Stage`). Others add theirs with :func:`register`, or, to
+have it at hand in every command, by an entry point of an installed package in the group ``mfpyg.strategies``::
+
+    [project.entry-points."mfpyg.strategies"]
+    mine = "my_package.training:my_stages"
+
+Its options are the fields of a dataclass ``function.Options``, made with :func:`mfpyg.options.setting`, or else the
+keyword parameters after the first, and are given as ``--strategy-options name=value``.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from mfpyg.models import Potential
-from mfpyg.training.inputs import Inputs
-from mfpyg.training.stage import Stage
-from mfpyg.training.strategies import delta, finetune, joint, meta, transfer
+import yaml
 
-Strategy = Callable[[Inputs], tuple[Potential, list[Stage]]]
-
-_STAGES: dict[str, Strategy] = {
-    "mfl": joint.stages,
-    "tl": transfer.stages,
-    "delta": delta.stages,
-    "meta": meta.stages,
-}
+from mfpyg import strategy_options as builtin
+from mfpyg.errors import MFPyGError
+from mfpyg.options import alternatives, build, check
+from mfpyg.plugins import Plugin, Registry
 
 
-def stages_of(inputs: Inputs) -> tuple[Potential, list[Stage]]:
-    """The potential to begin with, and the stages, of a training.
+@dataclass(frozen=True)
+class Strategy(Plugin):
+    """What is known of a strategy before it makes stages: ``factory(inputs, **options)`` does.
 
-    Raises:
-        MFPyGError: if the data or the backbone lack what the strategy needs.
+    Those of this package find their options in the settings instead.
     """
-    settings = inputs.settings
-    if inputs.start is not None:
-        return finetune.stages(inputs)
-    potential, stages = _STAGES[settings.strategy](inputs)
-    if settings.strategy != "mfl":
-        steps = math.ceil(math.ceil(inputs.budget / settings.batch_size) / settings.optim.accumulate)
-        named = ", then ".join(f"{stage.name} {stage.epochs:,}" for stage in stages)
-        inputs.notes.insert(0, f"strategy {settings.strategy}, epochs of {steps:,} steps: {named}")
-    return potential, stages
+
+    def make(self, inputs: Any, texts: Sequence[str] = ()) -> Any:
+        """The potential to begin with, and the stages; of the options in texts such as ``width=3``."""
+        options = self.read(texts)
+        return self.load()(inputs, **({} if options is None else vars(options)))
+
+    def read(self, texts: Sequence[str]) -> Any:
+        """The options of a strategy of others, from texts such as ``width=3``.
+
+        Raises:
+            MFPyGError: for a name that is no option, a value of the wrong kind, or options of another strategy.
+        """
+        if self.package is None:
+            if texts:
+                raise MFPyGError(f"strategy_options are given, but strategy {self.name} has none of that kind")
+            return None
+        values, kinds = dict[str, Any](), typing.get_type_hints(self.options)
+        for text in texts:
+            name, equals, value = text.partition("=")
+            if not equals or name in values:
+                raise MFPyGError(f"strategy_options has '{text}', expected each option once, as name=value")
+            values[name] = value if str in alternatives(kinds.get(name)) else _plain(value)
+        options = build(self.options, values, "strategy_options.")
+        check(options, "strategy_options.")
+        return options
+
+
+def _plain(text: str) -> Any:
+    """A number, true, false, null or text, as YAML has them."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, int | float | bool | None) else text
+
+
+@dataclass
+class _NoOptions:
+    pass
+
+
+registry = Registry(
+    "strategy",
+    "inputs",
+    Strategy,
+    [
+        Strategy("mfl", "mfpyg.training.strategies.joint:stages", _NoOptions),
+        Strategy("tl", "mfpyg.training.strategies.transfer:stages", builtin.TransferSettings),
+        Strategy("delta", "mfpyg.training.strategies.delta:stages", builtin.DeltaSettings),
+        Strategy("meta", "mfpyg.training.strategies.meta:stages", builtin.MetaSettings),
+    ],
+)
+names, find, register = registry.names, registry.find, registry.register

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.options import setting
 
-STRATEGIES = ("mfl", "tl", "delta", "meta")
-
 
 @dataclass
 class TransferSettings:

@@ -96,7 +96,7 @@ def untrained(tmp_path: Path) -> Callable[..., Path]:
         from mfpyg.datasets import MiniCHNO
         from mfpyg.datasets.splits import make_splits
         from mfpyg.fidelity import parse_fidelities
-        from mfpyg.strategies import stages_of
+        from mfpyg.training.fit import stages_of
         from mfpyg.training.inputs import Inputs
 
         values = s.defaults("small", "hipnn")

@@ -21,7 +21,7 @@ from mfpyg.options import setting
 
 @pytest.fixture(autouse=True)
 def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbones, "_KNOWN", dict(backbones._KNOWN))
+    monkeypatch.setattr(backbones.registry, "known", dict(backbones.registry.known))
 
 
 def network(species: Sequence[int], width: int = 8, cutoff: float = 5.0, act: str = "silu", deep: bool = False) -> Any:

@@ -8,9 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import mfpyg
 from mfpyg.cli import train
+from mfpyg.datasets import MiniCHNO
+from mfpyg.datasets.references import compositions
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -24,6 +28,42 @@ def test_own_backbone(tmp_path: Path) -> None:
     assert "FAIL" not in done.stdout
     assert (tmp_path / "run" / "metrics.json").is_file()
     assert "backbone: own" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_teacher_student(tmp_path: Path) -> None:
+    small = ["--epochs=2", "--batch-size=64", "--model.n-features=6", "--model.n-atom-layers=1", "--threads=1"]
+    train.main([*small, "--fidelities", "dz:EF", "cc:E", "--out", str(tmp_path / "teacher")])
+    script = [
+        sys.executable,
+        str(EXAMPLES / "teacher_student.py"),
+        *small,
+        "--fidelities",
+        "tz:EF",
+        "cc:E",
+        "--out=run",
+    ]
+
+    def run(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [*script, "--strategy-options", *options]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+
+    wrong = run("taecher=teacher")
+    assert wrong.returncode == 2
+    assert "did you mean 'strategy_options.teacher'" in wrong.stderr
+    done = run("teacher=teacher", "level=tz")
+    assert done.returncode == 0, done.stderr
+    assert "tz has the labels that teacher predicts for dz" in done.stdout
+    assert "val/tz/forces_rmse" in (tmp_path / "run" / "metrics.csv").read_text()
+    student, teacher = mfpyg.load(tmp_path / "run"), mfpyg.load(tmp_path / "teacher")
+    splits = np.load(tmp_path / "run" / "splits.npz")
+    rows, dataset = [*splits["train"], *splits["val"]], MiniCHNO()
+    # References are a fit of the labels, here of the teacher's predictions, also where tz has no label.
+    energies = [float(teacher(dataset[int(row)], fidelity="dz", forces=False).energy) for row in splits["train"]]
+    counts = compositions(dataset, student.species)[splits["train"]]
+    fitted = np.linalg.lstsq(counts, np.array(energies), rcond=None)[0]
+    assert student.reference("tz").numpy() == pytest.approx(fitted, abs=1e-2)
+    assert len(rows) > 600
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg import strategies
+from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, write_text
-from mfpyg.strategy_options import GROUPS, STRATEGIES
+from mfpyg.strategy_options import GROUPS
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.study.names import PAPER_MODELS, TARGET_WITHOUT_FORCES, model_name, parse_model, target_of
 
@@ -117,8 +118,7 @@ class StudyPlan:
             if not values or len(set(values)) < len(values):
                 raise MFPyGError(f"{name} are {', '.join(map(str, values)) or 'none'}, expected different ones")
         for strategy in self.strategies:
-            if strategy not in STRATEGIES:
-                raise unknown_name("strategy", strategy, STRATEGIES)
+            strategies.find(strategy)
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
                 raise MFPyGError(f"share of labels is {fraction:g}, expected a number above 0 and up to 1")
@@ -162,7 +162,7 @@ class StudyPlan:
         taken, options = True, []
         for word in self.options:
             if word.startswith("--"):
-                taken = _strategy_of(word) in (None, run.strategy)
+                taken = _is_of(word, run.strategy)
             if taken:
                 options.append(word)
         if run.label_fraction < 1 and len(run.fidelities) == 1:
@@ -193,6 +193,13 @@ def _digits(fraction: float) -> str:
 def _strategy_of(option: str) -> str | None:
     """The strategy that an option of mfpyg-train is of; ``None`` for those of all, and for values."""
     return GROUPS.get(option[2:].partition(".")[0]) if option.startswith("--") else None
+
+
+def _is_of(option: str, strategy: str) -> bool:
+    """True unless an option of mfpyg-train is of other strategies."""
+    if option == "--strategy-options":
+        return strategies.find(strategy).package is not None
+    return _strategy_of(option) in (None, strategy)
 
 
 def models_named(words: Iterable[str]) -> list[str]:

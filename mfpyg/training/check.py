@@ -13,7 +13,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
 from mfpyg.settings import TrainSettings
 from mfpyg.training.folder import RunFolder
-from mfpyg.training.strategies.outline import outline_of
+from mfpyg.training.strategies.outline import OUTLINED, outline_of
 
 
 def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
@@ -35,18 +35,26 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     check_engine(settings.engine)
     weights = parse_weights(settings.weights, fidelities)
     label_fractions(settings, fidelities)
-    for stage in () if settings.strategy == "mfl" else outline_of(settings, fidelities).stages:
-        if settings.optim.warmup > stage.epochs:
-            raise MFPyGError(
-                f"optim.warmup is {settings.optim.warmup:g} epochs, but stage {stage.name} has only {stage.epochs}; "
-                "shorten it"
-            )
+    for stage in outline_of(settings, fidelities).stages if settings.strategy in OUTLINED else ():
+        check_warmup(settings, stage.name, stage.epochs)
     check_installed(settings.logger)
     if settings.monitor not in ("sum", *names):
         raise unknown_name("monitor", settings.monitor, ["sum", *names])
     if not any(weight for (name, _), weight in weights.items() if settings.monitor in ("sum", name)):
         raise MFPyGError(f"monitor {settings.monitor} weighs 0 in the loss, so that no epoch is best; give it a weight")
     return fidelities
+
+
+def check_warmup(settings: TrainSettings, stage: str, epochs: int) -> None:
+    """Check that a stage of so many epochs is not shorter than the warm-up.
+
+    Raises:
+        MFPyGError: if it is.
+    """
+    if settings.optim.warmup > epochs:
+        raise MFPyGError(
+            f"optim.warmup is {settings.optim.warmup:g} epochs, but stage {stage} has only {epochs}; shorten it"
+        )
 
 
 def check_same_references(settings: TrainSettings, folder: RunFolder) -> None:

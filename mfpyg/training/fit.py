@@ -1,8 +1,9 @@
-"""The stages of a training, each in a ``lightning.Trainer.fit`` of its own."""
+"""The stages of a training: made by its strategy, and each run in a ``lightning.Trainer.fit`` of its own."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from rich.console import Console
 
+from mfpyg import strategies
 from mfpyg.checkpoint import describe, read_checkpoint
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import Potential
 from mfpyg.settings import TrainSettings
 from mfpyg.training.average import WeightAverage
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
+from mfpyg.training.check import check_warmup
 from mfpyg.training.data import ConformationData
 from mfpyg.training.distributed import environment_of, is_main_process, this_process
 from mfpyg.training.folder import RunFolder
@@ -30,6 +33,27 @@ from mfpyg.training.resume import Restored
 from mfpyg.training.rng_state import GeneratorState, set_generators
 from mfpyg.training.schedule import Schedule
 from mfpyg.training.stage import Place, Stage, trained_species
+from mfpyg.training.strategies import finetune
+
+
+def stages_of(inputs: Inputs) -> tuple[Potential, list[Stage]]:
+    """The potential that a training begins with, and its stages, by the strategy of the settings.
+
+    Raises:
+        MFPyGError: if the data or the backbone lack what the strategy needs, or a stage is shorter than the warm-up.
+    """
+    settings = inputs.settings
+    if inputs.start is not None:
+        return finetune.stages(inputs)
+    strategy = strategies.find(settings.strategy)
+    potential, stages = strategy.make(inputs, settings.strategy_options)
+    if settings.strategy != "mfl":
+        steps = math.ceil(math.ceil(inputs.budget / settings.batch_size) / settings.optim.accumulate)
+        named = ", then ".join(f"{stage.name} {stage.epochs:,}" for stage in stages)
+        inputs.notes.insert(0, f"strategy {settings.strategy}, epochs of {steps:,} steps: {named}")
+    for stage in stages:
+        check_warmup(settings, stage.name, stage.epochs)
+    return potential, stages
 
 
 def fit(

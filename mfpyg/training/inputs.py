@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
+from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.references import GivenReferences, References, compositions, fit_references, species_of
 from mfpyg.errors import MFPyGError
@@ -126,6 +129,25 @@ class Inputs:
             window=settings.sampling.window,
             budget=self.budget,
         )
+
+    def relabelled(self, fidelity: str, rows: np.ndarray, energy: Tensor, forces: Tensor | None = None) -> Inputs:
+        """Inputs with other labels of a fidelity in some conformations, where they may have had none.
+
+        Args:
+            fidelity: of the data set.
+            rows: numbers of the conformations, (n,) int64.
+            energy: in kcal/mol, (n,) float64.
+            forces: in kcal/mol/Å, (N, 3), of the N atoms of these conformations, one after the other; or none.
+        """
+        dataset, column, chosen = copy.copy(self.dataset), self.column(fidelity), torch.from_numpy(rows)
+        dataset._data, dataset._data_list = copy.copy(self.dataset._data), None
+        atoms, _, _ = rows_of(dataset.slices["z"], chosen)
+        for name, places, values in (("energy", chosen, energy), ("forces", atoms, forces)):
+            if values is not None:
+                labels, mask = dataset._data[name].clone(), dataset._data[f"{name}_mask"].clone()
+                labels[places, column], mask[chosen, column] = values.to(labels), True
+                dataset._data[name], dataset._data[f"{name}_mask"] = labels, mask
+        return dataclasses.replace(self, dataset=dataset)
 
     def stage(
         self, kind: type[AnyStage], name: str, fidelities: Sequence[Fidelity], epochs: int, **others: Any

@@ -25,12 +25,11 @@ from mfpyg.kernels.compilation import find_compiler
 from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
-from mfpyg.strategies import stages_of
 from mfpyg.training.check import check_settings, given_references
 from mfpyg.training.data import open_training_data
 from mfpyg.training.distributed import is_main_process
 from mfpyg.training.ending import ending_told
-from mfpyg.training.fit import fit
+from mfpyg.training.fit import fit, stages_of
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.initial import InitialModel, completed, read_initial, start_of, start_of_resumed
 from mfpyg.training.inputs import Inputs

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from mfpyg.cli import train
-from mfpyg.strategy_options import STRATEGIES
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.rng_state import generator_states, seed_generators, set_generators
 
@@ -26,7 +25,7 @@ OPTIONS = (
 """Four epochs of ten steps."""
 
 KINDS: dict[str, tuple[str, ...]] = {
-    **{name: (*OPTIONS, f"--strategy={name}") for name in STRATEGIES},
+    **{name: (*OPTIONS, f"--strategy={name}") for name in ("mfl", "tl", "delta", "meta")},
     "plateau": (*OPTIONS, "--optim.schedule=plateau", "--optim.patience=0", "--optim.max-batch-size=90",
                 "--optim.stop-after=9", "--optim.lr=0.5", "--sampling.strategy=balanced", "--sampling.window=3"),
     "init": (*OPTIONS[3:], "--fidelities", "dz:EF", "--init", "start"),
@@ -44,7 +43,7 @@ def noisy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], No
         for parameter in self.potential.parameters():
             if parameter.requires_grad:
                 parameter.data.mul_(1 + 1e-4 * noise)
-        if self.trainer.global_step + 1 in stop:
+        if self.step + 1 in stop:
             stop.clear()  # once, where several batches make a step
             os.kill(os.getpid(), signal.SIGINT)
         return compare(self, *arguments)

@@ -52,7 +52,7 @@ original = getattr(cls, hook)
 def then_die(self, *rest, **more):
     result = original(self, *rest, **more)
     trainer = self if cls is lightning.Trainer else self.trainer if moment == "validation" else rest[0]
-    if trainer.global_step == int(step) and (cls is not lightning.Trainer or rest[0].stem == moment):
+    if trainer.lightning_module.step == int(step) and (cls is not lightning.Trainer or rest[0].stem == moment):
         os.kill(os.getpid(), signal.SIGKILL)
     return result
 

@@ -15,11 +15,11 @@ from rich.console import Console
 from mfpyg.cli import train_options
 from mfpyg.cli.common import quiet_frameworks
 from mfpyg.datasets import MiniCHNO, batches
-from mfpyg.strategies import stages_of
 from mfpyg.training import fit, run
 from mfpyg.training.check import check_settings
 from mfpyg.training.data import open_training_data
 from mfpyg.training.distributed import this_process
+from mfpyg.training.fit import stages_of
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.inputs import Inputs
 

@@ -33,11 +33,11 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, list[
         return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
     def recorded_end(self: Any, trainer: Any, module: Any, *rest: Any) -> None:
-        seen["steps"].append((trainer.global_step, weights(module)))
+        seen["steps"].append((module.step, weights(module)))
         end(self, trainer, module, *rest)
 
     def recorded_validation(self: Any, *rest: Any) -> None:
-        seen["validated"].append((self.trainer.global_step, weights(self)))
+        seen["validated"].append((self.step, weights(self)))
         validate(self, *rest)
 
     monkeypatch.setattr(RunCheckpoint, "on_train_batch_end", recorded_end)

@@ -25,8 +25,8 @@ from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.settings import SplitSettings
-from mfpyg.strategies import stages_of
 from mfpyg.training.check import check_settings, label_fractions
+from mfpyg.training.fit import stages_of
 from mfpyg.training.inputs import Inputs
 
 TINY = [

@@ -25,10 +25,10 @@ from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
-from mfpyg.strategies import stages_of
 from mfpyg.training import fit
 from mfpyg.training.callbacks import RunCheckpoint
 from mfpyg.training.check import check_settings
+from mfpyg.training.fit import stages_of
 from mfpyg.training.inputs import Inputs
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.sampling import Interleaved, Sampling

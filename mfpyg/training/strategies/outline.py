@@ -14,6 +14,9 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, parse_numbers, parse_weights
 from mfpyg.settings import TrainSettings
 
+OUTLINED = ("tl", "delta", "meta")
+"""Strategies whose stages are known without the data."""
+
 
 @dataclass(frozen=True)
 class StageOutline:

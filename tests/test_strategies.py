@@ -1,0 +1,92 @@
+"""The registry of strategies: names, options, and packages that add one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mfpyg import settings as s
+from mfpyg import strategies
+from mfpyg.errors import MFPyGError
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strategies.registry, "known", dict(strategies.registry.known))
+
+
+def strategy(inputs: Any, share: float = 0.5, level: str = "dz", repeats: int = 1, keep: bool = False) -> Any:
+    """A strategy that gives back what it got."""
+    return share, level, repeats, keep
+
+
+def settings_of(*options: str, name: str = "mine") -> s.TrainSettings:
+    return s.from_dict({"strategy": name, "strategy_options": list(options), "fidelities": ["dz:E", "cc:E"]})
+
+
+def test_options_are_typed_texts() -> None:
+    strategies.register("mine", strategy)
+    settings = settings_of("share=0.25", "level=1", "keep=true")
+    settings.check()
+    assert strategies.find("mine").make(None, settings.strategy_options) == (0.25, "1", 1, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("shrae=1", "did you mean 'strategy_options.share'"),
+        ("repeats=many", "expected a whole number"),
+        ("share", "expected each option once, as name=value"),
+        ("keep=3", "expected true or false"),
+    ],
+)
+def test_wrong_options_are_refused(option: str, message: str) -> None:
+    strategies.register("mine", strategy)
+    with pytest.raises(MFPyGError, match=message):
+        settings_of(option).check()
+
+
+def test_strategies_of_the_package_take_none_and_keep_their_names() -> None:
+    with pytest.raises(MFPyGError, match="strategy tl"):
+        settings_of("share=1", name="tl").check()
+    with pytest.raises(MFPyGError, match="already"):
+        strategies.register("tl", strategy)
+    with pytest.raises(MFPyGError, match=r"unknown strategy 'dleta' \(known: mfl, tl, delta, meta\)"):
+        settings_of(name="dleta").check()
+
+
+_MODULE = """
+from mfpyg.training.strategies import joint
+
+
+def stages(inputs, factor: float = 1.0):
+    potential, (stage,) = joint.stages(inputs)
+    stage.lr *= factor
+    return potential, [stage]
+"""
+
+
+@pytest.mark.slow
+def test_an_installed_package_trains_and_is_not_needed_to_predict(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    info = site / "slow_training-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-training\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[mfpyg.strategies]\nslow = slow_training:stages\n")
+    (site / "slow_training.py").write_text(_MODULE)
+
+    def run(*command: str, path: str = str(site)) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])}
+        return subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    options = ["--fidelities", "dz:EF", "cc:E", "--epochs=1", "--batch-size=64", "--model.n-features=6", "--out=run"]
+    done = run("-m", "mfpyg.cli.train", *options, "--strategy=slow", "--strategy-options", "factor=0.5")
+    assert done.returncode == 0, done.stderr
+    assert "strategy slow, epochs of 10 steps: slow 1" in done.stdout
+    loading = "import mfpyg; print(mfpyg.load('run').fidelities)"
+    assert run("-c", loading, path="").stdout.strip() == "('dz', 'cc')"
