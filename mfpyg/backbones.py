@@ -29,7 +29,7 @@ from mfpyg.plugins import Plugin, Registry
 
 @dataclass(frozen=True)
 class BackboneKind(Plugin):
-    """What is known of a kind of backbone before any is made: ``factory(species, **options)`` makes one.
+    """A kind of backbone by name; ``factory(species, **options)`` makes one.
 
     Attributes:
         small: options that ``--preset small`` changes.
@@ -51,7 +51,7 @@ class BackboneKind(Plugin):
         except MFPyGError:
             raise
         except Exception as error:
-            if self.package is None and not isinstance(error, ValueError):  # ours to mend
+            if self.package is None and not isinstance(error, ValueError):  # ours to fix
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise MFPyGError(f"backbone '{self.name}' can't be made with these options ({reason})") from error

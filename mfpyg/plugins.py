@@ -1,4 +1,4 @@
-"""What packages can add to mfpyg by name, as backbones and strategies; without torch.
+"""Registries of backbones and strategies by name, to which other packages can add; without torch.
 
 Only what is registered or installed is ever imported: no name in a file or a checkpoint can bring code in.
 """
@@ -22,13 +22,13 @@ _KINDS = {int, float, str, bool, type(None)}
 
 @dataclass(frozen=True)
 class Plugin:
-    """What is known of a thing before any is made.
+    """An entry of a registry, which imports nothing until it is loaded.
 
     Attributes:
         name: by which users choose it.
         factory: a class or function; or where to import it from, as ``module:name``.
         options: dataclass of its options.
-        package: what has to be installed for it; ``None`` for those of this package.
+        package: that has to be installed for it; ``None`` for those of this package.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Registry(Generic[Kind]):
 
     Args:
         what: the kind, for errors.
-        takes: what a factory takes before its options, for errors.
+        takes: name of the first argument of a factory, before its options, for errors.
         kind: class of the entries.
         own: those of this package.
     """
@@ -119,7 +119,7 @@ def options_of(thing: str, factory: Callable[..., Any], takes: str) -> type:
     Args:
         thing: for errors, as ``backbone 'mine'``.
         factory: with a dataclass ``Options``, or keyword parameters with kinds and defaults.
-        takes: what the factory takes first, for errors.
+        takes: name of the factory's first argument, for errors.
 
     Raises:
         MFPyGError: for anything that is no option: no default, one of another kind, or a kind that is not plain.

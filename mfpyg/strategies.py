@@ -28,7 +28,7 @@ from mfpyg.plugins import Plugin, Registry
 
 @dataclass(frozen=True)
 class Strategy(Plugin):
-    """What is known of a strategy before it makes stages: ``factory(inputs, **options)`` does.
+    """A strategy by name; ``factory(inputs, **options)`` makes its stages.
 
     Those of this package find their options in the settings instead.
     """

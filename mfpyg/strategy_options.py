@@ -55,7 +55,7 @@ class MetaSettings:
 
 
 GROUPS = {"transfer": "tl", "delta": "delta", "meta": "meta"}
-"""Which strategy each group of settings is of."""
+"""Strategy of each group of settings."""
 
 
 def check_groups(settings: object, strategy: str) -> None:

@@ -1,4 +1,4 @@
-"""What happens at the end of each epoch: checkpoints, the CSV log, and the line on the terminal."""
+"""Callbacks at the end of each epoch: checkpoints, the CSV log, and the line on the terminal."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class EpochLog(Callback):
         append_text(self.path, line.getvalue())
 
     def _text(self) -> io.StringIO:
-        """What the file holds, in which no byte is wrong any more."""
+        """Text of the file, wrong bytes replaced."""
         text = self.path.read_bytes().decode("utf-8", errors="replace") if self.path.is_file() else ""
         return io.StringIO(text.replace("\0", "\ufffd"), newline="")
 

@@ -1,4 +1,4 @@
-"""What can be said of the settings before any data is opened, or torch imported."""
+"""Checks of the settings that need neither data nor torch."""
 
 from __future__ import annotations
 

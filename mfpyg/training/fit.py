@@ -146,7 +146,7 @@ def _resumed(
 
 
 def _described(inputs: Inputs, potential: Potential, stages: Sequence[Stage]) -> dict[str, Any]:
-    """What checkpoints hold besides weights and state, see :func:`mfpyg.checkpoint.describe`."""
+    """Contents of checkpoints besides weights and state, see :func:`mfpyg.checkpoint.describe`."""
     settings, dataset = inputs.settings, inputs.dataset
     record = None if inputs.start is None else inputs.start.record
     trained = [fidelity.name for fidelity in parse_fidelities(settings.fidelities)]

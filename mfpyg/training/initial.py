@@ -30,7 +30,7 @@ FRESH = "fresh"
 
 @dataclass(frozen=True)
 class InitialModel:
-    """What ``--init`` names.
+    """The trained potential that ``--init`` names.
 
     Attributes:
         path: as it was given.
@@ -44,7 +44,7 @@ class InitialModel:
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """What the checkpoint says of itself."""
+        """Description of the potential in the checkpoint."""
         found: Mapping[str, Any] = self.checkpoint["mfpyg"]
         return found
 
@@ -76,7 +76,7 @@ class InitialModel:
         return potential
 
     def is_of(self, dataset: ConformationDataset) -> bool:
-        """Whether it was trained on the conformations of a data set, of whichever levels."""
+        """True if it was trained on the conformations of a data set, of whichever levels."""
         data = self.described["data"]
         if data["fingerprint"] == dataset.fingerprint:
             return True
@@ -86,7 +86,7 @@ class InitialModel:
         return self.path
 
     def record(self) -> dict[str, Any]:
-        """What is remembered of it in the checkpoints of the training: plain values, those of its own beginnings
+        """Record of it in the checkpoints of the training: plain values, those of its own beginnings
         included."""
         return {
             "path": self.path,
@@ -122,7 +122,7 @@ def read_initial(path: str) -> InitialModel:
 
 @dataclass(frozen=True)
 class Start:
-    """What a training goes on from.
+    """Potential that a training continues from.
 
     Attributes:
         potential: in a run that is resumed, with the new fidelities already.
@@ -150,7 +150,7 @@ def start_of(model: InitialModel) -> Start:
 
 
 def start_of_resumed(folder: RunFolder) -> Start:
-    """That of a run that is resumed, for which the model that it began with is not needed any more.
+    """The start of a run that is resumed, which needs the model that it began with no more.
 
     Raises:
         MFPyGError: if its last checkpoint is damaged.

@@ -1,4 +1,4 @@
-"""What the stages of a training have in common: settings, labels, splits, elements, reference energies."""
+"""Inputs of a training, which its stages share: settings, labels, splits, elements, reference energies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Elements:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a strategy makes the stages of a training from.
+    """Inputs from which a strategy makes the stages of a training.
 
     Attributes:
         settings: checked.
@@ -157,7 +157,7 @@ class Inputs:
         Args:
             kind: :class:`Stage`, or a subclass.
             name, fidelities, epochs: of the stage.
-            others: what else it is made with.
+            others: further attributes of the stage.
         """
         usual: dict[str, Any] = {
             "loss": self.loss(fidelities),

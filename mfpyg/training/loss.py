@@ -53,7 +53,7 @@ class MultiFidelityLoss(nn.Module):
     batch contributes exactly zero, with a zero gradient.
 
     Args:
-        fidelities: which labels to train on.
+        fidelities: with the labels to train on.
         columns: ``{fidelity: its number among the T of the data set}``.
         weights: ``{(fidelity, "energy" | "forces"): w}`` for every label trained on.
         hierarchicality: w_R.
@@ -86,7 +86,7 @@ class MultiFidelityLoss(nn.Module):
         return [(name, prop, self.columns[name]) for name, prop in self.weights]
 
     def labelled(self, sums: Tensor) -> dict[str, bool]:
-        """Whether there is a label of each fidelity, from the sums over all processes, (n_labels, 3)."""
+        """True for each fidelity that there is a label of, by the sums over all processes, (n_labels, 3)."""
         there = (sums[:, 0] > 0).tolist()
         return {
             f.name: any(n for (name, _), n in zip(self.weights, there, strict=True) if name == f.name)

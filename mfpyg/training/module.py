@@ -28,7 +28,7 @@ class _Compared:
 
     Attributes:
         potential, loss, batch: that were compared.
-        labelled: whether the batch, over all processes, has a label of each fidelity.
+        labelled: True for each fidelity that the batch, over all processes, has a label of.
     """
 
     potential: MultiFidelityPotential
@@ -46,10 +46,10 @@ class MultiFidelityModule(lightning.LightningModule):
 
     Args:
         potential: that the stage trains.
-        stage: what is trained, on which loss, and by which optimiser.
+        stage: parameters, loss and optimiser.
         metadata: plain values that go into every checkpoint under ``"mfpyg"``.
         molecules: names, by which a conformation that breaks the training is reported.
-        compiled: whether training steps go through ``torch.compile``; validation, where it gains nothing, does not.
+        compiled: True for training steps through ``torch.compile``; validation, where it gains nothing, is not.
         optim: settings of the optimiser.
         place: where in the whole training the stage is.
     """
@@ -220,7 +220,7 @@ class MultiFidelityModule(lightning.LightningModule):
         batch: Batch,
         predictions: Mapping[str, Prediction] | None,
     ) -> tuple[str, bool] | None:
-        """What in a batch is not finite, and whether that is the data; predictions are made anew if not given."""
+        """Description of what is not finite in a batch, and True if that is the data."""
         fault = fault_of_data(potential, batch, loss.labels, self.molecules)
         if fault is not None:
             return fault, True

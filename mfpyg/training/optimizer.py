@@ -34,7 +34,7 @@ def decaying(module: nn.Module) -> list[nn.Parameter]:
 def groups(
     module: nn.Module, trained: Iterable[nn.Parameter], weight_decay: float
 ) -> list[nn.Parameter] | list[dict[str, Any]]:
-    """What an optimiser takes as its parameters: those that decay, and those that do not.
+    """Parameter groups of an optimiser: those that decay, and those that do not.
 
     Args:
         module: that the parameters are of, see :func:`decaying`.
@@ -84,7 +84,7 @@ def skip_unlabelled(potential: MultiFidelityPotential, labelled: Mapping[str, bo
 
     Args:
         potential: after the backward pass.
-        labelled: whether each fidelity predicted has a label in the batch, over all processes, so that these agree.
+        labelled: True for each fidelity predicted that has a label in the batch, over all processes.
     """
     without = [name for name, there in labelled.items() if not there]
     if not without:
@@ -102,13 +102,13 @@ def average_over(potential: MultiFidelityPotential, batches: int, divided_by: in
 
 
 def makes_step(trainer: lightning.Trainer, batch_number: int) -> bool:
-    """Whether the optimiser makes a step after a batch of the epoch, instead of waiting for more gradients."""
+    """True if the optimiser makes a step after a batch of the epoch, instead of waiting for more gradients."""
     n = batch_number + 1
     return n % trainer.accumulate_grad_batches == 0 or n == trainer.num_training_batches
 
 
 def fault_of_gradients(potential: MultiFidelityPotential) -> str | None:
-    """Which gradient is not finite, or so large that its square, which Adam keeps, is not; ``None`` if all are well."""
+    """Description of a gradient that is not finite, or whose square, which Adam keeps, is not; ``None`` if all are."""
     found = {name: p.grad for name, p in potential.named_parameters() if p.grad is not None}
     if not found:
         return None

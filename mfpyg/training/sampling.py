@@ -1,4 +1,4 @@
-"""What an epoch and its batches are made of, where fidelities have unequal amounts of labels.
+"""Sampling of epochs and batches, where fidelities have unequal amounts of labels.
 
 A conformation belongs to the class of the rarest fidelity that it carries a label of. An epoch draws N
 conformations, N being their number, class c with a share
@@ -23,11 +23,11 @@ from mfpyg.errors import MFPyGError
 
 @dataclass
 class Sampling:
-    """Which conformations the batches of each epoch hold.
+    """Conformations of the batches of each epoch.
 
     Attributes:
         rows: numbers of the conformations to train on, (n,) int64.
-        labelled: which of them carry a label of each fidelity trained on, (n, T) bool; each of at least one.
+        labelled: True where one carries a label of a fidelity trained on, (n, T) bool; each of at least one.
         seed: of all orders.
         temperature: τ; ``math.inf`` for balanced.
         minimum: number among the T, and fewest graphs with a label of it in each batch; ``None`` for any.
@@ -83,7 +83,7 @@ class Sampling:
         return [self.rows[batch] for batch in batches]
 
     def shares(self) -> np.ndarray:
-        """How many conformations of each class an epoch draws, (n_classes,) int64; N in all."""
+        """Number of conformations of each class that an epoch draws, (n_classes,) int64; N in all."""
         sizes = np.array([len(members) for members in self.classes], np.float64)
         weights = sizes ** (1 / self.temperature)
         exact = len(self.rows) * weights / weights.sum()
@@ -106,7 +106,7 @@ class Sampling:
         return self._next(np.arange(n), len(self.classes), epoch, min(self.budget, n_batches * n))
 
     def _next(self, members: np.ndarray, number: int, epoch: int, count: int) -> np.ndarray:
-        """What an epoch draws of the endless sequence of shuffled orders that the seed and a number decide."""
+        """Members that an epoch draws of the endless sequence of shuffled orders of the seed and a number."""
         if not count:
             return members[:0]
         start = epoch * count
@@ -177,7 +177,7 @@ class Interleaved:
         return (epoch * runs + step // self.length) % len(self.samplings)
 
     def ends(self, step: int, n_steps: int) -> bool:
-        """Whether a step is the last of a run."""
+        """True if a step is the last of a run."""
         return (step + 1) % self.length == 0 or step + 1 == n_steps
 
     def batches(self, epoch: int, batch_size: int) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ from mfpyg.training.data import ConformationData
 
 
 class Plateau:
-    """When to act on a metric that no longer improves: raise the batch size first, then lower the rate.
+    """Schedule by a metric that no longer improves: raises the batch size first, then lowers the rate.
 
     (Smith et al., arXiv:1711.00489.) After ``patience`` epochs without an improvement by at least one
     part in 10⁴, the batch size is divided by ``factor``, up to its maximum; from then on the

@@ -30,7 +30,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage is in its training.
+    """Position of a stage in its training.
 
     Attributes:
         number: of the stage, from 0.
@@ -55,7 +55,7 @@ class Stage:
         loss: of the validation, and of the metrics; of the training batches, too, unless :meth:`compared` says another.
         lr: initial learning rate.
         dataset: with the labels that the stage may see.
-        train: what the training batches are made of.
+        train: sampling of the training batches.
         val: conformations of the validation, (n,) int64.
         weight_decay: see :func:`mfpyg.training.optimizer.adam`.
         monitor: metric by which the best epoch is chosen, and that the schedule and early stopping follow.

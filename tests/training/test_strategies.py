@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 import mfpyg
@@ -29,7 +30,9 @@ from mfpyg.training import fit
 from mfpyg.training.callbacks import RunCheckpoint
 from mfpyg.training.check import check_settings
 from mfpyg.training.fit import stages_of
+from mfpyg.training.folder import RunFolder
 from mfpyg.training.inputs import Inputs
+from mfpyg.training.loggers import Loggers
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.sampling import Interleaved, Sampling
 from mfpyg.training.stage import Stage, Step
@@ -630,6 +633,23 @@ def test_schedule_begins_anew_with_each_stage(tmp_path: Path) -> None:
     assert max(sizes[:6]) > 64, "the schedule never acted"
     assert sizes[6] == sizes[0] == 64
     assert float(rows(run)[6]["lr"]) == 1.0
+
+
+@pytest.mark.slow
+def test_loggers_count_on_from_stage_to_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, list[tuple[int, int]]] = {}
+    for strategy in ("mfl", "tl"):
+        logger = CSVLogger(tmp_path, strategy, "")
+
+        def init(self: Loggers, settings: s.TrainSettings, folder: RunFolder, logger: CSVLogger = logger) -> None:
+            self.folder, self.of = folder, {"csv": logger}
+
+        monkeypatch.setattr(Loggers, "__init__", init)
+        run_one(tmp_path / f"run-{strategy}", "--strategy", strategy)
+        with (tmp_path / strategy / "metrics.csv").open(newline="") as file:
+            logged[strategy] = [(int(row["step"]), round(float(row["epoch"]))) for row in csv.DictReader(file)]
+    assert logged["tl"] == logged["mfl"]
+    assert [epoch for _, epoch in logged["tl"]] == [0, 1, 2, 3]
 
 
 @pytest.mark.slow

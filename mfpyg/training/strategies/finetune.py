@@ -78,7 +78,7 @@ def fit_to_predictions(
     like: str,
     given: Mapping[int, float],
 ) -> References:
-    """What to add to the reference energies of a fidelity, by least squares of its labels less its predictions.
+    """Shifts of the reference energies of a fidelity, by least squares of its labels less its predictions.
 
     A fit of the labels themselves, as for new networks, would have to do without knowing how strongly the labelled
     molecules are bound, which the network it is added to knows: of few labels its error is that of a poor sample.
