@@ -192,8 +192,8 @@ class MultiFidelityModule(lightning.LightningModule):
         self.logged = set()
         self._log("train", self.stage.train_loss, self._sums.pop("train"))
         self._log("val", self.loss, self._sums.pop("val"))
-        if self.place.steps:  # loggers count on from stage to stage
-            self.log_dict({"epoch": float(self.epoch), "step": float(self.step)}, batch_size=1)
+        if self.place.steps:  # loggers count on from stage to stage, where Lightning names the last step made
+            self.log_dict({"epoch": float(self.epoch), "step": float(self.step - 1)}, batch_size=1)
 
     def _log(self, split: str, loss: MultiFidelityLoss, sums: Tensor) -> None:
         errors = loss.error(sums)
