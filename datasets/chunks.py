@@ -15,7 +15,7 @@ import torch
 from ase.data import chemical_symbols
 from torch_geometric.data import Data
 
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, shortened
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.origin import near_origin
 
@@ -54,6 +54,13 @@ def by_formula(z: np.ndarray) -> tuple[np.ndarray, list[str]]:
 def same_numbers(shape: Sequence[int], expected: Sequence[int]) -> bool:
     """True if the shapes differ only by axes of length one, as energies (n, 1) and (n,) do."""
     return [n for n in shape if n != 1] == [n for n in expected if n != 1]
+
+
+def keys_found(keys: Iterable[str]) -> str:
+    """Keys of a file, for errors about a missing one."""
+    names = sorted(keys)
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return f"(keys found: {', '.join(shortened(names[:20])) or 'none'}{more})"
 
 
 def labels_of(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, formula, same_numbers
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, formula, keys_found, same_numbers
 from mfpyg.datasets.file_dataset import FileDataset
 from mfpyg.datasets.frames import Frame, frames_of, frames_of_database, frames_of_text
-from mfpyg.errors import MFPyGError, did_you_mean, shortened
+from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
-
-_KEYS_IN_ERROR = 20
 
 
 class ExtXYZ(FileDataset):
@@ -64,7 +62,7 @@ class ExtXYZ(FileDataset):
             for key in level.keys:
                 if key not in seen:  # an optional one; a frame without another has been refused
                     missing = f"{path}: no frame has the key '{key}' of '{level.name}'"
-                    raise MFPyGError(f"{missing} {_found(seen)}{did_you_mean(key, seen)}")
+                    raise MFPyGError(f"{missing} {keys_found(seen)}{did_you_mean(key, seen)}")
 
     def _frames(self) -> Iterator[Frame]:
         path = self.files[0]
@@ -172,7 +170,7 @@ def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tup
         if key in level.optional:
             return np.full(shape, np.nan)
         raise MFPyGError(
-            f"{where} lacks the key '{key}' of '{level.name}' {_found(values)}; "
+            f"{where} lacks the key '{key}' of '{level.name}' {keys_found(values)}; "
             f"write '{key}?' if frames may lack it{did_you_mean(key, values)}"
         )
     expected = f"expected {shape} numbers" if shape else "expected one number"
@@ -189,12 +187,6 @@ def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tup
     if np.isinf(numbers).any():
         raise MFPyGError(f"{where}: {key} is infinite; NaN means missing")
     return numbers
-
-
-def _found(keys: Iterable[str]) -> str:
-    names = sorted(keys)
-    more = f" and {len(names) - _KEYS_IN_ERROR} more" if len(names) > _KEYS_IN_ERROR else ""
-    return f"(keys found: {', '.join(shortened(names[:_KEYS_IN_ERROR])) or 'none'}{more})"
 
 
 def _split(values: Mapping[str, Any], where: str) -> int:

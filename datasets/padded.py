@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, labels_of, same_numbers
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, keys_found, labels_of, same_numbers
 from mfpyg.datasets.file_dataset import FileDataset
-from mfpyg.errors import MFPyGError, did_you_mean, shortened
+from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import raise_if_unreadable
 
@@ -71,18 +71,15 @@ class PaddedArrays(FileDataset):
             for key in level.keys:
                 if key not in keys:
                     lacks = f"{self._where} lacks the key '{key}' of '{level.name}'"
-                    raise MFPyGError(f"{lacks} {_listed(keys)}{did_you_mean(key, keys)}")
+                    raise MFPyGError(f"{lacks} {keys_found(keys)}{did_you_mean(key, keys)}")
         return levels
 
     def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
         keys = self._keys()
         pos, species = _geometry_keys(keys, self._where)
-        for key in _LATTICES:
-            if key in keys:
-                raise MFPyGError(
-                    f"{self._where}: has the key '{key}', but periodic systems are not read from arrays; "
-                    f"write them as extended XYZ or an ASE database"
-                )
+        if lattice := [key for key in _LATTICES if key in keys]:
+            problem = f"has the key '{lattice[0]}', but periodic systems are not read from arrays"
+            raise MFPyGError(f"{self._where}: {problem}; write them as extended XYZ or an ASE database")
         per_row = {key for level in levels for key in level.keys} | {pos, species} | ({COUNTS} & {*keys})
         with self._arrays(sorted(per_row)) as arrays, _reading(self._where):
             n, size = self._check(arrays, pos, species, levels)
@@ -265,14 +262,9 @@ def _geometry_keys(keys: Mapping[str, Any] | Sequence[str], where: str) -> tuple
         there = [key for key in known if key in keys]
         if len(there) != 1:
             few = f"has {what} under {' and '.join(there)}" if there else f"has no {what}"
-            raise MFPyGError(f"{where} {few} {_listed(keys)}; expected one of the keys {', '.join(known)}")
+            raise MFPyGError(f"{where} {few} {keys_found(keys)}; expected one of the keys {', '.join(known)}")
         found += there
     return found[0], found[1]
-
-
-def _listed(keys: Mapping[str, Any] | Sequence[str]) -> str:
-    """Keys that were found, for errors."""
-    return f"(keys found: {', '.join(shortened(sorted(keys)[:20])) or 'none'})"
 
 
 def _names(folder: Path) -> list[str]:
@@ -298,7 +290,7 @@ def _folder_and_prefix(path: Path) -> tuple[Path, str]:
         return folder, start
     if not prefixes:
         expected = "expected files such as data-R.npy and data-Z.npy, a prefix and a key"
-        raise MFPyGError(f"{path}: no positions and atomic numbers {_listed(names)}; {expected}")
+        raise MFPyGError(f"{path}: no positions and atomic numbers {keys_found(names)}; {expected}")
     if len(prefixes) > 1:
         some = sorted(prefixes)
         raise MFPyGError(

@@ -1,7 +1,4 @@
-"""Data sets as ``--dataset`` names them: a known one, or a file and the meaning of its keys.
-
-Importable without torch, so that a command can check its options at once; opening a data set imports it.
-"""
+"""Data sets as ``--dataset`` names them: a known one, or a file and the meaning of its keys; without torch."""
 
 from __future__ import annotations
 

@@ -265,8 +265,7 @@ def _check_cutoff(state: GraphState, cutoff: float) -> None:
 def _check_energies(fidelity: str, species: Sequence[int], reference: Tensor, energy_unit: str) -> None:
     """Check size and sign of reference energies.
 
-    Total energies are known well enough to tell units apart. Other energies, such as those of atomisation, only show
-    their sign: atoms attract each other.
+    Total energies are known well enough to tell units apart; others, as of atomisation, only show their sign.
 
     Args:
         fidelity: whose they are.
