@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+from mfpyg.cache import cache_dir
 from mfpyg.cli.common import quiet_frameworks, run
 from mfpyg.cli.train_options import NAME, default_out, new_data, parse
 from mfpyg.datasets.spec import recorded_specs
@@ -64,6 +66,7 @@ def _train(settings: TrainSettings, folder: RunFolder, resume: bool) -> None:
     from mfpyg.training.run import final_table, train
 
     quiet_frameworks()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
     console = Console(quiet=not is_main_process())
     try:
         train(settings, folder, console, resume)
