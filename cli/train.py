@@ -28,6 +28,8 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 def train_command(arguments: Sequence[str]) -> None:
     """Run the command as the process that this is; where several are wanted, start them."""
+    # Else torch's compiler keeps what it has compiled in the temporary folder.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
     process = this_process()
     if process.launcher is None:
         _command(arguments)
@@ -66,7 +68,6 @@ def _train(settings: TrainSettings, folder: RunFolder, resume: bool) -> None:
     from mfpyg.training.run import final_table, train
 
     quiet_frameworks()
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
     console = Console(quiet=not is_main_process())
     try:
         train(settings, folder, console, resume)
