@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch_geometric.nn import MessagePassing
 
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import Graph, Prepared
@@ -150,6 +153,19 @@ def check_drawn_by_parts(module: nn.Module) -> None:
     """
     if next(module.parameters(recurse=False), None) is not None:
         raise MFPyGError(f"{type(module).__name__} has weights and no reset_parameters of its own; add one")
+
+
+def remove_template_files(network: nn.Module) -> None:
+    """Delete the files that PyG's ``MessagePassing`` has written for the layers of a network.
+
+    It writes the code of ``propagate`` for each class, once a process, into the temporary folder, imports it, and
+    leaves the file there.
+    """
+    for kind in {type(module) for module in network.modules() if isinstance(module, MessagePassing)}:
+        for method in ("propagate", "edge_updater"):
+            written = sys.modules.get(f"{kind.__module__}_{kind.__name__}_{method}")
+            if written is not None and written.__file__ is not None:
+                Path(written.__file__).unlink(missing_ok=True)
 
 
 def check_elements(name: str, species: Sequence[int], most: int) -> None:

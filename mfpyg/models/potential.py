@@ -17,7 +17,7 @@ from mfpyg.ambient import neutral, without_inference
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
 from mfpyg.locality import is_large, reordered, spatial_order
-from mfpyg.models.backbone import Backbone, check_backbone, private_copies, reset, through
+from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
 from mfpyg.models.compiled import Compiler
 from mfpyg.models.derivatives import evaluate
 from mfpyg.models.heads import Head, make_head
@@ -73,6 +73,7 @@ class MultiFidelityPotential(Potential):
         if isolated not in ("network", "reference"):
             raise unknown_name("energy of isolated atoms", isolated, ("network", "reference"))
         check_backbone(backbone)
+        remove_template_files(backbone)
         self.backbone = backbone
         self.fidelities = tuple(fidelities)
         self.engine, self.isolated, self.compiled = engine, isolated, False

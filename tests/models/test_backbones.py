@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,6 +139,22 @@ def test_constants_of_e3nn_keep_their_digits() -> None:
 def test_a_potential_can_be_pickled(make_batch: Batches, name: str) -> None:
     potential, batch = MultiFidelityPotential(make(name), ["dz"]).double().eval(), make_batch([4])
     assert torch.equal(pickle.loads(pickle.dumps(potential))(batch).energy, potential(batch).energy)
+
+
+_BUILD = """
+from mfpyg import backbones
+from mfpyg.models import MultiFidelityPotential
+
+for name in ("hipnn", "schnet", "painn", "visnet"):
+    kind = backbones.find(name)
+    MultiFidelityPotential(kind.make([1, 6], kind.small), ["dz"])
+"""
+
+
+def test_nothing_stays_in_the_temporary_folder(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", _BUILD], check=True, env=environment)
+    assert not list(tmp_path.rglob("*.py"))
 
 
 @pytest.mark.parametrize("name", ["schnet", "dimenet++", "visnet"])
