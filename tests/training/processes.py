@@ -1,4 +1,4 @@
-"""The real recipe, module and trainer in one or several processes, on a few conformations; what each did is written."""
+"""Real trainings in one or several processes, on a few conformations; what each did is written."""
 
 from __future__ import annotations
 
