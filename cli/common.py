@@ -78,6 +78,31 @@ def quiet_frameworks() -> None:
     warnings.filterwarnings("always", category=MFPyGWarning)
 
 
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Run with so many threads of torch; as many as before with ``None``.
+
+    Args:
+        number: of threads, also of Lightning, which looks at ``OMP_NUM_THREADS``.
+    """
+    if number is None:
+        yield
+        return
+    import torch
+
+    before, environment = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(number)
+    os.environ["OMP_NUM_THREADS"] = str(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        if environment is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = environment
+
+
 def check_json_target(name: str) -> None:
     """Check that a file can be written where ``--json`` says, before anything is computed.
 

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from mfpyg.cache import cache_dir
-from mfpyg.cli.common import quiet_frameworks, run
+from mfpyg.cli.common import quiet_frameworks, run, threads
 from mfpyg.cli.train_options import NAME, default_out, new_data, parse
 from mfpyg.datasets.spec import recorded_specs
 from mfpyg.errors import INTERRUPT_STATUS
@@ -54,11 +54,19 @@ def _command(arguments: Sequence[str]) -> None:
         if is_main_process():
             folder.check_new()
     if settings.n_processes > 1 and this_process().launcher is None:
+        _set_environment(settings.n_processes)
         sys.exit(launch(arguments, settings.n_processes, folder.to_go_on))
-    with held(folder.path) if is_main_process() else nullcontext():
+    with held(folder.path) if is_main_process() else nullcontext(), threads(settings.threads):
         if is_main_process():
             folder.remove_leftovers()
         _train(settings, folder, resumed is not None)
+
+
+def _set_environment(n_processes: int) -> None:
+    """Variables of the processes that are started, where the user has not set them."""
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds to save a step before a process is killed
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // n_processes, 1)))
 
 
 def _train(settings: TrainSettings, folder: RunFolder, resume: bool) -> None:

@@ -14,7 +14,6 @@ from filelock import FileLock
 from torch import Tensor
 from torch_geometric.data import Data, InMemoryDataset
 
-from mfpyg import interrupt
 from mfpyg.ambient import neutrally
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.chunks import Chunk, Track
@@ -215,7 +214,7 @@ class ConformationDataset(InMemoryDataset):
         read = [*levels, *(level for level in needed if level not in levels)]
         columns, required = list(range(len(levels))), [read.index(level) for level in needed]
         edges = self.pre_transform if isinstance(self.pre_transform, RadiusGraph) and not self.pre_filter else None
-        with interrupt.listening(), ColumnFiles(Path(self.processed_dir)) as files:
+        with ColumnFiles(Path(self.processed_dir)) as files:
             processing = Processing(files, edges, len(levels))
             for chunk in self.chunks(read):
                 keep = ~np.isnan(chunk.energy[:, required]).any(axis=1)

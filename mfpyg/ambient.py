@@ -8,7 +8,6 @@ potential has to give the same numbers whoever was there before.
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -82,21 +81,3 @@ def building() -> Iterator[None]:
             yield
         finally:
             torch.set_default_dtype(before)
-
-
-@contextmanager
-def threads(number: int | None) -> Iterator[None]:
-    """So many of torch's threads within, also for Lightning, and as many as before afterwards; ``None`` for those."""
-    before, environment = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
-    if number is not None:
-        torch.set_num_threads(number)
-        os.environ["OMP_NUM_THREADS"] = str(number)  # or Lightning sets another number
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
-        if environment is None:
-            os.environ.pop("OMP_NUM_THREADS", None)
-        else:
-            os.environ["OMP_NUM_THREADS"] = environment

@@ -11,13 +11,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
-
-Handler = Callable[[int, FrameType | None], Any]
-"""What Python calls when a signal has come."""
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
@@ -26,11 +23,10 @@ _pending = False
 
 
 @contextmanager
-def listening(afterwards: Handler | None = None) -> Iterator[None]:
+def listening() -> Iterator[None]:
     """Remember every Ctrl-C within, SIGTERM being one, too; in the main thread, and where it is not ignored.
 
-    Args:
-        afterwards: what deals with them from the end on; what did before, if not given.
+    For commands: a library leaves the handling of signals to the program.
     """
     global _listening, _pending
     if _listening or threading.current_thread() is not threading.main_thread():
@@ -54,7 +50,7 @@ def listening(afterwards: Handler | None = None) -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, afterwards or handler)
+            signal.signal(number, handler)
         _listening = False
 
 
@@ -81,8 +77,8 @@ class Postponed:
         self._before: dict[signal.Signals, Any] = {}
 
     def begin(self) -> None:
-        """From now on; in the main thread, and where they are not ignored."""
-        if threading.current_thread() is not threading.main_thread():
+        """From now on; in commands, see :func:`listening`, and where they are not ignored."""
+        if not _listening or threading.current_thread() is not threading.main_thread():
             return
         for number in _STOPS:
             handler = signal.getsignal(number)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch_geometric.data import Data
 
 import mfpyg
 from mfpyg import settings
-from mfpyg.ambient import neutral, threads
+from mfpyg.ambient import neutral
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.batches import BatchLoader
 from mfpyg.errors import MFPyGError
@@ -208,17 +207,3 @@ def test_data_on_another_device_are_refused_with_both(checkpoint: Callable[..., 
 
 def test_neutral_costs_nothing_where_nothing_is_set() -> None:
     assert neutral() is neutral()
-
-
-def test_threads_are_as_many_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = torch.get_num_threads()
-    for environment in (None, "7"):
-        if environment is None:
-            monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        else:
-            monkeypatch.setenv("OMP_NUM_THREADS", environment)
-        with threads(before + 1):
-            assert torch.get_num_threads() == before + 1
-            assert os.environ["OMP_NUM_THREADS"] == str(before + 1)
-        assert torch.get_num_threads() == before
-        assert os.environ.get("OMP_NUM_THREADS") == environment

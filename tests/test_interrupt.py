@@ -76,6 +76,6 @@ def test_processing_stops_at_an_interrupt_that_was_lost(tmp_path: Path) -> None:
         interrupt_where_it_is_lost()
         return names
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), interrupt.listening():  # as in a command
         MiniCHNO(tmp_path, track=track)
     assert list((tmp_path / "processed").iterdir()) == []

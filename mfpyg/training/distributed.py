@@ -118,11 +118,6 @@ def launch(arguments: Sequence[str], number: int, advice: Callable[[], str]) -> 
         MFPyGError: the first error of a process, or the signal that has killed it.
         KeyboardInterrupt: if they were stopped.
     """
-    os.environ.setdefault(
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600"
-    )  # seconds for the step and the validation to be saved
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // number, 1)))
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch

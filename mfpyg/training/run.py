@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Concatenate, ParamSpec
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from mfpyg.ambient import neutral, threads
+from mfpyg.ambient import neutrally
 from mfpyg.backbones import find as find_backbone
 from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels, versions
 from mfpyg.datasets.conformations import ConformationDataset
@@ -39,21 +37,8 @@ from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.rng_state import seed_generators
 from mfpyg.training.strategies.finetune import method_notes, splits_to_go_on
 
-P = ParamSpec("P")
 
-
-def _with_own_threads(function: Callable[Concatenate[TrainSettings, P], None]) -> Callable[..., None]:
-    """The function of settings, run in as many threads as they say, and out of reach of torch's global settings."""
-
-    @functools.wraps(function)
-    def call(settings: TrainSettings, *args: P.args, **kwargs: P.kwargs) -> None:
-        with neutral(), threads(settings.threads):
-            function(settings, *args, **kwargs)
-
-    return call
-
-
-@_with_own_threads
+@neutrally
 def train(
     settings: TrainSettings,
     folder: RunFolder,
@@ -136,7 +121,7 @@ def _summary(
     ]
 
 
-@_with_own_threads
+@neutrally
 def final_table(settings: TrainSettings, folder: RunFolder, console: Console) -> None:
     """Evaluate the best epoch on every split, print the table, and keep it in the run folder."""
     checkpoint = read_checkpoint(folder.best)
