@@ -16,7 +16,6 @@ from torch_geometric.data import Data
 from mfpyg.ambient import neutral, without_inference
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
-from mfpyg.locality import is_large, reordered, spatial_order
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
 from mfpyg.models.compiled import Compiler
 from mfpyg.models.derivatives import evaluate
@@ -224,16 +223,11 @@ class MultiFidelityPotential(Potential):
         system = System(data.pos.to(dtype), species, topology, lattice)
         through_compiler = self.compiled and not traced and topology.edge_index.shape[1] > 0
         evaluator = self._compiler if through_compiler else evaluate
-        order = spatial_order(system.pos, topology.batch, lattice) if is_large(topology) else None
-        if order is not None:
-            system = System(system.pos[order], species[order], reordered(topology, order), lattice)
         if self.isolated == "reference":
             system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
         predictions = evaluator(self, system, wanted, stress, differentiable)
         if self.isolated == "reference":
             predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
-        if order is not None:
-            predictions = {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
         if not self.training:  # where the loss is looked at
             check_apart(predictions.values(), data.pos.to(dtype), topology, lattice)
         return predictions

@@ -47,8 +47,3 @@ class Prediction:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         changed: dict[str, Any] = {name: None if value is None else change(value) for name, value in values.items()}
         return Prediction(**changed)
-
-    def of_atoms(self, atoms: Tensor) -> Prediction:
-        """A copy with the atoms in this order, (n_atoms,) int64."""
-        forces = None if self.forces is None else self.forces[atoms]
-        return dataclasses.replace(self, forces=forces, atomic_energies=self.atomic_energies[atoms])
