@@ -99,7 +99,7 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a kind; a whole number is a number, and true is none."""
+    """True if a value is of a kind; a whole number is a number, and true is none."""
     if len(alternatives(kind)) > 1:
         return any(fits(value, k) for k in alternatives(kind))
     if typing.get_origin(kind) is list:
@@ -112,7 +112,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def in_words(kind: Any) -> str:
-    """What a setting of this type takes, for errors: ``int | None`` is "a whole number, or null"."""
+    """Description of a type in errors: "a whole number, or null" of ``int | None``."""
     if len(alternatives(kind)) > 1:
         return ", or ".join(map(in_words, alternatives(kind)))
     if typing.get_origin(kind) is list:

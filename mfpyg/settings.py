@@ -13,10 +13,16 @@ from typing import Any
 from mfpyg import backbones, strategies
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, shown, unknown_name
-from mfpyg.finetune_options import KEPT_LR, FinetuneSettings, keeps
-from mfpyg.optim_options import OptimSettings
+from mfpyg.option_groups import (
+    KEPT_LR,
+    FinetuneSettings,
+    HeadSettings,
+    OptimSettings,
+    SamplingSettings,
+    SplitSettings,
+    keeps,
+)
 from mfpyg.options import build, check, setting
-from mfpyg.split_options import SplitSettings
 from mfpyg.strategy_options import DeltaSettings, MetaSettings, TransferSettings, check_groups
 from mfpyg.units import with_known_units
 
@@ -25,43 +31,8 @@ DATASETS = (
     "(.xyz, .db, .npz, others that ASE reads), npy:FOLDER:LEVEL or pyanitools:FILE.h5:LEVEL, a LEVEL being "
     "NAME=ENERGY[,FORCES]@UNIT, as mine.xyz:dft=energy,forces@eV"
 )
-"""What names a data set, for the help of commands."""
+"""Names of data sets, for the help of commands."""
 LOGGERS = ("tensorboard", "wandb", "mlflow")
-
-
-@dataclass
-class SamplingSettings:
-    """Which conformations a training epoch is made of, where fidelities have unequal amounts of labels."""
-
-    strategy: str = setting(
-        "proportional",
-        "proportional: each conformation once an epoch; balanced: as many of each fidelity's; temperature: between",
-        choices=("proportional", "balanced", "temperature"),
-    )
-    temperature: float | None = setting(
-        None, "of that strategy: 1 as proportional, large as balanced; null: 2", low=1.0
-    )
-    minimum: str | None = setting(None, "fewest graphs a batch with a label of a fidelity, as cc=4")
-    window: int = setting(0, "batches among which graphs of like size are brought together; 0: none", low=0)
-
-
-@dataclass
-class HeadSettings:
-    """What each fidelity has of its own."""
-
-    kind: str = setting(
-        "linear",
-        "output layers of each level; linear: as in the paper; nonlinear: with a hidden layer",
-        choices=("linear", "nonlinear"),
-    )
-    width: int | None = setting(None, "of the hidden layer; null: half the features' width", low=1)
-    private_blocks: int = setting(0, "last interaction blocks that each fidelity has of its own", low=0)
-    isolated: str = setting(
-        "network",
-        "energy of an atom without neighbours; network: its reference and what the network gives; reference: its "
-        "reference alone, the network's share being subtracted everywhere",
-        choices=("network", "reference"),
-    )
 
 
 @dataclass
@@ -149,7 +120,7 @@ class TrainSettings:
 
     @property
     def split_seed(self) -> int:
-        """What the split and the labels left out are drawn by."""
+        """Seed of the split and of the labels that are left out."""
         return self.seed if self.split.seed is None else self.split.seed
 
     @property
@@ -171,32 +142,14 @@ class TrainSettings:
         check(self)
         if hasattr(self.model, "check"):
             self.model.check()
-        if self.head.width is not None and self.head.kind != "nonlinear":
-            raise MFPyGError(f"head.width is given, but head.kind is {self.head.kind}; it has to be nonlinear")
         if self.out is not None and not self.out.strip():
             raise MFPyGError("out is empty, expected the name of a run folder")
-        if self.split.files:
-            if self.dataset:
-                raise MFPyGError(
-                    f"dataset is {' '.join(self.dataset)}, but split.files names the data; leave one of them out"
-                )
-            self.split.check_files()
-        if self.split.val + (0 if self.split.files else self.split.test) >= 1:
+        if self.split.files and self.dataset:
             raise MFPyGError(
-                f"split.val {self.split.val:g} and split.test {self.split.test:g} leave nothing to train on"
+                f"dataset is {' '.join(self.dataset)}, but split.files names the data; leave one of them out"
             )
-        if self.split.method == "index" and self.split.file is None:
-            raise MFPyGError("split.method index takes its numbers from a file; name it with split.file")
-        if self.split.method != "index" and self.split.file is not None:
-            raise MFPyGError(f"split.file is given, but split.method is {self.split.method}; it has to be index")
-        if self.split.method == "index" and (self.split.val, self.split.test) != (0.1, 0.1):
-            raise MFPyGError("split.val and split.test do nothing with split.method index, whose file says it all")
-        if self.sampling.temperature is not None and self.sampling.strategy != "temperature":
-            raise MFPyGError(
-                f"sampling.temperature is given, but sampling.strategy is {self.sampling.strategy}, not temperature"
-            )
-        if not self.split.val > 0:
-            raise MFPyGError("split.val is 0; the best epoch is chosen by validation, so give it a share such as 0.1")
+        for group in (self.head, self.split, self.sampling):
+            group.check()
         for name in self.logger:
             if name not in LOGGERS:
                 raise unknown_name("logger", name, LOGGERS)
@@ -213,7 +166,7 @@ class TrainSettings:
             )
 
     def _check_init(self) -> None:
-        """What goes with a trained potential alone, and what does not."""
+        """Refuse settings that need a trained potential where there is none, and those that do not go with one."""
         if self.init is None:
             of_init = {"add_fidelity": self.add_fidelity, **dataclasses.asdict(self.finetune)}
             nothing = {"add_fidelity": [], **dataclasses.asdict(FinetuneSettings())}
@@ -227,7 +180,7 @@ class TrainSettings:
             raise MFPyGError(f"init goes with strategy mfl alone, not with {self.strategy}; leave one of them out")
 
     def _check_strategy(self) -> None:
-        """What goes with training on all levels at once alone, and what does not."""
+        """Refuse settings that do not go with the strategy."""
         if self.strategy == "mfl":
             if self.target is not None:
                 raise MFPyGError("target is given, but strategy mfl has none; it has to be tl, delta or meta")
@@ -256,7 +209,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optim": {"schedule": "cosine", "stop_after": None},
     },
 }
-"""What each preset changes of the defaults."""
+"""Values that differ from the defaults, by preset."""
 
 
 def default_preset(dataset: list[str]) -> str:
@@ -327,16 +280,9 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     if isinstance(values.get("split"), dict) and values["split"].get("files"):
         values = {"dataset": [], **values}
     groups = {
-        "model": kind.options,
-        "head": HeadSettings,
-        "optim": OptimSettings,
-        "split": SplitSettings,
-        "sampling": SamplingSettings,
-        "transfer": TransferSettings,
-        "delta": DeltaSettings,
-        "meta": MetaSettings,
-        "finetune": FinetuneSettings,
+        f.name: f.default_factory for f in dataclasses.fields(TrainSettings) if isinstance(f.default_factory, type)
     }
+    groups["model"] = kind.options
     for name in groups:
         if not isinstance(values.get(name), dict | None):
             raise MFPyGError(f"{name} is {shown(values[name])}, expected settings such as '{name}: {{…}}'")

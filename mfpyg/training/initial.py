@@ -16,8 +16,8 @@ from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.files import sha256_of
-from mfpyg.finetune_options import keeps
 from mfpyg.models import MultiFidelityPotential
+from mfpyg.option_groups import keeps
 from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
 from mfpyg.training.folder import RunFolder
 
