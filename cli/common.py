@@ -25,7 +25,7 @@ class Parser(ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.words: dict[str, str] = {}
-        """What each typed option takes."""
+        """Descriptions of the types of options, for errors."""
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Add an option; jsonargparse does so for each field of a class, too, and copies this to groups."""

@@ -157,7 +157,7 @@ def data_named(texts: Sequence[str], taken: Sequence[str]) -> dict[str, DatasetS
 
 
 def cluster_of(parsed: argparse.Namespace) -> Slurm | None:
-    """What the options say of a cluster, if the runs go there.
+    """The cluster that the options ask for, if any.
 
     Raises:
         MFPyGError: for an unknown launcher, or options that are of the other one.

@@ -1,4 +1,4 @@
-"""The one kind of error that is the user's to mend, and how it is worded."""
+"""The errors that are the user's to fix, and their wording."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST = 1500
 
 ERROR_STATUS = 2
 INTERRUPT_STATUS = 130
-"""What commands exit with after the user's mistakes, and after Ctrl-C or SIGTERM."""
+"""Exit statuses of the commands after the user's mistakes, and after Ctrl-C or SIGTERM."""
 
 
 class MFPyGError(ValueError):

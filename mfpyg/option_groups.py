@@ -75,7 +75,7 @@ _SPLITS = ("train", "val", "test")
 
 @dataclass
 class SplitSettings:
-    """How conformations are divided among training, validation and test."""
+    """Division of the conformations among training, validation and test."""
 
     method: str = setting(
         "auto",
@@ -164,7 +164,7 @@ class SamplingSettings:
 
 @dataclass
 class HeadSettings:
-    """What each fidelity has of its own."""
+    """Layers that each fidelity has of its own."""
 
     kind: str = setting(
         "linear",

@@ -1,4 +1,4 @@
-"""What files of this package hold: checkpoints, run folders, studies and processed data sets."""
+"""Contents of the files of this package: checkpoints, run folders, studies and processed data sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["inspect"]
 
 
 def inspect(target: str | os.PathLike[str], track: Track = iter) -> dict[str, Any]:
-    """What a file or folder holds, as plain values; nothing that is in it is run, and no network is made.
+    """Contents of a file or folder, as plain values; nothing that is in it is run, and no network is made.
 
     Args:
         target: a checkpoint, a run folder, a study's folder, a processed data set (``.pt``), or a data set as

@@ -1,4 +1,4 @@
-"""What a processed data set holds."""
+"""Contents of a processed data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPLITS = {"pool": 0, "test": 1, "ood": 2, "not said": -1}
 
 
 def describe_dataset(specs: Sequence[DatasetSpec], track: Track = iter) -> dict[str, Any]:
-    """What a data set holds that ``--dataset`` names, processed if it was not; see :func:`mfpyg.inspection.inspect`.
+    """Contents of a data set that ``--dataset`` names, processed if it was not; see :func:`mfpyg.inspection.inspect`.
 
     Raises:
         MFPyGError: if a raw file is missing or wrong.
@@ -28,7 +28,7 @@ def describe_dataset(specs: Sequence[DatasetSpec], track: Track = iter) -> dict[
 
 
 def describe_processed(path: Path) -> dict[str, Any]:
-    """What a processed file holds.
+    """Contents of a processed file.
 
     Raises:
         MFPyGError: if it is damaged, or of another format.

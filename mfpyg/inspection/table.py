@@ -1,4 +1,4 @@
-"""What was found, as tables for people."""
+"""Reports of :func:`mfpyg.inspection.inspect` as tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a checkpoint and a run folder say of a potential and its training."""
+"""Potentials and their training, as checkpoints and run folders describe them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mfpyg.training.folder import RunFolder
 
 
 def describe_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, see :func:`mfpyg.inspection.inspect`; its backbone need not be installed.
+    """Contents of a checkpoint, see :func:`mfpyg.inspection.inspect`; its backbone need not be installed.
 
     Raises:
         MFPyGError: as :func:`mfpyg.checkpoint.read_checkpoint`.
@@ -69,7 +69,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def describe_run(path: Path) -> dict[str, Any]:
-    """What a run folder holds: its best checkpoint, or its last, and how the run ended.
+    """Contents of a run folder: its best checkpoint, or its last, and how the run ended.
 
     Raises:
         MFPyGError: if a file of it is damaged, or there is no checkpoint.
@@ -93,7 +93,7 @@ def _symbols(species: list[int] | None) -> list[str] | None:
 
 
 def _missing(described: Mapping[str, Any], path: Path) -> str | None:
-    """What has to be installed for the backbone; ``None`` if it is known here."""
+    """Advice on what to install for the backbone; ``None`` if it is known here."""
     try:
         check_installed(described, str(path))
     except MFPyGError as error:
@@ -146,7 +146,7 @@ def split_hash(splits: Mapping[str, np.ndarray]) -> str:
 
 
 def _training(checkpoint: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """How far it is, and the best epoch until then."""
+    """Epochs and steps so far, and the best epoch among them."""
     best: dict[str, Any] = {}
     callbacks = checkpoint.get("callbacks")
     for state in callbacks.values() if isinstance(callbacks, dict) else ():
@@ -179,7 +179,7 @@ def _metrics(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _is_table(found: Any) -> bool:
-    """Whether it is ``{split: {fidelity: {"energy": {"n": …, "mae": …, …}}}}``."""
+    """True for ``{split: {fidelity: {"energy": {"n": …, "mae": …, …}}}}``."""
     names = {"energy": ("n", "mae", "rmse", "mae_per_atom", "rmse_per_atom"), "forces": ("n", "mae", "rmse")}
     try:
         leaves = [leaf for split in found.values() for row in split.values() for leaf in row.items()]
@@ -189,7 +189,7 @@ def _is_table(found: Any) -> bool:
 
 
 def _versions(trained: Mapping[str, str]) -> dict[str, Any]:
-    """What it was trained with, and where that is another version here, or nothing."""
+    """Versions of the training, and those here that differ or are missing."""
     here = {name: _installed(name) for name in trained}
     return {"trained": dict(trained), "different": {n: v for n, v in here.items() if v != trained[n]}}
 

@@ -32,7 +32,7 @@ _PAUSE, _LOOK = 2.0, 0.2
 _SECONDS_TO_BE_ENDED, _SECONDS_TO_SAVE = 600, 60
 """SLURM's signal comes 90 seconds before the end."""
 _TIMEOUTS = 50
-"""How often a run may come to its time limit and go on in another job."""
+"""Most times that a run comes to its time limit and continues in another job."""
 _OF_STUDY = {
     *("array_parallelism", "nodes", "ntasks_per_node", "num_gpus", "gpus_per_task", "cpus_per_gpu"),
     *("additional_parameters", "srun_args", "use_srun", "stderr_to_stdout"),
@@ -42,7 +42,7 @@ _OF_STUDY = {
 
 @dataclass(frozen=True)
 class Slurm:
-    """What is asked of SLURM for each run.
+    """Resources that each run asks of SLURM.
 
     Attributes:
         parameters: of ``submitit.SlurmExecutor``, which are those of sbatch.
@@ -76,7 +76,7 @@ class Slurm:
         return cls(parameters)
 
     def executor(self, folder: Path, at_a_time: int | None) -> submitit.SlurmExecutor:
-        """What submits, with its files in ``slurm/`` of a study's folder; so many runs at a time, or all."""
+        """The executor of submitit, with its files in ``slurm/`` of a study's folder; so many runs at a time, or all."""
         import submitit
 
         executor = submitit.SlurmExecutor(folder=folder / "slurm", max_num_timeout=_TIMEOUTS)
@@ -105,7 +105,7 @@ def _known_parameters() -> list[str]:
 
 
 class JobOnCluster:
-    """What submitit pickles, and calls on a node.
+    """The callable that submitit pickles, and calls on a node.
 
     Args:
         job: that is run.
@@ -214,7 +214,7 @@ def _submit(jobs: Sequence[Job], executor: submitit.Executor) -> list[Any]:
 
 
 def _outcome(job: Job, known: Any) -> None:
-    """How a job of the cluster has ended: what it says, or what SLURM says of one that could not."""
+    """Note how a job of the cluster has ended: by its own word, or by that of SLURM."""
     if job.finished():
         job.state = "done"
         return

@@ -37,7 +37,7 @@ class Failure:
 
 @dataclass
 class ReadRun:
-    """What the folder of a finished run says.
+    """Contents of the folder of a finished run.
 
     Attributes:
         run: which one.
@@ -194,7 +194,7 @@ def _agreeing(found: list[ReadRun], splits: Sequence[str]) -> tuple[list[ReadRun
 def evaluated_on(
     one: ReadRun, splits: Sequence[str], whole: Mapping[str, ConformationDataset]
 ) -> dict[str, tuple[ConformationDataset, np.ndarray]]:
-    """What a run is evaluated on: data and numbers of conformations."""
+    """Data, and numbers of conformations, that a run is evaluated on."""
     own = {name: (one.dataset, one.splits[name]) for name in splits}
     return own | {name: (data, np.arange(len(data))) for name, data in whole.items()}
 

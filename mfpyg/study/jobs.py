@@ -51,11 +51,11 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What the run printed, of all its starts."""
+        """File with the output of all starts of the run."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     def finished(self) -> bool:
-        """Whether the run has come to its table."""
+        """True if the run has come to its table."""
         return RunFolder(self.folder).metrics.is_file()
 
     def epochs_done(self) -> int:

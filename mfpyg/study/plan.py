@@ -59,7 +59,7 @@ class StudyRun:
 
     @property
     def key(self) -> tuple[str, str, float]:
-        """What the members of an ensemble have in common."""
+        """Name, strategy and share of labels, which the members of an ensemble have in common."""
         return self.name, self.strategy, self.label_fraction
 
     def __str__(self) -> str:
@@ -260,7 +260,7 @@ def _joined(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
 
 
 def read_plan(folder: Path) -> StudyPlan:
-    """What a study's folder says was asked for.
+    """The plan that is stored in a study's folder.
 
     Raises:
         MFPyGError: if its ``study.yaml`` is missing or damaged.

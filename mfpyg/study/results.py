@@ -66,7 +66,7 @@ class ModelResult:
 
 @dataclass
 class StudyResult:
-    """What :func:`collect` finds.
+    """Errors, data and settings of a study, as :func:`collect` finds them.
 
     Attributes:
         models: in the order of the paper's Table 1, others behind.
@@ -225,7 +225,7 @@ def improvement(result: StudyResult, model: ModelResult, split: str, prop: str) 
 
 
 NOT_SETTINGS = ("out", "seed", "fidelities")
-"""What a run's configuration holds besides what could be the same in all runs of a study."""
+"""Settings that differ between the runs of any study."""
 
 
 def common_settings(read: list[ReadRun]) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:

@@ -134,7 +134,7 @@ def _errors(result: StudyResult, prop: str, level: str | None = None) -> StudyTa
 
 
 def _counts(counted: dict[tuple[str, str], PropertyErrors]) -> str:
-    """How many labels, of how many molecules, errors are of; few molecules tell little of others."""
+    """Numbers of labels and of molecules; few molecules tell little of others."""
     counts = [f"{level} {split}: {e.n:,} of {e.n_molecules:,}" for (level, split), e in counted.items()]
     few = any(e.n_molecules < FEW_MOLECULES for e in counted.values())
     warning = f" Intervals from fewer than {FEW_MOLECULES} molecules are too narrow." if few else ""
