@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
 
 
 def _first(arguments: Sequence[str]) -> argparse.Namespace:
-    """The arguments that decide which options and defaults there are; all others are left to the parser that has them."""
+    """The arguments that decide which options and defaults there are; all others are left to their parser."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--config", "--resume", "--init", "--backbone", "--preset"):
         parser.add_argument(name, nargs="?")

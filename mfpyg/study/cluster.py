@@ -76,7 +76,7 @@ class Slurm:
         return cls(parameters)
 
     def executor(self, folder: Path, at_a_time: int | None) -> submitit.SlurmExecutor:
-        """The executor of submitit, with its files in ``slurm/`` of a study's folder; so many runs at a time, or all."""
+        """Executor of submitit, with its files in ``slurm/`` of a study's folder; so many runs at a time, or all."""
         import submitit
 
         executor = submitit.SlurmExecutor(folder=folder / "slurm", max_num_timeout=_TIMEOUTS)
