@@ -279,9 +279,8 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     values = with_dataset_list(values)
     if isinstance(values.get("split"), dict) and values["split"].get("files"):
         values = {"dataset": [], **values}
-    groups = {
-        f.name: f.default_factory for f in dataclasses.fields(TrainSettings) if isinstance(f.default_factory, type)
-    }
+    fields = dataclasses.fields(TrainSettings)
+    groups: dict[str, type] = {f.name: f.default_factory for f in fields if isinstance(f.default_factory, type)}
     groups["model"] = kind.options
     for name in groups:
         if not isinstance(values.get(name), dict | None):
