@@ -280,7 +280,7 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     if isinstance(values.get("split"), dict) and values["split"].get("files"):
         values = {"dataset": [], **values}
     fields = dataclasses.fields(TrainSettings)
-    groups: dict[str, type] = {f.name: f.default_factory for f in fields if isinstance(f.default_factory, type)}
+    groups: dict[str, Any] = {f.name: f.default_factory for f in fields if isinstance(f.default_factory, type)}
     groups["model"] = kind.options
     for name in groups:
         if not isinstance(values.get(name), dict | None):
