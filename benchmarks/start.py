@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HEAVY = ("torch._dynamo", "sympy", "scipy", "lightning", "e3nn", "matplotlib", "ase.io", "h5py", "jsonargparse", "rich")
+HEAVY = ("lightning", "e3nn", "matplotlib", "ase.io", "h5py", "jsonargparse", "rich")
 """Packages that an energy can do without, as far as the backbone itself does not need them."""
 
 

@@ -183,10 +183,9 @@ def test_small_study_from_start_to_end_and_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_study_leaves_no_process_and_goes_on(tmp_path: Path, number: int) -> None:
+def test_interrupted_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mfpyg.cli.study", "SF-CC/E", "--members", "2", "--jobs", "2"]
-    command += ["--out", str(tmp_path / "new"), "--epochs", "40", "--split.method", "random", *TINY]
+    command += ["--out", str(tmp_path / "new"), "--epochs", "20", "--split.method", "random", *TINY]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -197,7 +196,7 @@ def test_interrupted_study_leaves_no_process_and_goes_on(tmp_path: Path, number:
     folders = [tmp_path / f"new/runs/SF-CC_E/mfl-1/seed-{seed}" for seed in (0, 1)]
     while not all((folder / "last.ckpt").is_file() for folder in folders) and time.monotonic() < end:
         time.sleep(0.05)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=100)
     assert process.returncode == 130
     assert out.endswith("of 2 runs are done, the same command goes on\n")
@@ -205,11 +204,11 @@ def test_interrupted_study_leaves_no_process_and_goes_on(tmp_path: Path, number:
     assert not [line for line in listed.splitlines() if "mfpyg.cli.train" in line and str(folders[0].parent) in line]
     epochs = [(folder / "metrics.csv").read_text().count("\n") - 1 for folder in folders]
     assert min(epochs) >= 1
-    assert min(epochs) < 40
+    assert min(epochs) < 20
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     for folder in folders:
-        assert (folder / "metrics.csv").read_text().count("\n") - 1 == 40
+        assert (folder / "metrics.csv").read_text().count("\n") - 1 == 20
         assert (folder / "metrics.json").is_file()
     splits = [dict(np.load(folder / "splits.npz")) for folder in folders]
     assert set(splits[0]) == {"train", "val", "test"}
