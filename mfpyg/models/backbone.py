@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import linecache
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -159,13 +160,16 @@ def remove_template_files(network: nn.Module) -> None:
     """Delete the files that PyG's ``MessagePassing`` has written for the layers of a network.
 
     It writes the code of ``propagate`` for each class, once a process, into the temporary folder, imports it, and
-    leaves the file there.
+    leaves the file there. Its lines are kept for tracebacks and compilers.
     """
     for kind in {type(module) for module in network.modules() if isinstance(module, MessagePassing)}:
         for method in ("propagate", "edge_updater"):
-            written = sys.modules.get(f"{kind.__module__}_{kind.__name__}_{method}")
-            if written is not None and written.__file__ is not None:
-                Path(written.__file__).unlink(missing_ok=True)
+            module = sys.modules.get(f"{kind.__module__}_{kind.__name__}_{method}")
+            written = Path(getattr(module, "__file__", None) or "")
+            if written.is_file():
+                source = written.read_text(encoding="utf-8")
+                linecache.cache[str(written)] = len(source), None, source.splitlines(keepends=True), str(written)
+                written.unlink()
 
 
 def check_elements(name: str, species: Sequence[int], most: int) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from mfpyg import backbones
 from mfpyg.ambient import building
 from mfpyg.models.delta import DeltaPotential, difference_name
-from mfpyg.models.generated import remove_generated_files
 from mfpyg.models.potential import MultiFidelityPotential
 from mfpyg.settings import TrainSettings
 
@@ -37,7 +36,6 @@ def build_potential(
             private_blocks=head.private_blocks,
             isolated=head.isolated,
         )
-    remove_generated_files(potential)
     potential.settings = settings
     return potential
 

@@ -149,7 +149,8 @@ def test_any_moment_will_do(
             assert resumed.returncode == 0
         else:
             outcomes["left nothing"] += 1
-            assert process.returncode == 130, error
+            # Python ends by SIGINT itself, 130 for a shell, where it met a KeyboardInterrupt within some imports in C.
+            assert process.returncode in (130, -signal.SIGINT), error
             assert error == "mfpyg-train: stopped\n"
             assert list(folder.iterdir()) == []
             continue
