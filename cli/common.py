@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 from jsonargparse import ArgumentParser, Namespace
 
 from mfpyg import interrupt
+from mfpyg.cache import cache_dir
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError, MFPyGWarning, did_you_mean
 from mfpyg.files import FULL
 
@@ -124,6 +125,7 @@ def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[
     What the system refuses about a file, such as a name that is too long, is the user's to fix, too.
     """
     quiet_frameworks()
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))  # not in the temporary folder
     try:
         with interrupt.listening(), _own_warnings_shown(name):
             command(list(sys.argv[1:] if arguments is None else arguments))

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mfpyg.cache import cache_dir
 from mfpyg.cli.common import quiet_frameworks, run, threads
 from mfpyg.cli.train_options import NAME, default_out, new_data, parse
 from mfpyg.datasets.spec import recorded_specs
@@ -28,8 +27,6 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 def train_command(arguments: Sequence[str]) -> None:
     """Run the command as the process that this is; where several are wanted, start them."""
-    # Else torch's compiler keeps what it has compiled in the temporary folder.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
     process = this_process()
     if process.launcher is None:
         _command(arguments)
