@@ -145,7 +145,7 @@ def test_every_way_gives_the_same_numbers(
 
 
 @pytest.mark.parametrize("backbone", [name for name in SMALL if name != "hipnn"])
-@pytest.mark.parametrize("state", ["float64 by default", "float16 by default", "meta within", "autocast"])
+@pytest.mark.parametrize("state", ["float16 by default", "autocast"])
 def test_every_network_gives_the_same_numbers(
     checkpoint: Callable[..., Path], minichno: MiniCHNO, plain: Callable[[str], list[Any]], state: str, backbone: str
 ) -> None:
@@ -155,7 +155,7 @@ def test_every_network_gives_the_same_numbers(
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("backbone", ["hipnn", "dimenet++", "nequip"])
+@pytest.mark.parametrize("backbone", ["hipnn", "nequip"])
 def test_a_network_is_built_the_same(backbone: str, state: str) -> None:
     expected = _built(backbone).state_dict()
     before = torch.get_default_dtype(), torch.get_default_device()

@@ -68,7 +68,7 @@ def test_teacher_student(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_tutorial(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "tutorial.py"), "--epochs", "4", "--steps", "60", "--molecule", "H2O"]
+    command = [sys.executable, str(EXAMPLES / "tutorial.py"), "--epochs", "2", "--steps", "20", "--molecule", "H2O"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert "cc forces are off by" in done.stdout

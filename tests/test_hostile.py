@@ -295,9 +295,9 @@ def test_run_gone_on_with_where_numbers_round_otherwise_stays_readable(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reference energies are fitted anew, with another library's last digit; the checkpoint's stay."""
-    from mfpyg.training import prepare
+    from mfpyg.training import inputs
 
-    fit = prepare.fit_references
+    fit = inputs.fit_references
 
     def otherwise(*arguments: Any) -> Any:
         found = fit(*arguments)
@@ -306,7 +306,7 @@ def test_run_gone_on_with_where_numbers_round_otherwise_stays_readable(
         return found
 
     before = {name: mfpyg.load("run").reference(name) for name in ("dz", "cc")}
-    monkeypatch.setattr(prepare, "fit_references", otherwise)
+    monkeypatch.setattr(inputs, "fit_references", otherwise)
     train.main(["--resume", "run", "--epochs", "3"])
     for name, reference in before.items():
         assert torch.equal(mfpyg.load("run").reference(name), reference)
