@@ -1,4 +1,4 @@
-"""What an adapter costs beside the bare module of PyTorch Geometric, on the same edges.
+"""Cost of an adapter beside the bare module of PyTorch Geometric, on the same edges.
 
 Energies and forces of a batch of molecules, by PyG's module and by a potential with the same layers, in turn; the
 ratio is the median over the pairs. Both find edges beforehand, and DimeNet++ on both sides its triplets in every step,

@@ -1,4 +1,4 @@
-"""How much of a training step the network, the loss and the optimiser take."""
+"""Shares of the network, the loss and the optimiser in the time of a training step."""
 
 from __future__ import annotations
 

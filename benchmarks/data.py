@@ -57,7 +57,7 @@ def write_file(path: Path, n: int, seed: int = 0) -> None:
 
 
 def in_own_process(task: str, *arguments: str) -> dict[str, float]:
-    """What a task of this script measures, and its wall time and peak resident memory, in a fresh process."""
+    """Results of a task of this script in a fresh process, with its wall time and peak resident memory."""
     command = [sys.executable, __file__, "--task", task, *arguments]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""What a process of the speed benchmark is to measure, and how that is handed to it."""
+"""Jobs of the speed benchmark, and their transfer to its processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Job:
         return int(self.case.split("-")[1])
 
     def command(self, script: str) -> list[str]:
-        """What runs a script of this folder on this job; it reads it with ``given_job``."""
+        """Command that runs a script of this folder on this job, which it reads with ``given_job``."""
         return [sys.executable, str(Path(__file__).with_name(script)), json.dumps(dataclasses.asdict(self))]
 
     def environment(self) -> dict[str, str]:
@@ -88,7 +88,7 @@ def our_job(case: str, options: argparse.Namespace) -> Job:
 
 
 def given_job() -> Job:
-    """That of this process, from its command line."""
+    """Job of this process, from its command line."""
     return Job(**json.loads(sys.argv[1]))
 
 

@@ -1,4 +1,4 @@
-"""What training costs beside the network: a short run of ``mfpyg-train``'s own training, with a clock in it."""
+"""Cost of training beside the network: a short training as of ``mfpyg-train``, with a clock in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the speed benchmark says: the table, how time grows, and where it was measured."""
+"""Report of the speed benchmark: the table, the growth of time, the machine."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
-    """Where and with what it was measured."""
+    """Machine and versions of a measurement."""
     names = r"torch|hippynn|mfpyg|torch-geometric|lightning|numba|triton|cupy.*|vesin"
     versions = {d.name: d.version for d in importlib.metadata.distributions() if re.fullmatch(names, d.name)}
     git = ["git", "-C", str(REPOSITORY), "rev-parse", "HEAD"]

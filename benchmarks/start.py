@@ -1,4 +1,4 @@
-"""How long it takes to load a checkpoint and to have the first energy and forces, after the import of torch.
+"""Time from the import of torch to the first energy and forces of a checkpoint.
 
     python benchmarks/start.py [MODEL] [--backbone NAME] [--repeats N]
 
@@ -77,7 +77,7 @@ def write_untrained(path: Path, backbone: str) -> None:
 
 
 def in_fresh_process(model: str) -> dict[str, Any]:
-    """What :func:`start` gives in a process of its own."""
+    """Result of :func:`start` in a process of its own."""
     command = [sys.executable, __file__, model, "--once"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -72,7 +72,7 @@ def _prepare(job: Job) -> Commands:
 
 
 class Commands:
-    """What the parent can ask a worker to do; arguments come as text, answers go as JSON."""
+    """Tasks of a worker; arguments come as text, answers go as JSON."""
 
     def __init__(self, side: Any, job: Job, imports: float) -> None:
         self.side, self.job, self.imports = side, job, imports

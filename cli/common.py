@@ -45,7 +45,7 @@ class Parser(ArgumentParser):
         raise MFPyGError(message) from ex
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """As jsonargparse's, but with an unknown name refused before anything else.
+        """Parse the options, refusing an unknown name before anything else.
 
         Raises:
             MFPyGError: for an unknown name, a value of the wrong kind, or a required option that is missing.

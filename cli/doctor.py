@@ -133,7 +133,7 @@ def verdict(view: View, findings: Sequence[Finding]) -> str:
     if not findings:
         return f"{what}: nothing found"
     listed = f"{counts['certain']} certainly wrong, {counts['suspect']} suspect, {counts['note']} to note"
-    return f"{what}: {listed}{'; mend the data before training' if counts['certain'] else ''}"
+    return f"{what}: {listed}{'; fix the data before training' if counts['certain'] else ''}"
 
 
 if __name__ == "__main__":

@@ -119,7 +119,7 @@ def label_fraction(text: str, plan: StudyPlan) -> float:
 
 
 def runs_at_a_time(jobs: int | None, gpus: Sequence[str]) -> int:
-    """As many as are asked for, or else a run for each GPU or core.
+    """Number of runs at a time: as asked for, else one for each GPU or core.
 
     Raises:
         MFPyGError: for GPUs that are no numbers or not different ones, or a number of runs below one.

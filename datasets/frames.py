@@ -172,7 +172,7 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
 
 @contextmanager
 def _reading_database(where: str) -> Iterator[None]:
-    """As :func:`reading`, with advice where SQLite does not mean that the file is damaged."""
+    """Errors as in :func:`reading`, with advice where SQLite does not mean that the file is damaged."""
     with reading(where):
         try:
             yield

@@ -124,7 +124,7 @@ def molecules_in(file: h5py.File, path: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def _molecules_below(group: h5py.Group, path: Path, name: str, seen: set[int]) -> Iterator[tuple[str, set[str]]]:
-    """As :func:`molecules_in`; ``seen`` are the addresses of groups, each of which is read once."""
+    """Molecules of a group and of its subgroups; ``seen`` are the addresses of groups, each of which is read once."""
     arrays, groups = _members(group)
     groups = {child: address for child, address in groups.items() if address not in seen}
     if name and not len(group):

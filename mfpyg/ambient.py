@@ -69,7 +69,7 @@ def without_inference(data: Data) -> Data:
 
 @contextmanager
 def building() -> Iterator[None]:
-    """Where networks are made: :func:`neutral`, and float32 as the default type."""
+    """A context to build networks in: :func:`neutral`, and float32 as the default type."""
     before = torch.get_default_dtype()
     if before == torch.float32:
         with neutral():

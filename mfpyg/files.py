@@ -155,7 +155,7 @@ def check_archive(path: Path, what: str) -> None:
 
 
 def read_torch(path: Path, what: str) -> Any:
-    """What ``torch.save`` wrote, as plain values and tensors on the CPU; code that a file might carry is never run.
+    """Read a file of ``torch.save`` as plain values and tensors on the CPU; code in it is never run.
 
     Args:
         path: of the file.

@@ -94,7 +94,7 @@ class Postponed:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{self.message}\n".encode())
 
     def end(self) -> None:
-        """As it was before; nothing if it has ended already."""
+        """Restore the handlers from before; nothing if it has ended already."""
         while self._before:  # SIGINT last, from when on it may raise
             signal.signal(*self._before.popitem())
 

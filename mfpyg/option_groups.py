@@ -141,7 +141,7 @@ class SplitSettings:
 
 @dataclass
 class SamplingSettings:
-    """Which conformations a training epoch is made of, where fidelities have unequal amounts of labels."""
+    """Conformations of a training epoch where fidelities have unequal numbers of labels."""
 
     strategy: str = setting(
         "proportional",

@@ -27,7 +27,7 @@ ROUNDED = 1024.0
 
 @dataclass
 class Offset:
-    """What is taken from the positions of a batch.
+    """Shifts of the positions of a batch.
 
     Attributes:
         origin: of each graph in Å, (n_graphs, 3) float64.

@@ -114,7 +114,7 @@ def _labels(config: dict[str, Any], installed: bool, path: Path) -> dict[str, st
 
 
 def _n_parameters(checkpoint: Mapping[str, Any]) -> int:
-    """As the training has stored it; else all numbers of the weights but the references, each once."""
+    """Number of parameters as stored by the training; else of all weights but the references."""
     stored = checkpoint["mfpyg"].get("n_parameters")
     if stored is not None:
         return int(stored)

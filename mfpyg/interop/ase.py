@@ -147,7 +147,7 @@ class MFPyGCalculator(Calculator):
             return super().calculate_properties(atoms, properties)
 
     def export_properties(self) -> Properties:
-        """Those of the results that ASE has a name for."""
+        """The results that ASE has a name for."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def calculate(

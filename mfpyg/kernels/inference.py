@@ -181,5 +181,5 @@ def _interaction_gradient(
 
 
 def _padded(tensor_scales: list[Tensor]) -> list[Tensor | None]:
-    """Those of orders 1 and 2, ``None`` where there are no such."""
+    """Sums of orders 1 and 2, ``None`` where there are none."""
     return [*tensor_scales, None, None][:2]

@@ -78,7 +78,7 @@ def native_sum(graph: Graph) -> NativeSum:
 
 
 def _ends(sorted_or_not: Tensor, n: int) -> Tensor:
-    """Where the entries of each number would begin if they were sorted, (n + 1,) int64."""
+    """Starts of the entries of each number in sorted order, (n + 1,) int64."""
     ends = sorted_or_not.new_zeros(n + 1)
     torch.cumsum(torch.bincount(sorted_or_not, minlength=n), 0, out=ends[1:])
     return ends

@@ -119,7 +119,7 @@ def check_data(runs: Iterable[StudyRun], dataset: ConformationDataset, fidelitie
 
 
 def splits_with_data(runs: Iterable[StudyRun], names: Sequence[str]) -> list[str]:
-    """Those of the splits that are not empty in the first run that has any; the first if no run got as far.
+    """Splits that are not empty in the first run that has any; the first if no run got as far.
 
     Raises:
         MFPyGError: if that run's file of splits is damaged.

@@ -1,4 +1,4 @@
-"""Which runs a study is made of, and the folder that holds them; importable without torch."""
+"""The runs of a study and their folder; importable without torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StudyRun:
 
     @property
     def fidelities(self) -> list[str]:
-        """As ``mfpyg-train`` takes them, cheap ones first.
+        """Fidelities as ``mfpyg-train`` takes them, cheap ones first.
 
         Raises:
             MFPyGError: as :func:`mfpyg.study.names.parse_model`.
@@ -182,7 +182,7 @@ class StudyPlan:
 
 
 def place(name: str, strategy: str, fraction: float, seed: int) -> str:
-    """Where in a study's folder a run is: ``runs/MF-DZ_EF-CC_E/mfl-1/seed-0``."""
+    """Folder of a run in that of its study: ``runs/MF-DZ_EF-CC_E/mfl-1/seed-0``."""
     return f"runs/{name.replace('/', '_')}/{strategy}-{_digits(fraction)}/seed-{seed}"
 
 
@@ -234,7 +234,7 @@ def joined_with_stored(plan: StudyPlan, folder: Path) -> StudyPlan:
 
 
 def data_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Those of the options, with their values, that say where the data are, and all others."""
+    """Split the options, with their values, into those of the data and all others."""
     data: list[str] = []
     others: list[str] = []
     into = others

@@ -190,7 +190,7 @@ def baseline_name(model: ModelResult) -> str:
 
 
 def baseline(result: StudyResult, model: ModelResult) -> ModelResult | None:
-    """That model with as many labels of the target, of the same strategy where there is one; ``None`` without any."""
+    """The model with as many labels of the target, of the same strategy where there is one; ``None`` without any."""
     return result.find(baseline_name(model), model.label_fraction, model.strategy)
 
 

@@ -1,4 +1,4 @@
-"""How a training that has not come to its end is ended: what is said, and what is left in its folder."""
+"""The end of a training that is stopped or diverges: its message, and its folder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ending_told(folder: RunFolder, settings: TrainSettings) -> Iterator[None]:
 
 
 def _after_divergence(folder: RunFolder, settings: TrainSettings) -> str:
-    """What is left of the run, and how to go on: not by ``--resume``, which goes the same way again."""
+    """Advice after a divergence: not ``--resume``, which would take the same steps again."""
     if not folder.last.is_file():
         return "no epoch had ended, nothing was kept"
     if settings.strategy != "mfl" or not folder.best.is_file():
@@ -57,7 +57,7 @@ def _after_divergence(folder: RunFolder, settings: TrainSettings) -> str:
 
 
 def _is_interrupt(stop: BaseException) -> bool:
-    """Whether it is Ctrl-C: Lightning turns it into SystemExit, or stumbles over it between two epochs."""
+    """True for Ctrl-C, which Lightning turns into SystemExit, or fails at between two epochs."""
     cause: BaseException | None = stop
     while cause is not None:
         if isinstance(cause, KeyboardInterrupt | SystemExit):

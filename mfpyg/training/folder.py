@@ -77,7 +77,7 @@ class RunFolder:
         self._check_logged()
 
     def to_go_on(self) -> str:
-        """What to do when the run has ended before its time, for errors."""
+        """Advice for a run that has ended early."""
         if self.last.is_file():
             return f"continue with: mfpyg-train --resume {self.path}"
         return "it had not come to its first checkpoint, so that nothing was kept"
@@ -89,7 +89,7 @@ class RunFolder:
                 raise MFPyGError(f"{self.path / name}: a link to another place; remove it")
 
     def _unstarted(self) -> bool:
-        """Whether the folder holds a run that was killed before its first checkpoint, and nothing else."""
+        """True if the folder holds a run that was killed before its first checkpoint, and nothing else."""
         # The versions tell it from a folder in which somebody keeps a config.yaml.
         if not self.versions.is_file() or self.last.is_file():
             return False
@@ -97,7 +97,7 @@ class RunFolder:
         return all(path in own for path in self.path.iterdir())
 
     def _own_files(self) -> set[Path]:
-        """What a run writes before its first ``last.ckpt``."""
+        """Files that a run writes before its first ``last.ckpt``."""
         return {self.versions, self.config, self.splits, self.references, self.log, self.best, self.loggers}
 
     def remove_leftovers(self) -> None:
@@ -177,7 +177,7 @@ class RunFolder:
         return _read_json(self.versions)
 
     def read_loggers(self) -> dict[str, str]:
-        """What each logger calls this run; nothing where the file is missing or damaged."""
+        """Each logger's name of this run; nothing where the file is missing or damaged."""
         return _read_json(self.loggers)
 
     def write_loggers(self, runs: Mapping[str, str]) -> None:

@@ -50,7 +50,7 @@ class InitialModel:
 
     @property
     def fidelities(self) -> dict[str, Fidelity]:
-        """Those that the potential has, by name, with the labels that they were trained on."""
+        """Fidelities of the potential by name, with the labels that they were trained on."""
         labels = trained_labels(self.described)
         return {name: Fidelity.parse(f"{name}:{labels[name]}") for name in self.described["fidelities"]}
 

@@ -24,7 +24,7 @@ PROJECT = "mfpyg"
 
 
 class Loggers:
-    """Those of a run, in its first process; the others have none.
+    """The loggers of a run, in its first process; the others have none.
 
     Args:
         settings: of the run.

@@ -1,4 +1,4 @@
-"""Whether a run can go on from its last checkpoint, and what is not as it was."""
+"""Checks that a run can be resumed from its last checkpoint, and the differences that are found."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _data_changes(before: Mapping[str, Any], dataset: ConformationDataset) -> li
 
 
 def _split_changes(before: Mapping[str, Any], splits: Mapping[str, np.ndarray]) -> list[str]:
-    """What is different in the splits; the order of their numbers counts, as batches are drawn from it."""
+    """Differences of the splits; the order of their numbers counts, as batches are drawn from it."""
     changes = []
     for name in dict.fromkeys([*before, *splits]):
         old = before[name].tolist() if name in before else []

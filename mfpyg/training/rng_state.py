@@ -24,7 +24,7 @@ def seed_generators(seed: int) -> None:
 
 
 def generator_states() -> dict[str, Any]:
-    """Where the generators of this process are, as plain values."""
+    """States of the generators of this process, as plain values."""
     version, numbers, gauss = random.getstate()
     numpy_state: Any = np.random.get_state(legacy=False)
     return {

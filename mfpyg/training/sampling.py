@@ -100,7 +100,7 @@ class Sampling:
         return drawn
 
     def _in_turn(self, epoch: int, n_batches: int) -> np.ndarray:
-        """As many of all members as the budget asks for, less where a batch would hold more than there are."""
+        """Members for the budget, fewer where a batch would hold more than there are."""
         assert self.budget is not None
         n = len(self.rows)
         return self._next(np.arange(n), len(self.classes), epoch, min(self.budget, n_batches * n))

@@ -38,7 +38,7 @@ def test_certain_findings_give_status_1(planted: Planted, capsys: pytest.Capture
     assert status(f"minichno:{planted.file(gradients)}", "--fidelities", "dz", "--json", str(target)) == 1
     out = capsys.readouterr().out
     assert "certain" in out
-    assert "mend the data before training" in out.splitlines()[-1]
+    assert "fix the data before training" in out.splitlines()[-1]
     found = json.loads(target.read_text(encoding="utf-8"))
     assert found["conformations"] == 788
     assert found["fidelities"] == ["dz"]
