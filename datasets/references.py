@@ -200,7 +200,7 @@ def complete(fitted: Mapping[str, References], species: tuple[int, ...]) -> dict
 
 
 def complete_difference(fitted: References, source: str, species: tuple[int, ...]) -> References:
-    """References of the difference between labels and the known values of another fidelity, else as :func:`complete`."""
+    """References of the difference between labels and the known values of another fidelity, see :func:`complete`."""
     nothing = References(np.zeros(len(species)), [], np.zeros((len(species), 0)))
     return complete({"difference": fitted, source: nothing}, species)["difference"]
 
