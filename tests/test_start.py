@@ -1,4 +1,4 @@
-"""What is not imported to load a potential and to predict."""
+"""Modules that are not imported to load a potential, to predict, and to answer --help."""
 
 from __future__ import annotations
 
@@ -37,3 +37,21 @@ def test_loading_and_predicting_imports_nothing_heavy(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[]\n"
+
+
+HELP = """
+import importlib, sys
+for name in ("train", "evaluate", "inspection", "predict", "preprocess", "doctor", "study", "convert"):
+    for option, status in (("--help", 0), ("--wrong", 2)):
+        try:
+            importlib.import_module(f"mfpyg.cli.{name}").main([option])
+        except SystemExit as end:
+            assert end.code == status, (name, option, end.code)
+assert "torch" not in sys.modules
+"""
+
+
+def test_help_and_wrong_options_do_without_torch() -> None:
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("--wrong") == 8
