@@ -51,7 +51,9 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             "choose another folder with --out"
         ) from None
     except OSError as error:
-        raise MFPyGError(f"{folder}: cannot lock it ({error.strerror}); choose another folder with --out") from error
+        raise MFPyGError(
+            f"{folder / LOCK}: can't write or lock it ({error.strerror}); choose another folder with --out"
+        ) from error
 
 
 def _holder(folder: Path) -> str:
