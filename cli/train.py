@@ -52,7 +52,7 @@ def _command(arguments: Sequence[str]) -> None:
             folder.check_new()
     if settings.n_processes > 1 and this_process().launcher is None:
         _set_environment(settings.n_processes)
-        sys.exit(launch(arguments, settings.n_processes, folder.to_go_on))
+        sys.exit(launch(arguments, settings.n_processes, folder))
     with held(folder.path) if is_main_process() else nullcontext(), threads(settings.threads):
         if is_main_process():
             folder.remove_leftovers()

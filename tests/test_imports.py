@@ -11,8 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "mfpyg"  # with datasets/ and cli/ as link
 
 LAYERS = (
     {"cli"},
-    {"study"},
-    {"training", "labeling", "evaluation", "interop"},
+    {"study", "inspection"},
+    {"training", "labeling"},
+    {"inference", "evaluation", "interop"},
+    {"doctor", "testing"},
     {"models", "datasets"},
     {"kernels", "graph", "properties", "fidelity", "units"},
 )

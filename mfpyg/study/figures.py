@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from mfpyg.evaluation.ensemble import PROPERTIES
@@ -75,9 +72,8 @@ def largest_shares(result: StudyResult) -> list[ModelResult]:
     return list(most.values())
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight"))
-    plt.close(figure)
 
 
 def _improvement(result: StudyResult, path: Path) -> StudyFigure | None:
@@ -87,9 +83,8 @@ def _improvement(result: StudyResult, path: Path) -> StudyFigure | None:
         return None
     several = len({model.strategy for model in models}) > 1
     height = 0.8 / len(PROPERTIES)
-    figure, axes = plt.subplots(
-        1, len(splits), figsize=(2.2 + 3.6 * len(splits), 1.3 + 0.75 * len(models)), squeeze=False, sharey=True
-    )
+    figure = Figure(figsize=(2.2 + 3.6 * len(splits), 1.3 + 0.75 * len(models)))
+    axes = figure.subplots(1, len(splits), squeeze=False, sharey=True)
     for axis, split in zip(axes[0], splits, strict=True):
         for number, (prop, colour) in enumerate(zip(PROPERTIES, COLOURS, strict=False)):
             values = [improvement(result, model, split, prop) for model in models]
@@ -143,9 +138,8 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
     wanted = ("energy", "forces", "conformers")
     splits = [s for s in result.splits if any(m.of_target(s, p) for m in models for p in wanted)]
     properties = [p for p in wanted if any(m.of_target(s, p) for m in models for s in splits)]
-    figure, axes = plt.subplots(
-        len(splits), len(properties), figsize=(3.5 * len(properties), 3.1 * len(splits)), squeeze=False
-    )
+    figure = Figure(figsize=(3.5 * len(properties), 3.1 * len(splits)))
+    axes = figure.subplots(len(splits), len(properties), squeeze=False)
     for row, split in zip(axes, splits, strict=True):
         for axis, prop in zip(row, properties, strict=True):
             for number, ((name, strategy), line) in enumerate(lines.items()):
@@ -178,7 +172,7 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
 
 
 def _curve(
-    axis: plt.Axes, line: list[ModelResult], split: str, prop: str, beside: float, colour: str, style: str, label: str
+    axis: Axes, line: list[ModelResult], split: str, prop: str, beside: float, colour: str, style: str, label: str
 ) -> None:
     known = [(model.n_labels, found.rmse) for model in line if (found := model.of_target(split, prop)) is not None]
     points = sorted(known, key=lambda point: point[0])

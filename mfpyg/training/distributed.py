@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError
 from mfpyg.settings import TrainSettings
+from mfpyg.training.folder import RunFolder
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments import ClusterEnvironment
@@ -101,7 +102,7 @@ def check_processes(settings: TrainSettings) -> None:
         )
 
 
-def launch(arguments: Sequence[str], number: int, advice: Callable[[], str]) -> int:
+def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
     """Run ``mfpyg-train`` in several processes on this machine, and wait for them.
 
     Ctrl-C and SIGTERM are passed on to all of them, which then save their step.
@@ -109,14 +110,14 @@ def launch(arguments: Sequence[str], number: int, advice: Callable[[], str]) -> 
     Args:
         arguments: of the command.
         number: of processes.
-        advice: says how to continue a run that has ended early.
+        folder: of the run.
 
     Returns:
         The status to exit with.
 
     Raises:
         MFPyGError: the first error of a process, or the signal that has killed it.
-        KeyboardInterrupt: if they were stopped.
+        KeyboardInterrupt: if they were stopped, and none could say so.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -139,11 +140,13 @@ def launch(arguments: Sequence[str], number: int, advice: Callable[[], str]) -> 
             )
             elastic_launch(config, sys.executable)("-m", "mfpyg.cli.train", *arguments)
     except SignalException:
+        if folder.last.is_file():
+            return INTERRUPT_STATUS
         raise KeyboardInterrupt from None
     except ChildFailedError as error:
         killed = [rank for rank, failure in error.failures.items() if failure.exitcode < 0]
         rank = killed[0] if killed else error.get_first_failure()[0]
-        return _status_of(error.failures[rank], f"process {rank} of {number}", advice())
+        return _status_of(error.failures[rank], f"process {rank} of {number}", folder.to_go_on())
     return 0
 
 
@@ -154,7 +157,7 @@ def _status_of(failure: ProcessFailure, process: str, advice: str) -> int:
             f"out; {advice}"
         )
     if failure.exitcode == INTERRUPT_STATUS:
-        raise KeyboardInterrupt
+        return INTERRUPT_STATUS
     said: Any = failure.message
     if not isinstance(said, dict):  # it has not come to tell
         raise MFPyGError(f"{process} ended with status {failure.exitcode}; {advice}")

@@ -110,7 +110,7 @@ def fit(
             potential.load_state_dict(saving.weights)
             place = _next(place, module.epoch, module.step, len(stages))
         state = None
-    if torch.distributed.is_initialized():
+    if settings.n_processes > 1:
         torch.distributed.destroy_process_group()  # its threads may abort while Python ends
 
 

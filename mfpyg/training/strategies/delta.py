@@ -70,7 +70,7 @@ class DifferenceStage(Stage):
     def start(self, potential: Potential) -> Potential:
         assert isinstance(potential, MultiFidelityPotential)
         name = difference_name(self.target, self.base)
-        with torch.random.fork_rng(devices=[]):  # the same weights whatever was drawn before, as in a resumed run
+        with torch.random.fork_rng():  # the same weights whatever was drawn before, as in a resumed run
             torch.manual_seed(self.inputs.settings.seed + 1)
             difference = self.inputs.potential([name])
         difference.reference(name).copy_(self.reference)

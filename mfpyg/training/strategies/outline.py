@@ -77,6 +77,7 @@ def outline_of(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> Outli
         return Outline(
             target, lower, (StageOutline("base", lower, before), StageOutline("difference", (target,), after)), base
         )
+    assert strategy == "meta"
     before, after = divided(settings.epochs, [settings.meta.share, 1 - settings.meta.share])
     return Outline(target, lower, (StageOutline("meta", ordered, before), StageOutline("adaptation", (target,), after)))
 
