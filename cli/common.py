@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -20,6 +21,14 @@ from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError, MFPyGWarnin
 from mfpyg.files import FULL
 
 
+class _Words(argparse.Action):
+    """A list of words; those of data add up over several options of the name, of others the last option counts."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        before = namespace.get(self.dest) if self.dest in ("dataset", "split.files") else None
+        namespace[self.dest] = [*(before or []), *values]
+
+
 class Parser(ArgumentParser):
     """Options with hyphens or underscores, lists of several words, and errors in one line."""
 
@@ -31,7 +40,7 @@ class Parser(ArgumentParser):
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
         """Add an option; jsonargparse does so for each field of a class, too, and copies this to groups."""
         if args[-1] == f"{args[0]}+":  # a list, which jsonargparse would take in brackets, or word by word as --name+
-            kwargs = {"type": str, "nargs": "+", "action": "extend", "metavar": "ITEM", "default": kwargs["default"]}
+            kwargs = {"type": str, "nargs": "+", "action": _Words, "metavar": "ITEM", "default": kwargs["default"]}
             args = args[:1]
         if "default" in kwargs:
             args = tuple(name.replace("_", "-") for name in args)

@@ -17,8 +17,9 @@ import pytest
 from ase import Atoms
 
 import mfpyg
-from mfpyg.datasets import ANI1x, MiniCHNO
+from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.frames import frames_of, frames_of_database, frames_of_text
+from mfpyg.datasets.hdf5 import open_hdf5
 from mfpyg.datasets.splits import read_splits
 from mfpyg.datasets.storage import read_processed
 from mfpyg.errors import MFPyGError, UnreadableError
@@ -65,7 +66,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "splits.npz": lambda path: read_splits(path, 5),
     "processed.pt": read_processed,
     "last.ckpt": mfpyg.load,
-    "tiny.h5": lambda path: ANI1x(path.parent / "root", file=path),
+    "tiny.h5": lambda path: open_hdf5(path, "a release file").__enter__(),
 }
 
 
