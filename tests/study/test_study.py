@@ -18,8 +18,8 @@ import torch
 from mfpyg.cli import train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation import predictions
 from mfpyg.evaluation.ensemble import mean_estimate
+from mfpyg.inference import dataset as predictions
 from mfpyg.study import StudyResult, StudyRun, collect, write_figures, write_report, write_tables
 
 from .conftest import TINY
