@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from mfpyg import settings as s
 from mfpyg import strategies
 from mfpyg.errors import MFPyGError
+from mfpyg.training.fit import stages_of
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,13 @@ def test_wrong_options_are_refused(option: str, message: str) -> None:
     strategies.register("mine", strategy)
     with pytest.raises(MFPyGError, match=message):
         settings_of(option).check()
+
+
+def test_a_strategy_without_stages_is_refused() -> None:
+    strategies.register("mine", lambda inputs: (None, []))
+    inputs: Any = SimpleNamespace(settings=settings_of(), start=None)
+    with pytest.raises(MFPyGError, match="strategy mine makes no stages"):
+        stages_of(inputs)
 
 
 def test_strategies_of_the_package_take_none_and_keep_their_names() -> None:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from mfpyg import strategies
 from mfpyg.checkpoint import describe, read_checkpoint
+from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import Potential
 from mfpyg.settings import TrainSettings
@@ -47,6 +48,8 @@ def stages_of(inputs: Inputs) -> tuple[Potential, list[Stage]]:
         return finetune.stages(inputs)
     strategy = strategies.find(settings.strategy)
     potential, stages = strategy.make(inputs, settings.strategy_options)
+    if not stages:
+        raise MFPyGError(f"strategy {settings.strategy} makes no stages, expected at least one")
     if settings.strategy != "mfl":
         steps = math.ceil(math.ceil(inputs.budget / settings.batch_size) / settings.optim.accumulate)
         named = ", then ".join(f"{stage.name} {stage.epochs:,}" for stage in stages)

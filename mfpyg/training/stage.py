@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -72,7 +72,7 @@ class Stage:
     val: np.ndarray
     weight_decay: float = 0.0
     monitor: str = "val/loss"
-    hands_on: str = "best"
+    hands_on: Literal["best", "last"] = "best"
 
     def start(self, potential: Potential) -> Potential:
         """The potential that the stage trains, made of the one that the stage before has handed on.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class MetaStage(Stage):
     train: Interleaved
     of_level: list[MultiFidelityLoss]
     references: dict[str, Tensor]
-    hands_on: str = "last"
+    hands_on: Literal["best", "last"] = "last"
 
     def __post_init__(self) -> None:
         self.before: list[Tensor] | None = None
