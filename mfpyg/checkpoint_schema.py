@@ -50,6 +50,18 @@ def _is_plain(value: Any) -> bool:
     return fits(value, (None, bool, str, int, [_is_plain], {str: _is_plain})) or isinstance(value, float)
 
 
+def _are_sums(value: Any) -> bool:
+    return fits(value, {str: is_array}) and all(one.dtype == torch.float64 and one.dim() == 2 for one in value.values())
+
+
+def _are_loops(value: Any) -> bool:
+    """True for Lightning's counts, of which it adds to some only when the training is under way."""
+    if isinstance(value, dict):
+        counts = ("ready", "started", "completed", "processed")
+        return all(fits(one, int) if name in counts else _are_loops(one) for name, one in value.items())
+    return fits(value, [_are_loops]) or isinstance(value, int)
+
+
 _DATA = {
     "name": (str, [str]),
     "fingerprint": str,
@@ -72,7 +84,8 @@ SCHEMA: dict[str, tuple[Any, str]] = {
     "mfpyg.backbone_package": ((None, str), "the name of a package, or nothing"),
     "epoch": ((None, int), "a whole number"),
     "global_step": ((None, int), "a whole number"),
-    "progress": ((None, {"epochs": int}), "a number of epochs and sums of errors"),
+    "loops": ((None, _are_loops), "counts of steps and epochs"),
+    "progress": ((None, {"epochs": int, "sums": (None, _are_sums)}), "a number of epochs and sums of errors"),
 }
 """Type of each field, see :func:`fits`, and its description for errors."""
 

@@ -334,3 +334,52 @@ def test_formulas_of_databases_are_right(place: Path) -> None:
     predict.main(["run", "x.db", "-o", "x.json", "--fidelity", "cc"])
     frames = json.loads(Path("x.json").read_text(encoding="utf-8"))["frames"]
     assert [frame["formula"] for frame in frames] == ["H2O", "CHN", "N2"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state["state"][3].update(exp_avg=torch.zeros(1)),
+        lambda state: state["state"][3].update(exp_avg_sq=torch.full((8, 8), float("nan"))),
+        lambda state: state["state"].update({3: state["state"][0]}),
+        lambda state: state["param_groups"][0].update(betas=(0.5, 0.9)),
+        lambda state: state["param_groups"][0].update(lr="much"),
+    ],
+)
+@pytest.mark.slow
+def test_state_of_an_optimiser_has_to_fit(place: Path, change: Callable[[Any], Any]) -> None:
+    checkpoint = torch.load("run/last.ckpt", weights_only=True)
+    change(checkpoint["optimizer_states"][0])
+    torch.save(checkpoint, "run/last.ckpt")
+    before = Path("run/last.ckpt").read_bytes()
+    assert refused(lambda: train.main(["--resume", "run", "--epochs", "3"]))
+    assert Path("run/last.ckpt").read_bytes() == before
+
+
+def _counts(checkpoint: Any) -> Any:
+    return checkpoint["loops"]["fit_loop"]["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["zero_grad"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda checkpoint: _counts(checkpoint)["total"].update(completed={"": {}}), "counts of steps and epochs"),
+        (
+            lambda checkpoint: checkpoint.update(progress={"epochs": 2, "sums": {"train": torch.zeros(3)}}),
+            "sums of errors",
+        ),
+        (
+            lambda checkpoint: checkpoint.update(progress={"epochs": 2, "sums": {"train": torch.zeros(9, 3).double()}}),
+            "sums of errors",
+        ),
+    ],
+)
+@pytest.mark.slow
+def test_progress_of_a_training_has_to_fit(
+    place: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Any], Any], message: str
+) -> None:
+    checkpoint = torch.load("run/last.ckpt", weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, "run/last.ckpt")
+    assert refused(lambda: train.main(["--resume", "run", "--epochs", "3"]))
+    assert message in capsys.readouterr().err

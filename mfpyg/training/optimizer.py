@@ -3,13 +3,14 @@ batch is about, and along a gradient that is not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import lightning
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from mfpyg.errors import MFPyGError
 from mfpyg.models import MultiFidelityPotential
@@ -68,7 +69,7 @@ def adam(
     """
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     # Fused: a step of a small network is bound by the number of calls, not by arithmetic.
-    return kind(groups(module, trained, weight_decay), lr=lr, betas=betas, fused=True)
+    return checked_when_loaded(kind(groups(module, trained, weight_decay), lr=lr, betas=betas, fused=True))
 
 
 class Diverged(MFPyGError):
@@ -140,3 +141,33 @@ def first_cause(cause: Cause | None) -> Cause | None:
     every: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(every, cause)
     return next((one for one in every if one is not None), None)
+
+
+def checked_when_loaded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """An optimiser that refuses the state of other weights, or of other options.
+
+    Fused steps would write beyond the end of a smaller state.
+    """
+    may_differ = ("params", "lr", "initial_lr")
+    made = [{k: v for k, v in group.items() if k not in may_differ} for group in optimizer.param_groups]
+    optimizer.register_load_state_dict_post_hook(lambda loaded: _check_loaded(loaded, made))
+    return optimizer
+
+
+def _check_loaded(optimizer: torch.optim.Optimizer, made: Sequence[Mapping[str, Any]]) -> None:
+    """Check the state just loaded; ``made`` has the options of each group of parameters."""
+    damaged = "the checkpoint's optimiser is damaged or that of other weights"
+    for group, options in zip(optimizer.param_groups, made, strict=True):
+        other = [name for name, value in options.items() if group.get(name) != value]
+        lr = group["lr"]
+        if other or not isinstance(lr, float) or not math.isfinite(lr):
+            raise MFPyGError(f"{damaged}: its {', '.join(other) or 'lr'} cannot be resumed; start the run anew")
+    trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+    for weight, state in optimizer.state.items():
+        for name, value in state.items():
+            right = () if name == "step" else weight.shape
+            fits = isinstance(value, Tensor) and value.shape == right and bool(torch.isfinite(value).all())
+            if not fits or id(weight) not in trained:
+                raise MFPyGError(
+                    f"{damaged}: its {name} does not fit a weight {tuple(weight.shape)}; start the run anew"
+                )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import io
 import pickle
 from collections.abc import Callable
@@ -213,8 +212,8 @@ def test_precision(random_potential: Potentials) -> None:
     assert MFPyGCalculator(random_potential().float()).parameters["dtype"] == "float32"
 
 
-def test_compiled(random_potential: Potentials, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))  # which takes no minute
+@pytest.mark.slow  # it compiles
+def test_compiled(random_potential: Potentials) -> None:
     atoms = molecule("CH3OH")
     expected = MFPyGCalculator(random_potential()).get_property("forces", atoms)
     found = MFPyGCalculator(random_potential(), compiled=True).get_property("forces", atoms)

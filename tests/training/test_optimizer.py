@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 from mfpyg import backbones
 from mfpyg import settings as s
 from mfpyg.datasets import MiniCHNO
+from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.models.build import build_potential
@@ -137,3 +138,12 @@ def test_without_decay_it_is_adam() -> None:
     optimizer = adam(model, model.parameters(), LR)
     assert type(optimizer) is torch.optim.Adam
     assert [len(group["params"]) for group in optimizer.param_groups] == [len(list(model.parameters()))]
+
+
+def test_state_of_another_decay_is_refused() -> None:
+    one, two = (adam(model, model.parameters(), LR, 0.1) for model in (potential(), potential()))
+    two.load_state_dict(one.state_dict())
+    state = one.state_dict()
+    state["param_groups"][0]["weight_decay"] = 0.2
+    with pytest.raises(MFPyGError, match="its weight_decay"):
+        two.load_state_dict(state)

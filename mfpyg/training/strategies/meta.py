@@ -25,7 +25,7 @@ from mfpyg.models import MultiFidelityPotential, Potential
 from mfpyg.strategy_options import MetaSettings
 from mfpyg.training.inputs import Inputs
 from mfpyg.training.loss import MultiFidelityLoss
-from mfpyg.training.optimizer import adam, groups
+from mfpyg.training.optimizer import adam, checked_when_loaded, groups
 from mfpyg.training.sampling import Interleaved
 from mfpyg.training.stage import Stage, Step
 from mfpyg.training.strategies.outline import outline_of
@@ -78,7 +78,7 @@ class MetaStage(Stage):
         trained = self.trained(potential)
         if self.settings.optimiser == "sgd":  # whose weight decay is a decoupled one, as it has no moments
             of_weights = groups(potential, trained, self.weight_decay)
-            return torch.optim.SGD(of_weights, lr=self.lr, fused=True)
+            return checked_when_loaded(torch.optim.SGD(of_weights, lr=self.lr, fused=True))
         return adam(potential, trained, self.lr, self.weight_decay, betas=(0.0, 0.999))
 
     def compared(
