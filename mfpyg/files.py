@@ -20,7 +20,7 @@ import numpy as np
 from mfpyg.errors import MFPyGError, UnreadableError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of a full disk, a quota, and a limit on the size of files."""
+"""Error numbers of a full disk, a quota, and a limit on the size of files."""
 
 _NOT_THE_SYSTEMS = (None, 0, errno.EINVAL, errno.ENOENT, errno.EISDIR, errno.ENOTDIR)
 """Error numbers that say something of the file: none, places in it where nothing can be, a wrong name."""
@@ -35,10 +35,10 @@ _NO_ZIP = (
     *(OSError, ValueError, EOFError, NotImplementedError, RuntimeError, IndexError, OverflowError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
-"""What ``zipfile`` raises for damaged files."""
+"""Exceptions of ``zipfile`` for damaged files."""
 
 _NO_NPZ = (*_NO_ZIP, TypeError, KeyError, AttributeError, MemoryError)
-"""What numpy raises for files that are damaged, or no npz at all."""
+"""Exceptions of numpy for files that are damaged, or no npz at all."""
 
 _FOLDER = 0x10
 """The bit by which torch takes an entry for a folder, and leaves the memory of its contents as it was."""

@@ -140,6 +140,7 @@ def test_any_moment_will_do(
         output, error = process.communicate(timeout=120)
         if process.returncode == 0 or output.endswith("run folder: cut\n"):  # Python itself may still have been ending
             outcomes["had ended"] += 1
+            assert process.returncode or "Traceback" not in error
         elif "--resume cut" in output:
             outcomes["saved, and resumed"] += 1
             assert "Traceback" not in error

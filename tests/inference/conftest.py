@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import ase
 import ase.db
@@ -11,7 +12,29 @@ import numpy as np
 import pytest
 import torch
 
+from mfpyg.inference.frames import Values
+from mfpyg.interop.ase import data_of
 from mfpyg.models import HIPNN, MultiFidelityPotential
+from mfpyg.units import EV_TO_KCAL_MOL
+
+Make = Callable[..., MultiFidelityPotential]
+Frames = list[ase.Atoms]
+TOLERANCE = {"rel": 1e-11, "abs": 1e-11}
+
+
+def alone(potential: MultiFidelityPotential, atoms: ase.Atoms, fidelity: str, stress: bool = False) -> Values:
+    found = potential(data_of(atoms), fidelity, stress=stress)
+    factor = 1 / EV_TO_KCAL_MOL
+    return Values(
+        energy=float(found.energy) * factor,
+        forces=found.forces.numpy() * factor,
+        stress=found.stress[0].numpy() * factor if stress else None,
+    )
+
+
+def written(path: Path, frames: Sequence[ase.Atoms], **options: str) -> Path:
+    ase.io.write(path, frames, **options)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ase
@@ -18,30 +17,12 @@ from mfpyg.errors import MFPyGError
 from mfpyg.inference import frames as predict
 from mfpyg.inference.ensemble import Ensemble
 from mfpyg.inference.files import predict_file
-from mfpyg.inference.frames import Values, predict_frames
+from mfpyg.inference.frames import predict_frames
 from mfpyg.interop.ase import data_of
-from mfpyg.models import DeltaPotential, MultiFidelityPotential
-from mfpyg.units import EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL
+from mfpyg.models import DeltaPotential
+from mfpyg.units import HARTREE_TO_KCAL_MOL
 
-Make = Callable[..., MultiFidelityPotential]
-Frames = list[ase.Atoms]
-TOLERANCE = {"rel": 1e-11, "abs": 1e-11}
-
-
-def alone(potential: MultiFidelityPotential, atoms: ase.Atoms, fidelity: str, stress: bool = False) -> Values:
-    found = potential(data_of(atoms), fidelity, stress=stress)
-    factor = 1 / EV_TO_KCAL_MOL
-    return Values(
-        energy=float(found.energy) * factor,
-        forces=found.forces.numpy() * factor,
-        stress=found.stress[0].numpy() * factor if stress else None,
-    )
-
-
-def written(path: Path, frames: Sequence[ase.Atoms], **options: str) -> Path:
-    ase.io.write(path, frames, **options)
-    return path
-
+from .conftest import TOLERANCE, Frames, Make, alone, written
 
 # One by one
 
