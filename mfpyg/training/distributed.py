@@ -175,8 +175,6 @@ def run_as_worker(command: Callable[[], None], process: Process) -> None:
         SystemExit: after an error, where :func:`launch` reports it.
         MFPyGError: with the number of the process, where each process reports its own.
     """
-    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
     try:
         command()
     except KeyboardInterrupt:
@@ -186,10 +184,26 @@ def run_as_worker(command: Callable[[], None], process: Process) -> None:
     except Exception as error:
         known = isinstance(error, MFPyGError)
         told = MFPyGError(f"process {process.rank}: {error}" if process.rank else str(error)) if known else error
-        get_error_handler().record_exception(told)
+        _record(told)
         if process.launcher == RUN_ID:
             raise SystemExit(ERROR_STATUS if known else 1) from error
         raise told from error
+
+
+def _record(error: Exception) -> None:
+    """Record an error for the launcher, whole or not at all: it may stop this process in the middle of writing."""
+    from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
+
+    file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if file is None:
+        return
+
+    class Handler(ErrorHandler):
+        def _get_error_file_path(self) -> str:
+            return f"{file}.part"
+
+    Handler().record_exception(error)
+    os.replace(f"{file}.part", file)
 
 
 def _number(environment: Mapping[str, str], name: str, otherwise: int | None = None) -> int:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import TextIO
+
 import pytest
 
 from mfpyg.errors import MFPyGError
 from mfpyg.settings import defaults, from_dict
-from mfpyg.training.distributed import Process, check_processes, is_main_process, this_process
+from mfpyg.training.distributed import (
+    RUN_ID,
+    Process,
+    check_processes,
+    is_main_process,
+    run_as_worker,
+    this_process,
+)
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none", "RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4",
@@ -110,3 +121,24 @@ def test_each_process_needs_a_share_of_a_batch() -> None:
     settings = from_dict({**defaults("small", "hipnn"), "fidelities": ["cc:E"], "devices": 4, "nodes": 4})
     with pytest.raises(MFPyGError, match="batch_size 8 is less than devices and nodes make processes, 16"):
         settings.check()
+
+
+def test_stopped_worker_leaves_no_half_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The launcher stops the other processes as soon as one has failed, maybe while they write why they failed."""
+
+    def fail() -> None:
+        raise RuntimeError("connection closed by peer")
+
+    def stop_while_writing(_: object, file: TextIO) -> None:
+        file.write('{"message"')
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "dump", stop_while_writing)
+        with pytest.raises(KeyboardInterrupt):
+            run_as_worker(fail, Process(RUN_ID, 1, 2))
+    assert not (tmp_path / "error.json").exists()
+    with pytest.raises(SystemExit):
+        run_as_worker(fail, Process(RUN_ID, 1, 2))
+    assert "connection closed" in (tmp_path / "error.json").read_text(encoding="utf-8")
