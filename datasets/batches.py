@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch_geometric.data import Batch, Data, InMemoryDataset
 
-from mfpyg.ambient import neutral, neutrally
 from mfpyg.errors import MFPyGError
+from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
 
 
 def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,7 +70,7 @@ class Assembler:
             tensors, PyG's collate does the work.
     """
 
-    @neutrally
+    @with_default_torch_settings
     def __init__(self, dataset: InMemoryDataset) -> None:
         self.dataset = dataset
         data, slices = dataset._data, dataset.slices
@@ -89,7 +89,7 @@ class Assembler:
         ]
         self._empty = Batch(_base_cls=Data)
 
-    @neutrally
+    @with_default_torch_settings
     def __call__(self, chosen: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """The batch of the conformations with these numbers, (m,)."""
         if not self._by_indexing:
@@ -203,12 +203,12 @@ class BatchLoader(DataLoader):
         if self._handed_out:  # Lightning makes two iterators before it takes anything from the second
             self._order.set(self._order.epoch + 1, 0)
         self._handed_out, self._done = False, self._order.start
-        with neutral():
+        with default_torch_settings():
             return self._counted(super().__iter__())
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
-            with neutral():  # but not around what is done with the batch
+            with default_torch_settings():  # but not around what is done with the batch
                 batch = next(batches, None)
             self._handed_out = True
             if batch is None:

@@ -15,9 +15,9 @@ import torch
 from ase.data import chemical_symbols
 from torch_geometric.data import Data
 
+from mfpyg.centering import centered
 from mfpyg.errors import MFPyGError, shortened
 from mfpyg.fidelity import LevelOfTheory
-from mfpyg.origin import near_origin
 
 Track = Callable[[Sequence[str]], Iterable[str]]
 """Iterates over the names of a file's groups and shows the progress; ``iter`` shows nothing."""
@@ -150,9 +150,8 @@ class Chunk:
         """Check the numbers, and make forces that lack a component missing as a whole, counting them.
 
         Positions and cells become float32; from float64 positions far from the origin, an origin and whole lattice
-        vectors are taken away first (see :mod:`mfpyg.origin`), as float32 lacks the digits there. Positions that come
-        in float32 stay as they are. Lattice vectors that are no numbers become zeros where nothing is repeated along
-        them.
+        vectors are subtracted first, see :mod:`mfpyg.centering`. Positions that come in float32 are
+        not changed. Lattice vectors that are no numbers become zeros where nothing is repeated along them.
 
         Args:
             where: names a conformation of the chunk, for the error.
@@ -199,7 +198,7 @@ class Chunk:
         if self.cell is not None and self.pbc is not None:
             batch.cell, batch.pbc = torch.from_numpy(self.cell.astype(np.float64)), torch.from_numpy(self.pbc)
         with np.errstate(over="ignore"):  # becomes infinite, which is refused
-            self.pos = near_origin(batch, torch.float32).pos.numpy().astype(np.float32)
+            self.pos = centered(batch, torch.float32).pos.numpy().astype(np.float32)
             self.cell = None if self.cell is None else self.cell.astype(np.float32)
 
     def select(self, keep: np.ndarray, levels: Sequence[int]) -> Chunk:

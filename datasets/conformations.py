@@ -14,7 +14,6 @@ from filelock import FileLock
 from torch import Tensor
 from torch_geometric.data import Data, InMemoryDataset
 
-from mfpyg.ambient import neutrally
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.chunks import Chunk, Track
 from mfpyg.datasets.levels import levels_named
@@ -34,6 +33,7 @@ from mfpyg.datasets.storage import (
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.graph import RadiusGraph
+from mfpyg.torch_defaults import with_default_torch_settings
 
 KEEP_ITEMS_UP_TO = 100_000
 """Size of data sets whose items are kept as objects once they have been made."""
@@ -85,7 +85,7 @@ class ConformationDataset(InMemoryDataset):
     usual: ClassVar[tuple[str, ...] | None] = None
     """Names of the levels that are processed by default; all if ``None``."""
 
-    @neutrally
+    @with_default_torch_settings
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -273,7 +273,7 @@ class ConformationDataset(InMemoryDataset):
             return super().get(idx)
         return item(self._data, self.slices, idx)
 
-    @neutrally
+    @with_default_torch_settings
     def copy(self, idx: Any = None) -> ConformationDataset:
         """Copy with tensors of its own, as PyG's, but without an object for each conformation.
 

@@ -15,7 +15,6 @@ import torch
 from ase.data import chemical_symbols
 
 from mfpyg import backbones
-from mfpyg.ambient import building, neutrally
 from mfpyg.checkpoint_schema import check_checkpoint
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
@@ -24,6 +23,7 @@ from mfpyg.models import DeltaPotential, Potential
 from mfpyg.models.build import build_delta, build_potential
 from mfpyg.options import check
 from mfpyg.settings import TrainSettings, from_dict, to_dict
+from mfpyg.torch_defaults import model_construction, with_default_torch_settings
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT, LENGTH_UNIT
 
 FORMAT = 1
@@ -99,7 +99,7 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-@neutrally
+@with_default_torch_settings
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The contents of a checkpoint; code that a file might carry is never run.
 
@@ -136,7 +136,7 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
     return int(checkpoint["epoch"]) + 1 if progress is None else int(progress["epochs"])
 
 
-@neutrally
+@with_default_torch_settings
 def load(path: str | os.PathLike[str]) -> Potential:
     """The trained potential of a run folder (its best epoch) or of a checkpoint, ready to predict.
 
@@ -187,7 +187,7 @@ def save(potential: Potential, path: str | os.PathLike[str], source: str | None 
     save_torch(Path(path), values)
 
 
-@neutrally
+@with_default_torch_settings
 def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     """The potential in the contents of a checkpoint, in evaluation mode.
 
@@ -209,7 +209,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
         if hasattr(settings.model, "check"):
             settings.model.check()
         # The initial weights drawn here are replaced at once.
-        with building(), torch.random.fork_rng(devices=[]):
+        with model_construction(), torch.random.fork_rng(devices=[]):
             potential = _built(settings, described)
     except MFPyGError as error:
         raise MFPyGError(f"{name}: {error}") from error

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch_geometric.data import Batch
 
-from mfpyg.ambient import neutrally
 from mfpyg.datasets.batches import BatchLoader
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
@@ -18,6 +17,7 @@ from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.metrics import MetricTable
 from mfpyg.inference.dataset import common_columns, predicted
 from mfpyg.models import Potential, Prediction
+from mfpyg.torch_defaults import with_default_torch_settings
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Evaluation:
     parity: dict[str, dict[tuple[str, str], Parity]]
 
 
-@neutrally
+@with_default_torch_settings
 def evaluate(
     potential: Potential,
     dataset: ConformationDataset,

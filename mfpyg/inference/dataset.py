@@ -19,13 +19,13 @@ import torch
 from torch_geometric.data import Batch
 
 import mfpyg
-from mfpyg.ambient import neutrally
 from mfpyg.checkpoint import load
 from mfpyg.datasets.batches import BatchLoader, by_size, rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.files import read_npz, replace_file, sha256_of
 from mfpyg.models import Potential, Prediction
+from mfpyg.torch_defaults import with_default_torch_settings
 
 FORMAT = 1
 """Version of the stored predictions."""
@@ -103,7 +103,7 @@ class Predictions:
     reference: dict[str, np.ndarray]
 
 
-@neutrally
+@with_default_torch_settings
 def predict_rows(
     potential: Potential,
     dataset: ConformationDataset,
@@ -182,7 +182,7 @@ def average(members: Sequence[Predictions]) -> Predictions:
     )
 
 
-@neutrally
+@with_default_torch_settings
 def run_predictions(
     run: Path,
     dataset: ConformationDataset,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from mfpyg.ambient import neutrally
 from mfpyg.checkpoint import load
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.models import Potential
 from mfpyg.models.prediction import Prediction
+from mfpyg.torch_defaults import with_default_torch_settings
 
 Model = str | os.PathLike[str] | Potential
 """A run folder, a checkpoint, or a potential."""
@@ -36,7 +36,7 @@ class Ensemble:
         MFPyGError: for no model, a file that cannot be read, or members without a common fidelity.
     """
 
-    @neutrally
+    @with_default_torch_settings
     def __init__(self, models: Model | Sequence[Model], device: torch.device | str | None = None) -> None:
         listed = [models] if isinstance(models, str | os.PathLike | Potential) else list(models)
         if not listed:

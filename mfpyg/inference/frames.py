@@ -13,14 +13,14 @@ from ase import Atoms
 from torch_geometric.data import Data
 
 from mfpyg import interrupt
-from mfpyg.ambient import neutrally
+from mfpyg.centering import centered
 from mfpyg.datasets.frames import Frame, frame_of_atoms
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import find_topology
 from mfpyg.inference.ensemble import Ensemble
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import find_overlap
-from mfpyg.origin import near_origin
+from mfpyg.torch_defaults import with_default_torch_settings
 from mfpyg.units import energy_factor
 
 BATCH_SIZE = 256
@@ -174,7 +174,7 @@ def _batches(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
         yield batch
 
 
-@neutrally
+@with_default_torch_settings
 def _of_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]:
     """Predictions of these frames; those with a stress in a batch of their own, as all of its graphs need a volume."""
     if not task.stress:
@@ -271,7 +271,7 @@ def _collated(batch: Sequence[Frame], ensemble: Ensemble) -> Data:
         pbc=torch.from_numpy(np.stack([frame.pbc for frame in batch])),
         cell=torch.from_numpy(np.stack([frame.cell for frame in batch])).double(),
     )
-    data = near_origin(data, dtype)
+    data = centered(data, dtype)
     data.pos, data.cell = data.pos.to(dtype), data.cell.to(dtype)
     if not data.pos.isfinite().all():
         atom = int((~data.pos.isfinite().all(dim=1)).nonzero()[0])

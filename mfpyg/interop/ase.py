@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,17 +21,32 @@ from ase.outputs import Properties, all_outputs
 from ase.stress import full_3x3_to_voigt_6_stress
 from torch_geometric.data import Data
 
-from mfpyg.ambient import neutral, neutrally
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.ensemble import Ensemble, Model
 from mfpyg.interop.verlet import VerletList
-from mfpyg.locks import Lock
 from mfpyg.models import Potential
 from mfpyg.models.prediction import Prediction
+from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
 from mfpyg.units import KCAL_MOL_TO_EV
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 _CHANGEABLE = ("fidelity", "skin")
+
+
+class _CopyableLock:
+    """Reentrant lock that can be copied and pickled; each copy is a new lock."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
 
 
 class MFPyGCalculator(Calculator):
@@ -78,7 +94,7 @@ class MFPyGCalculator(Calculator):
         compiled: bool = False,
         atoms: Atoms | None = None,
     ) -> None:
-        self._lock = Lock()
+        self._lock = _CopyableLock()
         super().__init__(atoms=atoms)
         self.ensemble = _prepared(models, device, dtype, compiled)
         members = self.ensemble.members
@@ -163,7 +179,7 @@ class MFPyGCalculator(Calculator):
             CalculatorSetupError: without atoms, if there were none before.
             MFPyGError: see the class.
         """
-        with self._lock, neutral():
+        with self._lock, default_torch_settings():
             self._calculate(atoms, properties, system_changes)
 
     def _calculate(self, atoms: Atoms | None, properties: Sequence[str], system_changes: Sequence[str]) -> None:
@@ -207,7 +223,7 @@ def _listed(models: Model | Sequence[Model]) -> list[Model]:
     return [models] if isinstance(models, str | os.PathLike | Potential) else list(models)
 
 
-@neutrally
+@with_default_torch_settings
 def _prepared(
     models: Model | Sequence[Model], device: str | torch.device | None, dtype: str | None, compiled: bool
 ) -> Ensemble:

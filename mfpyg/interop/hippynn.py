@@ -16,7 +16,6 @@ import torch
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from mfpyg.ambient import neutrally
 from mfpyg.backbone_options import HIPNNOptions
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.fidelity import Fidelity
@@ -36,6 +35,7 @@ from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
 from mfpyg.models.heads import Head
 from mfpyg.settings import TrainSettings, from_dict
+from mfpyg.torch_defaults import with_default_torch_settings
 from mfpyg.units import ENERGY_UNITS, atomic_estimate, energy_factor, length_factor
 
 __all__ = ["export_hippynn", "load_hippynn"]
@@ -44,7 +44,7 @@ OLD_CUSP = 1e-30
 """Cusp constant of hippynn before it was stored."""
 
 
-@neutrally
+@with_default_torch_settings
 def load_hippynn(
     path: str | os.PathLike[str] | Mapping[str, Any],
     *,

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mfpyg.ambient import neutrally
 from mfpyg.errors import MFPyGError
 from mfpyg.files import save_torch
 from mfpyg.interop.hippynn_state import (
@@ -25,10 +24,11 @@ from mfpyg.interop.hippynn_state import (
 )
 from mfpyg.models import HIPNN, MultiFidelityPotential, Potential
 from mfpyg.models.heads import Head, LinearHead
+from mfpyg.torch_defaults import with_default_torch_settings
 from mfpyg.units import energy_factor
 
 
-@neutrally
+@with_default_torch_settings
 def export_hippynn(
     potential: Potential,
     like: Mapping[str, Any],

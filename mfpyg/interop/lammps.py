@@ -28,9 +28,9 @@ import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from mfpyg.ambient import neutrally
 from mfpyg.errors import MFPyGError
 from mfpyg.inference.ensemble import Ensemble, Model
+from mfpyg.torch_defaults import with_default_torch_settings
 from mfpyg.units import KCAL_MOL_TO_EV
 
 _ENERGY = {"metal": KCAL_MOL_TO_EV, "real": 1.0}
@@ -111,7 +111,7 @@ class UnifiedPotential:
     def compute_gradients(self, data: Any) -> None:
         """Nothing: all is done in :meth:`compute_forces`."""
 
-    @neutrally
+    @with_default_torch_settings
     def compute_forces(self, data: Any) -> None:
         """Energies of the atoms, and what each neighbour's vector adds to forces and virial.
 

@@ -16,9 +16,9 @@ from torch_sim.models.interface import ModelInterface
 from torch_sim.state import SimState
 from torch_sim.typing import MemoryScaling
 
-from mfpyg.ambient import neutral, neutrally
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.ensemble import Ensemble, Model
+from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
 from mfpyg.units import KCAL_MOL_TO_EV
 
 _SCALINGS: tuple[str, ...] = get_args(MemoryScaling)
@@ -50,7 +50,7 @@ class MFPyGModel(ModelInterface):
         ...              n_steps=1000, temperature=300, timestep=0.0005)                  # doctest: +SKIP
     """
 
-    @neutrally
+    @with_default_torch_settings
     def __init__(
         self,
         models: Model | Sequence[Model],
@@ -114,7 +114,7 @@ class MFPyGModel(ModelInterface):
         Raises:
             MFPyGError: for an unknown element, or positions that are not finite.
         """
-        with neutral():
+        with default_torch_settings():
             return self._predicted(state)
 
     def _predicted(self, state: Any) -> dict[str, Tensor]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from mfpyg.centering import Offset, find_offset
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph
 from mfpyg.lattice import MARGIN, Lattice, lattice_of
-from mfpyg.origin import Offset, find_offset
 
 
 @dataclass
@@ -45,7 +45,7 @@ class VerletList:
     still at least σ (cutoff + skin) − 2 d apart, σ being the smallest singular value of D and d how far the atoms
     have moved from where D alone takes them; they suffice as long as that is not less than the cutoff.
 
-    Far from the origin an offset (see :mod:`mfpyg.origin`) is taken from the positions. It stays the same from one
+    Far from the origin an offset (see :mod:`mfpyg.centering`) is taken from the positions. It stays the same from one
     search to the next, so that no atom jumps to another image in between. Several threads may use one list.
 
     Args:
@@ -100,7 +100,7 @@ class VerletList:
 
     def _near(self, data: Data, offset: Offset | None, lattice: Lattice | None) -> tuple[Tensor, Tensor]:
         """Positions without the offset, as they are and as the potential rounds them."""
-        given = data.pos if offset is None else offset.taken_from(data).pos
+        given = data.pos if offset is None else offset.subtracted_from(data).pos
         pos = given.to(self.dtype)
         return given, pos if lattice is None else pos.double()
 

@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from mfpyg import backbones
-from mfpyg.ambient import building
 from mfpyg.models.delta import DeltaPotential, difference_name
 from mfpyg.models.potential import MultiFidelityPotential
 from mfpyg.settings import TrainSettings
+from mfpyg.torch_defaults import model_construction
 
 
 def build_potential(
@@ -26,7 +26,7 @@ def build_potential(
         MFPyGError: for an unknown backbone, or options that make no sense.
     """
     head = settings.head
-    with building():
+    with model_construction():
         potential = MultiFidelityPotential(
             backbones.find(settings.backbone).make(species, dataclasses.asdict(settings.model)),
             fidelities,

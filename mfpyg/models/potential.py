@@ -13,7 +13,7 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from mfpyg.ambient import neutral, without_inference
+from mfpyg.centering import CENTER_BEYOND, WARN_BEYOND, centered, largest_coordinate
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
@@ -23,7 +23,7 @@ from mfpyg.models.heads import Head, make_head
 from mfpyg.models.interface import Potential
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import System, check_apart, check_volumes, with_isolated_atoms
-from mfpyg.origin import NEAR, ROUNDED, largest_coordinate, near_origin
+from mfpyg.torch_defaults import default_torch_settings, without_inference_tensors
 
 
 class MultiFidelityPotential(Potential):
@@ -188,8 +188,8 @@ class MultiFidelityPotential(Potential):
                 positions that are not finite, atoms that overlap so that the result would not be finite (in evaluation
                 mode), a stress where a graph does not repeat in all directions, or forces in inference mode.
         """
-        with neutral(keep_inference=True):
-            return self._predict(without_inference(data), wanted, stress)
+        with default_torch_settings(keep_inference=True):
+            return self._predict(without_inference_tensors(data), wanted, stress)
 
     def _predict(self, data: Data, wanted: Mapping[str, bool], stress: bool) -> dict[str, Prediction]:
         for name in wanted:
@@ -208,15 +208,15 @@ class MultiFidelityPotential(Potential):
                 "expected finite ones in Å"
             )
         dtype = weight.dtype
-        if largest > ROUNDED and data.pos.dtype == torch.float32:
+        if largest > WARN_BEYOND and data.pos.dtype == torch.float32:
             warnings.warn(
                 f"positions in float32 reach {largest:,.0f} Å, where they are rounded by 6e-5 Å or more; give them in "
                 "float64, or nearer to the origin",
                 MFPyGWarning,
                 stacklevel=3,
             )
-        if largest > NEAR:
-            data = near_origin(data, dtype)
+        if largest > CENTER_BEYOND:
+            data = centered(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if stress:
             check_volumes(lattice, topology.n_graphs)
@@ -234,7 +234,7 @@ class MultiFidelityPotential(Potential):
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)
-        with neutral():
+        with default_torch_settings():
             return self._predict_edges(z, edge_index, edge_vec, fidelity)
 
     def _predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from mfpyg.ambient import neutrally
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.testing import invariance, smoothness
 from mfpyg.testing.subject import Law, PotentialError, Subject
+from mfpyg.torch_defaults import with_default_torch_settings
 
 
-@neutrally
+@with_default_torch_settings
 def check_potential(potential: nn.Module, *, seed: int = 0) -> list[Law]:
     """Check a potential, or a backbone, which linear heads of two fidelities are put on.
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from mfpyg.ambient import neutrally
 from mfpyg.backbones import find as find_backbone
 from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels, versions
 from mfpyg.datasets.conformations import ConformationDataset
@@ -23,6 +22,7 @@ from mfpyg.kernels.compilation import find_compiler
 from mfpyg.models import Potential
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
+from mfpyg.torch_defaults import with_default_torch_settings
 from mfpyg.training.check import check_settings, given_references
 from mfpyg.training.data import open_training_data
 from mfpyg.training.distributed import is_main_process
@@ -38,7 +38,7 @@ from mfpyg.training.rng_state import seed_generators
 from mfpyg.training.strategies.finetune import method_notes, splits_to_go_on
 
 
-@neutrally
+@with_default_torch_settings
 def train(
     settings: TrainSettings,
     folder: RunFolder,
@@ -121,7 +121,7 @@ def _summary(
     ]
 
 
-@neutrally
+@with_default_torch_settings
 def final_table(settings: TrainSettings, folder: RunFolder, console: Console) -> None:
     """Evaluate the best epoch on every split, print the table, and keep it in the run folder."""
     checkpoint = read_checkpoint(folder.best)

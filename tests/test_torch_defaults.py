@@ -18,7 +18,6 @@ from torch_geometric.data import Data
 
 import mfpyg
 from mfpyg import settings
-from mfpyg.ambient import neutral
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.batches import BatchLoader
 from mfpyg.errors import MFPyGError
@@ -28,6 +27,7 @@ from mfpyg.inference.frames import predict_frames
 from mfpyg.interop.ase import MFPyGCalculator, data_of
 from mfpyg.models import Potential
 from mfpyg.models.build import build_potential
+from mfpyg.torch_defaults import default_torch_settings
 
 SMALL: dict[str, dict[str, Any]] = {
     "hipnn": {"n_features": 8, "n_sensitivities": 6, "n_atom_layers": 1},
@@ -115,7 +115,7 @@ def _through_everything(path: Path, dataset: MiniCHNO, train: bool = True) -> li
         with torch.inference_mode(False), torch.enable_grad():
             one = potential.predict(batch, {"cc": True})["cc"]
             loss = one.forces.square().mean() + one.energy.sum() * 1e-6
-            with neutral():  # torch's own advice is not to go backwards in autocast
+            with default_torch_settings():  # torch's own advice is not to go backwards in autocast
                 loss.backward()
         found += [loss, *(p.grad for p in potential.parameters() if p.grad is not None)]
     return found
@@ -206,4 +206,4 @@ def test_data_on_another_device_are_refused_with_both(checkpoint: Callable[..., 
 
 
 def test_neutral_costs_nothing_where_nothing_is_set() -> None:
-    assert neutral() is neutral()
+    assert default_torch_settings() is default_torch_settings()

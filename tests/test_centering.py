@@ -15,11 +15,11 @@ from ase.build import bulk, molecule
 from torch_geometric.data import Batch, Data
 
 import mfpyg
+from mfpyg.centering import CENTER_BEYOND, centered, find_offset
 from mfpyg.errors import MFPyGWarning
 from mfpyg.graph import RadiusGraph
 from mfpyg.interop.ase import data_of
 from mfpyg.models import HIPNN, MultiFidelityPotential
-from mfpyg.origin import NEAR, find_offset, near_origin
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +114,15 @@ def test_gradients_by_positions_and_cell_go_through(potential: MultiFidelityPote
 
 def test_what_is_near_or_has_nothing_to_gain_stays_as_it_is() -> None:
     near = data_of(molecule("CH3CHO"))
-    assert near_origin(near, torch.float32) is near
-    assert find_offset(data_of(_moved(molecule("CH3CHO"), NEAR - 2))) is None
+    assert centered(near, torch.float32) is near
+    assert find_offset(data_of(_moved(molecule("CH3CHO"), CENTER_BEYOND - 2))) is None
     wide = Data(z=torch.ones(2, dtype=torch.int64), pos=torch.tensor([[0.0, 0, 0], [150.0, 0, 0]]))
     assert find_offset(wide) is None  # half of it would still be beyond a power of two
     far = data_of(_moved(molecule("CH3CHO"), 1e4))
-    assert near_origin(far, torch.float64) is far  # which has the digits
-    once = near_origin(far, torch.float32)
+    assert centered(far, torch.float64) is far  # which has the digits
+    once = centered(far, torch.float32)
     assert float(once.pos.abs().max()) < 5
-    assert near_origin(once, torch.float32) is once
+    assert centered(once, torch.float32) is once
 
 
 def test_no_atoms_and_lost_ones_are_left_alone() -> None:
@@ -130,7 +130,7 @@ def test_no_atoms_and_lost_ones_are_left_alone() -> None:
     pos = torch.full((4, 3), 1e4, dtype=torch.float64)
     pos[0, 0], pos[1, 0] = torch.nan, torch.inf
     batch = Data(z=torch.ones(4, dtype=torch.int64), pos=pos, batch=torch.tensor([0, 1, 2, 2]))
-    found = near_origin(batch, torch.float32)
+    found = centered(batch, torch.float32)
     assert torch.equal(found.pos[:2].isfinite(), pos[:2].isfinite())
     assert torch.equal(found.pos[2:], torch.zeros(2, 3, dtype=torch.float64))
 

@@ -1,8 +1,7 @@
-"""Torch's settings that a program makes for everything after them, kept away from what is computed here.
+"""Protection from global torch settings: default device and dtype, ``torch.autocast``, ``torch.inference_mode``.
 
-A default device, ``torch.autocast``, ``torch.inference_mode`` and a default type of floating-point numbers all change
-what the same lines of code do. Other packages set them (MACE's calculator makes float64 the default type), and a
-potential has to give the same numbers whoever was there before.
+Other packages change them (MACE's calculator makes float64 the default dtype); the results of a potential must not
+depend on them.
 """
 
 from __future__ import annotations
@@ -22,45 +21,46 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_NOTHING: AbstractContextManager[None] = nullcontext()
-_building = threading.RLock()
+_NO_CHANGE: AbstractContextManager[None] = nullcontext()
+_construction_lock = threading.RLock()
 
 
-def neutral(*, keep_inference: bool = False) -> AbstractContextManager[Any]:
-    """A context without a default device, autocast or inference mode; it costs microseconds where none is set.
+def default_torch_settings(*, keep_inference: bool = False) -> AbstractContextManager[Any]:
+    """Context manager that switches off a default device, autocast and inference mode.
 
-    The default type is left alone, as it is that of all threads; what runs here names its types instead.
+    It takes microseconds where none is set. The default dtype is left unchanged, since all threads share it; code in
+    this context must name the dtypes of its tensors.
 
     Args:
-        keep_inference: leave inference mode as it is.
+        keep_inference: leave inference mode unchanged.
     """
     contexts: list[AbstractContextManager[Any]] = []
     if torch.is_inference_mode_enabled() and not keep_inference:
         contexts.append(torch.inference_mode(False))
-    if torch.empty(0).device.type != "cpu":  # in a tenth of the time of get_default_device
+    if torch.empty(0).device.type != "cpu":  # ten times faster than get_default_device
         contexts.append(torch.device("cpu"))
     contexts += [torch.autocast(kind, enabled=False) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
     if not contexts:
-        return _NOTHING
+        return _NO_CHANGE
     stack = ExitStack()
     for context in contexts:
         stack.enter_context(context)
     return stack
 
 
-def neutrally(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, run in :func:`neutral`."""
+def with_default_torch_settings(function: Callable[P, R]) -> Callable[P, R]:
+    """Decorator that runs a function in :func:`default_torch_settings`."""
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with neutral():
+        with default_torch_settings():
             return function(*args, **kwargs)
 
     return call
 
 
-def without_inference(data: Data) -> Data:
-    """The data, or outside of inference mode a copy where a part was made in it: autograd keeps no such tensors."""
+def without_inference_tensors(data: Data) -> Data:
+    """Return the data, cloned if autograd is to use tensors in it that were created in inference mode."""
     if torch.is_inference_mode_enabled():
         return data
     values = [value for store in data.stores for value in store.values()]
@@ -68,14 +68,14 @@ def without_inference(data: Data) -> Data:
 
 
 @contextmanager
-def building() -> Iterator[None]:
-    """A context to build networks in: :func:`neutral`, and float32 as the default type."""
+def model_construction() -> Iterator[None]:
+    """Context manager for building networks: :func:`default_torch_settings` with float32 as the default dtype."""
     before = torch.get_default_dtype()
     if before == torch.float32:
-        with neutral():
+        with default_torch_settings():
             yield
         return
-    with _building, neutral():  # one at a time, as the type is that of all threads
+    with _construction_lock, default_torch_settings():  # all threads share the default dtype
         torch.set_default_dtype(torch.float32)
         try:
             yield
