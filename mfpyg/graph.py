@@ -1,15 +1,15 @@
-"""From positions to edges: the radius graph of a batch of molecules and periodic systems.
+"""Radius graphs of batches of molecules and periodic systems.
 
-An edge runs from a source atom j to a target atom i, ``edge_index[:, e] = (j, i)``, as in PyTorch
-Geometric. Every pair of different atoms of one molecule within the cutoff is an edge, in both
-directions; there is no cap on the number of neighbours. Where ``cell`` and ``pbc`` say that a graph repeats
-(see :mod:`mfpyg.lattice`), every image of an atom within the cutoff is one more edge, an atom's own images
-included. Edges come sorted by target, then by source, then by the image's shift, whichever engine of
-:mod:`mfpyg.neighbors` found them.
+An edge runs from a source atom j to a target atom i, ``edge_index[:, e] = (j, i)``, as in PyTorch Geometric. Every pair
+of different atoms of a molecule within the cutoff is an edge, in both directions; the number of neighbours is not
+limited. In periodic graphs (``cell`` and ``pbc``, see :mod:`mfpyg.lattice`) every image of an atom within the cutoff is
+another edge, including images of the target itself. Edges are sorted by target, source and shift of the image, with
+every engine of :mod:`mfpyg.neighbors`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,29 +37,32 @@ __all__ = [
 
 
 class Prepared(Protocol):
-    """Tables of a graph, such as of its edges, that a backbone computes once for all layers."""
+    """Index tables of a graph that a backbone computes once for all layers."""
+
+    @property
+    def key(self) -> Hashable:
+        """What a compiled prediction depends on besides the type and :meth:`tensors`; ``None`` if nothing."""
 
     def tensors(self) -> list[Tensor]:
-        """All tensors it consists of, for ``torch.compile``; numbers are sizes of empty tensors."""
+        """All tensors, as inputs of ``torch.compile``; numbers are passed as sizes of empty tensors."""
 
     def with_tensors(self, tensors: list[Tensor]) -> Any:
-        """Copy made of these tensors, of another graph, in place of its own."""
+        """Copy with the tensors replaced by those of another graph."""
 
 
 @dataclass
 class Graph:
-    """Input of a backbone: atoms, edges, and the vectors along them.
+    """Input of a backbone: atoms, edges, and edge vectors.
 
     Attributes:
         z: atomic numbers, (n_atoms,) int64.
         edge_index: sources and targets, (2, n_edges) int64, sorted by target.
         edge_vec: position of the source, or its image, minus that of the target in Å, (n_edges, 3); differentiable.
-        edge_dist: its length in Å, (n_edges,).
-        batch: number of the molecule each atom belongs to, (n_atoms,) int64, ascending.
+        edge_dist: length of ``edge_vec`` in Å, (n_edges,).
+        batch: molecule of each atom, (n_atoms,) int64, ascending.
         n_graphs: number of molecules.
-        prepared: by the backbone's ``prepare``, where this was done already.
-        by_weights: whether the result is differentiated by the weights of the backbone, too; where it is not, a
-            backbone may spare itself what that needs.
+        prepared: result of the backbone's ``prepare``, if it has been called.
+        by_weights: whether the result is to be differentiable with respect to the weights of the backbone.
     """
 
     z: Tensor
@@ -78,11 +81,11 @@ class Graph:
 
 @dataclass
 class Topology:
-    """Neighbours without any gradient: a :class:`Graph` before it has vectors.
+    """Atoms and neighbours: a :class:`Graph` without edge vectors.
 
     Attributes:
         z, edge_index, batch, n_graphs: as in :class:`Graph`.
-        edge_shift: the source's image in lattice vectors, (n_edges, 3) int32; ``None`` where nothing repeats.
+        edge_shift: shift of the source's image in lattice vectors, (n_edges, 3) int32; ``None`` without periodicity.
     """
 
     z: Tensor
@@ -92,7 +95,7 @@ class Topology:
     edge_shift: Tensor | None = None
 
     def at(self, pos: Tensor, lattice: Lattice | None, prepared: Prepared | None = None) -> Graph:
-        """The graph with the vectors of these positions (n_atoms, 3) and cells, differentiable in both."""
+        """Add edge vectors, differentiable with respect to positions (n_atoms, 3) and cells."""
         source, target = self.edge_index
         edge_vec = pos[source] - pos[target]  # (n_edges, 3)
         if lattice is not None and self.edge_shift is not None:
@@ -102,10 +105,10 @@ class Topology:
 
 
 class EdgeTopology(Topology):
-    """Neighbours whose vectors are given, and positions are not: energies are differentiated by the vectors."""
+    """Neighbours with given edge vectors, which energies are differentiated by, instead of positions."""
 
     def at(self, pos: Tensor, lattice: Lattice | None, prepared: Prepared | None = None) -> Graph:
-        """The graph with these vectors (n_edges, 3), which stand in the place of positions."""
+        """Add edge vectors (n_edges, 3), given in place of positions."""
         edge_dist = pos.square().sum(dim=1).sqrt()  # (n_edges,)
         return Graph(self.z, self.edge_index, pos, edge_dist, self.batch, self.n_graphs, prepared)
 
@@ -113,18 +116,18 @@ class EdgeTopology(Topology):
 def find_topology(
     data: Data, cutoff: float, engine: str = "auto", dtype: torch.dtype | None = None
 ) -> tuple[Topology, Lattice | None]:
-    """Neighbours within a cutoff, and the cells where something repeats; edges stored for this cutoff are taken.
+    """Find the neighbours within a cutoff, or take edges stored for this cutoff; return also the cells, if any.
 
     Args:
         data, cutoff, engine: as in :func:`build_graph`.
-        dtype: in which positions and cells are compared with the cutoff; that of the positions, if not given.
+        dtype: dtype of positions and cells in the comparison with the cutoff; default: that of the positions.
 
     Raises:
         MFPyGError: as :func:`build_graph`.
     """
     batch, n_graphs = molecules_of(data)
     if n_graphs > 1 and (batch.diff() < 0).any():
-        raise MFPyGError("batch is not ascending; expected the atoms of a molecule one after another")
+        raise MFPyGError("batch is not ascending; expected the atoms of each molecule to be contiguous")
     pos = data.pos if dtype is None else data.pos.to(dtype)
     lattice = lattice_of(data, n_graphs, pos.dtype)
     edge_index, edge_shift = _stored_edges(data, cutoff, lattice) or _find_edges(pos, batch, lattice, cutoff, engine)
@@ -132,19 +135,19 @@ def find_topology(
 
 
 def build_graph(data: Data, cutoff: float, engine: str = "auto") -> Graph:
-    """The graph of a ``Data`` or ``Batch``, with edges stored in it where they were made for this cutoff.
+    """Build the graph of a ``Data`` or ``Batch``.
 
-    Edges count as stored only if :class:`RadiusGraph` put them there with the very same cutoff;
-    any others are left alone and the edges built from the positions.
+    Edges that :class:`RadiusGraph` stored with exactly this cutoff are used; any others are ignored, and edges are
+    built from the positions.
 
     Args:
-        data: with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; ``batch`` where it holds several graphs;
-            ``cell`` (n_graphs, 3, 3) in Å and ``pbc`` (n_graphs, 3) bool where some of them may repeat.
+        data: with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; ``batch`` for several graphs; ``cell``
+            (n_graphs, 3, 3) in Å and ``pbc`` (n_graphs, 3) bool for periodic graphs.
         cutoff: in Å.
         engine: see :mod:`mfpyg.neighbors`.
 
     Raises:
-        MFPyGError: for an engine that cannot do this, or ``cell`` and ``pbc`` that make no sense.
+        MFPyGError: for an engine that cannot do this, or invalid ``cell`` and ``pbc``.
     """
     topology, lattice = find_topology(data, cutoff, engine)
     return topology.at(data.pos, lattice)
@@ -153,14 +156,14 @@ def build_graph(data: Data, cutoff: float, engine: str = "auto") -> Graph:
 def edges_of_each(
     pos: Tensor, batch: Tensor, n_graphs: int, cutoff: float, engine: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """Edges of many molecules at once, each molecule's atoms counted from zero.
+    """Find the edges of many molecules; atoms are counted from zero in each molecule.
 
     Args:
         pos, batch, cutoff, engine: as in :func:`radius_graph`.
         n_graphs: number of molecules.
 
     Returns:
-        edge_index (2, n_edges) int64, molecule by molecule, and the edges of each, (n_graphs,) int64.
+        edge_index (2, n_edges) int64, molecule by molecule, and the number of edges of each, (n_graphs,) int64.
     """
     edge_index = radius_graph(pos, batch, cutoff, engine)
     owner = batch[edge_index[1]]  # (n_edges,)
@@ -170,7 +173,7 @@ def edges_of_each(
 
 
 def molecules_of(data: Data) -> tuple[Tensor, int]:
-    """Number of the molecule that each atom belongs to, (n_atoms,) int64, and how many there are."""
+    """Molecule of each atom, (n_atoms,) int64, and the number of molecules."""
     batch = getattr(data, "batch", None)
     if batch is None:
         return torch.zeros_like(data.z, dtype=torch.int64), 1
@@ -180,7 +183,7 @@ def molecules_of(data: Data) -> tuple[Tensor, int]:
 
 
 Edges = tuple[Tensor, Tensor | None]
-"""edge_index (2, n_edges), and edge_shift (n_edges, 3) where a graph is periodic."""
+"""edge_index (2, n_edges), and edge_shift (n_edges, 3) of periodic graphs."""
 
 
 def _find_edges(pos: Tensor, batch: Tensor, lattice: Lattice | None, cutoff: float, engine: str) -> Edges:
@@ -196,7 +199,7 @@ def _stored_edges(data: Data, cutoff: float, lattice: Lattice | None) -> Edges |
     edge_shift = None if lattice is None else getattr(data, "edge_shift", None)
     if lattice is not None and edge_shift is None:
         return None
-    if (edge_index[1].diff() < 0).any():  # a transform has put them into another order
+    if (edge_index[1].diff() < 0).any():  # reordered by a transform
         order = torch.argsort(edge_index[1], stable=True)
         edge_index, edge_shift = edge_index[:, order], None if edge_shift is None else edge_shift[order]
     return edge_index, edge_shift
@@ -206,9 +209,8 @@ class RadiusGraph(BaseTransform):
     """Store the edges within a cutoff, and the cutoff, in each ``Data``; for ``pre_transform``.
 
     Adds ``edge_index`` (2, n_edges) int64 and ``edge_cutoff`` (1,) float64 in Å, and to data with ``pbc`` also
-    ``edge_shift`` (n_edges, 3) int32, the source's image in lattice vectors. The edges are those of the positions
-    and cell at that moment: whatever moves atoms afterwards (noise, dynamics) has to remove
-    ``edge_cutoff``, so that they are built again.
+    ``edge_shift`` (n_edges, 3) int32, the shift of the source's image in lattice vectors. Code that moves atoms
+    afterwards (noise, dynamics) has to remove ``edge_cutoff``, so that the edges are built again.
 
     Args:
         cutoff: in Å.
@@ -226,9 +228,9 @@ class RadiusGraph(BaseTransform):
         batch, n_graphs = molecules_of(data)
         lattice = lattice_of(data, n_graphs, data.pos.dtype)
         data.edge_index, edge_shift = _find_edges(data.pos, batch, lattice, self.cutoff, self.engine)
-        if getattr(data, "pbc", None) is not None:  # molecules among crystals too, as collate wants it of all or none
-            nothing = torch.zeros(data.edge_index.shape[1], 3, dtype=torch.int32, device=data.pos.device)
-            data.edge_shift = nothing if edge_shift is None else edge_shift
+        if getattr(data, "pbc", None) is not None:  # also of molecules among crystals: collate needs it in all or none
+            zeros = torch.zeros(data.edge_index.shape[1], 3, dtype=torch.int32, device=data.pos.device)
+            data.edge_shift = zeros if edge_shift is None else edge_shift
         data.edge_cutoff = torch.tensor([self.cutoff], dtype=torch.float64, device="cpu")
         return data
 

@@ -1,4 +1,4 @@
-"""Compilation of the C sources for this processor and the sizes of a network, kept in the user's cache."""
+"""Compilation of the C sources for this processor and network size, with a cache of the libraries."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SOURCES = [Path(__file__).with_name(name) for name in ("moments.c", "pointwise.
 _HEADER = Path(__file__).with_name("products.h")
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"),
-    # The vectors are written out. GCC's own on top, and its tuning for some processors, which keeps addresses in vector
-    # registers, made the second derivative a third slower.
+    # The code is vectorized by hand. GCC's vectorizer on top of that, and its tuning for some processors, which keeps
+    # addresses in vector registers, made the second derivative a third slower.
     *("-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-mtune=generic", "-fschedule-insns"),
 )
 _TYPES = {torch.float32: ("float", "int32_t"), torch.float64: ("double", "int64_t")}
@@ -34,18 +34,18 @@ _SECONDS = 120
 
 
 class NoCompilerError(MFPyGError):
-    """The kernel cannot be compiled here, and why."""
+    """The native kernel cannot be compiled."""
 
 
 def find_compiler(variable: str, names: Sequence[str]) -> list[str] | None:
-    """Command of a compiler: that in an environment variable, else the first of the names that is installed.
+    """Find a compiler: the command in an environment variable, or the first installed program of ``names``.
 
     Args:
-        variable: such as ``CC``, which may hold options or a wrapper too, as in ``ccache gcc``.
-        names: of programs.
+        variable: environment variable such as ``CC``; may include a wrapper or options, as in ``ccache gcc``.
+        names: program names.
 
     Returns:
-        The command's words, the first being a path; ``None`` if there is no such program.
+        The words of the command, with the path of the program first; ``None`` if it is not installed.
     """
     given = shlex.split(os.environ.get(variable, ""))
     for command in [given] if given else [[name] for name in names]:
@@ -56,12 +56,12 @@ def find_compiler(variable: str, names: Sequence[str]) -> list[str] | None:
 
 
 def library(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> ctypes.CDLL:
-    """The kernel for arrays of these sizes, compiled within some two seconds if the cache has none.
+    """Return the kernel for arrays of these sizes; compiling takes about two seconds if it is not in the cache.
 
     Raises:
-        NoCompilerError: if there is no compiler, or it fails; it is tried once in a process.
+        NoCompilerError: if there is no compiler, or it fails; it is tried once per process.
     """
-    outcome = _tried(dtype, n_features, n_sensitivities, n_components)
+    outcome = _library_or_error(dtype, n_features, n_sensitivities, n_components)
     if isinstance(outcome, NoCompilerError):
         raise outcome
     return outcome
@@ -72,44 +72,44 @@ _ARGUMENTS: dict[str, Any] = {"i": ctypes.c_int, "q": ctypes.c_int64, "d": ctype
 
 @functools.lru_cache
 def function(name: str, arguments: str, dtype: torch.dtype, sizes: tuple[int, int, int]) -> Any:
-    """A function of the kernel, which takes numbers and addresses as Python has them.
+    """Return a function of the kernel, which takes Python numbers and addresses.
 
     Args:
-        name: of the function.
-        arguments: types of its arguments, in the letters of :mod:`struct`.
+        name: name of the function.
+        arguments: types of its arguments, as format characters of :mod:`struct`.
         dtype, sizes: as in :func:`library`.
 
     Raises:
         NoCompilerError: see :func:`library`.
     """
-    found = library(dtype, *sizes)[name]
-    found.argtypes = [_ARGUMENTS[letter] for letter in arguments]
-    return found
+    result = library(dtype, *sizes)[name]
+    result.argtypes = [_ARGUMENTS[letter] for letter in arguments]
+    return result
 
 
 @functools.lru_cache
-def _tried(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> Any:
+def _library_or_error(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> Any:
     try:
-        return _loaded(dtype, n_features, n_sensitivities, n_components)
+        return _load(dtype, n_features, n_sensitivities, n_components)
     except NoCompilerError as error:
         return error
     except (OSError, MFPyGError, subprocess.SubprocessError) as error:
         return NoCompilerError(f"the native kernel cannot be compiled or loaded: {error}")
 
 
-def _loaded(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> ctypes.CDLL:
+def _load(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_components: int) -> ctypes.CDLL:
     if dtype not in _TYPES:
         raise NoCompilerError(f"the native kernel takes float32 and float64, not {str(dtype).removeprefix('torch.')}")
     cc = find_compiler("CC", ("cc", "gcc", "clang"))
     if cc is None:
         sought = f"CC is '{os.environ['CC']}'" if os.environ.get("CC") else "cc, gcc or clang"
-        raise NoCompilerError(f"no C compiler found ({sought}); install one, or name it in CC")
+        raise NoCompilerError(f"no C compiler found ({sought}); install one, or set CC")
     real, mask = _TYPES[dtype]
     sizes = [f"-DREAL={real}", f"-DMASK={mask}", f"-DF={n_features}", f"-DN={n_sensitivities}", f"-DC={n_components}"]
     target = _target(cc)
     failures = []
-    for threads in _ways_to_threads():
-        command = [*cc, *_FLAGS, *sizes, *map(str, _SOURCES), *threads]
+    for openmp in _openmp_flags():
+        command = [*cc, *_FLAGS, *sizes, *map(str, _SOURCES), *openmp]
         key = "\0".join([*command, target, *(source.read_text() for source in (*_SOURCES, _HEADER))])
         path = cache_dir() / "kernels" / f"moments-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
         make_folder(path.parent)
@@ -121,17 +121,17 @@ def _loaded(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_compone
         except NoCompilerError as failure:
             failures.append(failure)
             continue
-        if not threads:
+        if not openmp:
             text = f"the native kernel was compiled without OpenMP and uses one thread ({failures[-1]})"
             warnings.warn(text, MFPyGWarning, stacklevel=4)
         return ctypes.CDLL(str(path))
     raise failures[0]
 
 
-def _ways_to_threads() -> list[list[str]]:
-    """OpenMP: torch's own where torch brings one, as two of them would fight for the cores; the compiler's; none."""
-    own = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
-    return [*([["-fopenmp", *map(str, own)]] if own else []), ["-fopenmp"], []]
+def _openmp_flags() -> list[list[str]]:
+    """Compiler flags to try: torch's OpenMP if it bundles one (two would compete for cores), the compiler's, none."""
+    bundled = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return [*([["-fopenmp", *map(str, bundled)]] if bundled else []), ["-fopenmp"], []]
 
 
 def _compile(command: list[str], output: str) -> None:
@@ -141,9 +141,9 @@ def _compile(command: list[str], output: str) -> None:
 
 
 def _target(cc: list[str]) -> str:
-    """The compiler's macros, which tell its version and the instructions of ``-march=native``.
+    """Macros of the compiler, which show its version and the instructions of ``-march=native``.
 
-    A cache may be shared by the machines of a cluster.
+    Part of the cache key, as the machines of a cluster may share a cache.
     """
     command = [*cc, "-march=native", "-dM", "-E", "-x", "c", os.devnull]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)

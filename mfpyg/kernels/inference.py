@@ -1,7 +1,8 @@
-"""HIP-NN-TS with its derivative by positions written out, for what is differentiated once, and not by weights.
+"""HIP-NN-TS with a hand-written derivative with respect to positions, for inference.
 
-The network is that of :mod:`mfpyg.models.hipnn`, layer by layer. Autograd, whose records of small operations take as
-long as the arithmetic of a small molecule, sees it as one function.
+The result can be differentiated once, and not with respect to weights. The layers are those of
+:mod:`mfpyg.models.hipnn`. Autograd sees one function: recording the small operations would take as long as the
+arithmetic of a small molecule.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 from mfpyg.kernels import pointwise
 from mfpyg.kernels.native import NativeSum, call_kernel
+from mfpyg.kernels.neighbor_sum import NeighborSum
 
 
 class InteractionWeights(NamedTuple):
@@ -21,9 +23,9 @@ class InteractionWeights(NamedTuple):
 
     Attributes:
         weight: V, (n, F, F_in).
-        self_weight, self_bias: of the self term, (F, F_in) and (F,).
+        self_weight, self_bias: self-interaction, (F, F_in) and (F,).
         tensor_scales: t₁ and t₂, (F,) each, up to the tensor order.
-        mu, sigma: of the sensitivities, (n,).
+        mu, sigma: positions and widths of the sensitivities, (n,).
         cutoff, cusp: R_c in Å, and c.
     """
 
@@ -43,7 +45,7 @@ class InteractionWeights(NamedTuple):
 
 
 class LayerWeights(NamedTuple):
-    """Weights of a layer on single atoms, y = W₂·softplus(W₁ x + b₁) + b₂ + x; (F, F) and (F,)."""
+    """Weights of an atomic layer, y = W₂·softplus(W₁ x + b₁) + b₂ + x; (F, F) and (F,)."""
 
     weight: Tensor
     bias: Tensor
@@ -52,13 +54,13 @@ class LayerWeights(NamedTuple):
 
 
 class BlockWeights(NamedTuple):
-    """Weights of a block: y = W₂·softplus(interaction(x)) + b₂ + A x, and then its layers on single atoms.
+    """Weights of a block: y = W₂·softplus(interaction(x)) + b₂ + A x, followed by atomic layers.
 
     Attributes:
-        interaction: of the interaction.
+        interaction: weights of the interaction.
         mix_weight, mix_bias: W₂ and b₂, (F, F) and (F,).
         adjust: A, (F, F_in), or ``None`` for the identity.
-        layers: of the layers on single atoms.
+        layers: weights of the atomic layers.
     """
 
     interaction: InteractionWeights
@@ -69,24 +71,25 @@ class BlockWeights(NamedTuple):
 
 
 def features(
-    edge_vec: Tensor, dist: Tensor, one_hot: Tensor, blocks: list[BlockWeights], kernel: NativeSum
+    edge_vec: Tensor, dist: Tensor, one_hot: Tensor, blocks: list[BlockWeights], neighbor_sum: NeighborSum
 ) -> tuple[Tensor, ...]:
-    """Features after each block, (n_atoms, F) each, differentiable by edge_vec once.
+    """Features after each block, (n_atoms, F) each; can be differentiated once, with respect to edge_vec.
 
     Args:
         edge_vec, dist: vectors of the edges, (n_edges, 3), and their lengths, (n_edges,).
         one_hot: species of the atoms, (n_atoms, n_species).
         blocks: weights of the network.
-        kernel: of the graph.
+        neighbor_sum: kernel of the graph, whose ``whole_network`` is True.
     """
-    return _Features.apply(edge_vec, dist.detach(), one_hot, blocks, kernel)
+    assert isinstance(neighbor_sum, NativeSum)
+    return _Features.apply(edge_vec, dist.detach(), one_hot, blocks, neighbor_sum)
 
 
 class _Saved(NamedTuple):
-    """Intermediate results that the derivative of a block needs.
+    """Intermediate results for the derivative of a block.
 
-    Before the first block an atom is its species. Its transformed features are those of all atoms of the species, and
-    stand in ``transformed`` once, (n_species, n, F), with the species of each atom in ``kind``; (n_atoms, n, F) else.
+    In the first block the transformed features depend on the species only: ``transformed`` is (n_species, n, F), and
+    ``kind`` the species of each atom. In other blocks it is (n_atoms, n, F), and ``kind`` is ``None``.
     """
 
     sensitivity: Tensor
@@ -122,7 +125,7 @@ class _Features(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            raise RuntimeError("a prediction in evaluation mode is differentiated once; for more use training mode")
+            raise RuntimeError("predictions in evaluation mode can be differentiated once; for more use training mode")
         edge_vec, dist, y = ctx.edges
         sizes = ctx.blocks[0].interaction.sizes
         by_x, by_y, by_dist = torch.zeros_like(ctx.saved[0].before[0]), torch.zeros_like(y), torch.zeros_like(dist)
@@ -149,14 +152,14 @@ class _Features(torch.autograd.Function):
 
 
 def _softplus_gradient(gradient: Tensor, x: Tensor) -> Tensor:
-    """Of <gradient, softplus(x)> by x, (n_atoms, F)."""
+    """Derivative of <gradient, softplus(x)> with respect to x, (n_atoms, F)."""
     return torch.ops.aten.softplus_backward(gradient, x, 1.0, 20.0)
 
 
 def _interaction(
     weights: InteractionWeights, x: Tensor, kind: Tensor | None, dist: Tensor, y: Tensor, kernel: NativeSum
 ) -> _Saved:
-    """The interaction's intermediate results, and the result itself, (n_atoms, F), the first entry of ``before``."""
+    """Evaluate an interaction; the result, (n_atoms, F), is the first entry of ``before``."""
     n_features, n, n_components = sizes = weights.sizes
     s = pointwise.sensitivity(dist, weights.mu, weights.sigma, weights.cutoff, sizes)
     matrix = weights.weight.flatten(0, 1)  # (n·F, F_in)
@@ -171,7 +174,10 @@ def _interaction(
 def _interaction_gradient(
     weights: InteractionWeights, saved: _Saved, gradient: Tensor, y: Tensor, kernel: NativeSum
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Of <gradient, result> by sensitivities, harmonics and transformed features, those of species left out."""
+    """Derivatives of <gradient, result> with respect to sensitivities, harmonics and transformed features.
+
+    The last is ``None`` in the first block.
+    """
     s, q, kind, moments, _ = saved
     by_s, by_y, by_q = torch.empty_like(s), torch.empty_like(y), torch.empty_like(q) if kind is None else None
     inputs = [s, y, q, *_padded(weights.tensor_scales), moments, gradient]
@@ -181,5 +187,5 @@ def _interaction_gradient(
 
 
 def _padded(tensor_scales: list[Tensor]) -> list[Tensor | None]:
-    """Sums of orders 1 and 2, ``None`` where there are none."""
+    """Scales of orders 1 and 2; ``None`` beyond the tensor order."""
     return [*tensor_scales, None, None][:2]

@@ -1,4 +1,4 @@
-"""The kernel ``native``: the loops of ``moments.c`` as operators of torch with first and second derivatives."""
+"""Kernel ``native``: the loops of ``moments.c`` as torch operators with first and second derivatives."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from mfpyg.graph import Graph
 from mfpyg.kernels.compilation import function
 
-_EDGES_OF_A_CHUNK = 2048
-"""Edges whose messages fit into a core's own cache. More, in one molecule, and its targets are taken in parts."""
+_EDGES_PER_CHUNK = 2048
+"""Edges whose messages fit into the private cache of a core; the targets of larger molecules are split into chunks."""
 
 
 class _GraphStruct(ctypes.Structure):
@@ -29,18 +29,23 @@ class _GraphStruct(ctypes.Structure):
 
 @dataclass
 class NativeSum:
-    """The edges of a graph in the orders in which ``moments.c`` walks over them.
+    """Edges of a graph in the orders in which ``moments.c`` iterates over them.
 
     Attributes:
         parts: chunks (n_chunks + 1,), target_ptr (n_atoms + 1,), by_chunk (n_edges,), source_ptr (n_atoms + 1,),
             by_source, source and target (n_edges,), all int64.
         closed: True if the sources of each chunk are its targets.
-        once: True if predictions are differentiated once at most, and not by weights.
+        whole_network: see :class:`mfpyg.kernels.neighbor_sum.NeighborSum`.
     """
 
     parts: list[Tensor]
     closed: bool
-    once: bool = False
+    whole_network: bool = False
+
+    @property
+    def key(self) -> bool:
+        """``closed``, which is an argument of the recorded operators; see :class:`mfpyg.graph.Prepared`."""
+        return self.closed
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
@@ -56,32 +61,32 @@ class NativeSum:
 
 
 def native_sum(graph: Graph) -> NativeSum:
-    """The kernel for a graph, whose edges are sorted by target."""
+    """Create the kernel for a graph with edges sorted by target."""
     source, target = graph.edge_index[0].contiguous(), graph.edge_index[1].contiguous()
-    target_ptr, source_ptr = _ends(target, graph.n_atoms), _ends(source, graph.n_atoms)
+    target_ptr, source_ptr = _offsets(target, graph.n_atoms), _offsets(source, graph.n_atoms)
     by_source = torch.argsort(source, stable=True)
-    once = not graph.by_weights
+    whole_network = not graph.by_weights
     if graph.n_graphs == 1:
-        molecules, closed = source.new_tensor([0, graph.n_atoms]), len(source) <= _EDGES_OF_A_CHUNK
+        molecules, closed = source.new_tensor([0, graph.n_atoms]), len(source) <= _EDGES_PER_CHUNK
     else:
-        molecules = _ends(graph.batch, graph.n_graphs)  # first atom of each, (n_graphs + 1,)
+        molecules = _offsets(graph.batch, graph.n_graphs)  # first atom of each, (n_graphs + 1,)
         edges = target_ptr[molecules]  # first edge of each
-        within = torch.equal(graph.batch[source], graph.batch[target])  # edges that somebody else made may not be
-        closed = within and (not graph.n_graphs or int(edges.diff().max()) <= _EDGES_OF_A_CHUNK)
+        within = torch.equal(graph.batch[source], graph.batch[target])  # user-supplied edges may join molecules
+        closed = within and (not graph.n_graphs or int(edges.diff().max()) <= _EDGES_PER_CHUNK)
     if closed:
-        return NativeSum([molecules, target_ptr, by_source, source_ptr, by_source, source, target], True, once)
-    chunk_of_target = target_ptr[:-1].div(_EDGES_OF_A_CHUNK, rounding_mode="floor")  # (n_atoms,)
+        return NativeSum([molecules, target_ptr, by_source, source_ptr, by_source, source, target], True, whole_network)
+    chunk_of_target = target_ptr[:-1].div(_EDGES_PER_CHUNK, rounding_mode="floor")  # (n_atoms,)
     firsts = torch.cat([chunk_of_target.new_ones(1), chunk_of_target.diff()]).nonzero().squeeze(1)
     chunks = torch.cat([firsts, firsts.new_tensor([graph.n_atoms])])
     by_chunk = by_source[torch.argsort(chunk_of_target[target[by_source]], stable=True)]
-    return NativeSum([chunks, target_ptr, by_chunk, source_ptr, by_source, source, target], False, once)
+    return NativeSum([chunks, target_ptr, by_chunk, source_ptr, by_source, source, target], False, whole_network)
 
 
-def _ends(sorted_or_not: Tensor, n: int) -> Tensor:
-    """Starts of the entries of each number in sorted order, (n + 1,) int64."""
-    ends = sorted_or_not.new_zeros(n + 1)
-    torch.cumsum(torch.bincount(sorted_or_not, minlength=n), 0, out=ends[1:])
-    return ends
+def _offsets(numbers: Tensor, n: int) -> Tensor:
+    """Offsets of the entries of each number below ``n`` in sorted order, and their total; (n + 1,) int64."""
+    offsets = numbers.new_zeros(n + 1)
+    torch.cumsum(torch.bincount(numbers, minlength=n), 0, out=offsets[1:])
+    return offsets
 
 
 def _like(arrays: list[Tensor]) -> list[Tensor]:
@@ -97,12 +102,12 @@ def call_kernel(
     kind: Tensor | None = None,
     numbers: Sequence[float] = (),
 ) -> None:
-    """Call a function of ``moments.c``; ``None`` is a null pointer.
+    """Call a function of ``moments.c``; ``None`` is passed as a null pointer.
 
     Args:
-        inputs: sensitivities, harmonics, transformed features, and what else it takes.
-        kind: of each atom, where the transformed features have a row a kind of atoms, (n_atoms,) int64.
-        numbers: what else than arrays.
+        inputs: sensitivities, harmonics, transformed features, and further arrays.
+        kind: row of the transformed features of each atom, (n_atoms,) int64; ``None`` if each atom has its own.
+        numbers: scalar arguments.
     """
     sensitivity, harmonics, transformed, *_ = inputs
     assert sensitivity is not None
@@ -128,8 +133,8 @@ def call_kernel(
 
 
 _LIBRARY = torch.library.Library("mfpyg", "DEF")
-# By hand, as an operator of torch.library.custom_op imports torch's compiler, which takes a second, when it is first
-# called, and looks at its arguments anew in every call.
+# Not by torch.library.custom_op: its operators import torch's compiler, which takes a second, when first called, and
+# inspect their arguments in every call.
 _LIBRARY.define(
     "moments(Tensor s, Tensor y, Tensor q, Tensor[] parts, bool closed) -> Tensor", tags=torch.Tag.pt2_compliant_tag
 )
@@ -156,7 +161,7 @@ def moments_of(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: boo
 def moments_gradient_of(
     s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], closed: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Operator ``mfpyg::moments_gradient``."""
+    """Implementation of ``mfpyg::moments_gradient``."""
     outputs = _like([s, y, q] if with_q else [s, y])
     call_kernel("moments_gradient", parts, closed, [s, y, q, g], outputs if with_q else [*outputs, None])
     return outputs[0], outputs[1], outputs[2] if with_q else q.new_empty(0)
@@ -219,7 +224,7 @@ def _keep_of_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _moments_backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
     if g is None:
         return None, None, None, [None] * len(ctx.parts), None
-    with_q = ctx.needs_input_grad[2]  # not in the first layer, unless by weights
+    with_q = ctx.needs_input_grad[2]  # in the first layer only for derivatives with respect to weights
     ds, dy, dq = torch.ops.mfpyg.moments_gradient(*ctx.saved_tensors, g, with_q, ctx.parts, ctx.closed)
     return ds, dy, dq if with_q else None, [None] * len(ctx.parts), None
 
@@ -232,7 +237,7 @@ def _gradient_backward(ctx: Any, hs: Tensor | None, hy: Tensor | None, hq: Tenso
 
 
 def _second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-    raise RuntimeError("the native kernel has two derivatives; for a third use kernel padded or definition")
+    raise RuntimeError("the native kernel has no third derivative; use kernel padded or definition")
 
 
 torch.library.register_autograd("mfpyg::moments", _moments_backward, setup_context=_keep, lib=_LIBRARY)

@@ -1,9 +1,10 @@
-"""The protocol of a kernel, and the choice of one for a graph."""
+"""The interface of kernels, and the choice of one for a graph."""
 
 from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Hashable
 from typing import Protocol
 
 from torch import Tensor
@@ -17,7 +18,18 @@ from mfpyg.kernels.padded import padded_sum
 
 
 class NeighborSum(Protocol):
-    """The sum over the neighbours in one graph; a :class:`mfpyg.graph.Prepared` that can be called."""
+    """Callable sum over the neighbours in a graph; a :class:`mfpyg.graph.Prepared`."""
+
+    @property
+    def whole_network(self) -> bool:
+        """True if :func:`mfpyg.kernels.inference.features` is to evaluate all blocks with this sum.
+
+        It can be True only if the result is differentiated at most once, and not with respect to weights.
+        """
+
+    @property
+    def key(self) -> Hashable:
+        """See :class:`mfpyg.graph.Prepared`."""
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
@@ -30,22 +42,22 @@ class NeighborSum(Protocol):
 
 
 def prepare(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, n_components: int) -> NeighborSum | None:
-    """The sum over the neighbours in a graph by a kernel; ``None`` for the definition.
+    """Return the sum over the neighbours in a graph by a kernel; ``None`` for the definition.
 
     Args:
         kernel: one of :data:`mfpyg.kernels.KERNELS`.
-        graph: its edges sorted by target, as :func:`mfpyg.graph.build_graph` gives them.
-        n_features, n_sensitivities, n_components: sizes of the arrays it will be called with.
+        graph: graph with edges sorted by target, as :func:`mfpyg.graph.build_graph` returns them.
+        n_features, n_sensitivities, n_components: sizes of the arrays that the sum will be called with.
 
     Raises:
-        MFPyGError: for an unknown kernel, ``native`` where it cannot be used, or edges that are not sorted.
+        MFPyGError: for an unknown kernel, ``native`` if it cannot be used, or edges that are not sorted.
     """
     if kernel not in KERNELS:
         raise unknown_name("kernel", kernel, KERNELS)
     if kernel == "definition":
         return None
     if (graph.edge_index[1].diff() < 0).any():
-        raise MFPyGError("edges are not sorted by target, expected them as build_graph gives them; sort them")
+        raise MFPyGError("edges are not sorted by target, expected the order of build_graph; sort them")
     if kernel == "padded":
         return padded_sum(graph)
     on_cpu = graph.edge_vec.device.type == "cpu"

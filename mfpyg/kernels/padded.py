@@ -1,9 +1,9 @@
-"""The kernel ``padded``: batched matrix products in plain torch, grouped by source and then by target."""
+"""Kernel ``padded``: batched matrix products in plain torch, grouped by source and then by target."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,21 +13,25 @@ from mfpyg.graph import Graph
 
 @dataclass
 class PaddedSum:
-    """The slots of the edges in tables with a row an atom and K columns, K being the most edges that an atom has.
+    """Slots of the edges in padded tables with one row per atom and K columns, K being the most edges of an atom.
 
     Attributes:
         by_source, by_target: slot of each edge in the rows of its source and its target, (n_edges,) int64.
         k_source, k_target: columns of each table.
+        whole_network: see :class:`mfpyg.kernels.neighbor_sum.NeighborSum`.
+        key: see :class:`mfpyg.graph.Prepared`.
     """
 
     by_source: Tensor
     by_target: Tensor
     k_source: int
     k_target: int
+    whole_network: ClassVar[bool] = False
+    key: ClassVar[None] = None
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         n_atoms, n, n_features = transformed.shape
-        if not n_atoms * self.k_source:  # no edge
+        if not n_atoms * self.k_source:  # no edges
             return transformed.sum(dim=1, keepdim=True) * harmonics.sum(dim=0)[:, None] * sensitivity.sum()
         of_source = spread(sensitivity, self.by_source, n_atoms * self.k_source)
         messages = torch.bmm(of_source.view(n_atoms, self.k_source, n), transformed)  # (n_atoms, K, F)
@@ -37,7 +41,7 @@ class PaddedSum:
         return torch.bmm(directions.transpose(1, 2), at_target)  # (n_atoms, n_components, F)
 
     def tensors(self) -> list[Tensor]:
-        """See :class:`mfpyg.graph.Prepared`; the numbers of columns are sizes of an empty tensor."""
+        """See :class:`mfpyg.graph.Prepared`; the numbers of columns are passed as sizes of an empty tensor."""
         return [self.by_source, self.by_target, self.by_source.new_empty(self.k_source, self.k_target, 0)]
 
     def with_tensors(self, tensors: list[Tensor]) -> PaddedSum:
@@ -47,7 +51,7 @@ class PaddedSum:
 
 
 def padded_sum(graph: Graph) -> PaddedSum:
-    """The tables of a graph, whose edges are sorted by target."""
+    """Create the kernel for a graph with edges sorted by target."""
     source, target = graph.edge_index
     of_target = torch.bincount(target, minlength=graph.n_atoms)
     of_source = torch.bincount(source, minlength=graph.n_atoms)
@@ -61,7 +65,7 @@ def padded_sum(graph: Graph) -> PaddedSum:
 
 
 class _Spread(torch.autograd.Function):
-    """Rows to their slots among zeros; its derivative is to collect them from there."""
+    """Scatter rows to their slots; the derivative is :class:`_Collect`."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, slots: Tensor, n_slots: int) -> Tensor:
@@ -75,12 +79,12 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """Rows from their slots, each slot being read once; torch's own derivative would add with care for more."""
+    """Gather rows from distinct slots; the derivative is a copy, while that of torch adds up repeated slots."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, slots: Tensor) -> Tensor:
         ctx.save_for_backward(slots)
-        ctx.n_slots = table.shape[0]  # not len(), which a compiler would take for a constant
+        ctx.n_slots = table.shape[0]  # not len(), which would be a constant in compiled code
         return table.index_select(0, slots)
 
     @staticmethod
@@ -90,10 +94,10 @@ class _Collect(torch.autograd.Function):
 
 
 def spread(rows: Tensor, slots: Tensor, n_slots: int) -> Tensor:
-    """(m, k) rows at their slots, different ones, in (n_slots, k) zeros."""
+    """Place rows (m, k) at distinct slots of a zero table (n_slots, k)."""
     return _Spread.apply(rows, slots, n_slots)
 
 
 def collect(table: Tensor, slots: Tensor) -> Tensor:
-    """The (m, k) rows in different slots of a table (n_slots, k)."""
+    """Return the rows (m, k) in distinct slots of a table (n_slots, k)."""
     return _Collect.apply(table, slots)

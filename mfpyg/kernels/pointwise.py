@@ -1,7 +1,7 @@
-"""Functions of single edges by ``pointwise.c``, and their derivatives times a gradient.
+"""Functions of single edges, and their vector-Jacobian products, by ``pointwise.c``.
 
-Each equals its definition (``Sensitivity``, ``harmonics``) and replaces a dozen operations of torch, which take some
-microseconds each, however few edges there are. Autograd knows nothing of them.
+Each equals its definition (``Sensitivity``, ``harmonics``) and replaces a dozen torch operations, which take some
+microseconds each even for few edges. Autograd does not record them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from mfpyg.kernels.compilation import function
 
 Sizes = tuple[int, int, int]
-"""Features, sensitivities and components, for which the loops were compiled."""
+"""Numbers of features, sensitivities and components that the loops are compiled for."""
 
 
 def sensitivity(dist: Tensor, mu: Tensor, sigma: Tensor, cutoff: float, sizes: Sizes) -> Tensor:
@@ -27,7 +27,7 @@ def sensitivity(dist: Tensor, mu: Tensor, sigma: Tensor, cutoff: float, sizes: S
 def sensitivity_gradient(
     dist: Tensor, mu: Tensor, sigma: Tensor, cutoff: float, values: Tensor, gradient: Tensor, sizes: Sizes
 ) -> Tensor:
-    """Of <gradient, values> by dist, (n_edges,); values are the sensitivities."""
+    """Derivative of <gradient, values> with respect to dist, (n_edges,); values are the sensitivities."""
     result = torch.empty_like(dist)
     _call("sensitivity_gradient", sizes, [cutoff], [dist, mu, sigma, values, gradient], result)
     return result
@@ -41,14 +41,14 @@ def harmonics(edge_vec: Tensor, dist: Tensor, sizes: Sizes) -> Tensor:
 
 
 def harmonics_gradient(edge_vec: Tensor, dist: Tensor, gradient: Tensor, sizes: Sizes) -> Tensor:
-    """Of <gradient, harmonics> by edge_vec, (n_edges, 3)."""
+    """Derivative of <gradient, harmonics> with respect to edge_vec, (n_edges, 3)."""
     result = dist.new_empty(dist.shape[0], 3)
     _call("harmonics_gradient", sizes, [], [edge_vec, dist, gradient], result)
     return result
 
 
 def _call(name: str, sizes: Sizes, numbers: Sequence[float], inputs: Sequence[Tensor], output: Tensor) -> None:
-    """Call a function of ``pointwise.c``, which has a loop over the rows of its output."""
+    """Call a function of ``pointwise.c``, which loops over the rows of its output."""
     if {array.dtype for array in inputs} != {output.dtype}:
         raise TypeError(f"arrays of different types: {[array.dtype for array in inputs]}")
     arrays = [array.contiguous() for array in inputs]  # alive until the call has returned

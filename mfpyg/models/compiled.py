@@ -1,9 +1,9 @@
-"""Predictions through ``torch.compile``, with the forces inside the graph that is compiled.
+"""Predictions through ``torch.compile``, with the forces inside the compiled graph.
 
-``torch.compile`` cannot look into a function that calls ``torch.autograd.grad``. So the operations of a prediction and
-of its forces (and stresses) are recorded once with symbolic sizes, as plain operations, and that record is what is
-compiled: once for each set of wanted fidelities, in some ten seconds, whatever the sizes of later batches. In training
-the compiler differentiates the record once more. Neighbour lists are made outside.
+``torch.compile`` cannot trace a call of ``torch.autograd.grad``. Therefore the operations of a prediction and its
+forces (and stresses) are recorded once with ``make_fx`` and symbolic sizes, and the record is compiled: once for each
+set of wanted fidelities, in about ten seconds, for all sizes of later batches. In training the compiler differentiates
+the record again. Neighbour lists are built outside.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from mfpyg.models.system import System
 _FIELDS = ("energy", "forces", "atomic_energies", "hierarchicality", "stress")
 Compiled = Callable[..., list[Tensor]]
 
-_turn = threading.RLock()
-"""Recording puts other tensors in place of the weights, and settings of torch's that are those of all threads."""
+_lock = threading.RLock()
+"""Recording replaces the weights and changes global settings of torch."""
 
 
 class _Module(Network, Protocol):
@@ -43,10 +43,10 @@ class _Module(Network, Protocol):
 
 
 class Compiler:
-    """Predicts as :func:`mfpyg.models.derivatives.evaluate` does, through functions compiled when they are needed.
+    """Predicts as :func:`mfpyg.models.derivatives.evaluate` does, through functions compiled on demand.
 
-    Predictions that cannot be recorded or compiled are evaluated without, with one :class:`mfpyg.errors.MFPyGWarning`.
-    Several threads take turns, also with different potentials.
+    If recording or compiling fails, one :class:`mfpyg.errors.MFPyGWarning` is issued and predictions are evaluated
+    without. Threads are serialized, also for different potentials.
     """
 
     def __init__(self) -> None:
@@ -67,10 +67,10 @@ class Compiler:
         differentiable: bool,
     ) -> dict[str, Prediction]:
         """See :func:`mfpyg.models.derivatives.evaluate`; positions and cells must not require a gradient."""
-        with _turn:
-            return self._predicted(potential, system, wanted, stress, differentiable)
+        with _lock:
+            return self._predict(potential, system, wanted, stress, differentiable)
 
-    def _predicted(
+    def _predict(
         self,
         potential: _Module,
         system: System,
@@ -88,14 +88,14 @@ class Compiler:
         with torch.set_grad_enabled(differentiable):
             try:
                 if record is None:
-                    record = _recorded(potential, system, inputs, wanted, stress, differentiable)
+                    record = _record_prediction(potential, system, inputs, wanted, stress, differentiable)
                     records.append(record)
                 outputs = record.function(*inputs) if record.function is not None else None
             except (MFPyGError, MemoryError, torch.OutOfMemoryError):
                 raise
-            except Exception as error:  # of any kind: torch's compiler and the C++ compiler that it calls
+            except Exception as error:  # torch's compiler, and the C++ compiler that it calls, raise errors of any type
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-                text = f"torch.compile failed, going on without it ({reason})"
+                text = f"torch.compile failed, continuing without it ({reason})"
                 warnings.warn(text, MFPyGWarning, stacklevel=4)
                 self._records[key], outputs = [_Record(None, {})], None
         if outputs is None:
@@ -105,18 +105,18 @@ class Compiler:
 
 @dataclass
 class _Record:
-    """A compiled record of a prediction.
+    """Compiled record of a prediction.
 
     Attributes:
-        function: from weights and the tensors of a system to the predictions; ``None`` where that failed.
-        fixed: ``{(tensor, dimension): size}`` of the system's sizes that torch has taken for constants.
+        function: compiled function of weights and tensors of a system; ``None`` if recording or compiling failed.
+        fixed: ``{(tensor, dimension): size}``, sizes of the system's tensors that are constants in the record.
     """
 
     function: Compiled | None
     fixed: dict[tuple[int, int], int]
 
     def fits(self, tensors: list[Tensor]) -> bool:
-        """True if the tensors have the sizes that are constants of the record."""
+        """True if the tensors have the sizes that are constants in the record."""
         return all(tensors[number].shape[dim] == size for (number, dim), size in self.fixed.items())
 
 
@@ -128,15 +128,15 @@ def _key(
     stress: bool,
     differentiable: bool,
 ) -> Any:
-    """Everything that the record depends on: all but sizes, of which 0 and 1 are no symbols."""
+    """Key of a record: everything it depends on. Sizes 0 and 1 are included, as torch never makes them symbolic."""
     prepared = system.prepared
-    kind = (type(prepared).__name__, getattr(prepared, "closed", None), system.topology.edge_shift is None)
+    kind = (type(prepared).__name__, None if prepared is None else prepared.key, system.topology.edge_shift is None)
     where = (system.pos.device, system.pos.dtype, potential.training)
     small = tuple(size if size < 2 else None for tensor in tensors for size in tensor.shape)
     return tuple(wanted.items()), stress, differentiable, kind, where, small
 
 
-def _recorded(
+def _record_prediction(
     potential: _Module,
     system: System,
     inputs: tuple[dict[str, Tensor], list[Tensor]],
@@ -144,7 +144,7 @@ def _recorded(
     stress: bool,
     differentiable: bool,
 ) -> _Record:
-    """The operations of a prediction as a graph module of ``(weights, tensors of the system)``, to be compiled."""
+    """Record a prediction as a graph module of ``(weights, tensors of the system)``, to be compiled when called."""
     evaluator, last_of_energies = _Energies(potential), [""]
 
     def function(weights: dict[str, Tensor], tensors: list[Tensor]) -> list[Tensor]:
@@ -156,7 +156,7 @@ def _recorded(
         predictions = derive(predictions, variables, wanted, differentiable)
         return [value for p in predictions.values() for name in _FIELDS if (value := getattr(p, name)) is not None]
 
-    # Else torch takes sizes that happen to be equal, of a batch and of the network, for the same symbol.
+    # Without duck shaping: it would use one symbol for sizes of the batch and the network that happen to be equal.
     with torch.set_grad_enabled(differentiable), _config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
         module = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
     _join_saved_results(module, last_of_energies[0])
@@ -164,7 +164,7 @@ def _recorded(
 
 
 def _fixed_sizes(module: fx.GraphModule, n_tensors: int) -> dict[tuple[int, int], int]:
-    """Sizes of the last inputs, as many as the system has tensors, that are constants in a record."""
+    """Sizes of the last ``n_tensors`` inputs that are constants in a record."""
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"][-n_tensors:]
     fixed = {}
     for number, node in enumerate(placeholders):
@@ -176,11 +176,11 @@ def _fixed_sizes(module: fx.GraphModule, n_tensors: int) -> dict[tuple[int, int]
 
 
 def _join_saved_results(module: fx.GraphModule, last_of_energies: str) -> None:
-    """Let gradients flow through what autograd saved for the derivatives.
+    """Remove the ``detach`` of results that autograd saved for the derivatives.
 
-    Where the derivative of an operation needs its result, as that of exp does, autograd records a detached copy. In
-    the record it would cut off a part of the second derivatives. It is told from a ``detach`` of the network's own by
-    its users, all of which come after the energies.
+    If the derivative of an operation needs its result, as that of exp does, autograd records a detached copy, which
+    would drop a part of the second derivatives. All users of such a copy come after the energies, unlike those of a
+    ``detach`` in the network.
     """
     nodes = list(module.graph.nodes)
     place = {node: number for number, node in enumerate(nodes)}
@@ -194,7 +194,7 @@ def _join_saved_results(module: fx.GraphModule, last_of_energies: str) -> None:
 
 
 class _Energies(nn.Module):
-    """``energies`` as a module, in which torch can put other weights in place of the potential's."""
+    """``energies`` as a module, for ``torch.func.functional_call``."""
 
     def __init__(self, potential: _Module) -> None:
         super().__init__()
@@ -209,8 +209,8 @@ class _Energies(nn.Module):
 def _weights(potential: _Module) -> dict[str, Tensor]:
     """Parameters and buffers by their names in :class:`_Energies`.
 
-    A weight that several modules share has all of its names, so that none of them is left in place; a module that
-    stands in several places has one, as torch would otherwise not find its way back from putting others there.
+    A weight shared by several modules is listed under all its names, so that every use is replaced; a module used in
+    several places is listed once, as ``functional_call`` could not restore it otherwise.
     """
     named: dict[str, Tensor] = {}
     for name, module in potential.named_modules(prefix="potential"):
@@ -220,7 +220,7 @@ def _weights(potential: _Module) -> dict[str, Tensor]:
 
 
 def flattened(system: System) -> list[Tensor]:
-    """All tensors of a system; the number of graphs as the size of an empty one."""
+    """All tensors of a system; the number of graphs is the size of an empty one."""
     topology, lattice = system.topology, system.lattice
     tensors = [system.pos, system.species, topology.z, topology.batch, topology.edge_index]
     tensors.append(system.pos.new_empty(topology.n_graphs, 0))
@@ -230,7 +230,7 @@ def flattened(system: System) -> list[Tensor]:
 
 
 def rebuilt(like: System, tensors: list[Tensor]) -> System:
-    """The system whose tensors these are, of the kind of another."""
+    """Inverse of :func:`flattened`: a system like another, with these tensors."""
     pos, species, z, batch, edge_index, sizes, *rest = tensors
     topology, lattice = Topology(z, edge_index, batch, sizes.shape[0]), None
     if like.lattice is not None and like.topology.edge_shift is not None:

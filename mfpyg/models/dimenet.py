@@ -1,11 +1,11 @@
-"""DimeNet++, in PyTorch Geometric's implementation, on the edges of any graph."""
+"""DimeNet++ backbone, from the layers of PyTorch Geometric."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import sympy
 import torch
@@ -25,15 +25,17 @@ from mfpyg.models.backbone import Backbone, check_elements
 
 @dataclass
 class Triplets:
-    """Edges k→j that end where another, j→i, begins, without the way back.
+    """Pairs of edges k→j and j→i, where k→j is not the reverse of j→i.
 
     Attributes:
         incoming: number of the edge k→j, (n_triplets,) int64.
         outgoing: number of the edge j→i, (n_triplets,) int64.
+        key: see :class:`mfpyg.graph.Prepared`.
     """
 
     incoming: Tensor
     outgoing: Tensor
+    key: ClassVar[None] = None
 
     def tensors(self) -> list[Tensor]:
         """See :class:`mfpyg.graph.Prepared`."""
@@ -45,34 +47,34 @@ class Triplets:
 
 
 def find_triplets(graph: Graph) -> Triplets:
-    """The triplets of a graph, whose edges are sorted by target.
+    """Find the triplets of a graph with edges sorted by target.
 
-    Other images of i count as atoms k: an edge is left out only where it leads back from j to the same image of i.
+    Other images of i count as atoms k: only the edge from the same image of i is excluded.
     """
     source, target = graph.edge_index
     degree = torch.bincount(target, minlength=graph.n_atoms)  # (n_atoms,)
     first = degree.cumsum(0) - degree
-    counts = degree[source]  # edges that end where each begins, (n_edges,)
+    counts = degree[source]  # edges into the source of each edge, (n_edges,)
     edges = torch.arange(len(source), device=source.device)
     outgoing = torch.repeat_interleave(edges, counts)
     number = torch.arange(len(outgoing), device=source.device) - (counts.cumsum(0) - counts)[outgoing]
     incoming = first[source[outgoing]] + number
-    # The two directions of a pair have vectors that are each other's negative to the last bit.
-    there = graph.edge_vec.detach()
-    back = (there[incoming] + there[outgoing] == 0).all(dim=1)
-    return Triplets(incoming[~back], outgoing[~back])
+    # The vectors of the two directions of a pair are exact negatives of each other.
+    vec = graph.edge_vec.detach()
+    is_reverse = (vec[incoming] + vec[outgoing] == 0).all(dim=1)
+    return Triplets(incoming[~is_reverse], outgoing[~is_reverse])
 
 
 class State(NamedTuple):
-    """State handed from block to block.
+    """State passed from block to block.
 
     Attributes:
-        features: of the atoms, (n_atoms, n_out).
-        messages: of the edges, (n_edges, n_features).
-        radial: basis functions of the edges, (n_edges, n_radial).
-        angular: of the triplets, (n_triplets, n_spherical · n_radial).
-        target: atom where each edge ends, (n_edges,).
-        triplets: which these are.
+        features: features of the atoms, (n_atoms, n_out).
+        messages: messages of the edges, (n_edges, n_features).
+        radial: radial basis of the edges, (n_edges, n_radial).
+        angular: angular basis of the triplets, (n_triplets, n_spherical · n_radial).
+        target: target atom of each edge, (n_edges,).
+        triplets: triplets of the graph.
         n_atoms: number of atoms.
     """
 
@@ -86,7 +88,7 @@ class State(NamedTuple):
 
 
 class First(nn.Module):
-    """An output block alone, for the messages before the first interaction."""
+    """Output block for the messages before the first interaction."""
 
     def __init__(self, output: nn.Module) -> None:
         super().__init__()
@@ -98,7 +100,7 @@ class First(nn.Module):
 
 
 class Block(First):
-    """An interaction of the messages, and the output block of its level."""
+    """Interaction block followed by the output block of its level."""
 
     def __init__(self, interaction: nn.Module, output: nn.Module) -> None:
         super().__init__(output)
@@ -111,20 +113,20 @@ class Block(First):
 
 
 class DimeNetBackbone(Backbone):
-    """DimeNet++ with features of atoms in place of a molecule's property.
+    """DimeNet++ with per-atom features instead of a property of the molecule.
 
-    A level is what an output block of :class:`torch_geometric.nn.models.DimeNetPlusPlus` gives each atom; the first
-    comes before any interaction, of distances alone. PyG's module sums them over levels and atoms.
+    A level is the per-atom output of an output block of :class:`torch_geometric.nn.models.DimeNetPlusPlus`, which sums
+    it over levels and atoms; the first level comes before any interaction and depends on distances only.
     (Gasteiger et al., arXiv 2011.14115.)
 
     Args:
-        species: atomic numbers that the network knows.
+        species: atomic numbers.
         n_interactions: interaction blocks, one fewer than levels.
         n_features: width of the messages.
-        n_triplet: width of what messages tell each other.
+        n_triplet: width of the messages in the triplet interaction.
         n_basis: width of the embedded bases.
         n_out: width of the features of atoms.
-        n_spherical, n_radial: angular and radial basis functions.
+        n_spherical, n_radial: numbers of angular and radial basis functions.
         cutoff: in Å.
     """
 
@@ -166,19 +168,19 @@ class DimeNetBackbone(Backbone):
 
 
 def cosines(edge_vec: Tensor, triplets: Triplets) -> Tensor:
-    """Cosine of the angle between the vectors of the two edges of each triplet, (n_triplets,)."""
+    """Cosine of the angle between the two edge vectors of each triplet, (n_triplets,)."""
     a, b = edge_vec[triplets.outgoing], edge_vec[triplets.incoming]  # (n_triplets, 3) each
     return (a * b).sum(dim=1) / (a.square().sum(dim=1) * b.square().sum(dim=1)).sqrt()
 
 
 class AngularBasis(nn.Module):
-    """PyG's ``SphericalBasisLayer``, of the same formulas, for cosines in place of angles.
+    """PyG's ``SphericalBasisLayer`` as a function of cosines instead of angles.
 
-    The formulas depend on the angle's cosine only. It has all derivatives where three atoms stand on a line, and the
-    angle has none. The spherical Bessel functions are evaluated in float64, as their closed forms cancel near zero.
+    For three collinear atoms the cosine is differentiable, and the angle is not. The spherical Bessel functions are
+    evaluated in float64, as the terms of their closed forms cancel near zero.
 
     Args:
-        n_spherical, n_radial: angular and radial functions.
+        n_spherical, n_radial: numbers of angular and radial functions.
         cutoff: in Å.
     """
 
@@ -186,7 +188,7 @@ class AngularBasis(nn.Module):
         super().__init__()
         self.sizes, self.cutoff = (n_spherical, n_radial), cutoff
         self.envelope = Envelope(5)
-        _formulas(*self.sizes)  # takes seconds; not in the first batch
+        _formulas(*self.sizes)  # cached here, as it takes seconds
 
     def forward(self, dist: Tensor, cosine: Tensor, incoming: Tensor) -> Tensor:
         """dist (n_edges,), cosine (n_triplets,) -> (n_triplets, n_spherical · n_radial)."""
@@ -203,7 +205,7 @@ Formulas = list[Callable[[Tensor], Tensor]]
 
 @functools.lru_cache(maxsize=16)
 def _formulas(n_spherical: int, n_radial: int) -> tuple[Formulas, Formulas]:
-    """Spherical Bessel functions of a distance in cutoffs, degree by degree, and Legendre functions of a cosine."""
+    """Spherical Bessel functions of distance / cutoff, degree by degree, and Legendre functions of the cosine."""
     distance, angle = sympy.symbols("x theta")
     bessel = [
         sympy.lambdify([distance], form, {"sin": torch.sin, "cos": torch.cos})

@@ -1,4 +1,4 @@
-"""The HIP-NN-TS backbone."""
+"""HIP-NN-TS backbone."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from torch.nn import functional
 
 from mfpyg.graph import Graph
 from mfpyg.kernels.inference import BlockWeights, InteractionWeights, LayerWeights, features
-from mfpyg.kernels.native import NativeSum
 from mfpyg.kernels.neighbor_sum import NeighborSum, prepare
 from mfpyg.models.backbone import Backbone
 from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, Sensitivity, harmonics
 
 
 class Residual(nn.Module):
-    """y = W₂·softplus(base(x)) + b₂ + A x, where A is the identity if the widths agree."""
+    """y = W₂·softplus(base(x)) + b₂ + A x, where A is the identity if the widths are equal."""
 
     def __init__(self, base: nn.Module, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -38,7 +37,7 @@ class Residual(nn.Module):
 
 
 class AtomLayer(nn.Linear):
-    """A linear layer on the features of one atom, with Xavier-normal initial weights."""
+    """Linear layer on the features of single atoms, with Xavier-normal initial weights."""
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -46,13 +45,13 @@ class AtomLayer(nn.Linear):
 
 
 class State(NamedTuple):
-    """State handed from block to block.
+    """State passed from block to block.
 
     Attributes:
-        features: of the atoms, (n_atoms, width).
+        features: features of the atoms, (n_atoms, width).
         graph: atoms and edges.
         directions: harmonics of the edges, (n_edges, n_components).
-        neighbor_sum: by the kernel; ``None`` for the definition.
+        neighbor_sum: sum over neighbours by a kernel; ``None`` for the definition.
     """
 
     features: Tensor
@@ -62,7 +61,7 @@ class State(NamedTuple):
 
 
 class Block(nn.ModuleList):
-    """An interaction, then layers on single atoms."""
+    """An interaction followed by atomic layers."""
 
     def forward(self, state: State) -> State:
         interaction, *atom_layers = self.children()
@@ -72,7 +71,7 @@ class Block(nn.ModuleList):
         return state._replace(features=x)
 
     def weights(self) -> BlockWeights:
-        """All weights, by the names of :mod:`mfpyg.kernels.inference`."""
+        """All weights, as :mod:`mfpyg.kernels.inference` needs them."""
         interaction, *atom_layers = self.children()
         base: Interaction = interaction.base  # type: ignore[assignment]
         own, shells = base.self_interaction, base.sensitivity
@@ -101,21 +100,21 @@ class Block(nn.ModuleList):
 class HIPNN(Backbone):
     """HIP-NN-TS: the hierarchically interacting particle neural network with tensor sensitivities.
 
-    Each block is one interaction between atoms and then layers on single atoms, all residual; the
-    features after each block are a level of the hierarchy, level 0 being the one-hot species.
+    Each block is an interaction between atoms followed by atomic layers, all residual; the features after each block
+    are a level of the hierarchy, level 0 being the one-hot species.
     (Lubbers et al., J. Chem. Phys. 148, 241715 (2018); Chigaev et al., J. Chem. Phys. 158, 184108 (2023).)
 
     Args:
-        species: atomic numbers the network knows.
+        species: atomic numbers.
         n_interactions: number of blocks.
-        n_atom_layers: layers on single atoms in each block.
+        n_atom_layers: atomic layers in each block.
         n_features: width F.
-        n_sensitivities: radial functions n.
+        n_sensitivities: number n of radial functions.
         tensor_order: 0 (HIP-NN), 1 or 2.
         cutoff: R_c in Å.
         r_soft_min, r_soft_max: initial positions of the first and last sensitivity in Å.
         cusp: c of :class:`~mfpyg.models.interaction.Interaction`.
-        kernel: how neighbours are summed over, see :mod:`mfpyg.kernels`.
+        kernel: kernel for the sum over neighbours, see :mod:`mfpyg.kernels`.
     """
 
     def __init__(
@@ -147,19 +146,23 @@ class HIPNN(Backbone):
             self.blocks.append(block)
 
     def prepare(self, graph: Graph) -> NeighborSum | None:
-        """The sum over neighbours by the kernel, once for all layers; see :mod:`mfpyg.kernels`."""
+        """The sum over neighbours, once for all layers; see :mod:`mfpyg.kernels`."""
         return prepare(self.kernel, graph, self.feature_sizes[-1], self.n_sensitivities, self.n_components)
 
+    def _neighbor_sum(self, graph: Graph) -> NeighborSum | None:
+        if graph.prepared is None:
+            graph.prepared = self.prepare(graph)
+        return graph.prepared  # type: ignore[return-value]
+
     def after_blocks(self, graph: Graph) -> list[Tensor]:
-        """See :class:`Backbone`; by :mod:`mfpyg.kernels.inference` where one derivative is enough."""
-        graph.prepared = self.prepare(graph) if graph.prepared is None else graph.prepared
-        if isinstance(graph.prepared, NativeSum) and graph.prepared.once:
+        """See :class:`Backbone`; by :mod:`mfpyg.kernels.inference` where the first derivative is enough."""
+        neighbor_sum = self._neighbor_sum(graph)
+        if neighbor_sum is not None and neighbor_sum.whole_network:
             weights = [block.weights() for block in self.blocks]  # type: ignore[operator]
-            return list(features(graph.edge_vec, graph.edge_dist, self.one_hot(graph), weights, graph.prepared))
+            return list(features(graph.edge_vec, graph.edge_dist, self.one_hot(graph), weights, neighbor_sum))
         return super().after_blocks(graph)
 
     def embed(self, graph: Graph) -> State:
-        """The state before the first block, whose features are the one-hot species."""
+        """The state before the first block; its features are the one-hot species."""
         directions = harmonics(graph.edge_vec / graph.edge_dist.unsqueeze(1), self.tensor_order)
-        neighbor_sum = self.prepare(graph) if graph.prepared is None else graph.prepared
-        return State(self.one_hot(graph), graph, directions, neighbor_sum)  # type: ignore[arg-type]
+        return State(self.one_hot(graph), graph, directions, self._neighbor_sum(graph))

@@ -97,7 +97,7 @@ def test_targets_in_parts_give_the_same(make_batch: Batches, monkeypatch: pytest
     graph = _graph(make_batch([60, 1, 17]))
     arrays = _arrays(graph, 10, 4, 9, torch.float64)
     expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
-    monkeypatch.setattr(native, "_EDGES_OF_A_CHUNK", chunk)
+    monkeypatch.setattr(native, "_EDGES_PER_CHUNK", chunk)
     summed = native_sum(graph)
     assert summed.closed == (chunk == 10**6)
     for ours, theirs in zip(_derivatives(summed, arrays), expected, strict=True):
@@ -225,10 +225,10 @@ def test_unknown_kernels_are_refused_with_the_known_ones(make_batch: Batches) ->
 def own_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of compiled kernels."""
     monkeypatch.setenv("MFPYG_CACHE", str(tmp_path))
-    compilation._tried.cache_clear()
+    compilation._library_or_error.cache_clear()
     neighbor_sum._warn_once.cache_clear()
     yield tmp_path / "kernels"
-    compilation._tried.cache_clear()
+    compilation._library_or_error.cache_clear()
 
 
 def test_without_a_compiler_it_says_so_and_uses_the_padded_kernel(
@@ -299,7 +299,7 @@ def test_a_damaged_kernel_in_the_cache_is_compiled_anew(
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(compiled.read_bytes()[:100])
     monkeypatch.setenv("MFPYG_CACHE", str(tmp_path / "other"))
-    compilation._tried.cache_clear()
+    compilation._library_or_error.cache_clear()
     assert isinstance(compilation.library(torch.float64, 4, 2, 1), ctypes.CDLL)
     assert damaged.stat().st_size == compiled.stat().st_size
 

@@ -127,7 +127,7 @@ def test_what_cannot_be_compiled_is_said_and_done_without(
     potential, batch = make_potential(2, ["dz", "cc"]).train(), make_batch([4, 3])
     expected = _values_and_gradients(potential, batch)
     potential.compiled = True
-    with pytest.warns(RuntimeWarning, match=r"torch\.compile failed, going on without it \(RuntimeError: no C\+\+"):
+    with pytest.warns(RuntimeWarning, match=r"torch\.compile failed, continuing without it \(RuntimeError: no C\+\+"):
         actual = _values_and_gradients(potential, batch)
     _assert_same(actual, expected)
     with warnings.catch_warnings():
@@ -139,7 +139,7 @@ def test_what_compilation_does_not_cover_is_evaluated_without_it(
     make_batch: Batches, make_potential: Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Positions of the caller's that require a gradient, and graphs without an edge."""
-    monkeypatch.setattr(compiled, "_recorded", None)  # would fail if it were called
+    monkeypatch.setattr(compiled, "_record_prediction", None)  # would fail if it were called
     potential = make_potential()
     potential.compiled = True
     batch = make_batch([5])

@@ -70,5 +70,5 @@ def test_a_failure_to_compile_is_a_note_and_the_run_goes_on(trainer: Any) -> Non
     assert done.returncode == 0, done.stderr
     notes = [line for line in done.stderr.splitlines() if "torch.compile" in line]
     assert len(notes) == 1
-    assert notes[0].startswith("mfpyg-train: note: torch.compile failed, going on without it (")
+    assert notes[0].startswith("mfpyg-train: note: torch.compile failed, continuing without it (")
     assert (trainer.folder / "run" / "metrics.json").is_file()
