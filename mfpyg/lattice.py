@@ -1,8 +1,8 @@
-"""Periodic graphs: their cells, and the images of atoms that a cutoff reaches.
+"""Cells of periodic graphs, and the images of atoms within a cutoff.
 
-``Data.cell`` (1, 3, 3) holds the lattice vectors in Å as rows, ``Data.pbc`` (1, 3) the directions that repeat; a
-``Batch`` has a row of each for every graph. The vector of a direction that does not repeat is of no importance, and
-may be zero as in ASE. Atoms may lie outside of the cell.
+``Data.cell`` (1, 3, 3) holds the lattice vectors in Å as rows, ``Data.pbc`` (1, 3) the periodic directions; a ``Batch``
+has one of each per graph. The vector of a non-periodic direction is ignored, and may be zero as in ASE. Atoms may be
+outside the cell.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch_geometric.data import Data
 from mfpyg.errors import MFPyGError
 
 MARGIN = 1 + 1e-5
-"""Radius in cutoffs within which candidates are sought; one comparison then decides at the border for all engines."""
+"""Search radius / cutoff for candidates. The same comparison with the cutoff then selects the edges of all engines."""
 
 _MOST_PAIRS, _MOST_IMAGES = 1e8, 1e3
-"""Of one graph, and for each of its atoms: beyond both, the cell is a mistake."""
+"""Pairs per graph and images per atom; above both limits, the cell is taken for a mistake."""
 
 
 @dataclass
@@ -27,26 +27,26 @@ class Lattice:
     """Cells of the graphs of a batch.
 
     Attributes:
-        cell: lattice vectors in Å, (n_graphs, 3, 3), a vector a row; differentiable.
-        pbc: the directions that repeat, (n_graphs, 3) bool.
+        cell: lattice vectors in Å as rows, (n_graphs, 3, 3); differentiable.
+        pbc: periodic directions, (n_graphs, 3) bool.
     """
 
     cell: Tensor
     pbc: Tensor
 
     def translations(self, shift: Tensor, owner: Tensor) -> Tensor:
-        """Vectors in Å of these many lattice vectors, (n, 3), each of the graph ``owner`` (n,); (n, 3).
+        """Translations in Å, (n, 3), by ``shift`` (n, 3) lattice vectors of the graphs ``owner`` (n,).
 
-        In one order of operations for all, so that edges found are within the cutoff to the last bit, and those
-        of the two directions of a pair each other's negative.
+        All code uses this order of operations, so that edge vectors are within the cutoff to the last bit, and those of
+        the two directions of a pair are exact negatives.
         """
-        one = len(self.cell) == 1  # which spares nine numbers for each of many edges
+        one = len(self.cell) == 1  # no copy of the cell for each edge
         a, b, c = self.cell.unbind(1) if one else self.cell[owner].unbind(1)  # (n, 3) each, or (1, 3)
         n_a, n_b, n_c = shift.to(self.cell.dtype).unsqueeze(2).unbind(1)  # (n, 1) each
         return n_a * a + n_b * b + n_c * c
 
     def fractional(self, pos: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
-        """Positions in lattice vectors, from 0 to 1 where they repeat, and how many were taken away for that.
+        """Fractional coordinates, wrapped to [0, 1) in periodic directions, and the lattice vectors subtracted.
 
         Args:
             pos: (n_atoms, 3) float64 in Å.
@@ -61,19 +61,19 @@ class Lattice:
         return fractional - wraps, wraps
 
     def completed(self) -> Tensor:
-        """Cells with unit vectors at right angles to all others where nothing repeats, (n_graphs, 3, 3) float64."""
+        """Cells with orthogonal unit vectors in non-periodic directions, (n_graphs, 3, 3) float64."""
         if self.pbc.all():
             return self.cell.detach().double()
-        repeating = self.cell.detach().double() * self.pbc.unsqueeze(2)
-        normals = torch.linalg.svd(repeating).Vh  # (n_graphs, 3, 3); the last rows stand on the repeating ones
-        n_repeating = self.pbc.sum(dim=1, keepdim=True)
-        row = (n_repeating + (~self.pbc).cumsum(dim=1) - 1).clamp(0, 2)  # (n_graphs, 3) which of them goes here
+        periodic = self.cell.detach().double() * self.pbc.unsqueeze(2)
+        normals = torch.linalg.svd(periodic).Vh  # (n_graphs, 3, 3); the last rows are normal to the periodic vectors
+        n_periodic = self.pbc.sum(dim=1, keepdim=True)
+        row = (n_periodic + (~self.pbc).cumsum(dim=1) - 1).clamp(0, 2)  # (n_graphs, 3) row of normals to use
         normals = normals.gather(1, row.unsqueeze(2).expand(-1, -1, 3))
-        return torch.where(self.pbc.unsqueeze(2), repeating, normals)
+        return torch.where(self.pbc.unsqueeze(2), periodic, normals)
 
 
 def lattice_of(data: Data, n_graphs: int, dtype: torch.dtype) -> Lattice | None:
-    """The cells of a ``Data`` or ``Batch``, in this type; ``None`` where nothing repeats.
+    """Return the cells of a ``Data`` or ``Batch`` in a dtype; ``None`` if no graph is periodic.
 
     Raises:
         MFPyGError: for ``cell`` without ``pbc`` or ``pbc`` without ``cell``, wrong shapes, and cells without a volume.
@@ -82,10 +82,10 @@ def lattice_of(data: Data, n_graphs: int, dtype: torch.dtype) -> Lattice | None:
     if cell is None and pbc is None:
         return None
     if pbc is None:
-        raise MFPyGError("cell is given without pbc; expected pbc (1, 3) bool beside it, all False for a molecule")
+        raise MFPyGError("cell is given without pbc; expected pbc (1, 3) bool as well, all False for a molecule")
     _check_shape("pbc", pbc, (n_graphs, 3))
     if pbc.dtype != torch.bool:
-        raise MFPyGError(f"pbc is of type {pbc.dtype}, expected torch.bool: which of the directions repeat")
+        raise MFPyGError(f"pbc is of type {pbc.dtype}, expected torch.bool: True in periodic directions")
     if not pbc.any():
         return None
     if cell is None:
@@ -114,21 +114,21 @@ def _check_volume(lattice: Lattice) -> None:
     if flat.any():
         graph = int(flat.nonzero()[0])
         raise MFPyGError(
-            f"cell of graph {graph} is {cell[graph].tolist()}, whose repeating vectors span no volume; "
-            "expected independent lattice vectors in Å, or pbc False in directions that do not repeat"
+            f"cell of graph {graph} is {cell[graph].tolist()}, whose periodic vectors span no volume; "
+            "expected independent lattice vectors in Å, or pbc False in directions that are not periodic"
         )
 
 
 @dataclass
 class Images:
-    """The images of atoms near their graph's cell, and the way back from there to the positions given.
+    """Images of atoms in and around the cells of their graphs.
 
     Attributes:
-        pos: positions given, in Å, (n_atoms, 3) float64.
-        wrapped: the atoms moved into the cell in the directions that repeat, (n_atoms, 3) float64.
-        wraps: how many lattice vectors each moved against, (n_atoms, 3) int64.
-        atom: whose image it is, (n_images,) int64, ascending.
-        shift: how many lattice vectors it is from ``wrapped``, (n_images, 3) int64, in lexicographic order.
+        pos: given positions in Å, (n_atoms, 3) float64.
+        wrapped: positions wrapped into the cell in periodic directions, (n_atoms, 3) float64.
+        wraps: lattice vectors subtracted by wrapping, (n_atoms, 3) int64.
+        atom: atom of each image, (n_images,) int64, ascending.
+        shift: shift of each image from ``wrapped`` in lattice vectors, (n_images, 3) int64, in lexicographic order.
         of_graph: number of images of each graph, (n_graphs,) int64.
     """
 
@@ -141,7 +141,7 @@ class Images:
 
 
 def images_within(pos: Tensor, batch: Tensor, lattice: Lattice, cutoff: float) -> Images:
-    """All images that may be within a cutoff of an atom in its graph's cell, each atom itself among them.
+    """Find all images that may be within a cutoff of an atom in the cell of the graph, including the atoms themselves.
 
     Args:
         pos: (n_atoms, 3) in Å.
@@ -150,15 +150,15 @@ def images_within(pos: Tensor, batch: Tensor, lattice: Lattice, cutoff: float) -
         cutoff: in Å.
 
     Raises:
-        MFPyGError: for a cell so small that the images are without number.
+        MFPyGError: for a cell so small that there are too many images.
     """
     inverse = torch.linalg.inv(lattice.completed())  # (n_graphs, 3, 3)
-    repeating = lattice.pbc[batch]  # (n_atoms, 3)
+    periodic = lattice.pbc[batch]  # (n_atoms, 3)
     fractional, wraps = lattice.fractional(pos, batch)
-    # A cutoff in units of the distance between lattice planes, the planes of a direction being those it crosses.
+    # The cutoff divided by the distance of the lattice planes that each lattice vector crosses.
     reach = MARGIN * cutoff * inverse.norm(dim=1)[batch]  # (n_atoms, 3)
-    low = (-reach - fractional).ceil() * repeating
-    width = (1 + reach - fractional).floor() * repeating - low + 1
+    low = (-reach - fractional).ceil() * periodic
+    width = (1 + reach - fractional).floor() * periodic - low + 1
     _check_number(width.prod(dim=1), batch, lattice)
     low, width = low.long(), width.long()
     counts = width.prod(dim=1)  # (n_atoms,)
@@ -172,7 +172,7 @@ def images_within(pos: Tensor, batch: Tensor, lattice: Lattice, cutoff: float) -
 
 
 def _check_number(images: Tensor, batch: Tensor, lattice: Lattice) -> None:
-    """Images (n_atoms,) float64 of each atom, before memory is taken for them."""
+    """Check the number of images of each atom, (n_atoms,) float64, before allocating memory for them."""
     n_graphs = len(lattice.cell)
     n_images = images.new_zeros(n_graphs).index_add_(0, batch, images)
     n_atoms = torch.bincount(batch, minlength=n_graphs)

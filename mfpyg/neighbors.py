@@ -1,14 +1,14 @@
-"""The pairs of atoms within a cutoff, by any of several engines, all of which find the same edges.
+"""Neighbour search within a cutoff. All engines find the same edges.
 
 =================  ===================================================================================================
-``torch``          compares all pairs of a graph, images included, in blocks of bounded memory; CPU and CUDA
+``torch``          compares all pairs of a graph, including images, in blocks of bounded memory; CPU and CUDA
 ``torch-cluster``  molecules only
-``vesin``          cell lists, in time proportional to the number of atoms; computes on the CPU, wherever the atoms are
+``vesin``          cell lists, in time proportional to the number of atoms; always computes on the CPU
 ``auto``           ``vesin`` for large graphs on the CPU, else ``torch``
 =================  ===================================================================================================
 
-An edge runs from a source atom j to a target atom i, ``edge_index[:, e] = (j, i)``. Edges come sorted by target, then
-by source, then by the shift of the source's image. There is no cap on their number.
+An edge runs from a source atom j to a target atom i, ``edge_index[:, e] = (j, i)``. Edges are sorted by target, source
+and shift of the source's image. Their number is not limited.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError
 from mfpyg.lattice import MARGIN, Images, Lattice, images_within
 
-_PAIRS_AT_ONCE = 1 << 20  # some hundred bytes each; more are slower on a CPU
+_PAIRS_AT_ONCE = 1 << 20  # about a hundred bytes each; larger blocks are slower on a CPU
 _PAIRS_FOR_VESIN = 1 << 14
-"""Candidates a graph, on average, from which on it is faster: 128 atoms of a molecule, 30 of a crystal at 6.5 Å."""
+"""Average candidate pairs per graph above which vesin is faster: 128 atoms in a molecule, 30 in a crystal at 6.5 Å."""
 
 
 def radius_graph(pos: Tensor, batch: Tensor, cutoff: float, engine: str = "auto") -> Tensor:
-    """All pairs of different atoms of one molecule at a distance of at most ``cutoff``.
+    """Find all pairs of different atoms of a molecule at a distance of at most ``cutoff``.
 
     Args:
         pos: positions in Å, (n_atoms, 3).
         batch: molecule of each atom, (n_atoms,) int64, ascending.
         cutoff: in Å.
-        engine: a name of :data:`mfpyg.engine.ENGINES`; the edges are the same.
+        engine: one of :data:`mfpyg.engine.ENGINES`.
 
     Returns:
         edge_index (2, n_edges) int64, sorted by target, then source.
@@ -48,7 +48,7 @@ def radius_graph(pos: Tensor, batch: Tensor, cutoff: float, engine: str = "auto"
         return batch.new_zeros(2, 0)
     counts = torch.bincount(batch)  # (n_graphs,) atoms of each molecule
     if engine == "auto":
-        engine = _chosen(pos, counts, counts)
+        engine = _choose(pos, counts, counts)
     if engine == "torch":
         return _molecules_torch(pos, batch, counts, cutoff)
     if engine == "vesin":
@@ -59,20 +59,20 @@ def radius_graph(pos: Tensor, batch: Tensor, cutoff: float, engine: str = "auto"
 def periodic_radius_graph(
     pos: Tensor, batch: Tensor, lattice: Lattice, cutoff: float, engine: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """All pairs of an atom and an image, its own ones among them, at a distance of at most ``cutoff``.
+    """Find all pairs of an atom and an image, including its own images, at a distance of at most ``cutoff``.
 
-    Distances are compared in float64, whatever the type of the positions.
+    Distances are compared in float64 for positions of any dtype.
 
     Args:
         pos, batch, cutoff, engine: as in :func:`radius_graph`.
-        lattice: cells of the graphs; those that repeat in no direction are molecules.
+        lattice: cells of the graphs; graphs without periodic directions are molecules.
 
     Returns:
         edge_index (2, n_edges) int64, and edge_shift (n_edges, 3) int32: the image of the source is
         ``pos[source] + edge_shift @ cell``. Sorted by target, then source, then shift.
 
     Raises:
-        MFPyGError: for an unknown engine, one that is not installed or cannot do this, or much too small a cell.
+        MFPyGError: for an unknown engine, one that is not installed or cannot do this, or a cell much too small.
     """
     check_engine(engine)
     if engine == "torch-cluster":
@@ -81,7 +81,7 @@ def periodic_radius_graph(
     images = images_within(pos.detach().double(), batch, lattice, cutoff)
     counts = torch.bincount(batch, minlength=len(lattice.cell))  # (n_graphs,)
     if engine == "auto":
-        engine = _chosen(pos, counts, images.of_graph)
+        engine = _choose(pos, counts, images.of_graph)
     candidates = _images_torch if engine == "torch" else _images_vesin
     parts = [
         _image_edges(images, batch, lattice, cutoff, *part) for part in candidates(images, counts, lattice, cutoff)
@@ -91,16 +91,16 @@ def periodic_radius_graph(
     return torch.cat([edge_index for edge_index, _ in parts], dim=1), torch.cat([shift for _, shift in parts])
 
 
-def _chosen(pos: Tensor, counts: Tensor, candidates: Tensor) -> str:
-    """Engine that ``auto`` chooses for graphs of these numbers of atoms and of candidates for each."""
+def _choose(pos: Tensor, counts: Tensor, candidates: Tensor) -> str:
+    """Engine that ``auto`` stands for: by the atoms of each graph and the candidates of each of its atoms."""
     large = pos.device.type == "cpu" and int((counts * candidates).sum()) > _PAIRS_FOR_VESIN * len(counts)
     return "vesin" if large else "torch"
 
 
 def _candidate_pairs(partners: Tensor, first: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Targets and candidates, of which each target has ``partners`` from number ``first`` on, in blocks of (n_pairs,).
+    """Yield targets and candidates, (n_pairs,) each, in blocks of bounded memory.
 
-    The blocks keep memory bounded for one large system as for many small ones.
+    Each target has ``partners`` consecutive candidates, starting with number ``first``.
     """
     pairs_before = torch.cumsum(partners, 0)
     blocks = torch.div(pairs_before - 1, _PAIRS_AT_ONCE, rounding_mode="floor")
@@ -151,7 +151,7 @@ def _molecules_vesin(pos: Tensor, counts: Tensor, cutoff: float) -> Tensor:
 def _image_edges(
     images: Images, batch: Tensor, lattice: Lattice, cutoff: float, source: Tensor, target: Tensor, shift: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The candidates within the cutoff, and their shifts from the positions as given."""
+    """Select the candidates within the cutoff, and convert their shifts to the given, not wrapped, positions."""
     shift = shift - images.wraps[source] + images.wraps[target]
     edge_vec = images.pos[source] - images.pos[target] + lattice.translations(shift, batch[target])
     near = edge_vec.square().sum(dim=1) <= cutoff * cutoff
@@ -188,12 +188,12 @@ def _images_vesin(
 
 
 def _vesin(points: Tensor, cell: Tensor, pbc: list[bool], cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Sources, targets, (n_pairs,), and shifts of the sources, (n_pairs, 3) int64, a hair beyond the cutoff."""
+    """Sources and targets, (n_pairs,), and shifts of the sources, (n_pairs, 3) int64, within cutoff · MARGIN."""
     from vesin import NeighborList
 
     if not len(points):
-        nothing = torch.zeros(0, 3, dtype=torch.int64)
-        return nothing[:, 0], nothing[:, 0], nothing
+        empty = torch.zeros(0, 3, dtype=torch.int64)
+        return empty[:, 0], empty[:, 0], empty
     finder = NeighborList(cutoff=cutoff * MARGIN, full_list=True, n_threads=torch.get_num_threads())
     pairs, shift = finder.compute(points.numpy(), cell.double().numpy(), pbc, quantities="PS")
     target, source = torch.from_numpy(pairs.astype("int64")).unbind(1)

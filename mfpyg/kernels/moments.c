@@ -13,12 +13,12 @@
 
        ds = <hp, q> + <p, hq>,   dy = <hm, g>,   dq = Σ s hp + hs p,   dg = Σ y hm + hy m.
 
-   No array with F numbers an edge is formed: messages live in a chunk of targets, pulls p in the edges of one source.
-   Edges are numbered in the order of their targets. Every result is written by one thread in one order, so that
-   it does not depend on the number of threads.
+   No array of F numbers per edge is allocated: messages exist for one chunk of targets at a time, pulls p for the edges
+   of one source. Edges are numbered in the order of their targets. Each result is written by one thread in a fixed
+   order, so that it does not depend on the number of threads.
 
-   REAL, MASK (the integer as wide), F, N and C are given to the compiler, so that all inner loops have known lengths
-   and sums stay in registers. */
+   REAL, MASK (an integer of the same width), F, N and C are defined on the compiler's command line, so that all inner
+   loops have constant lengths and sums stay in registers. */
 
 #include "products.h"
 
@@ -27,17 +27,17 @@ typedef struct {
     const number *chunks;     /* first target of each chunk, (n_chunks + 1) */
     const number *target_ptr; /* first edge of each target, (n_atoms + 1) */
     const number *by_chunk;   /* edges sorted by chunk, then source */
-    const number *source_ptr; /* first of each source in by_source, (n_atoms + 1) */
+    const number *source_ptr; /* first edge of each source in by_source, (n_atoms + 1) */
     const number *by_source;  /* edges sorted by source */
     const number *source, *target;
     number closed; /* whether the sources of a chunk are its targets */
-    const number *kind; /* of each atom, (n_atoms), where q has a row a kind of atoms; null where it has one an atom */
+    const number *kind; /* row of q of each atom, (n_atoms); null if q has one row per atom */
 } graph;
 
 INLINE const REAL *of_source(const graph *p, const REAL *q, number j) { return q + (p->kind ? p->kind[j] : j) * N * F; }
 
-/* Of the nonlinear function of the moments, z[f] = a[0][f] + t1[f] √(Σ a[1…3][f]² + cusp) + t2[f] √(Σ a[4…8][f]² + cusp);
-   pointwise.c has it and its derivative, for one atom. */
+/* Parameters of the invariants, z[f] = a[0][f] + t1[f] √(Σ a[1…3][f]² + cusp) + t2[f] √(Σ a[4…8][f]² + cusp);
+   pointwise.c implements them and their derivative for one atom. */
 typedef struct { const REAL *t1, *t2; double cusp; } scales;
 
 extern __attribute__((visibility("hidden"))) void invariants(double, const REAL *, const REAL *, const REAL *, REAL *);
@@ -98,9 +98,9 @@ INLINE void dots(const int rows, const int columns, const int n_pairs, const REA
     }
 }
 
-/* Parts of the moments and their derivatives. With two pairs, s·q + s2·q2 and so on. */
+/* Parts of the moments and their derivatives. With n_pairs = 2 they are sums of two products, s·q + s2·q2. */
 
-/* Messages of some edges of one source, each written to its place in a chunk that begins with edge `origin`. */
+/* Messages of some edges of one source, written to their places in a chunk that starts with edge `origin`. */
 PART void messages(const int n_pairs, number count, const number *edges, number origin, const REAL *s,
                    const REAL *q, const REAL *s2, const REAL *q2, REAL *m) {
     for (number first = 0; first < count; first += ROWS) {
@@ -128,7 +128,7 @@ INLINE void chunk_messages(const int n_pairs, const graph *p, number chunk, cons
     }
 }
 
-/* c[r] = Σ_k a[k·columns + r] b[k] (+ a2·b2) for all r: moments of a target, or the derivative by q of a source. */
+/* c[r] = Σ_k a[k·columns + r] b[k] (+ a2·b2) for all r: moments of a target, or dq of a source. */
 PART void summed(const int columns, const int n_pairs, number count, const REAL *a, const REAL *b, const REAL *a2,
                    const REAL *b2, REAL *c) {
     const int block = columns % 4 && columns % 3 == 0 ? 3 : ROWS;
@@ -180,7 +180,7 @@ PART void pull(const REAL *y, const REAL *g, REAL *p) {
     product(1, 1, &pair, &p);
 }
 
-/* What the loops over targets and over sources do */
+/* Bodies of the loops over targets and sources */
 
 INLINE void first_of_targets(const graph *p, number chunk, const REAL *s, const REAL *q, const REAL *g, REAL *dy, REAL *m) {
     const number begin = p->target_ptr[p->chunks[chunk]];
@@ -202,7 +202,7 @@ INLINE void first_of_source(const graph *p, number j, const REAL *s, const REAL 
     if (dq) summed(N, 1, count, own_s, pulls, 0, 0, dq + j * N * F);
 }
 
-typedef struct { const REAL *s, *y, *q; } tangents; /* q may be null, for zero */
+typedef struct { const REAL *s, *y, *q; } tangents; /* null q: zero */
 
 INLINE void second_of_targets(const graph *p, number chunk, const REAL *s, const REAL *y, const REAL *q, const REAL *g,
                               const tangents *h, REAL *dy, REAL *dg, REAL *m, REAL *hm) {
@@ -248,8 +248,8 @@ static number most_of_source(const graph *p) {
     return most;
 }
 
-/* What is called from outside: 0, or 1 if there is no memory. Sources with the chunk that they alone serve are taken
-   while it is in the cache. */
+/* Exported functions; they return 0, or 1 if memory cannot be allocated. In closed graphs the sources of a chunk are
+   processed right after its targets, while it is in the cache. */
 
 INLINE int all_moments(int threads, const graph *p, const REAL *s, const REAL *y, const REAL *q, REAL *a, const scales *t,
                        REAL *z) {
@@ -280,14 +280,14 @@ int moments(int threads, const graph *p, const REAL *s, const REAL *y, const REA
     return all_moments(threads, p, s, y, q, a, 0, 0);
 }
 
-/* Moments and what is made of them, which they need not be fetched from memory for. */
+/* Moments and their invariants, computed while the moments are in the cache. */
 int interaction(int threads, const graph *p, double cusp, const REAL *s, const REAL *y, const REAL *q, const REAL *t1,
                 const REAL *t2, REAL *a, REAL *z) {
     const scales t = {t1, t2, cusp};
     return all_moments(threads, p, s, y, q, a, &t, z);
 }
 
-/* The derivative by moments of the atoms of a chunk, da[i] of <z_i, g_i>. */
+/* Derivative of <z_i, g_i> with respect to the moments of the atoms of a chunk, da[i]. */
 INLINE void invariants_of_targets(const graph *p, number chunk, const scales *t, const REAL *a, const REAL *g, REAL *da) {
     for (number i = p->chunks[chunk]; i < p->chunks[chunk + 1]; i++)
         invariants_gradient(t->cusp, a + i * C * F, t->t1, t->t2, g + i * F, da + i * C * F);
@@ -300,11 +300,11 @@ static number most_atoms_in_chunk(const graph *p) {
     return most;
 }
 
-/* Of <a, g>, or with scales of <z, g>, a being the moments. dq may be null, if it is not wanted. */
+/* Derivatives of <a, g>, a being the moments, or of <z, g> if scales are given. dq may be null if not needed. */
 INLINE int all_gradients(int threads, const graph *p, const REAL *s, const REAL *y, const REAL *q, const REAL *g, REAL *ds,
                          REAL *dy, REAL *dq, const scales *t, const REAL *a) {
     const number most = most_in_chunk(p), degree = most_of_source(p), own = t && p->closed ? most_atoms_in_chunk(p) : 0;
-    /* by the moments of all atoms, where a source may have targets in any chunk; of those of a chunk else */
+    /* derivatives with respect to the moments: of all atoms if a source can have targets in any chunk, else per chunk */
     REAL *of_all = t && !p->closed ? malloc((p->n_atoms ? p->n_atoms : 1) * C * F * sizeof(REAL)) : 0;
     int failed = t && !p->closed && !of_all;
     if (failed) return failed;

@@ -1,7 +1,7 @@
-/* Functions of single edges, with their first derivative, each in one loop.
+/* Functions of single edges and their first derivatives, each in one loop.
 
-   In plain torch these are two dozen operations with twice as many in their derivatives, each of which takes some
-   microseconds, however few edges there are. REAL, MASK, F, N and C are given to the compiler, as in moments.c. */
+   In plain torch these are two dozen operations, and twice as many in their derivatives, each of which takes some
+   microseconds even for few edges. REAL, MASK, F, N and C are defined as in moments.c. */
 
 #pragma GCC optimize("tree-vectorize")
 
@@ -22,18 +22,18 @@ typedef int64_t number;
 #define ROOT_1_2 ((REAL)0.70710678118654752440)
 #define ROOT_1_6 ((REAL)0.40824829046386301637)
 
-/* Below e⁻⁸⁰ nothing is felt, as in the definition. */
+/* Least exponent, as in the definition: e⁻⁸⁰ is negligible. */
 #define LEAST ((REAL)-80)
 
-/* Terms of the series of eʳ for |r| ≤ ½ log 2 after which nothing is left to be seen. */
+/* EXP_TERMS: terms of the series of eʳ that are needed for full precision at |r| ≤ ½ log 2. */
 enum { IS_FLOAT = sizeof(REAL) == 4, MANTISSA = IS_FLOAT ? 23 : 52, EXP_TERMS = IS_FLOAT ? 7 : 13 };
 #define LOG2_E ((REAL)1.44269504088896340736)
 #define LN_2 0.69314718055994530942
-#define LN_2_HIGH ((REAL)(IS_FLOAT ? 0.693359375 : 0.693147180369123816490)) /* of few digits: its multiples are exact */
+#define LN_2_HIGH ((REAL)(IS_FLOAT ? 0.693359375 : 0.693147180369123816490)) /* few digits: its multiples are exact */
 #define LN_2_LOW ((REAL)(LN_2 - (IS_FLOAT ? 0.693359375 : 0.693147180369123816490)))
 
-/* eˣ for x ≤ 0, that of LEAST for what is less: 2ᵏ eʳ with x = k log 2 + r. The compiler makes vectors of it, which it
-   does not of the library's. Added to a number of which the last digit is 1, k stands in the last digits. */
+/* eˣ for x ≤ 0, with x clamped to LEAST: 2ᵏ eʳ with x = k log 2 + r. Unlike exp of the library, it is vectorized by the
+   compiler. Adding `ones`, whose unit in the last place is 1, rounds to the integer k and leaves it in the last bits. */
 static inline REAL exponential(REAL x) {
     const REAL above = x > LEAST ? x : LEAST, ones = (REAL)(3LL << (MANTISSA - 1));
     union { REAL value; MASK bits; } shifted = {above * LOG2_E + ones}, power;
@@ -92,7 +92,7 @@ int harmonics(int threads, number n_edges, const REAL *x, const REAL *r, REAL *y
     return 0;
 }
 
-/* dx = (du - u <u, du>) / r: what r does is in it */
+/* dx = (du - u <u, du>) / r, which includes the dependence of u on r */
 int harmonics_gradient(int threads, number n_edges, const REAL *x, const REAL *r, const REAL *g, REAL *dx) {
     (void)threads;
 #pragma omp parallel for num_threads(threads)
@@ -111,7 +111,7 @@ int harmonics_gradient(int threads, number n_edges, const REAL *x, const REAL *r
     return 0;
 }
 
-/* Of the moments of one atom, for moments.c */
+/* Invariants of the moments of one atom, for moments.c */
 
 void invariants(double cusp, const REAL *restrict a, const REAL *restrict t1, const REAL *restrict t2, REAL *restrict z) {
     for (int f = 0; f < F; f++) {

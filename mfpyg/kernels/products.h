@@ -1,7 +1,7 @@
-/* Vectors, and the product that moments.c is made of.
+/* Vector types, and the matrix product used in moments.c.
 
-   REAL, MASK (the integer as wide) and F are given to the compiler, so that all inner loops have known lengths and sums
-   stay in registers. */
+   REAL, MASK (an integer of the same width) and F are defined on the compiler's command line, so that all inner loops
+   have constant lengths and sums stay in registers. */
 
 #pragma once
 
@@ -17,7 +17,7 @@ enum { VECTOR_BYTES = 32, MOST_VECTORS = 2 };
 enum { VECTOR_BYTES = 16, MOST_VECTORS = 4 };
 #endif
 
-/* LANES: the widest vector that is not longer than a row; DOT_LANES: the widest that divides one. */
+/* LANES: the widest vector not longer than a row; DOT_LANES: the widest vector whose length divides that of a row. */
 #define HALF_IF(wrong, lanes) ((wrong) && (lanes) > 1 ? (lanes) / 2 : (lanes))
 enum {
     NATIVE = VECTOR_BYTES / (int)sizeof(REAL),
@@ -26,7 +26,7 @@ enum {
     VECTORS = F / LANES < MOST_VECTORS ? F / LANES : MOST_VECTORS,
     STRIP = VECTORS * LANES,
     STRIPS = (F + STRIP - 1) / STRIP,
-    ROWS = 4, /* as many rows share what is loaded of the other factor */
+    ROWS = 4, /* rows that share each load of the other factor */
 };
 typedef REAL vec __attribute__((vector_size(LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
 typedef REAL dot_vec __attribute__((vector_size(DOT_LANES * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));
@@ -40,9 +40,9 @@ typedef MASK four_numbers __attribute__((vector_size(4 * sizeof(MASK))));
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 #define INLINE static inline __attribute__((always_inline))
-#define PART static __attribute__((noinline)) /* alone, so that the compiler finds enough registers for each */
+#define PART static __attribute__((noinline)) /* not inlined, so that each has enough registers */
 
-/* Calls something with R, the rows that are left, as a constant from 1 to ROWS. */
+/* Evaluates `call` with R, the number of rows, as a constant from 1 to ROWS. */
 #define WITH_ROWS(rows, call)                                  \
     switch (rows) {                                            \
     case 1: { enum { R = 1 }; call; break; }                   \
@@ -62,7 +62,7 @@ typedef struct {
 /* c[r][f] = Σ over pairs and k of a[r][k·step] b[k·F + f] */
 INLINE void product(const int rows, const int n_pairs, const factor_pair *pairs, REAL *const *c) {
     for (int strip = 0; strip < STRIPS; strip++) {
-        const int f = strip + 1 < STRIPS ? strip * STRIP : F - STRIP; /* the last may overlap with the one before */
+        const int f = strip + 1 < STRIPS ? strip * STRIP : F - STRIP; /* the last may overlap with the previous one */
         vec sum[ROWS][VECTORS];
         UNROLL for (int r = 0; r < rows; r++)
             UNROLL for (int v = 0; v < VECTORS; v++) sum[r][v] = (vec){0};

@@ -1,4 +1,4 @@
-"""The base class of backbones: blocks one after another, each giving every atom another level of features."""
+"""Base class of backbones: a sequence of blocks, each of which returns a level of atomic features."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from mfpyg.graph import Graph, Prepared
 
 
 class State(Protocol):
-    """State handed from block to block: features of the atoms, and what the blocks of a network need besides."""
+    """State passed from block to block: features of the atoms, and whatever else the blocks need."""
 
     @property
     def features(self) -> Tensor:
-        """Invariant features of the atoms so far, (n_atoms, width)."""
+        """Invariant features of the atoms, (n_atoms, width)."""
 
 
 class Backbone(nn.Module):
-    r"""A message-passing network without its output layers, for heads and fidelities to be put on.
+    r"""Message-passing network without output layers, shared by the fidelities of a potential.
 
-    A subclass fills ``blocks`` and says in :meth:`embed` what goes into the first of them; each block is called with
-    a :class:`State` and returns the next, whose features are a level. That suffices for everything, sharing a part of
-    the blocks included. Any other module with ``cutoff``, ``species``, ``feature_sizes``, ``reset_parameters`` and the
-    same ``forward`` is a backbone as well, of which all is shared.
+    A subclass fills ``blocks`` and implements :meth:`embed`, which returns the input of the first block. Each block
+    takes a :class:`State` and returns the next one, whose features are a level. Other modules with ``cutoff``,
+    ``species``, ``feature_sizes``, ``reset_parameters`` and the same ``forward`` can also be used as backbones, but
+    without private blocks.
 
     Args:
-        species: atomic numbers that the network knows.
-        cutoff: distance in Å up to which atoms see each other; what they see of each other must vanish there.
+        species: atomic numbers.
+        cutoff: interaction range in Å; interactions must vanish there.
 
     Attributes:
         species: sorted atomic numbers, (n_species,) int64.
-        cutoff: in Å.
-        blocks: modules from a state to the next.
+        cutoff: interaction range in Å.
+        blocks: modules that map a state to the next.
         feature_sizes: width of each level: the number of species, then one for each block.
     """
 
@@ -59,15 +59,15 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def prepare(self, graph: Graph) -> Prepared | None:
-        """Tables of a graph that all layers use, computed once; ``None`` for nothing.
+        """Compute tables of a graph that all layers use, which are then in ``graph.prepared``; ``None`` if not needed.
 
-        Whatever has sizes that depend on more than the numbers of atoms and edges must be made here if predictions
-        are to be compiled. It comes back in ``graph.prepared``.
+        For predictions to be compiled, tensors whose sizes depend on more than the numbers of atoms and edges must be
+        created here.
         """
         return None
 
     def one_hot(self, graph: Graph) -> Tensor:
-        """Level 0: which species each atom is, (n_atoms, n_species)."""
+        """Level 0: one-hot species of each atom, (n_atoms, n_species)."""
         return torch.eq(graph.z.unsqueeze(1), self.species).to(graph.edge_vec.dtype)
 
     def forward(self, graph: Graph) -> list[Tensor]:
@@ -75,21 +75,21 @@ class Backbone(nn.Module):
         return [self.one_hot(graph), *self.after_blocks(graph)]
 
     def after_blocks(self, graph: Graph) -> list[Tensor]:
-        """Features after each block, (n_atoms, width); a subclass may compute the same in another way."""
+        """Features after each block, (n_atoms, width); a subclass may override it with a faster equivalent."""
         return through(self.blocks, self.embed(graph))[0]
 
     def reset_parameters(self) -> None:
         """Draw new weights.
 
         Raises:
-            MFPyGError: if the network itself has some, and not only its parts; it has to draw those.
+            MFPyGError: if the network itself has weights, and not only its submodules; it must then override this.
         """
         check_drawn_by_parts(self)
         reset(self)
 
 
 def through(blocks: Iterable[nn.Module], state: Any) -> tuple[list[Tensor], Any]:
-    """The features after each of some blocks, and the state after the last."""
+    """Apply blocks; return the features after each and the state after the last."""
     levels = []
     for block in blocks:
         state = block(state)
@@ -98,10 +98,10 @@ def through(blocks: Iterable[nn.Module], state: Any) -> tuple[list[Tensor], Any]
 
 
 def reset(module: nn.Module) -> None:
-    """Draw new weights of all that a module is made of, by the ``reset_parameters`` of its parts.
+    """Draw new weights with the ``reset_parameters`` of all submodules.
 
     Raises:
-        MFPyGError: for a part with weights of its own and no such method.
+        MFPyGError: for a submodule that has weights and no such method.
     """
     for part in module.children():
         if hasattr(part, "reset_parameters"):
@@ -112,30 +112,30 @@ def reset(module: nn.Module) -> None:
 
 
 def private_copies(backbone: nn.Module, n_blocks: int, n_fidelities: int) -> nn.ModuleList:
-    """Take the last blocks out of a backbone, and give each fidelity its own of the kind, with weights of its own.
+    """Remove the last blocks from a backbone, and return a copy with new weights for each fidelity.
 
     Args:
-        backbone: which keeps the blocks that are shared, and its ``feature_sizes``.
-        n_blocks: how many blocks; 0 leaves everything as it is.
-        n_fidelities: how many copies.
+        backbone: backbone, which keeps the shared blocks and its ``feature_sizes``.
+        n_blocks: number of blocks to remove; may be 0.
+        n_fidelities: number of copies.
 
     Returns:
-        A list of blocks for each fidelity; empty for no blocks.
+        A list of blocks for each fidelity; empty if ``n_blocks`` is 0.
 
     Raises:
-        MFPyGError: if the backbone has not as many blocks, or none that can be told apart.
+        MFPyGError: if the backbone has too few blocks, or is not a :class:`Backbone`.
     """
     if not n_blocks:
         return nn.ModuleList()
     if not isinstance(backbone, Backbone):
         raise MFPyGError(
-            f"backbone {type(backbone).__name__} is no mfpyg.models.Backbone, whose blocks can be told apart; "
-            "private_blocks has to be 0"
+            f"backbone {type(backbone).__name__} is not a mfpyg.models.Backbone, so it has no separable blocks; "
+            "private_blocks must be 0"
         )
     if type(backbone).forward is not Backbone.forward:
         raise MFPyGError(
-            f"backbone {type(backbone).__name__} has a forward of its own, which private blocks would go past; "
-            "private_blocks has to be 0"
+            f"backbone {type(backbone).__name__} overrides forward, which private blocks would bypass; "
+            "private_blocks must be 0"
         )
     if not 0 < n_blocks <= len(backbone.blocks):
         raise MFPyGError(f"private_blocks is {n_blocks}, expected at most the backbone's {len(backbone.blocks)}")
@@ -147,7 +147,7 @@ def private_copies(backbone: nn.Module, n_blocks: int, n_fidelities: int) -> nn.
 
 
 def check_drawn_by_parts(module: nn.Module) -> None:
-    """Check that a module without a ``reset_parameters`` of its own has no weights of its own.
+    """Check that a module without ``reset_parameters`` has no weights outside its submodules.
 
     Raises:
         MFPyGError: if it has.
@@ -157,10 +157,10 @@ def check_drawn_by_parts(module: nn.Module) -> None:
 
 
 def remove_template_files(network: nn.Module) -> None:
-    """Delete the files that PyG's ``MessagePassing`` has written for the layers of a network.
+    """Delete the files that PyG's ``MessagePassing`` wrote for the layers of a network.
 
-    It writes the code of ``propagate`` for each class, once a process, into the temporary folder, imports it, and
-    leaves the file there. Its lines are kept for tracebacks and compilers.
+    Once per process and class, it writes the code of ``propagate`` to the temporary folder, imports it, and leaves the
+    file there. The lines are kept in ``linecache`` for tracebacks and compilers.
     """
     for kind in {type(module) for module in network.modules() if isinstance(module, MessagePassing)}:
         for method in ("propagate", "edge_updater"):
@@ -173,25 +173,25 @@ def remove_template_files(network: nn.Module) -> None:
 
 
 def check_elements(name: str, species: Sequence[int], most: int) -> None:
-    """Check that a network has room for the elements.
+    """Check that a network supports the elements.
 
     Raises:
         MFPyGError: for an atomic number beyond ``most``.
     """
     if max(species) > most:
-        raise MFPyGError(f"{name} knows elements up to number {most}, not {max(species)}; use another backbone")
+        raise MFPyGError(f"{name} supports elements up to number {most}, not {max(species)}; use another backbone")
 
 
 def check_backbone(backbone: nn.Module) -> None:
-    """Check that a module has what a potential needs of a backbone.
+    """Check that a module has the attributes that a potential needs.
 
     Raises:
-        MFPyGError: naming what it lacks.
+        MFPyGError: naming a missing or invalid attribute.
     """
     kind = type(backbone).__name__
     for name in ("cutoff", "species", "feature_sizes", "reset_parameters"):
         if not hasattr(backbone, name):
-            raise MFPyGError(f"backbone {kind} has no '{name}'; see mfpyg.models.Backbone for what one needs")
+            raise MFPyGError(f"backbone {kind} has no '{name}'; see mfpyg.models.Backbone for what it needs")
     sizes, species = tuple(backbone.feature_sizes), backbone.species  # type: ignore[arg-type]
     if len(sizes) < 2 or sizes[0] != len(species):  # type: ignore[arg-type]
         raise MFPyGError(

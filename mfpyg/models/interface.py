@@ -18,17 +18,17 @@ from mfpyg.settings import TrainSettings
 
 
 class Potential(nn.Module):
-    """Energies, forces and stresses of the levels of theory in ``fidelities``.
+    """Base class of potentials: energies, forces and stresses of the levels of theory in ``fidelities``.
 
-    A subclass has the attributes below and says how to :meth:`predict`, what the :meth:`reference` energies of a
-    level are, and what number each element has.
+    Subclasses set the attributes below and implement :attr:`cutoff`, :attr:`species`, :meth:`predict`,
+    :meth:`predict_edges`, :meth:`reference` and :meth:`species_number`.
 
     Attributes:
         fidelities: names of the levels of theory.
         compiled: whether predictions go through ``torch.compile``, see :mod:`mfpyg.models.compiled`.
         engine: neighbour-list engine, see :mod:`mfpyg.neighbors`.
-        settings: that it was built from, see :mod:`mfpyg.models.build`; ``None`` if it was put together by hand.
-        trained_species: atomic numbers in the training labels of each fidelity of which they are known.
+        settings: settings that it was built from, see :mod:`mfpyg.models.build`; ``None`` if built by hand.
+        trained_species: atomic numbers in the training labels of each fidelity, as far as known.
     """
 
     fidelities: tuple[str, ...]
@@ -43,39 +43,40 @@ class Potential(nn.Module):
 
     @property
     def cutoff(self) -> float:
-        """In Å."""
+        """Cutoff in Å."""
         raise NotImplementedError
 
     @property
     def species(self) -> tuple[int, ...]:
-        """Atomic numbers that the potential knows."""
+        """Supported atomic numbers."""
         raise NotImplementedError
 
     def predict(self, data: Data, wanted: Mapping[str, bool], stress: bool = False) -> dict[str, Prediction]:
-        """Predictions of the wanted fidelities, with forces where the value is true, and stresses of all if wanted."""
+        """Predict the fidelities in ``wanted``, with forces where its value is True, and with stresses if requested."""
         raise NotImplementedError
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
-        """Prediction for one graph from the vectors to neighbours that are found already.
+        """Predict one graph from given edge vectors.
 
-        For programs that need the derivatives by these vectors, of which they make forces and virials.
+        For programs with their own neighbour lists, which compute forces and virials from derivatives with respect to
+        edge vectors.
 
         Args:
             z: atomic numbers, (n_atoms,) int64.
             edge_index: sources and targets, (2, n_edges) int64, both directions of each pair.
-            edge_vec: position of the source, or its image, minus that of the target in Å, (n_edges, 3), the two
-                directions of a pair each other's negative to the last bit; what is beyond the cutoff is left out.
+            edge_vec: position of the source, or its image, minus that of the target in Å, (n_edges, 3); the vectors of
+                the two directions of a pair must be exact negatives. Edges beyond the cutoff are ignored.
 
         Returns:
             The prediction, detached, with −dE/d(edge_vec) in kcal/mol/Å, (n_edges, 3), in ``forces``.
 
         Raises:
-            MFPyGError: for an unknown fidelity, or an element that the potential does not know.
+            MFPyGError: for an unknown fidelity or element.
         """
         raise NotImplementedError
 
     def reference(self, fidelity: str) -> Tensor:
-        """Atomic reference energy of each element for a fidelity in kcal/mol, (n_species,) float64.
+        """Atomic reference energies of a fidelity in kcal/mol, (n_species,) float64.
 
         Raises:
             MFPyGError: for an unknown fidelity.
@@ -83,10 +84,10 @@ class Potential(nn.Module):
         raise NotImplementedError
 
     def species_number(self, z: Tensor) -> Tensor:
-        """Number of each atom's element among ``species``, (n_atoms,) int64.
+        """Index of each atom's element in ``species``, (n_atoms,) int64.
 
         Raises:
-            MFPyGError: naming the elements that the potential does not know.
+            MFPyGError: for unknown elements, which are listed.
         """
         raise NotImplementedError
 
@@ -94,17 +95,17 @@ class Potential(nn.Module):
         """Check that the potential has a fidelity.
 
         Raises:
-            MFPyGError: listing those it has.
+            MFPyGError: if not; lists the fidelities it has.
         """
         if fidelity not in self.fidelities:
             raise unknown_name("fidelity", fidelity, self.fidelities)
 
     def warn_untrained(self, z: Tensor, fidelities: Iterable[str]) -> None:
-        """Warn once of every element that a fidelity is asked for and was never trained on.
+        """Warn once about each element that a fidelity was never trained on.
 
         Args:
             z: atomic numbers, (n_atoms,) int64.
-            fidelities: that are predicted.
+            fidelities: predicted fidelities.
         """
         for name in fidelities:
             trained = self.trained_species.get(name, self.species)
@@ -122,22 +123,22 @@ class Potential(nn.Module):
     def forward(
         self, data: Data, fidelity: str | Sequence[str] | None = None, forces: bool = True, stress: bool = False
     ) -> Prediction | dict[str, Prediction]:
-        """Energies, and forces unless told otherwise, of a molecule, a crystal or a batch.
+        """Predict energies and forces of a molecule, a crystal or a batch.
 
         Args:
-            data: ``Data`` or ``Batch`` with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; with ``cell``
-                (n_graphs, 3, 3) in Å and ``pbc`` (n_graphs, 3) bool where graphs repeat, see :mod:`mfpyg.lattice`.
-            fidelity: a name, or a list of names for several in one pass; may be left out only where
-                the potential has a single one.
-            forces: whether forces are wanted; each fidelity's cost a backward pass.
-            stress: whether stresses are wanted, of graphs that repeat in all directions; they come with the forces.
+            data: ``Data`` or ``Batch`` with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; for periodic graphs also
+                ``cell`` (n_graphs, 3, 3) in Å and ``pbc`` (n_graphs, 3) bool, see :mod:`mfpyg.lattice`.
+            fidelity: a name, or a list of names for several in one pass; optional if the potential has only one.
+            forces: whether to compute forces, by a backward pass for each fidelity.
+            stress: whether to compute stresses, in the same backward pass; all graphs must be periodic in all
+                directions.
 
         Returns:
             A :class:`Prediction` for a name, ``{name: Prediction}`` for a list.
 
         Raises:
-            MFPyGError: for an unknown fidelity or element, no fidelity given among several, or a stress where
-                the volume is not defined.
+            MFPyGError: for an unknown fidelity or element, no fidelity although there are several, or a stress of a
+                graph without a volume.
         """
         if fidelity is None:
             if len(self.fidelities) > 1:
@@ -150,11 +151,11 @@ class Potential(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights, and of everything but total energies."""
+        """Dtype of the weights, and of everything but total energies."""
         return next(self.parameters()).dtype
 
     def reference_energy(self, data: Data, fidelity: str) -> Tensor:
-        """Sum of the atomic reference energies of each molecule in kcal/mol, (n_graphs,) float64."""
+        """Sum of atomic reference energies of each molecule in kcal/mol, (n_graphs,) float64."""
         reference = self.reference(fidelity)[self.species_number(data.z)]  # (n_atoms,)
         batch, n_graphs = molecules_of(data)
         return scatter(reference, batch, dim_size=n_graphs, reduce="sum")

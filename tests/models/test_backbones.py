@@ -159,7 +159,7 @@ def test_nothing_stays_in_the_temporary_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["schnet", "dimenet++", "visnet"])
 def test_elements_beyond_the_networks_tables_are_refused(name: str) -> None:
-    with pytest.raises(MFPyGError, match="knows elements up to number"):
+    with pytest.raises(MFPyGError, match="supports elements up to number"):
         backbones.find(name).make([1, 110], SMALL[name])
 
 

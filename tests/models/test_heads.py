@@ -167,7 +167,7 @@ def test_a_forward_of_its_own_is_not_gone_past() -> None:
         def forward(self, graph: Graph) -> list[torch.Tensor]:
             return [2 * level for level in super().forward(graph)]
 
-    with pytest.raises(MFPyGError, match="Doubled has a forward of its own"):
+    with pytest.raises(MFPyGError, match="Doubled overrides forward"):
         MultiFidelityPotential(Doubled([1, 6], 2, 0, 2, 2), ["dz"], private_blocks=1)
 
 
