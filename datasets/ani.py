@@ -29,7 +29,7 @@ ANI2X_URL = "https://zenodo.org/records/10108942/files/ANI-2x-wB97X-631Gd.tar.gz
 """Official archive (3.7 GB, doi:10.5281/zenodo.10108942)."""
 
 ANI2X_RAW_NAME = "ANI-2x-wB97X-631Gd.h5"
-"""File in the archive, in its folder ``final_h5``."""
+"""Name of the file in the archive's folder ``final_h5``."""
 
 
 class ANI1x(ReleaseDataset):
@@ -50,8 +50,8 @@ class ANI1x(ReleaseDataset):
     Args:
         root: folder that holds the official file as ``raw/ani1x-release.h5``.
         fidelities: as in :class:`mfpyg.datasets.ConformationDataset`.
-        subset: ``"ani1ccx"`` keeps the conformations with a ``cc`` energy; all if not given.
-        file: raw file, where it is not the one in ``root``.
+        subset: ``"ani1ccx"`` keeps only the conformations with a ``cc`` energy.
+        file: raw file, if it is not in ``root``.
         kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
 
     Raises:
@@ -86,7 +86,7 @@ class ANI1x(ReleaseDataset):
 
 
 class ANI1ccx(ANI1x):
-    """ANI-1ccx: the about 500,000 conformations of ANI-1x that have a ``cc`` energy; same file, same levels.
+    """ANI-1ccx: the roughly 500,000 conformations of ANI-1x with a ``cc`` energy; same file and levels.
 
     Args:
         root, fidelities, kwargs: as in :class:`ANI1x`.
@@ -108,8 +108,8 @@ class ANI2x(ConformationDataset):
     dz       ωB97X/6-31G(d)    all      all      Hartree; ``forces`` are true, Hartree/Å
     ======== ================= ======== ======== =========================================
 
-    The file has a group a number of atoms, with ``species`` (n, n_atoms), ``coordinates``, ``energies`` and
-    ``forces``; a molecule's name is its formula. Files of the release with other levels of theory are read by
+    The file has one group per number of atoms, with ``species`` (n, n_atoms), ``coordinates``, ``energies`` and
+    ``forces``; a molecule's name is its formula. The release's files at other levels of theory are read by
     :class:`mfpyg.datasets.Pyanitools`. Devereux et al., J. Chem. Theory Comput. 16, 4192 (2020).
 
     Args:
@@ -118,8 +118,8 @@ class ANI2x(ConformationDataset):
         fidelities, kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
 
     Raises:
-        MFPyGError: if the file is missing, saying where to download it, or wrong; or if the energies contradict the
-            sign of the forces.
+        MFPyGError: if the file is missing, saying where to download it, or invalid, or if its forces have the wrong
+            sign.
     """
 
     levels = ANI2X_LEVELS
@@ -142,10 +142,10 @@ class ANI2x(ConformationDataset):
         return chunks_of_file(self.files[0], levels, self._track)
 
     def check_content(self, data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> None:
-        """Check by finite differences that the file's ``forces`` are forces.
+        """Check by finite differences that ``forces`` are forces, not gradients.
 
         Raises:
-            MFPyGError: if the energies of near conformations say that they are gradients.
+            MFPyGError: if they are gradients.
         """
         slope = negated_forces(data, slices["z"].numpy(), np.arange(len(data.source)))
         if slope is not None:

@@ -1,8 +1,7 @@
-"""Batches by tensor indexing: those of PyTorch Geometric's collate, without an object for each conformation.
+"""Batches assembled by tensor indexing, equal to those of PyTorch Geometric's collate.
 
-With n_i rows of conformation i starting at s_i in the data set's column, the rows of a batch are
-s_i, s_i + 1, …, s_i + n_i − 1 for each i in turn: one index for all columns with the same slices, and one
-``index_select`` a column.
+If conformation i has n_i rows starting at s_i in a column, a batch takes the rows s_i, s_i + 1, …, s_i + n_i − 1 for
+each i in turn: one index for all columns with the same slices, and one ``index_select`` per column.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from mfpyg.torch_defaults import default_torch_settings, with_default_torch_sett
 
 
 def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows of a column that belong to the chosen conformations, one after the other.
+    """Rows of a column that belong to the chosen conformations, in their order.
 
     Args:
-        slices: where each conformation starts, (n + 1,) int64.
+        slices: first row of each conformation, and the end, (n + 1,) int64.
         chosen: numbers of conformations, (m,) int64.
 
     Returns:
-        The rows, (Σ counts,) int64; where each conformation's start among them, (m + 1,) int64; and which of the
-        m each row is of, (Σ counts,) int64.
+        The rows, (Σ counts,) int64; their slices, (m + 1,) int64; and for each row the position of its conformation
+        in ``chosen``, (Σ counts,) int64.
     """
     first = slices[chosen]  # (m,)
     counts = slices[chosen + 1] - first  # (m,)
@@ -42,7 +41,7 @@ def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gather(data: Data, slices: Mapping[str, Tensor], chosen: Tensor) -> tuple[Data, dict[str, Tensor]]:
-    """The chosen conformations in PyG's collated form, copied; nothing is offset.
+    """Copy the chosen conformations in PyG's collated form, without offsets.
 
     Args:
         data, slices: of an ``InMemoryDataset``.
@@ -57,17 +56,16 @@ def gather(data: Data, slices: Mapping[str, Tensor], chosen: Tensor) -> tuple[Da
         rows, new_slices[key], _ = known[id(slices[key])]
         if isinstance(value, Tensor):
             gathered[key] = value.index_select(data.__cat_dim__(key, value), rows)
-        else:  # what a pre_transform has added: collated as a list
+        else:  # added by a pre_transform, collated as a list
             gathered[key] = [value[i] for i in rows.tolist()]
     return gathered, new_slices
 
 
 class Assembler:
-    """Makes the ``Batch`` that PyG's ``DataLoader`` makes of the same conformations, key for key.
+    """Assembles the same ``Batch`` as PyG's ``DataLoader``, key for key.
 
     Args:
-        dataset: a data set or a part of one; where it has a ``transform``, or columns that are no
-            tensors, PyG's collate does the work.
+        dataset: data set or part of one; PyG's collate is used if it has a ``transform`` or columns other than tensors.
     """
 
     @with_default_torch_settings
@@ -79,11 +77,11 @@ class Assembler:
         self._part = None if dataset._indices is None else torch.as_tensor(list(dataset._indices), dtype=torch.int64)
         if not self._by_indexing:
             return
-        # Columns of one kind share their slices, and those with one row each need no arithmetic.
+        # Columns of one kind share their slices; those with one row per conformation need no arithmetic.
         self._kinds = {id(slices[key]): slices[key] for key in columns}
         self._one_each = {k for k, v in self._kinds.items() if bool((v == torch.arange(len(v))).all())}
         self._columns = [
-            # PyG's rule for what counts atoms, and is offset by those of the graphs before.
+            # PyG's rule for indices of atoms, which are offset by the atoms of the preceding graphs.
             (key, value, id(slices[key]), data.__cat_dim__(key, value), "index" in key or key == "face")
             for key, value in columns.items()
         ]
@@ -91,7 +89,7 @@ class Assembler:
 
     @with_default_torch_settings
     def __call__(self, chosen: Sequence[int] | np.ndarray | Tensor) -> Batch:
-        """The batch of the conformations with these numbers, (m,)."""
+        """Assemble the batch of the conformations with these numbers, (m,)."""
         if not self._by_indexing:
             return Batch.from_data_list([self.dataset[int(i)] for i in chosen])
         chosen = torch.as_tensor(chosen, dtype=torch.int64)
@@ -101,26 +99,26 @@ class Assembler:
         rows = {k: one_each if k in self._one_each else rows_of(v, chosen) for k, v in self._kinds.items()}
         _, ptr, owner = rows[id(self.dataset.slices["z"])]  # first atom of each, (m + 1,)
         batch = copy.copy(self._empty)
-        nothing = torch.zeros(len(chosen), dtype=torch.int64)
+        no_offset = torch.zeros(len(chosen), dtype=torch.int64)
         batch._slice_dict, batch._inc_dict = {}, {}
-        for key, column, kind, dim, counts_atoms in self._columns:
-            index, new, of = rows[kind]
+        for key, column, kind, dim, is_index in self._columns:
+            index, new, graph = rows[kind]
             value = column.index_select(dim, index)
-            if counts_atoms:
-                value = value + ptr[of]
+            if is_index:
+                value = value + ptr[graph]
             batch[key] = value
-            batch._slice_dict[key], batch._inc_dict[key] = new, ptr[:-1] if counts_atoms else nothing
+            batch._slice_dict[key], batch._inc_dict[key] = new, ptr[:-1] if is_index else no_offset
         batch.batch, batch.ptr = owner, ptr
         batch._num_graphs = len(chosen)
         return batch
 
 
 BatchPlan = Callable[[int], Sequence[np.ndarray]]
-"""Function of the epoch that gives the conformations of each of its batches."""
+"""Function from an epoch's number to the conformations of each of its batches."""
 
 
 def in_batches(rows: np.ndarray, batch_size: int, seed: int | None = None) -> BatchPlan:
-    """Batches of at most this size, the last one smaller; in an order of its own each epoch if there is a seed."""
+    """Plan batches of ``batch_size``, the last one smaller; with a seed, shuffled anew in each epoch."""
 
     def plan(epoch: int) -> list[np.ndarray]:
         order = rows if seed is None else np.random.default_rng((seed, epoch)).permutation(rows)
@@ -130,12 +128,12 @@ def in_batches(rows: np.ndarray, batch_size: int, seed: int | None = None) -> Ba
 
 
 def by_size(rows: np.ndarray, n_atoms: np.ndarray, most_graphs: int, most_atoms: int) -> BatchPlan:
-    """Batches of conformations of like size, with bounds on conformations and on atoms, so that memory is bounded.
+    """Plan batches of conformations of similar size, with at most so many conformations and atoms.
 
     Args:
         rows: numbers of the conformations, (n,) int64.
-        n_atoms: of each conformation of the data set.
-        most_graphs, most_atoms: of a batch; one conformation may have more atoms, and is then alone.
+        n_atoms: number of atoms of each conformation of the data set.
+        most_graphs, most_atoms: maxima per batch; a conformation with more atoms gets its own batch.
     """
     order = rows[np.argsort(n_atoms[rows], kind="stable")]
     batches, start, atoms = [], 0, 0
@@ -150,21 +148,20 @@ def by_size(rows: np.ndarray, n_atoms: np.ndarray, most_graphs: int, most_atoms:
 
 
 class BatchLoader(DataLoader):
-    """Loader of ``Batch`` objects that are assembled by tensor indexing; otherwise torch's ``DataLoader``.
+    """``DataLoader`` whose ``Batch`` objects are assembled by tensor indexing.
 
-    Every pass over it that takes a batch is an epoch with an order of its own, which follows from the seed
-    and the epoch's number alone. ``state_dict`` says how far the pass is, and a loader that is given it
-    goes on from there.
+    Each pass that takes at least one batch is an epoch; its order depends on the seed and the epoch's number alone.
+    ``state_dict`` holds the position within the pass, from which ``load_state_dict`` continues.
 
     Args:
-        dataset: a data set or a part of one.
-        batch_size: conformations in a batch.
-        shuffle: whether in random order.
-        seed: of that order.
-        plan: which conformations each batch of an epoch has, instead of the three above.
-        epoch: number of the first one.
-        kwargs: as in ``torch.utils.data.DataLoader``: ``num_workers``, ``pin_memory``, …, but for those that
-            choose batches.
+        dataset: data set or part of one.
+        batch_size: conformations per batch.
+        shuffle: whether to use a random order.
+        seed: seed of that order.
+        plan: conformations of each batch of an epoch, instead of the three above.
+        epoch: number of the first epoch.
+        kwargs: as in ``torch.utils.data.DataLoader``: ``num_workers``, ``pin_memory``, …, except those that choose
+            batches.
 
     Raises:
         MFPyGError: if the batch size is less than one.
@@ -190,17 +187,17 @@ class BatchLoader(DataLoader):
         plan = plan or in_batches(np.arange(len(dataset)), batch_size, seed if shuffle else None)
         self._order = _Order(plan, epoch)
         self._handed_out, self._done = False, 0
-        # A generator of its own, as torch's loader draws from one, and a resumed pass does so at another time.
+        # torch's loader draws from a generator, and a resumed pass does so at another time; so not the global one.
         kwargs.setdefault("generator", torch.Generator())
         super().__init__(
             _Rows(dataset),
             batch_sampler=self._order,  # type: ignore[arg-type]
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             **kwargs,
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        if self._handed_out:  # Lightning makes two iterators before it takes anything from the second
+        if self._handed_out:  # Lightning creates two iterators before it takes a batch from the second
             self._order.set(self._order.epoch + 1, 0)
         self._handed_out, self._done = False, self._order.start
         with default_torch_settings():
@@ -208,7 +205,7 @@ class BatchLoader(DataLoader):
 
     def _counted(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while True:
-            with default_torch_settings():  # but not around what is done with the batch
+            with default_torch_settings():  # not while the caller uses the batch
                 batch = next(batches, None)
             self._handed_out = True
             if batch is None:
@@ -217,17 +214,17 @@ class BatchLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Number of the epoch, and of the batches of it that have been handed out."""
+        """Number of the epoch, and how many of its batches have been handed out."""
         return {"epoch": self._order.epoch, "batch": self._done}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next pass is the rest of the one that the state is of."""
+        """Make the next pass the rest of the one in which the state was taken."""
         self._order.set(state["epoch"], state["batch"])
         self._handed_out, self._done = False, state["batch"]
 
 
 class _Order:
-    """The batches of one epoch after the other; iterating over it twice in one epoch gives the same."""
+    """Batch sampler over successive epochs; iterating twice within an epoch gives the same batches."""
 
     def __init__(self, plan: BatchPlan, epoch: int) -> None:
         self.plan = plan
@@ -235,7 +232,7 @@ class _Order:
         self._batches: tuple[int, Sequence[np.ndarray]] | None = None
 
     def set(self, epoch: int, start: int) -> None:
-        """Let the next pass be this epoch, from this batch on."""
+        """Start the next pass in this epoch, at this batch."""
         self.epoch, self.start = epoch, start
 
     def _planned(self) -> Sequence[np.ndarray]:
@@ -251,7 +248,7 @@ class _Order:
 
 
 class _Rows(Dataset):
-    """Answers a list of numbers with a batch."""
+    """Data set that returns a batch for a list of numbers."""
 
     def __init__(self, dataset: InMemoryDataset) -> None:
         self.dataset = dataset
@@ -264,5 +261,5 @@ class _Rows(Dataset):
         return self._assemble(chosen)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _identity(batch: Batch) -> Batch:
     return batch

@@ -1,7 +1,7 @@
-"""Chunks of conformations on their way from a file to the processed data set.
+"""Chunks of conformations, in which raw files are read.
 
-Every source of data is a generator of chunks: a few thousand conformations at a time, concatenated,
-in the package's units, so that memory stays bounded whatever the size of the file.
+Every source is a generator of chunks of a few thousand concatenated conformations in the package's units, so that
+memory is bounded whatever the size of the file.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from mfpyg.errors import MFPyGError, shortened
 from mfpyg.fidelity import LevelOfTheory
 
 Track = Callable[[Sequence[str]], Iterable[str]]
-"""Iterates over the names of a file's groups and shows the progress; ``iter`` shows nothing."""
+"""Iterates over the names of a file's groups and shows progress; ``iter`` shows nothing."""
 
 ATOMS_IN_CHUNK = 1 << 18
 """Approximate number of atoms in a chunk."""
 
 SMALLEST, FLATTEST = 0.1, 1e-4
-"""Length, area or volume (Å, Å², Å³) spanned by the periodic lattice vectors below which there is none, and the
-same over the product of their lengths. Hydrogen under the highest pressures has 1 Å³ an atom; long polytypes in
-rhombohedral axes have 1e-3."""
+"""Smallest length, area or volume (Å, Å², Å³) that periodic lattice vectors may span, and smallest ratio of it to the
+product of their lengths. Hydrogen under the highest pressures has 1 Å³ per atom; long polytypes in rhombohedral axes
+have a ratio of 1e-3."""
 
 
 def formula(z: np.ndarray) -> str:
-    """The formula of atomic numbers (n,) in Hill's order with all counts, as ``C1H4``."""
+    """Formula of atomic numbers (n,), in Hill order with all counts, such as ``C1H4``."""
     counts = Counter(chemical_symbols[i] if 0 <= i < len(chemical_symbols) else "X" for i in z.tolist())
     first = [symbol for symbol in ("C", "H") if "C" in counts and symbol in counts]
     return "".join(f"{symbol}{counts[symbol]}" for symbol in [*first, *sorted(set(counts) - set(first))])
@@ -42,7 +42,7 @@ def by_formula(z: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Number conformations by their formulas.
 
     Args:
-        z: atomic numbers, (n, n_atoms), 0 where there is no atom.
+        z: atomic numbers, (n, n_atoms), 0 for padding.
 
     Returns:
         The number of each conformation's formula, (n,) int64, and the formulas.
@@ -57,7 +57,7 @@ def same_numbers(shape: Sequence[int], expected: Sequence[int]) -> bool:
 
 
 def keys_found(keys: Iterable[str]) -> str:
-    """Keys of a file, for errors about a missing one."""
+    """Keys of a file, for the error message about a missing one."""
     names = sorted(keys)
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return f"(keys found: {', '.join(shortened(names[:20])) or 'none'}{more})"
@@ -69,12 +69,12 @@ def labels_of(
     energies: Callable[[str], np.ndarray],
     forces: Callable[[str], np.ndarray],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of conformations in the package's units, as :class:`Chunk` has them.
+    """``energy`` and ``forces`` of a :class:`Chunk`, in the package's units.
 
     Args:
-        levels: T levels.
-        n_atoms: of each conformation, (n,) int64.
-        energies, forces: values under a key in the units of its level, (n,) and (Σ n_atoms, 3).
+        levels: the T levels to read.
+        n_atoms: atoms of each conformation, (n,) int64.
+        energies, forces: read a key, in the units of its level, (n,) and (Σ n_atoms, 3).
     """
     energy = np.empty((len(n_atoms), len(levels)))
     force = np.full((n_atoms.sum(), len(levels), 3), np.nan, np.float32)
@@ -82,31 +82,31 @@ def labels_of(
         summands = [energies(key).astype(np.float64) for key in level.energy]
         energy[:, t] = np.sum(summands, axis=0) * level.energy_factor
         if level.forces is not None:
-            with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            with np.errstate(over="ignore"):  # infinities are refused later
                 force[:, t] = forces(level.forces).astype(np.float64) * level.forces_factor
     return energy, force
 
 
 @dataclass
 class Chunk:
-    """Some conformations, concatenated; units kcal/mol and Å. T is the number of levels read.
+    """Concatenated conformations, in kcal/mol and Å; T is the number of levels read.
 
     Attributes:
         n_atoms: atoms of each conformation, (n,) int64.
         z: atomic numbers, (Σ n_atoms,) int64.
-        pos: positions, (Σ n_atoms, 3) float32, or before :meth:`check` float64 where the file has that.
-        energy: (n, T) float64, NaN where there is none.
-        forces: −dE/dx, (Σ n_atoms, T, 3) float32, NaN in all components where there are none.
+        pos: positions, (Σ n_atoms, 3) float32; before :meth:`check` also float64, as in the file.
+        energy: total energies, (n, T) float64, NaN where missing.
+        forces: −dE/dx, (Σ n_atoms, T, 3) float32, NaN in all components where missing.
         molecule: number of each conformation's molecule in ``names``, (n,) int64.
-        names: of the molecules; the formula where the file does not tell isomers apart.
+        names: names of the molecules; formulas if the file does not tell isomers apart.
         conformation: number within the group or the file, (n,) int64.
-        split: 0 pool, 1 test, 2 out of sample; -1 where the file does not say, (n,) int64.
+        split: 0 pool, 1 test, 2 out of sample; -1 if the file does not say, (n,) int64.
         source: number of the source in a union of several, (n,) int64.
-        incomplete: conformations of which some force components were missing, and all were
-            therefore taken as missing, (T,) int64.
-        cell: lattice vectors as rows, Å, (n, 3, 3), in the type of ``pos``, zeros where there are none; ``None`` in all
-            chunks of a source of molecules.
-        pbc: whether it is repeated along each of them, (n, 3) bool; ``None`` as well.
+        incomplete: number of conformations whose forces lacked some components and are therefore missing altogether,
+            (T,) int64.
+        cell: lattice vectors as rows, Å, (n, 3, 3), of the dtype of ``pos``, zeros where there are none; ``None`` in
+            all chunks of a source of molecules.
+        pbc: whether the conformation is repeated along each of them, (n, 3) bool; ``None`` if ``cell`` is.
     """
 
     n_atoms: np.ndarray
@@ -143,22 +143,22 @@ class Chunk:
 
     @property
     def owner(self) -> np.ndarray:
-        """Number within the chunk of the conformation that each atom belongs to, (Σ n_atoms,) int64."""
+        """Number within the chunk of each atom's conformation, (Σ n_atoms,) int64."""
         return np.repeat(np.arange(len(self)), self.n_atoms)
 
     def check(self, where: Callable[[int], str]) -> None:
-        """Check the numbers, and make forces that lack a component missing as a whole, counting them.
+        """Validate the values, and mask forces that lack a component as a whole, counting them.
 
-        Positions and cells become float32; from float64 positions far from the origin, an origin and whole lattice
-        vectors are subtracted first, see :mod:`mfpyg.centering`. Positions that come in float32 are
-        not changed. Lattice vectors that are no numbers become zeros where nothing is repeated along them.
+        Positions and cells become float32; float64 positions far from the origin, where float32 lacks digits, are moved
+        near it first (see :mod:`mfpyg.origin`). Lattice vectors that are NaN or infinite become zeros in directions
+        without periodicity.
 
         Args:
-            where: names a conformation of the chunk, for the error.
+            where: names a conformation of the chunk, for the error message.
 
         Raises:
-            MFPyGError: for an atomic number of no element, a position that is not finite, an infinite
-                label, or lattice vectors along which nothing can be repeated.
+            MFPyGError: for an unknown atomic number, a position that is not finite, an infinite label, or invalid
+                periodic lattice vectors.
         """
         owner = self.owner
 
@@ -170,16 +170,16 @@ class Chunk:
         no_element = (self.z < 1) | (self.z >= len(chemical_symbols))
         if no_element.any():
             number = int(self.z[no_element][0])
-            refuse(_any_by(owner, no_element, len(self)), f"atomic number {number} is of no element")
+            refuse(_any_by(owner, no_element, len(self)), f"unknown atomic number {number}")
         refuse(self.n_atoms < 1, "no atoms")
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        with np.errstate(over="ignore"):  # infinities are refused later
             lost = np.logical_not(np.isfinite(self.pos.astype(np.float32, copy=False)).all(axis=1))
         refuse(_any_by(owner, lost, len(self)), "coordinates are NaN or infinite in float32")
         refuse(np.isinf(self.energy).any(axis=1), "an energy is infinite; NaN means missing")
         infinite = np.isinf(self.forces).any(axis=(1, 2))
         refuse(_any_by(owner, infinite, len(self)), "a force is infinite; NaN means missing")
         if self.cell is not None and self.pbc is not None:
-            with np.errstate(over="ignore"):  # becomes infinite, which is refused
+            with np.errstate(over="ignore"):  # infinities are refused later
                 rounded = self.cell.astype(np.float32)
             _check_cells(rounded, self.pbc, refuse)
             self.cell[~np.isfinite(rounded).all(axis=2)] = 0
@@ -193,16 +193,16 @@ class Chunk:
                 self.forces[some[owner], t] = np.nan
 
     def _round(self) -> None:
-        """Make positions, brought near the origin, and cells float32."""
+        """Move positions near the origin, and convert them and cells to float32."""
         batch = Data(pos=torch.from_numpy(self.pos.astype(np.float64)), batch=torch.from_numpy(self.owner))
         if self.cell is not None and self.pbc is not None:
             batch.cell, batch.pbc = torch.from_numpy(self.cell.astype(np.float64)), torch.from_numpy(self.pbc)
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        with np.errstate(over="ignore"):  # infinities are refused later
             self.pos = centered(batch, torch.float32).pos.numpy().astype(np.float32)
             self.cell = None if self.cell is None else self.cell.astype(np.float32)
 
     def select(self, keep: np.ndarray, levels: Sequence[int]) -> Chunk:
-        """The conformations where ``keep`` (n,) bool is true, with these of the T levels, in this order."""
+        """Conformations where ``keep`` (n,) bool is true, with the labels of these of the T levels."""
         atoms = np.repeat(keep, self.n_atoms)
         columns = list(levels)
         return Chunk(
@@ -223,11 +223,11 @@ class Chunk:
 
 
 def _check_cells(cell: np.ndarray, pbc: np.ndarray, refuse: Callable[[np.ndarray, str], None]) -> None:
-    """Check that the lattice vectors along which conformations are repeated exist and span a volume.
+    """Check that periodic lattice vectors are finite, nonzero and linearly independent.
 
     Args:
-        cell, pbc: of a chunk.
-        refuse: takes which conformations are wrong, (n,) bool, and what is.
+        cell, pbc: as in :class:`Chunk`.
+        refuse: raises an error if any conformation is invalid, (n,) bool, with the reason.
     """
     vectors = np.where(pbc[:, :, None], cell, 0).astype(np.float64)  # (n, 3, 3)
     lengths = np.linalg.norm(vectors, axis=2)  # (n, 3)
@@ -237,7 +237,7 @@ def _check_cells(cell: np.ndarray, pbc: np.ndarray, refuse: Callable[[np.ndarray
             ~np.isfinite(lengths[:, k]), f"periodic along its {name} lattice vector, which is NaN or infinite; {fix}"
         )
         refuse(pbc[:, k] & (lengths[:, k] == 0), f"periodic along its {name} lattice vector, which is zero; {fix}")
-    # The determinant of Gram's matrix is the square of the length, area or volume; a 1 stands for what is not periodic.
+    # The Gram determinant is the squared length, area or volume; directions without periodicity count as 1.
     gram = vectors @ vectors.transpose(0, 2, 1) + np.eye(3) * ~pbc[:, None, :]
     volume = np.sqrt(np.maximum(np.linalg.det(gram), 0))
     flat = volume < FLATTEST * np.where(pbc, lengths, 1).prod(axis=1)
@@ -248,5 +248,5 @@ def _check_cells(cell: np.ndarray, pbc: np.ndarray, refuse: Callable[[np.ndarray
 
 
 def _any_by(owner: np.ndarray, atoms: np.ndarray, n: int) -> np.ndarray:
-    """True for conformations of which any atom is true: (Σ n_atoms,) bool -> (n,) bool."""
+    """True for conformations with any true atom: (Σ n_atoms,) bool -> (n,) bool."""
     return np.bincount(owner[atoms], minlength=n) > 0

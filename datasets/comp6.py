@@ -36,14 +36,14 @@ SETS = {
     "Tripeptides": ("Tripeptides", ("tripeptide_full.h5",)),
     "S66x8": ("s66x8", ("s66x8_wb97x6-31gd.h5",)),
 }
-"""Folder in the repository's ``COMP6v1/``, and files, of each set."""
+"""Folder in the repository's ``COMP6v1/``, and file names, of each set."""
 
 _PLACES = ("raw", "raw/COMP6v1", "raw/COMP6/COMP6v1", "COMP6v1", ".")
-"""Folders in a root that may hold the files, or the folders of the sets."""
+"""Folders below the root that are searched for the files, or for the folders of the sets."""
 
 
 class COMP6(ConformationDataset):
-    """COMP6, a benchmark of how far a potential extends: see :class:`mfpyg.datasets.ConformationDataset`.
+    """COMP6, a benchmark of transferability; see :class:`mfpyg.datasets.ConformationDataset`.
 
     ======== ================= ======== ======== ===========================================
     name     level of theory   energies forces   in the files
@@ -62,20 +62,20 @@ class COMP6(ConformationDataset):
     S66x8       66 dimers at 8 separations each, 528 conformations
     =========== ==========================================================================
 
-    ``source`` numbers the sets in the order of ``sources``. A molecule's name is the path of its group; where
-    there are several files, the file's stem stands before it, as groups of two files may share a path.
+    ``source`` numbers the sets in the order of ``sources``. A molecule's name is the path of its group, after the
+    file's stem if there are several files, as two files may share a path.
     Smith, Nebgen, Lubbers, Isayev, Roitberg, J. Chem. Phys. 148, 241733 (2018).
 
     Args:
-        root: folder that holds the official files in ``raw/`` (as such, in a folder a set, or in ``COMP6v1/`` as in
-            the repository), or a clone of the repository; or one file of a set, which is processed in the cache.
+        root: folder that holds the official files in ``raw/`` (directly, in one folder per set, or in ``COMP6v1/`` as
+            in the repository), or a clone of the repository; or one file of a set, which is processed in the cache.
         fidelities: as in :class:`mfpyg.datasets.ConformationDataset`.
-        sets: names of the sets to read, in this order; all whose files are there if not given.
+        sets: names of the sets to read, in this order; by default all whose files are found.
         kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
 
     Raises:
-        MFPyGError: for an unknown set; if a file of a set is missing, saying where to download it; or if the energies
-            contradict the sign of the forces.
+        MFPyGError: for an unknown set; if a file of a set is missing, saying where to download it; or if the forces
+            have the wrong sign.
 
     Example:
         >>> COMP6("data/comp6", sets=["GDB10to13", "S66x8"])                     # doctest: +SKIP
@@ -118,10 +118,10 @@ class COMP6(ConformationDataset):
                 yield from chunks_of_file(file, levels, self._track, source=number, prefix=prefix)
 
     def check_content(self, data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> None:
-        """Check by finite differences that the files' ``forces`` were gradients, so that ours are forces.
+        """Check by finite differences that the files' ``forces`` are gradients, which are read with the sign changed.
 
         Raises:
-            MFPyGError: if the energies of near conformations say that they were not.
+            MFPyGError: if they are true forces.
         """
         for number, name in enumerate(self._files_of):
             slope = negated_forces(data, slices["z"].numpy(), np.flatnonzero(data.source.numpy() == number))
@@ -164,32 +164,32 @@ def _checked_sets(sets: Sequence[str]) -> list[str]:
     return names
 
 
-def _found(root: Path, name: str, file: str) -> Path | None:
-    """Path of a file of a set in a root, ``None`` if it is not there."""
+def _find(root: Path, name: str, file: str) -> Path | None:
+    """Path of a file of a set below the root, ``None`` if it is missing."""
     folder = SETS[name][0]
     candidates = (root / place / inner / file for place in _PLACES for inner in (folder, "."))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _files_in(root: Path, name: str) -> list[Path]:
-    """Files of a set; missing ones where they are looked for first."""
+    """Files of a set; missing ones at the path where they are to be downloaded."""
     folder, files = SETS[name]
-    return [_found(root, name, file) or root / "raw" / folder / file for file in files]
+    return [_find(root, name, file) or root / "raw" / folder / file for file in files]
 
 
 def _sets_in(root: Path) -> list[str]:
-    """Sets of which a root has a file."""
-    names = [name for name, (_, files) in SETS.items() if any(_found(root, name, file) for file in files)]
+    """Sets with at least one file below the root."""
+    names = [name for name, (_, files) in SETS.items() if any(_find(root, name, file) for file in files)]
     if not names:
         smallest = _command(_files_in(root, "S66x8")[0], "S66x8")
         raise MFPyGError(
-            f"{root}: none of the files of {', '.join(SETS)} there; download from {URL}, S66x8 for instance: {smallest}"
+            f"{root}: no file of {', '.join(SETS)} found; download from {URL}, S66x8 for instance: {smallest}"
         )
     return names
 
 
 def _set_of(file: Path, asked: Sequence[str] | None) -> str:
-    """Set of a single file, by its name or that of its only group; else the file's stem."""
+    """Set of a single file, by the name of the file or of its only group; else the file's stem."""
     official = {name for name, (_, files) in SETS.items() if file.name.lower() in files}
     if not official:
         with open_hdf5(file, LAYOUT) as opened, reading(file):
@@ -197,5 +197,5 @@ def _set_of(file: Path, asked: Sequence[str] | None) -> str:
         official = {name for name in SETS if len(groups) == 1 and groups[0].lower() == name.lower()}
     found = official.pop() if official else file.stem
     if asked is not None and list(asked) != [found]:
-        raise MFPyGError(f"{file}: one file, of the set {found}, but asked for {', '.join(asked)}; leave out 'sets'")
+        raise MFPyGError(f"{file} is a file of set {found}, but 'sets' is {', '.join(asked)}; leave out 'sets'")
     return found

@@ -36,7 +36,7 @@ from mfpyg.graph import RadiusGraph
 from mfpyg.torch_defaults import with_default_torch_settings
 
 KEEP_ITEMS_UP_TO = 100_000
-"""Size of data sets whose items are kept as objects once they have been made."""
+"""Largest size of data sets whose items are cached as objects."""
 
 
 class ConformationDataset(InMemoryDataset):
@@ -48,37 +48,37 @@ class ConformationDataset(InMemoryDataset):
     ``z``            (n,) int64        atomic numbers
     ``pos``          (n, 3) float32    positions in Å
     ``energy``       (1, T) float64    total energies in kcal/mol, NaN where missing
-    ``energy_mask``  (1, T) bool       where there is one
+    ``energy_mask``  (1, T) bool       whether there is an energy
     ``forces``       (n, T, 3) float32 true forces −dE/dx in kcal/mol/Å, NaN where missing
-    ``forces_mask``  (1, T) bool       where there are some
+    ``forces_mask``  (1, T) bool       whether there are forces
     ``molecule``     (1,) int64        number in ``dataset.molecules``
     ``conformation`` (1,) int64        number within the group of the file, or within the file
-    ``split``        (1,) int64        0 pool, 1 test, 2 out of sample, -1 where the file does not say
+    ``split``        (1,) int64        0 pool, 1 test, 2 out of sample, -1 if the file does not say
     ``source``       (1,) int64        number of the source in a union, else 0
     ``cell``         (1, 3, 3) float32 lattice vectors in Å, as rows; zeros where there are none
-    ``pbc``          (1, 3) bool       whether it is repeated along each of them
+    ``pbc``          (1, 3) bool       periodicity along each lattice vector
     ================ ================= ===============================================================
 
     All items have the last two if any conformation is periodic.
 
     Processing streams chunks of conformations from the raw files to columns on disk, in bounded memory; the processed
-    file is written in one step, and mapped into memory when it is opened. Its name carries a hash of the raw files'
-    sizes and dates, the requested levels, the subset and the ``pre_transform``, so that a change of any of them never
-    uses an old one.
+    file is written atomically, and memory-mapped when it is opened. Its name contains a hash of the raw files' sizes
+    and dates, the requested levels, the subset and the ``pre_transform``; if any of them changes, the data are
+    processed again.
 
-    A subclass has ``levels``, and reads :meth:`chunks` of conformations with their labels.
+    Subclasses define ``levels`` and :meth:`chunks`.
 
     Args:
         root: folder for ``processed/``.
-        fidelities: names among ``levels``; the usual ones that the raw files have, if not given.
+        fidelities: names among ``levels``; by default the usual ones that the raw files have.
         files: raw files.
         required: keep only conformations with an energy of each of these fidelities.
         transform, pre_transform, pre_filter, force_reload: as in PyTorch Geometric. A ``pre_filter``, and a
-            ``pre_transform`` other than :class:`mfpyg.graph.RadiusGraph`, make an object of each conformation.
-        track: wraps the list of the files' groups to show the progress of processing.
+            ``pre_transform`` other than :class:`mfpyg.graph.RadiusGraph`, need an object per conformation.
+        track: wraps the list of the files' groups to show progress.
 
     Raises:
-        MFPyGError: if a raw file is missing or wrong, or lacks a fidelity asked for.
+        MFPyGError: if a raw file is missing or invalid, or lacks a requested fidelity.
     """
 
     levels: tuple[LevelOfTheory, ...]
@@ -123,7 +123,7 @@ class ConformationDataset(InMemoryDataset):
 
     @property
     def what(self) -> str:
-        """The data set's name in errors."""
+        """Name of the data set in error messages."""
         return self.files[0].name if len(self.files) == 1 else type(self).__name__
 
     @property
@@ -133,31 +133,31 @@ class ConformationDataset(InMemoryDataset):
 
     @property
     def present_levels(self) -> tuple[LevelOfTheory, ...]:
-        """The T levels; without forces where the raw files have none."""
+        """The T levels, without forces if the raw files have none."""
         return self._present
 
     def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
-        """Levels to read: those asked for, or the usual ones that the raw files have.
+        """Levels to read: the requested ones, or the usual ones that the raw files have.
 
         Raises:
-            MFPyGError: if one that is asked for is missing, or all are.
+            MFPyGError: if a requested level is missing, or all of the usual ones are.
         """
         return self.levels if asked is None else tuple(asked)
 
     def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[Chunk]:
-        """All conformations of the raw files, in their order, with the labels of these levels."""
+        """Read all conformations, in the order of the raw files, with the labels of these levels."""
         raise NotImplementedError
 
     def source_names(self) -> list[str]:
-        """Names of the sources that ``source`` numbers."""
+        """Names of the sources, in the order of their numbers."""
         return [self.what]
 
     def levels_read(self, levels: Sequence[LevelOfTheory]) -> list[tuple[LevelOfTheory, ...]]:
-        """Levels with their keys and units in each source."""
+        """Levels of each source, with its keys and units."""
         return [tuple(levels) for _ in self.source_names()]
 
     def download(self) -> None:
-        """Raise ``MFPyGError`` with the name of the missing raw file, as nothing is downloaded unasked."""
+        """Raise ``MFPyGError`` with the name of the missing raw file; nothing is downloaded automatically."""
         missing = next(file for file in self.files if not file.is_file())
         raise MFPyGError(f"{missing}: no such file; expected a raw file of {type(self).__name__}")
 
@@ -191,16 +191,16 @@ class ConformationDataset(InMemoryDataset):
         return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in self.files]
 
     def reading_options(self) -> dict[str, Any]:
-        """Further options of a subclass that change what is read, as plain values."""
+        """Options of a subclass that change what is read, as plain values."""
         return {}
 
     def _process(self) -> None:
-        # PyG warns of another pre_transform than the last one; here it is a part of the processed file's name.
+        # PyG warns about a changed pre_transform; here it is a part of the processed file's name.
         processed = Path(self.processed_paths[0])
         if self.force_reload or not processed.is_file():
             make_processed_folder(processed.parent)
             lock = processed.with_name(f"{processed.name}.lock")
-            with FileLock(lock):  # the other processes of a training wait here for the first
+            with FileLock(lock):  # other processes of the same training wait for the first
                 try:
                     if self.force_reload or not processed.is_file():
                         self.process()
@@ -221,8 +221,8 @@ class ConformationDataset(InMemoryDataset):
                 whole = keep.all() and len(read) == len(levels)
                 processing.add(chunk if whole else chunk.select(keep, columns))
             if not processing.molecules:
-                wanted = " and ".join(level.name for level in self._required) or "anything"
-                raise MFPyGError(f"{self.files[0]}: no conformation with {wanted}")
+                wanted = " with " + " and ".join(level.name for level in self._required) if self._required else ""
+                raise MFPyGError(f"{self.files[0]}: no conformation{wanted}")
             data, slices = processing.collated()
             check_given_split(data, [str(self.files[0])] if len(self.files) == 1 else self.source_names())
             self.check_content(data, slices, levels)
@@ -240,10 +240,10 @@ class ConformationDataset(InMemoryDataset):
             write_processed(Path(self.processed_paths[0]), data, slices, about)
 
     def check_content(self, data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> None:
-        """Check data before they are written; for subclasses.
+        """Check the data before they are written; a hook for subclasses.
 
         Raises:
-            MFPyGError: if the data are wrong.
+            MFPyGError: if the data are invalid.
         """
 
     @property
@@ -260,25 +260,25 @@ class ConformationDataset(InMemoryDataset):
 
     @property
     def isolated_atoms(self) -> np.ndarray:
-        """True for conformations of a single atom that is not periodic, (n,) bool."""
+        """True for conformations of a single atom without periodicity, (n,) bool."""
         return (self.slices["z"].diff().numpy() == 1) & ~self.periodic
 
     def given_split(self) -> np.ndarray:
-        """Split given by the files, (n,) int64: 0 pool, 1 test, 2 out of sample, -1 where there is none."""
+        """Split given by the files, (n,) int64: 0 pool, 1 test, 2 out of sample, -1 if there is none."""
         return self._data.split.numpy()
 
     def get(self, idx: int) -> Data:
-        """One conformation; kept for the next time in small data sets only, as each takes some kilobytes."""
+        """One conformation; cached in small data sets only, as each object takes some kilobytes."""
         if len(self.slices["energy"]) <= KEEP_ITEMS_UP_TO:
             return super().get(idx)
         return item(self._data, self.slices, idx)
 
     @with_default_torch_settings
     def copy(self, idx: Any = None) -> ConformationDataset:
-        """Copy with tensors of its own, as PyG's, but without an object for each conformation.
+        """Copy of the tensors, like PyG's ``copy`` but without an object per conformation.
 
         Args:
-            idx: only these conformations: a slice, list, tuple, tensor or array.
+            idx: conformations to copy, as a slice, list, tuple, tensor or array; all if not given.
         """
         chosen = self if idx is None else self.index_select(idx)
         rows = torch.as_tensor(list(chosen.indices()), dtype=torch.int64)

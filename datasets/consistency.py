@@ -4,10 +4,9 @@ Between two near conformations a and b of one molecule, the trapezoid rule gives
 
     E_b − E_a = −½ (F_a + F_b) · (R_b − R_a) + O(|R_b − R_a|³),
 
-so that the slope of the left side against the right one is 1 for true forces −dE/dx in the unit of the
-energy per Å, −1 for gradients, and a ratio of units where one of them is wrong. Overall translation and
-rotation do no work, as true forces have no sum and no torque; they are taken out by the alignment of
-Kabsch, Acta Cryst. A 32, 922 (1976).
+so that the slope of the left side against the right side is 1 for true forces −dE/dx in the unit of the energy per Å,
+−1 for gradients, and a ratio of units if one of them is wrong. Overall translation and rotation do no work, as true
+forces have no sum and no torque; they are removed by the alignment of Kabsch, Acta Cryst. A 32, 922 (1976).
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 FARTHEST = 1.0
-"""Pairs farther apart than this in configuration space, in Å, are left out: the trapezoid rule fails."""
+"""Largest distance of a pair in configuration space, Å; beyond it the trapezoid rule fails."""
 
 _CURVATURE = 30.0  # error of the trapezoid rule, kcal/mol/Å³: about a stretched C-H bond's third derivative / 100
-_NOISE = 0.01  # kcal/mol, of labels
-_FAR = 30.0  # times the median change along a path, from which one is of a wrong label; its pair is left out
+_NOISE = 0.01  # noise of labels, kcal/mol
+_FAR = 30.0  # multiple of the median change above which a pair has a wrong label and is left out
 _CANDIDATES, _QUERIES, _DISTANCES = 2000, 400, 600
 
-_MOLECULES, _CONFORMATIONS = 100, 100  # at most so many, of each molecule so many, are looked at for the sign
+_MOLECULES, _CONFORMATIONS = 100, 100  # maxima for the check of the sign; conformations per molecule
 _ENOUGH_PAIRS, _CORRELATED = 20, 0.9
 
 
@@ -37,11 +36,11 @@ class Slope:
     """Slope of ΔE against work, through the origin.
 
     Attributes:
-        value: 1 where energies and forces belong together.
-        error: its standard error.
+        value: slope, 1 if energies and forces are consistent.
+        error: standard error of the slope.
         correlation: of ΔE and work, weighted as in the fit; its square is R².
-        n_pairs: pairs of conformations fitted, without those left out as outliers.
-        n_effective: number of pairs of equal weight that would say as much.
+        n_pairs: number of pairs fitted, without outliers.
+        n_effective: number of pairs of equal weight with the same information.
     """
 
     value: float
@@ -52,15 +51,15 @@ class Slope:
 
     @classmethod
     def fit(cls, d_energy: np.ndarray, work: np.ndarray, displacement: np.ndarray) -> Slope:
-        """Robust regression through the origin: weights by displacement, and Huber's for outliers.
+        """Robust regression through the origin, with weights by displacement and Huber's weights for outliers.
 
-        Pairs weigh by the inverse square of the error that the trapezoid rule has at their displacement,
-        so that the nearest count most. Those whose |ΔE| or |work| is more than 30 times what is usual at
-        their displacement are left out before: Huber's weights do not bound what one large work does.
+        Pairs are weighted by the inverse square of the trapezoid rule's error at their displacement, so that the
+        nearest count most. Those whose |ΔE| or |work| is more than 30 times the median at their displacement are left
+        out first: Huber's weights do not bound the influence of a single large work.
 
         Args:
-            d_energy, work: of :func:`energy_work_pairs`, (m,), kcal/mol.
-            displacement: of the pairs, (m,), Å.
+            d_energy, work: as from :func:`energy_work_pairs`, (m,), kcal/mol.
+            displacement: displacement of each pair, (m,), Å.
         """
         usual = _usual(d_energy, displacement) & _usual(work, displacement)
         d_energy, work, displacement = d_energy[usual], work[usual], displacement[usual]
@@ -81,7 +80,7 @@ class Slope:
 
 
 def _usual(change: np.ndarray, displacement: np.ndarray) -> np.ndarray:
-    """True for changes, in kcal/mol, of at most 30 times the median one at their displacement, (m,) bool."""
+    """True for changes (kcal/mol) of at most 30 times the median at their displacement, (m,) bool."""
     moved = displacement > 0
     size = np.abs(change)
     typical = float(np.median(size[moved] / displacement[moved])) if moved.any() else 0.0
@@ -89,7 +88,7 @@ def _usual(change: np.ndarray, displacement: np.ndarray) -> np.ndarray:
 
 
 def spread_rows(n: int, most: int, run: int = 50) -> np.ndarray:
-    """At most ``most`` of n numbers, in evenly spaced runs of neighbours, which are near in molecular dynamics."""
+    """At most ``most`` of n row numbers, in evenly spaced runs, as neighbours in a trajectory are similar."""
     if n <= most:
         return np.arange(n)
     first = np.linspace(0, n - run, max(1, most // run)).astype(np.int64)
@@ -99,14 +98,14 @@ def spread_rows(n: int, most: int, run: int = 50) -> np.ndarray:
 def near_pairs(pos: np.ndarray, max_pairs: int) -> np.ndarray:
     """Nearest neighbours among conformations of one molecule, by their interatomic distances.
 
-    Of more than 2,000 conformations, and of more than 600 distances, an even selection is used.
+    At most 2,000 conformations and 600 distances, evenly selected, are compared.
 
     Args:
         pos: positions with the same order of atoms, (n, n_atoms, 3), Å.
-        max_pairs: the nearest so many are given.
+        max_pairs: maximum number of pairs.
 
     Returns:
-        Numbers of the two conformations of each pair, the smaller first, (m, 2) int64; the nearest pair first.
+        Numbers of both conformations of each pair, the smaller first, (m, 2) int64; the nearest pair first.
     """
     chosen = spread_rows(len(pos), _CANDIDATES)
     if len(chosen) < 2 or pos.shape[1] < 2 or max_pairs < 1:
@@ -130,13 +129,13 @@ def near_pairs(pos: np.ndarray, max_pairs: int) -> np.ndarray:
 
 
 def align(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Centre conformations a and b of pairs, and find the rotation that lays b onto a; no reflection.
+    """Centre pairs of conformations a and b, and rotate b onto a, without reflection.
 
     Args:
         a, b: positions, (m, n_atoms, 3), Å.
 
     Returns:
-        Centred a, centred and rotated b, both (m, n_atoms, 3), and rotations R (m, 3, 3), a vector v of b being v R.
+        Centred a, centred and rotated b, both (m, n_atoms, 3), and rotations R (m, 3, 3), which turn a row v into v R.
     """
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     u, _, vt = np.linalg.svd(b.transpose(0, 2, 1) @ a)
@@ -152,15 +151,14 @@ def energy_work_pairs(
 
     Args:
         pos: positions with the same order of atoms, (n, n_atoms, 3), Å.
-        energy: (n,), kcal/mol.
+        energy: total energies, (n,), kcal/mol.
         forces: −dE/dx, (n, n_atoms, 3), kcal/mol/Å.
-        max_pairs: the most pairs.
-        turned: whether conformations may be turned against each other; not in a fixed lattice, where a
-            rotation does work.
+        max_pairs: maximum number of pairs.
+        turned: whether to align rotations; False in a fixed lattice, where a rotation does work.
 
     Returns:
         ΔE = E_b − E_a and work −½ (F_a + F_b)·(R_b − R_a) of each pair, (m,) kcal/mol, and the displacement
-        |R_b − R_a| in configuration space, (m,) Å, of those not farther than ``FARTHEST`` apart.
+        |R_b − R_a| in configuration space, (m,) Å; only of pairs nearer than ``FARTHEST``.
     """
     first, second = near_pairs(pos, max_pairs).T
     a, b = pos[first].astype(np.float64), pos[second].astype(np.float64)
@@ -178,12 +176,12 @@ def energy_work_pairs(
 
 
 def negated_forces(data: Data, starts: np.ndarray, rows: np.ndarray) -> Slope | None:
-    """The slope of ΔE against work among some conformations, if it says that forces of the first level are gradients.
+    """Slope of ΔE against work if it shows that the forces of the first level are gradients, else ``None``.
 
     Args:
-        data: a collated data set.
-        starts: the first atom of each conformation, and the end, (n + 1,).
-        rows: numbers of the conformations.
+        data: collated data set.
+        starts: first atom of each conformation, and the end, (n + 1,).
+        rows: numbers of the conformations to compare.
     """
     molecule = data.molecule.numpy()
     rows = rows[np.argsort(molecule[rows], kind="stable")]

@@ -19,19 +19,19 @@ from mfpyg.fidelity import LevelOfTheory
 class ExtXYZ(FileDataset):
     """Molecules and periodic systems in an extended-XYZ file or an ASE database.
 
-    What items hold is in :class:`mfpyg.datasets.ConformationDataset`. Positions are in Å, as always in ASE. A key of
-    a level is looked for in ``atoms.info`` and ``atoms.arrays``, then among the calculator's results, where ASE puts
-    ``energy`` and ``forces``; in a database in the key-value pairs, the ``data``, and the results. Results are taken
-    as stored, whatever the constraints. NaN is a missing label, and so is a key written ``key?`` that a frame lacks.
-    Where frames have them, ``split`` (0 pool, 1 test, 2 out of sample) is the file's own division, in all frames or
-    none, and ``molecule`` the molecule's name, else its formula. ``conformation`` is the frame's number from 0, in a
-    database in the order of the rows' ids.
+    Items are described in :class:`mfpyg.datasets.ConformationDataset`. Positions are in Å, as always in ASE. The keys
+    of levels are looked up in ``atoms.info`` and ``atoms.arrays``, then in the calculator's results, where ASE puts
+    ``energy`` and ``forces``; in a database in the key-value pairs, the ``data`` and the results. Results are used as
+    stored, whatever the constraints. NaN is a missing label; so is an optional key (``key?``) that a frame lacks. If
+    frames have them, ``split`` (0 pool, 1 test, 2 out of sample; in all frames or none) is the file's split, and
+    ``molecule`` the molecule's name, which is its formula otherwise. ``conformation`` is the number of the frame from
+    0, in a database in the order of row ids.
 
-    Where any frame is periodic, all items have ``cell`` and ``pbc``: those of the frame, as ASE has them. A frame
-    with a ``Lattice`` and no ``pbc`` is periodic in all directions; a molecule in a box is none with ``pbc="F F F"``.
+    If any frame is periodic, all items have ``cell`` and ``pbc``, as ASE reads them. A frame with ``Lattice`` but no
+    ``pbc`` is periodic in all directions; a molecule in a box needs ``pbc="F F F"``.
 
-    Nothing in a file is executed: extended XYZ is text, and a database holds numbers and JSON; ASE neither
-    unpickles nor imports anything for them.
+    No code in a file is executed: extended XYZ is text, and a database holds numbers and JSON; ASE neither unpickles
+    nor imports anything.
 
     Args:
         file: a database if its name ends in ``.db``, else extended XYZ, which may be compressed (``.gz``, ``.bz2``,
@@ -41,7 +41,7 @@ class ExtXYZ(FileDataset):
     Raises:
         MFPyGError: if the file is missing or cannot be read to its end, a frame lacks a key or is periodic along
             lattice vectors that are missing or span no volume, or a label is not a number (energies) or (n, 3)
-            numbers (forces); it names the frame.
+            numbers (forces). The message names the frame.
     """
 
     _expected = "an extended-XYZ file or an ASE database (.db)"
@@ -60,7 +60,7 @@ class ExtXYZ(FileDataset):
             yield part.chunk()
         for level in levels:
             for key in level.keys:
-                if key not in seen:  # an optional one; a frame without another has been refused
+                if key not in seen:  # always an optional one: a frame that lacks another key is refused
                     missing = f"{path}: no frame has the key '{key}' of '{level.name}'"
                     raise MFPyGError(f"{missing} {keys_found(seen)}{did_you_mean(key, seen)}")
 
@@ -69,7 +69,7 @@ class ExtXYZ(FileDataset):
         return frames_of_database(path) if path.suffix.lower() == ".db" else frames_of_text(path)
 
     def _tracked(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """The frames; the progress moves by hundredths of the file, as nobody knows how many there are."""
+        """Show progress in hundredths of the file, as the number of frames is unknown."""
         names = [f"{self.files[0].name}, {n} %" for n in range(1, 101)]
         frame = next(frames, None)
         for hundredth, _ in enumerate(self._track(names), start=1):
@@ -78,7 +78,7 @@ class ExtXYZ(FileDataset):
                 frame = next(frames, None)
 
     def download(self) -> None:
-        """Raise ``MFPyGError``: nothing is downloaded, and the path is wrong."""
+        """Raise ``MFPyGError`` for a missing file."""
         what = "is a folder" if self.files[0].is_dir() else "no such file"
         raise MFPyGError(f"{self.files[0]}: {what}; expected {self._expected}")
 
@@ -86,12 +86,12 @@ class ExtXYZ(FileDataset):
 class ASEFile(ExtXYZ):
     """Frames of a file in any format that ASE reads, such as ``.traj``, ``.json`` or the output of a program.
 
-    Keys, names and periodicity are as in :class:`ExtXYZ`: results of the calculator that ASE attaches to a frame are
-    found under ASE's names, ``energy`` and ``forces`` in eV and eV/Å, as ASE converts them. Formats that ASE reads all
-    at once (see :func:`mfpyg.datasets.frames.frames_of`) take the memory of the whole file.
+    Keys, names and periodicity are as in :class:`ExtXYZ`; results of the calculator have ASE's names, ``energy`` in eV
+    and ``forces`` in eV/Å. Formats that ASE reads all at once (see :func:`mfpyg.datasets.frames.frames_of`) take the
+    memory of the whole file.
 
     Args:
-        file: raw file, whose format ASE tells by its name and its first bytes.
+        file: raw file; ASE guesses the format from its name and first bytes.
         levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.file_dataset.FileDataset`.
 
     Raises:
@@ -109,7 +109,7 @@ class ASEFile(ExtXYZ):
 
 @dataclass
 class _Part:
-    """Frames that become one chunk, their labels converted as they come."""
+    """Collects frames for one chunk and converts their labels."""
 
     path: Path
     levels: Sequence[LevelOfTheory]
@@ -124,20 +124,22 @@ class _Part:
         where = f"{self.path}: frame {frame.number}"
         n = len(frame.z)
         if n == 0:
-            raise MFPyGError(f"{where}: no atoms; expected some, with species and positions")
+            raise MFPyGError(f"{where}: no atoms; expected species and positions")
         if n > 1 and (frame.pos == frame.pos[0]).all():
-            raise MFPyGError(f"{where}: all atoms are at one place; expected positions, as in Properties=…:pos:R:3")
+            raise MFPyGError(
+                f"{where}: all atoms have the same position; expected positions, as in Properties=…:pos:R:3"
+            )
         forces = np.full((n, len(self.levels), 3), np.nan, np.float32)
         for t, level in enumerate(self.levels):
             if level.forces is not None:
                 values = _label(frame.values, level, level.forces, (n, 3), where) * level.forces_factor
-                with np.errstate(over="ignore"):  # becomes infinite, which is refused
+                with np.errstate(over="ignore"):  # infinities are refused later
                     forces[:, t] = values
         self.energy.append([_energy(frame.values, level, where) for level in self.levels])
         self.forces.append(forces)
         self.names.append(_molecule(frame, where))
         self.split.append(_split(frame.values, where))
-        self.frames.append(frame._replace(values={}, hidden={}))  # without the labels' double
+        self.frames.append(frame._replace(values={}, hidden={}))  # the labels have been copied
         self.atoms += n
 
     def chunk(self) -> Chunk:
@@ -160,12 +162,12 @@ class _Part:
 
 
 def _energy(values: Mapping[str, Any], level: LevelOfTheory, where: str) -> float:
-    """Total energy in kcal/mol, NaN where a summand is missing."""
+    """Total energy in kcal/mol, NaN if a summand is missing."""
     return float(sum(_label(values, level, key, (), where) for key in level.energy) * level.energy_factor)
 
 
 def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """Value under a key of a frame, (*shape) float64 in the file's unit; NaN where an optional key is missing."""
+    """Value of a key in a frame, (*shape) float64 in the file's unit; NaN if an optional key is missing."""
     if key not in values:
         if key in level.optional:
             return np.full(shape, np.nan)
@@ -198,10 +200,10 @@ def _split(values: Mapping[str, Any], where: str) -> int:
 
 
 def _molecule(frame: Frame, where: str) -> str:
-    """Name given by the frame, else the formula in Hill's order with all counts, as C1H4."""
+    """Name given by the frame, else the formula in Hill order with all counts, such as C1H4."""
     name = frame.values.get("molecule")
     if isinstance(name, (int, np.integer)) and not isinstance(name, bool):  # ASE turns a name of digits into a number
         return str(name)
     if name is not None and not isinstance(name, str):
-        raise MFPyGError(f"{where}: molecule is {repr(name)[:60]}, expected a name that is no number or truth value")
+        raise MFPyGError(f"{where}: molecule is {repr(name)[:60]}, expected a name, not a number or truth value")
     return name or formula(frame.z)

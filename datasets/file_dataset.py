@@ -1,4 +1,4 @@
-"""Base class of data sets of one raw file whose levels of theory the user defines."""
+"""Base class of data sets of one raw file with user-defined levels of theory."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from mfpyg.fidelity import LevelOfTheory
 
 
 class FileDataset(ConformationDataset):
-    """One raw file with levels of theory that the user defines.
+    """One raw file with user-defined levels of theory.
 
     Args:
         file: raw file.
-        levels: its levels, as :class:`mfpyg.fidelity.LevelOfTheory` or as text such as
+        levels: levels of theory, as :class:`mfpyg.fidelity.LevelOfTheory` or as text such as
             ``dz=dft_energy,dft_forces@eV``, see :meth:`mfpyg.datasets.spec.DatasetSpec.parse`.
         fidelities: names among the levels; all if not given.
         root: folder for ``processed/``; in the cache if not given.
         kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
 
     Raises:
-        MFPyGError: if the levels are malformed, or the file is wrong.
+        MFPyGError: if the levels are malformed, or the file is invalid.
     """
 
     def __init__(
@@ -42,5 +42,5 @@ class FileDataset(ConformationDataset):
         super().__init__(root or cached_root("files", [path]), fidelities, files=self.find_files(path), **kwargs)
 
     def find_files(self, path: Path) -> list[Path]:
-        """Raw files of a path."""
+        """Raw files to read for ``path``."""
         return [path]

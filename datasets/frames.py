@@ -1,4 +1,4 @@
-"""Frames of files that ASE reads, one at a time."""
+"""Frames of files that ASE can read, one at a time."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ _ARRAYS_OF_ROW = ("initial_charges", "initial_magmoms", "masses", "momenta", "ta
 
 _BUSY_DATABASE = {
     "locked": "another process is writing to it: wait until it has finished, or copy the file",
-    "readonly": "a process was stopped while it wrote to it: open the file once with `ase db`, which repairs it",
+    "readonly": "a process was stopped while writing to it: open the file once with `ase db`, which repairs it",
     "unable to open": "check the permissions of file and folder, and how many files are open (ulimit -n)",
     "I/O error": "the file itself may be fine: check the disk or the network, and try again",
 }
-"""Messages of SQLite about databases that need not be damaged, and advice."""
+"""Messages of SQLite that do not mean a damaged database, and advice."""
 
 _ROWS_AT_ONCE = 1000
-"""Rows in a query; ASE fetches all rows that it selects."""
+"""Rows per query; ASE fetches all selected rows at once."""
 
 
 class Frame(NamedTuple):
     """A molecule or a periodic system as ASE reads it.
 
     Attributes:
-        number: in the file, from 0.
+        number: number in the file, from 0.
         z: atomic numbers, (n,) int64.
         pos: positions in Å, (n, 3) float64.
         cell: lattice vectors in Å, as rows, (3, 3) float64; zeros where there are none.
         pbc: periodicity along each of them, (3,) bool.
-        values: everything else by key, as ASE gives it.
-        read: share of the file that has been read, from 0 to 1, for progress bars.
+        values: all other values by key, as ASE reads them.
+        read: fraction of the file read so far, for progress bars.
         columns: keys of the per-atom values.
-        hidden: per-atom values that are not in ``values``, as a value of the frame has the same key.
-        constrained: True if there are constraints, which are not read.
+        hidden: per-atom values replaced in ``values`` by a value of the frame with the same key.
+        constrained: True if there are constraints, which are ignored.
     """
 
     number: int
@@ -69,22 +69,22 @@ class Frame(NamedTuple):
 def frames_of(path: Path, format: str | None = None, hint: str = "name it with --format") -> Iterator[Frame]:
     """Frames of a file in any format that ASE reads, in their order.
 
-    Extended XYZ and ASE databases are read a frame at a time, and checked for what ASE lets pass. Of other formats
-    ASE reads ``.traj`` and most formats of trajectories a frame at a time, and some all at once.
+    Extended XYZ and ASE databases are read frame by frame, with checks that ASE lacks. ASE reads ``.traj`` and most
+    other trajectories frame by frame, and the remaining formats all at once.
 
     Args:
-        path: of the file, whose format ASE guesses by its name and its first bytes.
+        path: file to read; ASE guesses the format from its name and first bytes if not given.
         format: ASE's name of the format, such as ``extxyz``, ``vasp``, ``traj``; ``ase info --formats`` lists them.
-        hint: advice in the error where the format cannot be guessed.
+        hint: advice for the error message if the format cannot be guessed.
 
     Raises:
         MFPyGError: if there is no such file or format, the format cannot be guessed or read, or a frame is damaged,
-            which it names.
+            naming the frame.
     """
     if path.is_dir():
         raise MFPyGError(f"{path} is a folder; expected a file of atoms that ASE reads")
     if not path.is_file():
-        raise MFPyGError(f"{path}: no such file; expected one of atoms that ASE reads")
+        raise MFPyGError(f"{path}: no such file; expected a file of atoms that ASE reads")
     if path.stat().st_size == 0:
         raise MFPyGError(f"{path}: empty; expected at least one configuration of atoms")
     name = _format(path, format, hint)
@@ -101,14 +101,14 @@ def _format(path: Path, format: str | None, hint: str) -> str:
     if format is not None:
         if format not in known:
             meant = did_you_mean(format, known)
-            raise MFPyGError(f"ASE reads no format '{format}'{meant}; `ase info --formats` lists what it reads")
+            raise MFPyGError(f"ASE cannot read format '{format}'{meant}; `ase info --formats` lists what it can read")
         return format
     unpacked = path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
     if unpacked.suffix.lower() in _FORMATS:
         return _FORMATS[unpacked.suffix.lower()]
     try:
         guess = filetype(str(path))
-    except (UnknownFileTypeError, OSError, EOFError) as error:  # the latter of compressed files that are damaged
+    except (UnknownFileTypeError, OSError, EOFError) as error:  # EOFError: a damaged compressed file
         raise_if_unreadable(path, error)
         guess = ""
     if guess not in known:
@@ -119,15 +119,15 @@ def _format(path: Path, format: str | None, hint: str) -> str:
 def _frames_of_ase(path: Path, format: str) -> Iterator[Frame]:
     images = None
     for number in count():
-        where = str(path) if format == "xyz" else f"{path}: frame {number}"  # ASE reads the former at once
+        where = str(path) if format == "xyz" else f"{path}: frame {number}"  # ASE reads xyz at once
         try:
             if images is None:
                 images = ase.io.iread(str(path), ":", format, do_not_split_by_at_sign=True)
             atoms = next(images, None)
-        except Exception as error:  # whatever a reader stumbles over in a file that is not what it says
+        except Exception as error:  # readers raise anything on files of another format
             raise_if_unreadable(where, error)
             reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
-            if format in ("xyz", "extxyz") and isinstance(error, KeyError):  # of ASE's table of elements
+            if format in ("xyz", "extxyz") and isinstance(error, KeyError):  # from ASE's table of elements
                 reason = f"species {no_element(str(error.args[0]))}"
             raise MFPyGError(f"{where} cannot be read as '{format}' ({reason})") from error
         if atoms is None:
@@ -138,10 +138,10 @@ def _frames_of_ase(path: Path, format: str) -> Iterator[Frame]:
 
 
 def frame_of_atoms(atoms: ase.Atoms, number: int = 0, read: float = 0.0) -> Frame:
-    """Frame of ASE's atoms, without their constraints."""
+    """Convert ASE ``Atoms`` to a frame, ignoring constraints."""
     results = {} if atoms.calc is None else atoms.calc.results
     arrays = {key: value for key, value in atoms.arrays.items() if key not in ("numbers", "positions")}
-    z = atoms.numbers.astype(np.int64)  # some formats give fewer bytes
+    z = atoms.numbers.astype(np.int64)  # some formats have smaller integers
     return Frame(
         number,
         z,
@@ -155,7 +155,7 @@ def frame_of_atoms(atoms: ase.Atoms, number: int = 0, read: float = 0.0) -> Fram
 
 
 def _merged(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by key, later ones replacing earlier ones; the per-atom ones among them, and those that are replaced."""
+    """Fields of a :class:`Frame`: all values, later ones replacing earlier ones, and which are per atom or replaced."""
     per_atom = {**{key: results[key] for key in per_atom_properties if key in results}, **arrays}
     return {
         "values": {**results, **arrays, **info},
@@ -172,7 +172,7 @@ def frames_of_text(path: Path) -> Iterator[Frame]:
 
 @contextmanager
 def _reading_database(where: str) -> Iterator[None]:
-    """Errors as in :func:`reading`, with advice where SQLite does not mean that the file is damaged."""
+    """As :func:`reading`, with advice for messages of SQLite that do not mean a damaged file."""
     with reading(where):
         try:
             yield
@@ -187,14 +187,14 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
     """Rows of an ASE database, in the order of their ids.
 
     Raises:
-        MFPyGError: if it is no such database, has no rows, or one cannot be read.
+        MFPyGError: if it is not an ASE database, has no rows, or a row cannot be read.
     """
     with _reading_database(str(path)):
         _check_database(path)
         database = ase.db.connect(path, type="db", use_lock_file=False, serial=True)
         n_rows = max(database.count(), 1)
     rows, last = iter(()), -1
-    with database:  # else ASE would connect again for every row
+    with database:  # otherwise ASE reconnects for every row
         for number in count():
             with _reading_database(f"{path}: frame {number}"):
                 row = next(rows, None)
@@ -206,7 +206,7 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
                 last = row.id
                 if row.positions.shape != (len(row.numbers), 3):
                     found = f"{len(row.numbers)} atomic numbers and positions of shape {row.positions.shape}"
-                    raise MFPyGError(f"{path}: frame {number}: {found}, expected one (3,) an atom")
+                    raise MFPyGError(f"{path}: frame {number}: {found}, expected one (3,) per atom")
                 results = {key: row[key] for key in all_properties if key in row}
                 arrays = {key: row[key] for key in _ARRAYS_OF_ROW if key in row}
                 merged = _merged(results, arrays, {**row.data, **row.key_value_pairs})
@@ -222,7 +222,7 @@ def _check_database(path: Path) -> None:
     # ASE would write its tables into an empty or a foreign file.
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
         if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'systems'").fetchone():
-            raise MFPyGError(f"{path}: no ASE database, it has no table of systems")
+            raise MFPyGError(f"{path}: not an ASE database, it has no table of systems")
         (found,) = connection.execute("PRAGMA quick_check(systems)").fetchone()
-        if found != "ok":  # SQLite would leave out rows without a word
+        if found != "ok":  # SQLite would silently skip rows
             raise MFPyGError(f"{path}: damaged database ({' '.join(found.split())[:100]}); fetch it again")

@@ -22,7 +22,7 @@ def reading(path: Path) -> Iterator[None]:
     """Turn exceptions of HDF5 about a damaged or unreadable file into one line."""
     try:
         yield
-    except MFPyGError:  # a ValueError, and worded already
+    except MFPyGError:  # a ValueError with its final message
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -36,12 +36,12 @@ def _raise_if_locked(path: Path, reason: str, error: Exception) -> None:
         why = reason.rpartition("error message = ")[2].strip("')")
         raise UnreadableError(
             f"{path}: cannot be locked for reading ({why}): another process has it open for writing, or the file "
-            "system knows no locks; wait for that process, or if nothing writes to it, set "
+            "system does not support locks; wait for that process, or if nothing writes to it, set "
             "HDF5_USE_FILE_LOCKING=FALSE in the environment"
         ) from error
     if "already open for write" in reason:
         raise UnreadableError(
-            f"{path}: marked as open for writing: a process is writing to it, or was killed while it did; wait for it, "
+            f"{path}: marked as open for writing: a process is writing to it, or was killed doing so; wait for it, "
             f"or if there is none, clear the mark with `h5clear -s {path}`"
         ) from error
 
@@ -51,8 +51,8 @@ def open_hdf5(path: Path, layout: str) -> Iterator[h5py.File]:
     """Open a file for reading.
 
     Args:
-        path: of the file.
-        layout: what is expected in it, for the error.
+        path: file to open.
+        layout: expected content, for the error message.
 
     Raises:
         MFPyGError: if the file is missing, locked, not HDF5, or truncated.
@@ -71,13 +71,13 @@ class Group:
     """One group of a file: ``count`` conformations of one size, its arrays checked as they are read.
 
     Args:
-        group: of the open file.
-        path: of the file, for errors.
-        z: atomic numbers of all conformations, (size,) int64, or an array of the file with those of each,
+        group: group of the open file.
+        path: the file, for error messages.
+        z: atomic numbers of all conformations, (size,) int64, or the file's array with those of each,
             (count, size).
 
     Raises:
-        MFPyGError: if the coordinates are missing or of another shape or type.
+        MFPyGError: if the coordinates are missing or have the wrong shape or type.
     """
 
     def __init__(self, group: h5py.Group, path: Path, z: np.ndarray | h5py.Dataset) -> None:
@@ -94,14 +94,14 @@ class Group:
 
     @property
     def where(self) -> str:
-        """File and group, for errors."""
+        """File and group, for error messages."""
         return where(self.group, self.path)
 
     def array(self, key: str) -> h5py.Dataset:
         """An array of the group.
 
         Raises:
-            MFPyGError: if there is none of this name.
+            MFPyGError: if the group has no such array.
         """
         if key not in self._arrays:
             self._arrays[key] = array(self.group, self.path, key)
@@ -115,10 +115,10 @@ class Group:
             raise MFPyGError(f"{self.where}: {key} has type {found.dtype}, expected floating-point numbers")
 
     def expect(self, levels: Sequence[LevelOfTheory]) -> None:
-        """Check that the labels of these levels are there, with the right shapes and types.
+        """Check that the labels of these levels are present, with the right shapes and types.
 
         Raises:
-            MFPyGError: naming the first that is not.
+            MFPyGError: naming the first array that is missing or wrong.
         """
         for level in levels:
             for key in level.energy:
@@ -127,14 +127,14 @@ class Group:
                 self._expect(level.forces, (self.count, self.size, 3))
 
     def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[tuple[slice, Chunk]]:
-        """The conformations with the labels of these levels, a part at a time.
+        """Read the conformations with the labels of these levels, in chunks.
 
         Yields:
-            The rows of the group, and a chunk of them whose molecule is the group's name, or the formula where each
-            conformation has atomic numbers of its own.
+            Rows of the group and their chunk, whose molecule is the group's name, or the formula if each conformation
+            has its own atomic numbers.
 
         Raises:
-            MFPyGError: if an array is missing or wrong in shape or type, or a number is impossible.
+            MFPyGError: if an array is missing or has the wrong shape or type, or a value is invalid.
         """
         self.expect(levels)
         step = max(1, ATOMS_IN_CHUNK // max(1, self.size))
@@ -183,7 +183,7 @@ class Group:
 
 
 def where(group: h5py.Group, path: Path) -> str:
-    """File and group, for errors."""
+    """File and group, for error messages."""
     return f"{path}: group {str(group.name).strip('/')[:60]}"
 
 
@@ -191,21 +191,23 @@ def array(group: h5py.Group, path: Path, key: str) -> h5py.Dataset:
     """An array of a group.
 
     Raises:
-        MFPyGError: if there is none of this name, it is a link to another file, or it was never written.
+        MFPyGError: if there is no such array, it is a link to another file, or it was not fully written.
     """
     found: Any = group.get(key)
     if not isinstance(found, h5py.Dataset):
         raise MFPyGError(f"{where(group, path)} lacks the key '{key}'")
     hard = isinstance(group.get(key, getlink=True), h5py.HardLink)
     if not hard or found.is_virtual or found.external:
-        raise MFPyGError(f"{where(group, path)}: {key} is kept elsewhere; expected the array itself, not a link to it")
+        raise MFPyGError(
+            f"{where(group, path)}: {key} is stored elsewhere; expected the array itself, not a link to it"
+        )
     if not _is_written(found):
-        raise MFPyGError(f"{where(group, path)}: {key} was never written, or not all of it; fetch the file again")
+        raise MFPyGError(f"{where(group, path)}: {key} was not fully written; fetch the file again")
     return found
 
 
 def _is_written(found: h5py.Dataset) -> bool:
-    """False where a program was stopped before it had written all, and HDF5 would make up zeros."""
+    """False if a program was stopped while writing the array, of which HDF5 would return zeros."""
     if not found.size or (found.dtype.kind == "f" and np.isnan(found.fillvalue)):
         return True
     layout = found.id.get_create_plist().get_layout()

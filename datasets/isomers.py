@@ -1,4 +1,4 @@
-"""Isomers told apart by their bonds."""
+"""Telling isomers apart by their bonds."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 
 STRETCHES = (1.15, 1.25, 1.4)
-"""Two atoms are bonded up to a distance of this times the sum of their covalent radii; a conformation tells its
-bonds where all three agree."""
+"""Largest lengths of a bond over the sum of the covalent radii; the bonds of a conformation are certain if all three
+agree."""
 
 _PAIRS_AT_ONCE = 1 << 22
 _ROUNDS = 4
 
 
 def same_molecule(dataset: ConformationDataset) -> np.ndarray:
-    """Number of the molecule that each conformation belongs to, (n,) int64.
+    """Number of each conformation's molecule, (n,) int64.
 
-    Conformations are of one molecule if they have the same atoms and the same bonds, up to the order
-    of the atoms (Weisfeiler-Lehman colours of the graph of bonds). Distorted geometries do not tell
-    their bonds: the graphs that a conformation has with shorter and with longer bonds then count as
-    one molecule, and so does everything linked in that way. In doubt two isomers are one molecule, so
-    that nothing of a molecule is both in training and in test; what bonds cannot tell, such as mirror
-    images, stays together too.
+    Conformations belong to one molecule if they have the same atoms and the same bonds, up to the order of the atoms
+    (Weisfeiler-Lehman colours of the bond graph). In distorted geometries bonds are uncertain: the graphs with shorter
+    and with longer bonds then count as one molecule, and so does everything linked in that way. When in doubt, isomers
+    are merged, so that no molecule is in both training and test; isomers with the same bonds, such as mirror images,
+    are merged too.
 
-    Periodic conformations are told apart by their names alone, which are formulas where the file gives none; and
-    molecules of the same name as a periodic conformation are one with it.
+    Periodic conformations are told apart by name alone (the formula if the file gives none), and molecules with the
+    name of a periodic conformation are merged with it.
     """
     colours = np.empty((len(dataset.slices["z"]) - 1, len(STRETCHES)), np.uint64)
     names = dataset._data.molecule.numpy().astype(np.uint64)
@@ -49,7 +48,7 @@ def same_molecule(dataset: ConformationDataset) -> np.ndarray:
     first, second = np.repeat(number[:, 0], 2), number[:, 1:].ravel()
     if periodic.any():
         named = np.isin(names, names[periodic])
-        # Molecules of that name, and periodic conformations themselves, to what stands for the name.
+        # Link periodic conformations, and molecules with the same name, to the hash of the name.
         first = np.append(first, number[named, 0])
         second = np.append(second, np.searchsorted(graphs, _of_name(names[named])))
     links = coo_array((np.ones(len(first), np.int8), (first, second)), shape=(len(graphs), len(graphs)))
@@ -58,7 +57,7 @@ def same_molecule(dataset: ConformationDataset) -> np.ndarray:
 
 
 def _by_size(dataset: ConformationDataset, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Wanted conformations of as many atoms each: rows (m,), z (m, n), pos (m, n, 3), in parts of bounded size."""
+    """Wanted conformations by number of atoms, in parts of bounded size: rows (m,), z (m, n), pos (m, n, 3)."""
     import torch
 
     slices = dataset.slices["z"]
@@ -73,7 +72,7 @@ def _by_size(dataset: ConformationDataset, wanted: np.ndarray) -> Iterator[tuple
 
 
 def _colour(z: np.ndarray, bonded: np.ndarray) -> np.ndarray:
-    """Hash of each graph of bonds, equal for equal graphs: z (m, n), bonded (m, n, n) -> (m,) uint64."""
+    """Hash of each bond graph: z (m, n), bonded (m, n, n) -> (m,) uint64."""
     colour = _mix(z.astype(np.uint64))
     for _ in range(_ROUNDS):
         neighbours = np.where(bonded, _mix(colour)[:, None, :], np.uint64(0)).sum(axis=2, dtype=np.uint64)
@@ -82,12 +81,12 @@ def _colour(z: np.ndarray, bonded: np.ndarray) -> np.ndarray:
 
 
 def _of_name(names: np.ndarray) -> np.ndarray:
-    """Hash of the number of a name, in place of that of a graph of bonds."""
+    """Hash of the number of a name, used in place of a bond graph."""
     return _mix(~names)
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """A hash of each number (the finaliser of splitmix64)."""
+    """Hash of each number (the finaliser of splitmix64)."""
     with np.errstate(over="ignore"):
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

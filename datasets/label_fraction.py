@@ -1,4 +1,4 @@
-"""Training on a fraction of the labels of a fidelity, drawn by the seed."""
+"""Training on a random fraction of the labels of a fidelity."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import torch
 from mfpyg.datasets.conformations import ConformationDataset
 
 THINNED = ("train", "val")
-"""Splits that lose labels. Validation does as well: whoever has few expensive labels has few to validate with."""
+"""Splits that lose labels; also validation, as scarce labels are scarce there too."""
 
 _STREAM = 0x7416
-"""Sets the generator apart from those of splits and batches, which have the same seed."""
+"""Separates the random numbers from those of splits and batches, which have the same seed."""
 
 
 def thin_labels(
     dataset: ConformationDataset, splits: Mapping[str, np.ndarray], fractions: Mapping[str, float], seed: int
 ) -> ConformationDataset:
-    """Hide labels of fidelities from a part of the training and validation conformations.
+    """Mask the labels of fidelities in a part of the training and validation conformations.
 
-    Energies and forces of a conformation are kept or lost together. Of the n conformations of a split that have some,
-    max(1, round(fraction · n)) keep them: the first ones in an order of all conformations that the seed alone
-    decides. So what a fraction keeps is among what a larger one keeps, also that of another fidelity on the same
-    conformations, as expensive labels are computed for some of those that have cheap ones. Isolated atoms, of which
-    reference energies are made, keep theirs and do not count.
+    Energies and forces of a conformation are kept or masked together. Of the n labelled conformations of a split,
+    max(1, round(fraction · n)) keep their labels: the first in an order of all conformations that depends on the seed
+    alone. The selections are therefore nested, across fractions and across fidelities on the same conformations, as
+    expensive labels are usually computed for some of the conformations with cheap ones. Isolated atoms, which define
+    reference energies, keep their labels and are not counted.
 
     Args:
-        dataset: is not changed; nothing but the masks is copied.
-        splits: numbers of the conformations of each split; all but ``train`` and ``val`` keep everything.
-        fractions: ``{fidelity: part that is kept}``, each above 0 and at most 1.
-        seed: of the order.
+        dataset: data set, left unchanged; only the masks are copied.
+        splits: numbers of the conformations of each split; only ``train`` and ``val`` lose labels.
+        fractions: ``{fidelity: fraction to keep}``, each above 0 and at most 1.
+        seed: seed of the order.
 
     Returns:
-        The data set itself where nothing is to be thinned.
+        Data set with the new masks; ``dataset`` itself if there are no fractions.
     """
     if not fractions:
         return dataset

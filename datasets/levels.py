@@ -1,6 +1,6 @@
-"""Levels of theory: those of each known data set, and those that the user defines as text.
+"""Levels of theory of the known data sets, and user-defined ones given as text.
 
-Plain data, importable without torch, so that a command can check its options at once.
+Importable without torch, so that commands can check their options at once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ BUNDLED = Path(__file__).parent / "data" / "minichno.h5"
 """The raw file that ships with the package."""
 
 DEFAULT_LEVELS = ("dz", "tz", "mp2", "cc")
-"""Levels that are processed unless others are asked for."""
+"""Levels that are processed by default."""
 
 
 COMP6_LEVELS = (LevelOfTheory("dz", ("energies",), "forces", "ωB97X/6-31G(d)", gradient=True),)
@@ -71,14 +71,14 @@ LEVELS = {
     "ani2x": ANI2X_LEVELS,
     "comp6": COMP6_LEVELS,
 }
-"""Levels of each data set whose levels are known."""
+"""Levels of each known data set."""
 
 
 def levels_named(names: tuple[str, ...], known: tuple[LevelOfTheory, ...], dataset: str) -> tuple[LevelOfTheory, ...]:
-    """The levels of these names, in this order.
+    """The levels with these names, in this order.
 
     Raises:
-        MFPyGError: for a name that the data set does not have, or that stands there twice.
+        MFPyGError: for an unknown or repeated name.
     """
     by_name = {level.name: level for level in known}
     for name in names:
@@ -90,35 +90,35 @@ def levels_named(names: tuple[str, ...], known: tuple[LevelOfTheory, ...], datas
 
 
 def merged_levels(each: Iterable[tuple[LevelOfTheory, str]]) -> tuple[LevelOfTheory, ...]:
-    """One level for each name, with forces where one has them, and the method that one of them says.
+    """Merge levels of the same name; the result has forces if any of them has, and the method if any names it.
 
     Args:
-        each: levels, and the data set that each is of.
+        each: pairs of a level and the data set that has it.
 
     Raises:
-        MFPyGError: if levels of one name are different levels of theory, as far as they say what they are.
+        MFPyGError: if levels of the same name have different methods.
     """
     found: dict[str, LevelOfTheory] = {}
-    said: dict[str, str] = {}  # which data set said what the level is
+    named_in: dict[str, str] = {}  # data set that names the method of the level
     for level, where in each:
         known = found.setdefault(level.name, level)
         if level.method and known.method and level.method != known.method:
             raise MFPyGError(
-                f"fidelity '{level.name}' is {known.method} in {said[level.name]}, but {level.method} in {where}; "
+                f"fidelity '{level.name}' is {known.method} in {named_in[level.name]}, but {level.method} in {where}; "
                 f"different levels of theory need different names"
             )
         if level.method:
-            said.setdefault(level.name, where)
+            named_in.setdefault(level.name, where)
         method, forces = known.method or level.method, known.forces or level.forces
         found[level.name] = replace(known, method=method, forces=forces)
     return tuple(found.values())
 
 
 def parse_levels(texts: Iterable[str]) -> tuple[LevelOfTheory, ...]:
-    """Read levels such as ``dz=dft_energy,dft_forces@eV``.
+    """Parse levels such as ``dz=dft_energy,dft_forces@eV``.
 
     Raises:
-        MFPyGError: for a malformed one, an unknown unit, or a name that stands there twice.
+        MFPyGError: for a malformed level, an unknown unit, or a repeated name.
     """
     return as_levels(list(texts))
 
@@ -127,7 +127,7 @@ def as_levels(given: Sequence[LevelOfTheory | str] | str) -> tuple[LevelOfTheory
     """Levels from objects and from texts such as ``dz=dft_energy,dft_forces@eV``.
 
     Raises:
-        MFPyGError: for a malformed one, an unknown unit, a name that stands there twice, or none at all.
+        MFPyGError: for a malformed level, an unknown unit, a repeated name, or no level at all.
     """
     each = [given] if isinstance(given, str) else given
     for level in each:
@@ -171,7 +171,7 @@ def _parse_level(text: str) -> LevelOfTheory:
 
 
 def level_as_text(level: LevelOfTheory) -> str:
-    """The inverse of :func:`parse_levels` for one level."""
+    """Inverse of :func:`parse_levels` for one level."""
 
     def written(key: str) -> str:
         return f"{key}?" if key in level.optional else key

@@ -24,12 +24,12 @@ class MiniCHNO(ReleaseDataset):
     cc    CCSD(T)/cc-pVDZ      all                               80, none in the pool
     ===== ==================== ================================= ==================
 
-    and ``mp2_dz``, ``hf_dz``, ``hf_tz`` (energies). The file divides itself into a pool for training
-    and validation (671 conformations, up to two heavy atoms besides ring and CO2), an in-sample test (72)
-    and larger molecules out of sample (45). Its making is described in the ``minichno.md`` beside it. CC0.
+    and ``mp2_dz``, ``hf_dz``, ``hf_tz`` (energies). The file defines a pool for training and
+    validation (671 conformations, up to two heavy atoms besides ring and CO2), an in-sample test (72) and larger
+    molecules out of sample (45). ``minichno.md`` beside it describes how it was made. CC0.
 
     Args:
-        root: where to process it; the user's cache if not given.
+        root: folder for ``processed/``; in the user's cache if not given.
         fidelities: as in :class:`mfpyg.datasets.ConformationDataset`.
         file: another raw file with the same levels.
         kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.

@@ -23,7 +23,7 @@ from mfpyg.files import raise_if_unreadable
 
 POSITIONS = ("R", "coords", "coordinates", "positions")
 SPECIES = ("Z", "z", "nuclear_charges", "atomic_numbers", "species")
-"""Keys of positions and of atomic numbers; a file has one of each."""
+"""Keys of positions and of atomic numbers; a file has exactly one of each."""
 
 COUNTS = "N"
 """Key of the numbers of atoms; optional."""
@@ -34,23 +34,23 @@ _DAMAGED = (
     *(OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, MemoryError, SyntaxError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError),
 )
-"""Exceptions of ``zipfile`` and numpy about files that are damaged, or something else."""
+"""Exceptions that ``zipfile`` and NumPy raise for damaged or foreign files."""
 
 
 class PaddedArrays(FileDataset):
-    """Molecules in arrays with a row each; what items hold is in :class:`mfpyg.datasets.ConformationDataset`.
+    """Molecules in arrays with one row each; items are described in :class:`mfpyg.datasets.ConformationDataset`.
 
     ================================ ================================================================================
     ``R`` (n, n_max, 3)              positions in Å; or ``coords``, ``coordinates``, ``positions``
-    ``Z`` (n, n_max), or (n_max,)    atomic numbers, 0 where there is no atom, (n_max,) where all molecules are the
-                                     same; or ``z``, ``nuclear_charges``, ``atomic_numbers``, ``species``
-    ``N`` (n,)                       numbers of atoms; may be left out, and is checked where it is there
-    energies (n,) or (n, 1)          as the levels call them, such as ``E``; NaN is a missing label
-    forces (n, n_max, 3)             as the levels call them, such as ``F``
+    ``Z`` (n, n_max), or (n_max,)    atomic numbers, 0 for padding, (n_max,) if all molecules are the same; or ``z``,
+                                     ``nuclear_charges``, ``atomic_numbers``, ``species``
+    ``N`` (n,)                       numbers of atoms; optional, checked if present
+    energies (n,) or (n, 1)          under the keys of the levels, such as ``E``; NaN is a missing label
+    forces (n, n_max, 3)             under the keys of the levels, such as ``F``
     ================================ ================================================================================
 
-    A molecule's name is its formula, ``conformation`` the row. Other arrays are not read. They hold no periodic
-    systems: arrays with lattice vectors (``cell``, ``lattice``) are refused.
+    A molecule's name is its formula, ``conformation`` its row. Other arrays are ignored. Periodic systems are not
+    supported: files with lattice vectors (``cell``, ``lattice``) are refused.
     """
 
     def _keys(self) -> list[str]:
@@ -58,7 +58,7 @@ class PaddedArrays(FileDataset):
         raise NotImplementedError
 
     def _arrays(self, keys: Sequence[str]) -> AbstractContextManager[Mapping[str, Any]]:
-        """The arrays under these keys, to be sliced once from their first to their last row."""
+        """Arrays of these keys, to be read once in consecutive slices."""
         raise NotImplementedError
 
     @property
@@ -96,7 +96,7 @@ class PaddedArrays(FileDataset):
     def _check(
         self, arrays: Mapping[str, Any], pos: str, species: str, levels: Sequence[LevelOfTheory]
     ) -> tuple[int, int]:
-        """Check types and shapes; return the numbers of conformations and of atoms in a row."""
+        """Check types and shapes; return the numbers of conformations and of atoms per row."""
         found = arrays[pos].shape
         if len(found) != 3 or found[2] != 3 or 0 in found:
             raise MFPyGError(f"{self._where}: {pos} has shape {found}, expected (n, n_max, 3) positions")
@@ -121,20 +121,20 @@ class PaddedArrays(FileDataset):
         self, part: Mapping[str, np.ndarray], pos: str, species: str, start: int, levels: Sequence[LevelOfTheory]
     ) -> Chunk:
         z = part[species].astype(np.int64)  # (m, size)
-        there = z != 0
-        n_atoms = there.sum(axis=1)
+        is_atom = z != 0
+        n_atoms = is_atom.sum(axis=1)
         if COUNTS in part:
             wrong = np.flatnonzero(n_atoms != part[COUNTS].reshape(-1))
             if wrong.size:
                 i = int(wrong[0])
                 said = f"{int(part[COUNTS].reshape(-1)[i])} atoms by {COUNTS}"
                 raise MFPyGError(f"{self._where}: conformation {start + i} has {said}, but {n_atoms[i]} by {species}")
-        energy, forces = labels_of(levels, n_atoms, lambda key: part[key].reshape(-1), lambda key: part[key][there])
+        energy, forces = labels_of(levels, n_atoms, lambda key: part[key].reshape(-1), lambda key: part[key][is_atom])
         molecule, names = by_formula(z)
         chunk = Chunk(
             n_atoms=n_atoms,
-            z=z[there],
-            pos=part[pos][there],
+            z=z[is_atom],
+            pos=part[pos][is_atom],
             energy=energy,
             forces=forces,
             molecule=molecule,
@@ -146,14 +146,14 @@ class PaddedArrays(FileDataset):
 
 
 class PaddedNPZ(PaddedArrays):
-    """An ``.npz`` file as of MD17, rMD17, sGDML, PhysNet and SchNetPack; its arrays are in :class:`PaddedArrays`.
+    """An ``.npz`` file as in MD17, rMD17, sGDML, PhysNet and SchNetPack; see :class:`PaddedArrays`.
 
     Args:
-        file: raw file; compressed or not, its arrays are read a part at a time.
+        file: raw file, compressed or not; its arrays are read in parts.
         levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.file_dataset.FileDataset`.
 
     Raises:
-        MFPyGError: if the file is missing or damaged, or a key is missing or its array not as it should be.
+        MFPyGError: if the file is missing or damaged, or an array is missing or invalid.
 
     Example:
         >>> PaddedNPZ("md17_aspirin.npz", ["pbe=E,F@kcal/mol"])                  # doctest: +SKIP
@@ -172,15 +172,14 @@ class PaddedNPZ(PaddedArrays):
 class PaddedNPY(PaddedArrays):
     """A folder of ``PREFIX-R.npy``, ``PREFIX-Z.npy``, …, as hippynn's ``DirectoryDatabase`` reads.
 
-    File names are any prefix and a key; the arrays are in :class:`PaddedArrays`.
+    File names are a prefix and a key; see :class:`PaddedArrays` for the arrays.
 
     Args:
-        file: folder, or ``FOLDER/PREFIX`` where it holds the files of several.
+        file: folder, or ``FOLDER/PREFIX`` if the folder holds several prefixes.
         levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.file_dataset.FileDataset`.
 
     Raises:
-        MFPyGError: if the folder holds no such files or those of several prefixes, or a key is missing or its array
-            not as it should be.
+        MFPyGError: if the folder holds no such files or several prefixes, or an array is missing or invalid.
 
     Example:
         >>> PaddedNPY("qm7_processed/data-qm7", ["b3lyp=T@kcal/mol"])            # doctest: +SKIP
@@ -215,15 +214,15 @@ class PaddedNPY(PaddedArrays):
 
 
 class _Member:
-    """An array of an npz file whose rows are read part by part, so that it need not fit into memory."""
+    """An array of an npz file whose rows are read in parts, so that it need not fit into memory."""
 
     def __init__(self, archive: zipfile.ZipFile, key: str) -> None:
         self._file = archive.open(f"{key}.npy")
         headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        self.shape, by_column, self.dtype = headers[np.lib.format.read_magic(self._file)](self._file)
+        self.shape, fortran_order, self.dtype = headers[np.lib.format.read_magic(self._file)](self._file)
         self.ndim = len(self.shape)
         self._whole = None
-        if by_column and self.ndim > 1:  # the rows are spread over all of it
+        if fortran_order and self.ndim > 1:  # rows are not contiguous
             with archive.open(f"{key}.npy") as file:
                 self._whole = np.lib.format.read_array(file, allow_pickle=False)
 
@@ -240,15 +239,15 @@ class _Member:
 
 @contextmanager
 def _reading(where: str) -> Iterator[None]:
-    """Turn exceptions of ``zipfile`` and numpy about a bad file into one line."""
+    """Turn exceptions of ``zipfile`` and NumPy about a bad file into one line."""
     try:
         yield
-    except MFPyGError:  # a ValueError, and worded already
+    except MFPyGError:  # a ValueError with its final message
         raise
     except _DAMAGED as error:
         raise_if_unreadable(where, error)
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
-        raise MFPyGError(f"{where}: cannot be read as numpy's arrays ({reason}); fetch it again") from error
+        raise MFPyGError(f"{where}: cannot be read as NumPy arrays ({reason}); fetch it again") from error
 
 
 def _geometry_keys(keys: Mapping[str, Any] | Sequence[str], where: str) -> tuple[str, str]:
@@ -276,7 +275,7 @@ def _folder_and_prefix(path: Path) -> tuple[Path, str]:
     """Folder and prefix of the files, from a folder or from ``FOLDER/PREFIX``.
 
     Raises:
-        MFPyGError: if there are no positions and atomic numbers of any prefix, or of several.
+        MFPyGError: if no prefix, or more than one, has positions and atomic numbers.
     """
     folder, start = (path, "") if path.is_dir() else (path.parent, path.name)
     names = _names(folder)

@@ -1,4 +1,4 @@
-"""Chunks of conformations into PyG's collated form, through columns on disk so that memory is bounded."""
+"""Collating chunks of conformations into PyG's form, through columns on disk so that memory is bounded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph, edges_of_each
 
 ATOMIC = ("z", "pos", "forces")
-"""Columns with a row an atom."""
+"""Columns with one row per atom."""
 
 _COLUMNS = (
     *("z", "pos", "energy", "energy_mask", "forces", "forces_mask"),
@@ -29,14 +29,14 @@ _COLUMNS = (
 """Columns of all data sets, in this order."""
 
 _OF_PERIODIC = ("cell", "pbc")
-"""Columns of data sets with periodic conformations: of all items or none, as collate takes its keys from the first."""
+"""Columns of data sets with periodic conformations; of all items, as collate takes its keys from the first."""
 
 
 class ColumnFiles:
-    """Columns that grow row by row, each in an unnamed file that does not outlive the process.
+    """Growing columns, each in an unnamed temporary file.
 
     Args:
-        folder: on the file system where the space is.
+        folder: folder of the temporary files.
 
     Raises:
         MFPyGError: from :meth:`append`, if the disk is full.
@@ -56,7 +56,7 @@ class ColumnFiles:
             file.close()
 
     def append(self, name: str, rows: np.ndarray) -> None:
-        """Add rows (n, …) to a column; their type and width are those of the first ones."""
+        """Append rows (n, …) to a column; the first rows set its dtype and width."""
         rows = np.ascontiguousarray(rows)
         kind = (rows.dtype, rows.shape[1:])
         if self._kinds.setdefault(name, kind) != kind:
@@ -71,7 +71,7 @@ class ColumnFiles:
         self._rows[name] += len(rows)
 
     def column(self, name: str) -> Tensor:
-        """A column as it stands, backed by its file."""
+        """Current content of a column, backed by its file."""
         dtype, shape = self._kinds[name]
         shape = (self._rows[name], *shape)
         if 0 in shape:
@@ -84,9 +84,9 @@ class Processing:
     """Collects chunks into a collated data set.
 
     Args:
-        files: where the columns go.
-        edges: finds the edges to store, if any are.
-        n_levels: T.
+        files: files for the columns.
+        edges: finds the edges to store; ``None`` to store none.
+        n_levels: number of levels, T.
     """
 
     def __init__(self, files: ColumnFiles, edges: RadiusGraph | None, n_levels: int) -> None:
@@ -94,12 +94,12 @@ class Processing:
         self.molecules: dict[str, int] = {}
         """Number of each molecule by name."""
         self.incomplete = np.zeros(n_levels, np.int64)
-        """Conformations of which some force components were missing, (T,)."""
+        """Number of conformations with some force components missing, (T,)."""
         self.periodic = False
         """True if any conformation is periodic."""
 
     def add(self, chunk: Chunk) -> None:
-        """Add a chunk to the columns, numbering its molecules among all and finding its edges."""
+        """Append a chunk to the columns, with its molecules renumbered and its edges."""
         interrupt.check()
         if not len(chunk):
             return
@@ -141,7 +141,7 @@ class Processing:
         self.files.append("edge_cutoff", np.full(len(chunk), edges.cutoff))
 
     def collated(self) -> tuple[Data, dict[str, Tensor]]:
-        """One ``Data`` of everything, backed by the files, and its slices."""
+        """Collated ``Data`` of all chunks, backed by the files, and its slices."""
         by_atom = starts(self.files.column("n_atoms"))
         by_row = torch.arange(len(by_atom))
         data, slices = Data(), {}
@@ -167,7 +167,7 @@ def transformed(
     pre_transform: Callable[..., Any] | None,
     where: str,
 ) -> tuple[Data, dict[str, Tensor]]:
-    """The collated data set after a filter and a transform of the user's, which take an object a conformation.
+    """Apply the user's filter and transform to an object per conformation, and collate the results.
 
     Raises:
         MFPyGError: if the filter leaves none.
@@ -183,21 +183,21 @@ def transformed(
 
 
 def starts(counts: Tensor) -> Tensor:
-    """Offsets of the rows of each conformation from their counts, PyG's slices: (n,) -> (n + 1,) int64."""
+    """PyG's slices from the number of rows of each conformation: (n,) -> (n + 1,) int64."""
     result = torch.zeros(len(counts) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=result[1:])
     return result
 
 
 def check_given_split(data: Data, sources: Sequence[str]) -> None:
-    """Check that all conformations of a source have a split, or none.
+    """Check that all conformations of a source have a split, or none has.
 
     Args:
         data: collated data set.
         sources: names of the sources, in the order of their numbers.
 
     Raises:
-        MFPyGError: naming the source.
+        MFPyGError: if only some have one, naming the source.
     """
     for number, name in enumerate(sources):
         given = data.split[data.source == number] >= 0

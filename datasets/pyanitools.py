@@ -22,23 +22,22 @@ _NUMBERS = {symbol: number for number, symbol in enumerate(chemical_symbols) if 
 
 
 class Pyanitools(FileDataset):
-    """A file as pyanitools reads it, such as those of ANI-1; see :class:`mfpyg.datasets.ConformationDataset`.
+    """A file in the layout of pyanitools, such as those of ANI-1; see :class:`mfpyg.datasets.ConformationDataset`.
 
-    Groups, nested at any depth. One that holds arrays is a molecule, whose name is its path: ``species``
-    (n_atoms,) element symbols, ``coordinates`` (n, n_atoms, 3) in Å, and the keys of the ``levels``,
-    energies (n,) and forces (n, n_atoms, 3) in the units that the levels say. Or, as in ANI-2x and other files of
-    torchani, it holds several molecules of one size: ``species`` (n, n_atoms) atomic numbers of each conformation,
-    whose molecule is then its formula. Other arrays are not read; so
-    ANI-1's high-energy conformers, ``coordinatesHE`` and ``energiesHE``, and its ``smiles`` are left out.
-    Soft and external links are not followed, and a group that several hard links lead to is read once.
+    Groups may be nested at any depth. A group with arrays is a molecule, named by its path: ``species`` (n_atoms,)
+    element symbols, ``coordinates`` (n, n_atoms, 3) in Å, and the keys of the ``levels``, energies (n,) and forces
+    (n, n_atoms, 3) in the units of the levels. Alternatively, as in ANI-2x and other files of torchani, it holds
+    several molecules of one size: ``species`` (n, n_atoms) atomic numbers of each conformation, named by its formula.
+    Other arrays are ignored, such as ANI-1's high-energy conformers (``coordinatesHE``, ``energiesHE``) and ``smiles``.
+    Soft and external links are not followed; a group with several hard links is read once.
 
     Args:
         file: raw file.
         levels, fidelities, root, kwargs: as in :class:`mfpyg.datasets.file_dataset.FileDataset`.
 
     Raises:
-        MFPyGError: if the file is missing or wrong, a group lacks a key that is not optional, all groups lack one
-            that is, or the levels are malformed.
+        MFPyGError: if the file is missing or invalid, a group lacks a required key, all groups lack an optional key,
+            or the levels are malformed.
 
     Example:
         >>> Pyanitools("ani_gdb_s01.h5", ["dz=energies@Hartree"])                # doctest: +SKIP
@@ -58,17 +57,17 @@ class Pyanitools(FileDataset):
 def chunks_of_file(
     path: Path, levels: Sequence[LevelOfTheory], track: Track = iter, *, source: int = 0, prefix: str = ""
 ) -> Iterator[Chunk]:
-    """All conformations of a file in the pyanitools layout, group by group.
+    """Read all conformations of a file in the pyanitools layout, group by group.
 
     Args:
-        path: of the file.
-        levels: whose labels to read; a label of which a group lacks an optional key is NaN.
-        track: wraps the list of the groups' paths.
-        source: number for the conformations' ``source``.
-        prefix: put before the molecules' names.
+        path: file to read.
+        levels: levels to read; labels are NaN where a group lacks an optional key.
+        track: wraps the list of the groups' paths to show progress.
+        source: value of the conformations' ``source``.
+        prefix: prefix of the molecules' names.
 
     Raises:
-        MFPyGError: for anything wrong in the file; names the group and the key.
+        MFPyGError: if the file is invalid, naming the group and the key.
     """
     with open_hdf5(path, LAYOUT) as file:
         with reading(path):
@@ -78,9 +77,9 @@ def chunks_of_file(
                 group = file[name]
                 keys = set(_members(group)[0])
                 _check_group(group, path, keys, levels)
-                there = [_as_far_as_there(level, keys) for level in levels]
-                without = [t for t, level in enumerate(there) if not level.energy]
-                for _, chunk in Group(group, path, _atomic_numbers(group, path)).chunks(there):
+                present = [_present_labels(level, keys) for level in levels]
+                without = [t for t, level in enumerate(present) if not level.energy]
+                for _, chunk in Group(group, path, _atomic_numbers(group, path)).chunks(present):
                     chunk.energy[:, without] = np.nan
                     chunk.names = [prefix + molecule for molecule in chunk.names]
                     chunk.source[:] = source
@@ -88,10 +87,10 @@ def chunks_of_file(
 
 
 def check_keys(paths: Sequence[Path], levels: Sequence[LevelOfTheory]) -> None:
-    """Check that each group of the files has the keys of these levels, and some group each optional one.
+    """Check that every group has the required keys of these levels, and some group each optional key.
 
     Raises:
-        MFPyGError: naming file, group and key; also where a file cannot be read or holds no molecule.
+        MFPyGError: if a key is missing, naming file, group and key, or a file cannot be read or holds no molecule.
     """
     optional = {key: level.name for level in levels for key in level.keys if key in level.optional}
     for path in paths:
@@ -113,7 +112,7 @@ def molecules_in(file: h5py.File, path: Path) -> Iterator[tuple[str, set[str]]]:
     """Paths of the groups that hold arrays, in the file's order, and the names of these arrays.
 
     Raises:
-        MFPyGError: if there is none, or an array is where no molecule can be.
+        MFPyGError: if there is no such group, or an array is misplaced.
     """
     found = False
     for name, arrays in _molecules_below(file, path, "", {h5py.h5o.get_info(file.id).addr}):
@@ -124,7 +123,7 @@ def molecules_in(file: h5py.File, path: Path) -> Iterator[tuple[str, set[str]]]:
 
 
 def _molecules_below(group: h5py.Group, path: Path, name: str, seen: set[int]) -> Iterator[tuple[str, set[str]]]:
-    """Molecules of a group and of its subgroups; ``seen`` are the addresses of groups, each of which is read once."""
+    """Molecules in a group and its subgroups; ``seen`` are the addresses of groups that have been read."""
     arrays, groups = _members(group)
     groups = {child: address for child, address in groups.items() if address not in seen}
     if name and not len(group):
@@ -149,10 +148,10 @@ def _members(group: h5py.Group) -> tuple[list[str], dict[str, int]]:
     arrays, groups = [], {}
     for name in group:
         link = group.get(name, getlink=True)
-        if link is None:  # h5py's answer where a name is listed, but nothing can be found there
+        if link is None:  # a name is listed, but cannot be resolved
             raise KeyError(f"{group.name} lists {name}, which cannot be found")
         if isinstance(link, h5py.HardLink):
-            info = h5py.h5o.get_info(group.id, name.encode("utf-8", "surrogateescape"))  # cheaper than to open it
+            info = h5py.h5o.get_info(group.id, name.encode("utf-8", "surrogateescape"))  # cheaper than opening it
             if info.type == h5py.h5o.TYPE_DATASET:
                 arrays.append(name)
             elif info.type == h5py.h5o.TYPE_GROUP:
@@ -171,7 +170,7 @@ def _check_group(group: h5py.Group, path: Path, keys: set[str], levels: Sequence
             )
 
 
-def _as_far_as_there(level: LevelOfTheory, keys: set[str]) -> LevelOfTheory:
+def _present_labels(level: LevelOfTheory, keys: set[str]) -> LevelOfTheory:
     """The level without labels whose keys are missing: without forces, or without energy."""
     energy = level.energy if keys.issuperset(level.energy) else ()
     return replace(level, energy=energy, forces=level.forces if level.forces in keys else None)
@@ -192,5 +191,5 @@ def _atomic_numbers(group: h5py.Group, path: Path) -> np.ndarray | h5py.Dataset:
     symbols = [bytes(symbol).decode("utf-8", "replace").strip(" \0") for symbol in species[:]]
     for atom, symbol in enumerate(symbols):
         if symbol not in _NUMBERS:
-            raise MFPyGError(f"{where(group, path)}: species of atom {atom} is {symbol[:20]!r}, no element symbol")
+            raise MFPyGError(f"{where(group, path)}: species of atom {atom} is {symbol[:20]!r}, not an element symbol")
     return np.array([_NUMBERS[symbol] for symbol in symbols], np.int64)

@@ -16,7 +16,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.units import ENERGY_UNIT, EV_TO_KCAL_MOL, energy_factor
 
-if TYPE_CHECKING:  # imports torch, which reading a file of references does not take
+if TYPE_CHECKING:  # imports torch, which reading a file of references does not need
     from mfpyg.datasets.conformations import ConformationDataset
 
 GivenReferences = dict[str, dict[int, float]]
@@ -26,7 +26,7 @@ _ATOMS_AT_ONCE = 1 << 22
 _EXAMPLE = "'cc: {unit: Hartree, H: -0.4998, C: -37.78}'"
 
 STRONGEST = 20.0
-"""Largest cohesive energy in eV an atom; in diamond and tungsten it is 8."""
+"""Upper bound on cohesive energies in eV per atom; diamond and tungsten have 8."""
 
 
 @dataclass
@@ -34,10 +34,10 @@ class References:
     """Reference energies of one fidelity.
 
     Attributes:
-        energies: kcal/mol for each element of ``species``, (n_species,) float64.
-        undetermined: symbols of the elements whose energy the labels do not determine on their own.
-        silent: orthonormal combinations of elements that they do not determine, (n_species, m).
-        sources: fidelities from which these are taken.
+        energies: reference energies in kcal/mol for each element of ``species``, (n_species,) float64.
+        undetermined: symbols of the elements whose energy the labels do not determine.
+        silent: orthonormal combinations of elements that the labels do not determine, (n_species, m).
+        sources: fidelities from which undetermined energies are taken.
         isolated: symbols of the elements whose energy is that of an isolated atom.
     """
 
@@ -78,15 +78,15 @@ def fit_references(
 ) -> dict[str, References]:
     """Fit E ≈ Σ_elements n_Z e_Z for each fidelity, in float64, on its labelled rows.
 
-    Given energies, and those of isolated atoms among the rows, are kept exactly. What the compositions do not determine
-    is taken from another fidelity, see :func:`complete`.
+    Given energies, and those of isolated atoms among the rows, are kept exactly. What the labels do not determine is
+    taken from another fidelity, see :func:`complete`.
 
     Args:
         dataset: the data set.
         rows: conformations of the training split.
         species: atomic numbers of the potential.
-        names: of the fidelities; all if not given.
-        counts: the :func:`compositions` of the data set, if they are known.
+        names: fidelities to fit; all if not given.
+        counts: :func:`compositions` of the data set, if already known.
         given: reference energies in kcal/mol by fidelity and atomic number.
 
     Raises:
@@ -103,10 +103,10 @@ def fit_references(
 
 
 def labelled_energies(dataset: ConformationDataset, name: str, rows: np.ndarray) -> np.ndarray:
-    """Total energies of a fidelity of rows that all have one, (n,) float64.
+    """Total energies of a fidelity in labelled rows, (n,) float64.
 
     Raises:
-        MFPyGError: naming the first that is NaN or infinite; no source gives such labels, but columns can be changed.
+        MFPyGError: if one is NaN or infinite, which is possible only if the columns were changed after processing.
     """
     energy = dataset._data.energy[:, dataset.fidelities.index(name)].numpy()[rows]
     wrong = rows[~np.isfinite(energy)]
@@ -115,7 +115,7 @@ def labelled_energies(dataset: ConformationDataset, name: str, rows: np.ndarray)
         number = int(dataset._data.conformation[wrong[0]])
         raise MFPyGError(
             f"the {name} energy label of {molecule}, conformation {number}, is NaN or infinite but not masked "
-            f"({len(wrong)} such in all); process the data anew"
+            f"({len(wrong)} in total); process the data anew"
         )
     return energy
 
@@ -133,12 +133,11 @@ def fit(
         counts: the conformations' :func:`compositions`, (n, n_species).
         energy: in kcal/mol, (n,) float64.
         species: atomic numbers.
-        given: energies in kcal/mol by atomic number that are not fitted.
-        isolated: which of them are isolated atoms, (n,) bool; their energies are kept
-            exactly, the lowest one of an element.
+        given: fixed energies in kcal/mol by atomic number.
+        isolated: which conformations are isolated atoms, (n,) bool; the lowest energy of each element is kept exactly.
 
     Raises:
-        MFPyGError: if the given energies leave more than bonds can have, as those of a wrong unit do.
+        MFPyGError: if the given energies leave more energy than bonds can have, as with a wrong unit.
     """
     energies = np.full(len(species), np.nan)
     if isolated is not None:
@@ -166,19 +165,18 @@ def _check_given(given: Mapping[int, float], counts: np.ndarray, left: np.ndarra
     if np.median(left) > STRONGEST:
         symbols = ", ".join(chemical_symbols[number] for number in given)
         raise MFPyGError(
-            f"with the given reference energies of {symbols} the labels leave {np.median(left):,.0f} eV an atom, "
+            f"with the given reference energies of {symbols} the labels leave {np.median(left):,.0f} eV per atom, "
             f"more than the {STRONGEST:g} eV that bonds can have; check their unit, and that the "
             "labels are total energies"
         )
 
 
 def complete(fitted: Mapping[str, References], species: tuple[int, ...]) -> dict[str, References]:
-    """Complete what the labels of a fidelity do not determine by the references of another.
+    """Fill in what the labels of a fidelity do not determine from the references of another.
 
-    A least-norm solution would give an element that a fidelity has never seen an energy of zero, hundreds or thousands
-    of eV off. Energies of two levels of theory differ by roughly a constant an electron, so that the other level's
-    energies are taken, plus a multiple of the atomic number that is fitted where both are determined. Of several
-    others, the one that differs the least comes first.
+    A least-norm solution would give unseen elements an energy of zero, hundreds or thousands of eV off. Two levels of
+    theory differ by roughly a constant per electron; so the other level's energies are used, plus a multiple of the
+    atomic number that is fitted where both are determined. Fidelities that differ less are used first.
 
     Args:
         fitted: references of each fidelity.
@@ -200,13 +198,13 @@ def complete(fitted: Mapping[str, References], species: tuple[int, ...]) -> dict
 
 
 def complete_difference(fitted: References, source: str, species: tuple[int, ...]) -> References:
-    """References of the difference between labels and the known values of another fidelity, see :func:`complete`."""
+    """Fill in references of the difference to another fidelity with known values, see :func:`complete`."""
     nothing = References(np.zeros(len(species)), [], np.zeros((len(species), 0)))
     return complete({"difference": fitted, source: nothing}, species)["difference"]
 
 
 def _compared(one: References, two: References, species: tuple[int, ...]) -> tuple[float, np.ndarray]:
-    """Root mean square difference where both are determined, and what the second makes one expect of the first."""
+    """RMS difference where both are determined, and the energies of the first as expected from the second."""
     determined = _orthogonal(np.eye(len(species)), np.concatenate([one.silent, two.silent], axis=1))
     if not determined.shape[1]:
         return math.inf, two.energies
@@ -226,9 +224,9 @@ def _orthogonal(space: np.ndarray, excluded: np.ndarray) -> np.ndarray:
 
 
 def silent_directions(counts: np.ndarray) -> np.ndarray:
-    """Combinations of elements' energies that the compositions say nothing of: (n, n_species) -> (n_species, m)."""
+    """Combinations of element energies that the compositions do not determine: (n, n_species) -> (n_species, m)."""
     counts = counts.astype(np.float64, copy=False)
-    values, directions = np.linalg.eigh(counts.T @ counts)  # few by few, however many rows
+    values, directions = np.linalg.eigh(counts.T @ counts)  # (n_species, n_species), however many rows
     return directions[:, values <= 1e-10 * max(values.max(initial=0.0), 1.0)]
 
 
@@ -240,14 +238,14 @@ def read_references(path: str | Path, fidelities: Sequence[str] | None = None) -
           H: -0.4998
           C: -37.7817
 
-    Elements that are not in it are fitted to the labels.
+    Elements that are not in the file are fitted to the labels.
 
     Args:
-        path: of the file.
-        fidelities: that may be named; any if not given.
+        path: file to read.
+        fidelities: allowed names; any if not given.
 
     Raises:
-        MFPyGError: if it cannot be read, for an unknown fidelity, element or unit, or an energy that is no number.
+        MFPyGError: if it cannot be read, for an unknown fidelity, element or unit, or an energy that is not a number.
     """
     found: GivenReferences = {}
     for name, level in read_yaml(Path(path).expanduser(), "reference energies", _EXAMPLE).items():
@@ -280,7 +278,7 @@ def _energy(value: Any, where: str) -> float:
 
 
 def as_text(references: Mapping[str, Mapping[int, float]]) -> str:
-    """Text from which :func:`read_references` reads the same numbers."""
+    """Text that :func:`read_references` reads as the same numbers."""
     values = {
         name: {"unit": ENERGY_UNIT, **{chemical_symbols[number]: energy for number, energy in level.items()}}
         for name, level in references.items()

@@ -1,4 +1,4 @@
-"""Data sets in the ANI-1x release layout: one HDF5 group a molecular formula, NaN for what was not computed."""
+"""Data sets in the ANI-1x release layout: one HDF5 group per molecular formula, NaN for missing labels."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ LAYOUT = "the ANI-1x release layout"
 class ReleaseDataset(ConformationDataset):
     """A file in the ANI-1x release layout, see :class:`mfpyg.datasets.ConformationDataset`.
 
-    One group a formula with ``atomic_numbers`` (n_atoms,), ``coordinates`` (n, n_atoms, 3) in Å, the keys
-    of the ``levels``, and where the file has them ``split`` (n,) and ``molecule`` (n,).
+    There is one group per formula with ``atomic_numbers`` (n_atoms,), ``coordinates`` (n, n_atoms, 3) in Å, the keys of
+    the ``levels``, and optionally ``split`` (n,) and ``molecule`` (n,).
 
     Args:
         root, fidelities: as in :class:`mfpyg.datasets.ConformationDataset`.
-        whole_only: leave out a usual level whose keys some group lacks, instead of refusing the file.
+        whole_only: leave out a usual level if any group lacks its keys, instead of raising an error.
         kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
     """
 
@@ -77,10 +77,10 @@ class ReleaseDataset(ConformationDataset):
             for name in self._track(_group_names(file, path)):
                 with reading(path):
                     group = Group(file[name], path, _atomic_numbers(file[name], path))
-                    division, molecules = _split(group), _molecules(group)
+                    split, molecules = _split(group), _molecules(group)
                     for rows, chunk in group.chunks(levels):
-                        if division is not None:
-                            chunk.split = division[rows]
+                        if split is not None:
+                            chunk.split = split[rows]
                         if molecules is not None:
                             chunk.names, chunk.molecule = _numbered(molecules[rows])
                         yield chunk
@@ -91,12 +91,12 @@ class ReleaseDataset(ConformationDataset):
 
 
 def levels_in(path: Path, levels: Sequence[LevelOfTheory], in_every_group: bool = False) -> tuple[LevelOfTheory, ...]:
-    """Levels whose energy keys the file's groups have, without forces where no group has any.
+    """Levels whose energy keys are in the file, without forces if no group has them.
 
     Args:
         path: file in the release layout.
-        levels: to look for.
-        in_every_group: if True, all groups must have the keys, those of forces too; else one is enough.
+        levels: levels to look for.
+        in_every_group: if True, all groups must have the keys, including those of forces; otherwise one is enough.
 
     Raises:
         MFPyGError: if the file cannot be read, or has no group.
@@ -122,14 +122,14 @@ def _group_names(file: h5py.File, path: Path) -> list[str]:
         names = list(file)
         for name in names:
             if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-                raise MFPyGError(f"{path}: '{name[:60]}' is a link; expected groups only, one a molecular formula")
+                raise MFPyGError(f"{path}: '{name[:60]}' is a link; expected groups only, one per molecular formula")
             if not isinstance(file.get(name), h5py.Group):
-                raise MFPyGError(f"{path}: '{name[:60]}' is an array; expected groups only, one a molecular formula")
+                raise MFPyGError(f"{path}: '{name[:60]}' is an array; expected groups only, one per molecular formula")
         places = {h5py.h5o.get_info(file.id, name.encode("utf-8", "surrogateescape")).addr for name in names}
         if len(places) < len(names):
-            raise MFPyGError(f"{path}: two names are of one group, whose conformations would be there twice")
+            raise MFPyGError(f"{path}: two names refer to the same group, whose conformations would be read twice")
     if not names:
-        raise MFPyGError(f"{path}: no groups; expected one a molecular formula, as in the ANI-1x release")
+        raise MFPyGError(f"{path}: no groups; expected one per molecular formula, as in the ANI-1x release")
     return names
 
 

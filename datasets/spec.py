@@ -1,4 +1,4 @@
-"""Data sets as ``--dataset`` names them: a known one, or a file and the meaning of its keys; without torch."""
+"""Data sets as given to ``--dataset``: a known one, or a file and the meaning of its keys. Importable without torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _RELEASES = {"minichno": "minichno.h5", "ani1x": "ani1x-release.h5", "ani1ccx": 
 _DEFINED = ("xyz", "ase", "npz", "npy", "pyanitools")
 _BY_SUFFIX = {".xyz": "xyz", ".extxyz": "xyz", ".db": "xyz", ".npz": "npz"}
 _COMPRESSED = (".gz", ".bz2", ".xz")
-_NEEDS_NAME = (".h5", ".hdf5", ".npy")  # whose layout the suffix does not tell
+_NEEDS_NAME = (".h5", ".hdf5", ".npy")  # suffixes of several layouts
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ class DatasetSpec:
     """A data set: its name or format, its raw file or root, and the levels of theory of its keys.
 
     Attributes:
-        name: of a data set whose levels are known (``minichno``, ``ani1x``, ``ani1ccx``, ``ani2x``, ``comp6``), or of
-            a format (``xyz``, ``ase``, ``npz``, ``npy``, ``pyanitools``).
-        path: raw file or root folder; ``None`` for the bundled one.
-        defined: levels of theory of a file, as the user defines them.
+        name: known data set (``minichno``, ``ani1x``, ``ani1ccx``, ``ani2x``, ``comp6``) or format (``xyz``, ``ase``,
+            ``npz``, ``npy``, ``pyanitools``).
+        path: raw file or root folder; ``None`` for the bundled data set.
+        defined: user-defined levels of theory of a file.
     """
 
     name: str
@@ -60,13 +60,13 @@ class DatasetSpec:
 
     @classmethod
     def parse(cls, text: str) -> DatasetSpec:
-        """Read ``NAME``, ``NAME:PATH``, ``FILE:LEVEL[:LEVEL…]`` or ``FORMAT:FILE:LEVEL[:LEVEL…]``.
+        """Parse ``NAME``, ``NAME:PATH``, ``FILE:LEVEL[:LEVEL…]`` or ``FORMAT:FILE:LEVEL[:LEVEL…]``.
 
         A LEVEL is ``NAME=ENERGY[,FORCES]@UNIT[,FORCE_UNIT]``: the name of the fidelity, the key of its total energy
         (several whose values add up, joined by ``+``), the key of its forces (with ``-`` before it where it holds the
         gradient), and the units (see :mod:`mfpyg.units`; by default forces are per Å). ``?`` follows an optional key.
 
-        Levels are taken off the end, so that the path may contain colons; ``~`` at its start is the home folder.
+        Levels are parsed from the end, so that the path may contain colons; a leading ``~`` is the home folder.
         A file whose name is that of a data set or a format is written ``./NAME``, or with its format before it.
 
         Raises:
@@ -76,7 +76,7 @@ class DatasetSpec:
         known = (*LEVELS, *_DEFINED)
         path, levels = os.path.expanduser(rest), list[str]()
         if start not in LEVELS:
-            path, levels = _parted(os.path.expanduser(rest if start in _DEFINED else text))
+            path, levels = _split_levels(os.path.expanduser(rest if start in _DEFINED else text))
         name = start if start in known else _format_of(path)
         if not name:
             wrong = unknown_name("data set", start if not start or is_name(start) else path, known)
@@ -90,13 +90,13 @@ class DatasetSpec:
         _check_path(name, path, did_you_mean(start, known) if is_name(start) and start not in known else "")
         if name in _DEFINED:
             if not levels:
-                raise MFPyGError(f"{path}: its levels of theory are not known; define them, {path}:{GRAMMAR}")
+                raise MFPyGError(f"{path}: its levels of theory are not known; define them as {path}:{GRAMMAR}")
             return cls(name, Path(path), parse_levels(levels))
         return cls(name, Path(path))
 
     @property
     def levels(self) -> tuple[LevelOfTheory, ...]:
-        """Levels of theory that the data set can have."""
+        """Levels of theory that the data set may have."""
         return self.defined or LEVELS[self.name]
 
     @property
@@ -113,18 +113,18 @@ class DatasetSpec:
 
 
 def _check_path(name: str, path: str, meant: str) -> None:
-    """Check that a path is there, and a file or a folder as the format wants it.
+    """Check that a path exists, and is a file or a folder as the format requires.
 
     Args:
-        name: of the data set or the format.
-        path: after the name.
-        meant: suggestion of another name, for the error.
+        name: data set or format.
+        path: file or folder after the name.
+        meant: suggestion of another name, for the error message.
     """
     try:
         found, is_file = Path(path).exists(), Path(path).is_file()
     except OSError as error:
         raise MFPyGError(f"{path}: cannot be read ({error.strerror})") from error
-    if not found and not (name == "npy" and _starts_files(path)):
+    if not found and not (name == "npy" and _is_prefix(path)):
         raise _missing(Path(path), meant)
     if name == "npy" and is_file:
         raise MFPyGError(f"{path} is a file; expected the folder that holds PREFIX-R.npy, PREFIX-Z.npy and others")
@@ -132,8 +132,8 @@ def _check_path(name: str, path: str, meant: str) -> None:
         raise MFPyGError(f"{path} is a folder; expected a file")
 
 
-def _parted(text: str) -> tuple[str, list[str]]:
-    """The path and the levels in ``PATH[:LEVEL…]``, either of which may contain colons that belong to the path."""
+def _split_levels(text: str) -> tuple[str, list[str]]:
+    """Split ``PATH[:LEVEL…]`` into the path, which may contain colons, and the levels."""
     pieces = text.split(":")
     n = len(pieces)
     while n > 1 and (not pieces[n - 1] or LEVEL.fullmatch(pieces[n - 1])):
@@ -145,7 +145,7 @@ def _parted(text: str) -> tuple[str, list[str]]:
 
 
 def _format_of(path: str) -> str:
-    """Format of a file by its suffix, else ``ase`` for an existing file; empty where the suffix does not tell."""
+    """Format of a file by its suffix, else ``ase`` for an existing file; empty if the suffix is of several layouts."""
     stem, suffix = os.path.splitext(path.lower())
     if suffix in _COMPRESSED:
         suffix = os.path.splitext(stem)[1]
@@ -154,18 +154,18 @@ def _format_of(path: str) -> str:
     return "ase" if suffix not in _NEEDS_NAME and os.path.isfile(path) else ""
 
 
-def _starts_files(path: str) -> bool:
-    """True if names of ``.npy`` files begin so."""
+def _is_prefix(path: str) -> bool:
+    """True if a path is the beginning of names of ``.npy`` files."""
     folder, start = Path(path).parent, Path(path).name
     return any(file.name.startswith(start) for file in folder.glob("*.npy"))
 
 
 def parse_specs(texts: Iterable[str]) -> tuple[DatasetSpec, ...]:
-    """Read several data sets that are to be one.
+    """Parse data sets that are to be combined into one.
 
     Raises:
-        MFPyGError: for an empty list, anything malformed, one that stands there twice, or a fidelity
-            that is not the same level of theory in all of them.
+        MFPyGError: for an empty list, a malformed or repeated data set, or a fidelity that is not the same level of
+            theory in all of them.
     """
     specs = tuple(DatasetSpec.parse(text) for text in texts)
     if not specs:
@@ -181,14 +181,14 @@ def parse_specs(texts: Iterable[str]) -> tuple[DatasetSpec, ...]:
 
 
 def recorded_specs(texts: Iterable[str], otherwise: str) -> tuple[DatasetSpec, ...]:
-    """Read the data sets that a run was trained on, which may have moved since.
+    """Parse the data sets that a run was trained on, which may have moved since.
 
     Args:
-        texts: as the run names them.
-        otherwise: command that names them anew.
+        texts: data sets as recorded by the run.
+        otherwise: command to give their new location.
 
     Raises:
-        MFPyGError: as :func:`parse_specs`, saying how to go on.
+        MFPyGError: as :func:`parse_specs`, with the command.
     """
     try:
         specs = parse_specs(texts)
@@ -206,10 +206,10 @@ def _missing(path: Path, meant: str = "") -> MFPyGError:
 
 
 def combined_levels(specs: Sequence[DatasetSpec]) -> tuple[LevelOfTheory, ...]:
-    """Levels that at least one of the data sets can have; with forces where one of them has.
+    """Levels that any of the data sets may have, merged by :func:`mfpyg.datasets.levels.merged_levels`.
 
     Raises:
-        MFPyGError: where two data sets call different levels of theory by one name.
+        MFPyGError: if two data sets use one name for different levels of theory.
     """
     return merged_levels((level, str(spec)) for spec in specs for level in spec.levels)
 
@@ -217,18 +217,17 @@ def combined_levels(specs: Sequence[DatasetSpec]) -> tuple[LevelOfTheory, ...]:
 def open_dataset(
     spec: DatasetSpec | Sequence[DatasetSpec], fidelities: Sequence[str] = (), **kwargs: Any
 ) -> ConformationDataset:
-    """Open the data set that a specification names, or the union of several, with at least these fidelities.
+    """Open a data set, or the union of several, with at least these fidelities.
 
-    The usual levels, as far as the file has them, where they are enough; so that trainings on
-    different ones share one processed file.
+    If the usual levels suffice, all of them are read, so that runs on different ones share one processed file.
 
     Args:
-        spec: what and where; several become one data set.
-        fidelities: names of levels that must be there.
+        spec: data set to open; several are combined into one.
+        fidelities: names of the required levels.
         kwargs: as in :class:`ConformationDataset`.
 
     Raises:
-        MFPyGError: if a file is missing or wrong, or has not all of these fidelities.
+        MFPyGError: if a file is missing or invalid, or lacks one of these fidelities.
     """
     from mfpyg import datasets
 
@@ -258,7 +257,7 @@ def available_fidelities(spec: DatasetSpec) -> tuple[str, ...]:
     """Names of the levels whose keys the raw file has.
 
     Raises:
-        MFPyGError: if the file is missing or wrong.
+        MFPyGError: if the file is missing or invalid.
     """
     if spec.name not in _RELEASES:
         return tuple(level.name for level in spec.levels)
@@ -266,7 +265,7 @@ def available_fidelities(spec: DatasetSpec) -> tuple[str, ...]:
 
     raw = _raw_file(spec)
     if not raw.is_file():
-        _construct(spec, None, {})  # raises, and says where to get it
+        _construct(spec, None, {})  # raises, with the command that downloads it
     return tuple(level.name for level in levels_in(raw, spec.levels))
 
 
@@ -281,14 +280,14 @@ def _open(spec: DatasetSpec, fidelities: Sequence[str], kwargs: dict[str, Any]) 
 def _construct(spec: DatasetSpec, fidelities: tuple[str, ...] | None, kwargs: dict[str, Any]) -> ConformationDataset:
     from mfpyg import datasets
 
-    made = getattr(datasets, _CLASSES[spec.name])
+    dataset = getattr(datasets, _CLASSES[spec.name])
     if spec.name not in _RELEASES:
-        return made(spec.path, *([spec.defined] if spec.defined else []), fidelities, **kwargs)
+        return dataset(spec.path, *([spec.defined] if spec.defined else []), fidelities, **kwargs)
     if spec.path is None:
         root = cache_dir() / "minichno"
     else:
         root = cached_root("files", [spec.path]) if spec.path.is_file() else spec.path
-    return made(root, fidelities, file=_raw_file(spec), **kwargs)
+    return dataset(root, fidelities, file=_raw_file(spec), **kwargs)
 
 
 def _raw_file(spec: DatasetSpec) -> Path:

@@ -1,4 +1,4 @@
-"""Splits into training, validation and test; with one seed the same for every model."""
+"""Splits into training, validation and test, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ SPLITS = ("train", "val", "test", "ood")
 def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
     """Divide a data set into ``train``, ``val``, ``test`` and ``ood`` (out of distribution): sorted row numbers.
 
-    With ``settings.files`` a split, of whatever name, is made of the sources given for it, whatever these say
-    themselves; where none is given for validation, a fraction of each one for training is taken.
+    With ``settings.files``, each split, of any name, consists of the sources given for it, regardless of the splits in
+    the files; if none is given for validation, a fraction of each training source is used.
 
-    Without, each source of a union is divided on its own, as it would be alone. By ``file``, what the file says
-    to be for the test and out of sample stays that, and the rest is divided into training and validation; by
-    ``random``, all are divided into three; by ``molecule``, too, but all conformations of a molecule
-    (see :mod:`mfpyg.datasets.isomers`) go the same way, also those of different sources, and periodic ones by
-    their names or formulas alone; by ``index``, as a file of numbers says. Isolated atoms, of which reference
-    energies are made, are never drawn for validation or test.
+    Otherwise each source of a union is divided on its own. Method ``file`` keeps the test and out-of-sample
+    conformations given by the file, and divides the rest into training and validation; ``random`` divides all
+    conformations into three; so does ``molecule``, but all conformations of a molecule (see
+    :mod:`mfpyg.datasets.isomers`) stay together, also across sources, and periodic ones are told apart by name or
+    formula alone; ``index`` reads the numbers from a file. Isolated atoms, which define reference energies, are never
+    drawn for validation or test.
 
     Args:
-        dataset: the data set.
+        dataset: data set to divide.
         settings: method and fractions.
-        seed: the same seed gives the same splits, whatever the fidelities and the model.
+        seed: seed, which gives the same splits for all fidelities and models.
 
     Raises:
-        MFPyGError: if a file gives no split but is asked to, or a split would be empty.
+        MFPyGError: if the file's split is requested but missing, or a split would be empty.
     """
     if settings.files:
         splits = _by_files(dataset, settings, seed)
@@ -76,10 +76,10 @@ def _by_source(dataset: ConformationDataset, settings: SplitSettings, seed: int)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
     for number, where in enumerate(dataset.sources):
         rows = np.flatnonzero(source == number)
-        says = bool((given[rows] >= 0).any())
-        if settings.method == "file" and not says:
+        has_split = bool((given[rows] >= 0).any())
+        if settings.method == "file" and not has_split:
             raise MFPyGError(f"{where} does not say which conformations are for the test; use split.method random")
-        by_file = says and settings.method != "random"
+        by_file = has_split and settings.method != "random"
         pool = rows[given[rows] == 0] if by_file else rows
         atoms, pool = pool[isolated[pool]], pool[~isolated[pool]]
         shuffled = np.random.default_rng(seed).permutation(pool)
@@ -101,7 +101,7 @@ def _by_molecule(dataset: ConformationDataset, settings: SplitSettings, seed: in
     if len(sizes) < 3:
         told = "bonds or names" if dataset.periodic.any() else "bonds"
         raise MFPyGError(
-            f"{dataset.what} has {len(sizes)} molecules that their {told} tell apart; a split by molecule takes three"
+            f"{dataset.what} has {len(sizes)} molecules that their {told} tell apart; a split by molecule needs three"
         )
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[~np.isin(order, molecule[dataset.isolated_atoms])]
@@ -113,7 +113,7 @@ def _by_molecule(dataset: ConformationDataset, settings: SplitSettings, seed: in
             if part[number] == "train" and taken + sizes[number] <= share:
                 part[number] = name
                 taken += sizes[number]
-        if share > 0 and not taken:  # too small for any; the smallest molecule, then
+        if share > 0 and not taken:  # no molecule fits: take the smallest
             rest = order[part[order] == "train"]
             part[rest[np.argmin(sizes[rest])]] = name
     of_row = part[molecule]
@@ -124,8 +124,8 @@ def read_splits(path: Path, n: int) -> dict[str, np.ndarray]:
     """Splits from an npz file with arrays ``train``, ``val`` and, if wanted, ``test`` and ``ood``.
 
     Args:
-        path: of the file, such as a run's ``splits.npz``.
-        n: conformations of the data set.
+        path: file to read, such as a run's ``splits.npz``.
+        n: number of conformations of the data set.
 
     Raises:
         MFPyGError: if the file cannot be read, an array has another name or holds anything but numbers
@@ -142,5 +142,5 @@ def read_splits(path: Path, n: int) -> dict[str, np.ndarray]:
     every = np.concatenate([rows.astype(np.int64) for rows in splits.values()] or [np.empty(0, np.int64)])
     twice = np.flatnonzero(np.bincount(every, minlength=n) > 1)
     if len(twice):
-        raise MFPyGError(f"{path}: conformation {twice[0]} stands there twice; expected each in one split, once")
+        raise MFPyGError(f"{path}: conformation {twice[0]} occurs twice; expected each in one split, once")
     return {name: rows.astype(np.int64) for name, rows in splits.items()}

@@ -1,4 +1,4 @@
-"""Processed files of data sets: written in one step, and mapped into memory when they are opened."""
+"""Processed files of data sets, written atomically and memory-mapped when opened."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import check_archive, make_folder, raise_if_unreadable, save_torch
 
 FORMAT = 3
-"""Version of the processed files; a change makes old ones be processed anew."""
+"""Version of the processed files; data in files of another version are processed again."""
 
 CHECKED = 1 << 26
-"""Bytes of a processed file up to which it is checked whole whenever it is opened."""
+"""Size in bytes up to which a processed file is checked completely whenever it is opened."""
 
 ABOUT = {"levels", "molecules", "sources", "source_levels", "fingerprint", "incomplete_forces"}
-"""Keys of a processed file beside its format, data and slices."""
+"""Keys of a processed file besides its format, data and slices."""
 
 
 _NO_DATA = (
     *(RuntimeError, EOFError, OSError, KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError),
     *(AssertionError, pickle.UnpicklingError),
 )
-"""Exceptions of torch and the checks about files that hold something else."""
+"""Exceptions that torch and the checks raise for files with other content."""
 
 
 def fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
-    """SHA-256 over geometries, labels and split, which tells one content from another; not over edges.
+    """SHA-256 of geometries, labels and split; not of edges.
 
-    Lattice vectors count only where something is periodic, so that molecules have the same with and without.
+    Lattice vectors are included only if a conformation is periodic, so that molecules have the same fingerprint with
+    and without them.
     """
     lattice = (data.cell, data.pbc) if "pbc" in slices and data.pbc.any() else ()
     return _sha256(slices["z"], data.z, data.pos, data.energy, data.forces, data.split, *lattice)
 
 
 def geometries_fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
-    """SHA-256 over the geometries alone, which are the same whatever levels of theory are read of a file."""
+    """SHA-256 of the geometries alone, the same whatever levels of theory are read."""
     lattice = (data.cell, data.pbc) if "pbc" in slices and data.pbc.any() else ()
     return _sha256(slices["z"], data.z, data.pos, *lattice)
 
@@ -64,17 +65,17 @@ def processed_name(stem: str, settings: Mapping[str, Any]) -> str:
 
 
 def settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
-    """Representation of a ``pre_transform`` or ``pre_filter``, by which its processed files are told apart.
+    """Representation of a ``pre_transform`` or ``pre_filter``, which is part of the processed file's name.
 
     Raises:
-        MFPyGError: if it is only the address in memory.
+        MFPyGError: if it contains only the address in memory.
     """
     if transform is None:
         return None
     text = repr(transform)
     if " at 0x" in text:
         raise MFPyGError(
-            f"{role} {text} does not say its settings; give it a __repr__ that names them, "
+            f"{role} {text} does not show its settings; give it a __repr__ that names them, "
             f"so that a change of them does not use an old processed file"
         )
     return text
@@ -84,7 +85,7 @@ def make_processed_folder(path: Path) -> None:
     """Make the folder of processed files.
 
     Raises:
-        MFPyGError: if that is not possible, with what to choose instead.
+        MFPyGError: if that is not possible, with an alternative.
     """
     try:
         make_folder(path)
@@ -96,24 +97,24 @@ def make_processed_folder(path: Path) -> None:
 
 
 def write_processed(path: Path, data: Data, slices: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write a data set in one step.
+    """Write a data set atomically.
 
     Args:
-        path: of the processed file.
+        path: processed file.
         data, slices: PyG's collated form.
-        about: everything else, as plain values.
+        about: all other entries, as plain values.
 
     Raises:
-        MFPyGError: if the place cannot be written to, or the disk is full.
+        MFPyGError: if the file cannot be written, or the disk is full.
     """
     stored = {**about, "format": FORMAT, "data": data.to_dict(), "slices": dict(slices)}
     save_torch(path, stored)
 
 
 def read_processed(path: Path) -> dict[str, Any]:
-    """Open what :func:`write_processed` has written; tensors are mapped from the file.
+    """Open a file of :func:`write_processed` with memory-mapped tensors.
 
-    Every byte of files up to :data:`CHECKED` is checked; larger ones are not read.
+    Files of up to :data:`CHECKED` bytes are checked completely; larger ones are not read.
 
     Raises:
         MFPyGError: if the file is damaged, or cannot be read.
@@ -122,7 +123,7 @@ def read_processed(path: Path) -> dict[str, Any]:
         small = path.stat().st_size <= CHECKED
         if small:
             check_archive(path, "a processed data set")
-            torch.load(path, weights_only=True)  # looks at the size of each array, as mapping does not
+            torch.load(path, weights_only=True)  # checks the size of each array, which mapping does not
         stored = torch.load(path, weights_only=True, mmap=True)
         if stored["format"] != FORMAT or not stored.keys() >= ABOUT:
             raise KeyError("format")

@@ -1,4 +1,4 @@
-"""Several data sets as one, with missing labels masked."""
+"""Union of several data sets, with missing labels masked."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from mfpyg.fidelity import LevelOfTheory
 
 
 class UnionDataset(ConformationDataset):
-    """The conformations of several data sets one after the other, with the fidelities of all.
+    """Concatenation of several data sets, with the fidelities of all.
 
-    A label that a data set does not have is masked. ``source`` tells where a conformation comes from. Where any
-    data set has periodic conformations, those of the others have a ``cell`` of zeros.
+    Labels that a data set does not have are masked. ``source`` is the number of a conformation's source. If any data
+    set has periodic conformations, those of the others have a ``cell`` of zeros.
 
     Args:
         root: folder for ``processed/``.
-        members: the data sets, whole.
+        members: whole data sets.
         kwargs: as in :class:`ConformationDataset`; a ``transform`` of a member is not applied.
 
     Raises:
-        MFPyGError: if one name is of two different levels of theory.
+        MFPyGError: if members use one name for different levels of theory.
 
     Example:
         >>> UnionDataset("data/both", [MiniCHNO(), ANI1x("data/ani1x")])         # doctest: +SKIP
@@ -39,7 +39,7 @@ class UnionDataset(ConformationDataset):
             raise MFPyGError("a union of no data sets; expected at least one")
         for member in members:
             if member._indices is not None:
-                raise MFPyGError(f"{member} is a part of a data set; a union is made of whole ones")
+                raise MFPyGError(f"{member} is a part of a data set; a union takes whole ones")
         self.members = list(members)
         self.levels = merged_levels((level, member.what) for member in members for level in member.present_levels)
         _check_files(members)
@@ -64,14 +64,14 @@ class UnionDataset(ConformationDataset):
         for _ in self._track([member.what for member in self.members]):
             member = next(waiting)
             for number, chunk in enumerate(_chunks_of(member, fidelities, first_source, periodic)):
-                if number == 0:  # counted when the member was read; its chunks are whole or empty
+                if number == 0:  # counted when the member was processed
                     chunk.incomplete[:] = [member.incomplete_forces.get(name, 0) for name in fidelities]
                 yield chunk
             first_source += len(member.sources)
 
 
 def _check_files(members: Sequence[ConformationDataset]) -> None:
-    """Check that no raw file is in two members, as its conformations would be there twice."""
+    """Check that no raw file is in two members, which would duplicate its conformations."""
     owners: dict[Path, ConformationDataset] = {}
     for member in members:
         for file in member.files:
@@ -83,12 +83,12 @@ def _check_files(members: Sequence[ConformationDataset]) -> None:
 def _chunks_of(
     member: ConformationDataset, fidelities: list[str], first_source: int, periodic: bool
 ) -> Iterator[Chunk]:
-    """A member's conformations with their labels in the columns of the union, and its sources' numbers.
+    """Conformations of a member, with labels in the columns of the union and its sources renumbered.
 
     Args:
-        member: the data set.
+        member: data set to read.
         fidelities: names of the union's levels.
-        first_source: number in the union of the member's first source.
+        first_source: number of the member's first source in the union.
         periodic: whether to give lattice vectors, zeros if the member has none.
     """
     data, first_atoms = member._data, member.slices["z"].numpy()
@@ -121,7 +121,7 @@ def _chunks_of(
 
 
 def _cells_of(member: ConformationDataset, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-    """``cell`` (n, 3, 3) and ``pbc`` (n, 3) of some conformations; zeros of molecules."""
+    """``cell`` (n, 3, 3) and ``pbc`` (n, 3) of some conformations; zeros for molecules."""
     if "cell" in member.slices:
         return member._data.cell[rows].numpy(), member._data.pbc[rows].numpy()
     n = rows.stop - rows.start

@@ -1,8 +1,8 @@
 """Extended XYZ, read frame by frame.
 
-ASE reads the frames; plain ones, which most are, are parsed here to the same numbers in a quarter of the time. Given
-the whole file, ASE would first list all frames, end without a word at a blank line, and not tell which frame an error
-is in.
+Plain frames, the most common, are parsed here, to the same numbers as by ASE in a quarter of the time. ASE reads the
+others, one at a time: given the whole file, it would first list all frames, stop silently at a blank line, and not
+name the frame of an error.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COMPRESSED: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma
 """Readers of compressed files by suffix."""
 
 _QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|\{(?:\\.|[^}\\])*\}|\[(?:\\.|[^\]\\])*\]')
-"""A quoted part of a comment line, to ASE."""
+"""A quoted part of a comment line, by ASE's rules."""
 
 _PAIR = re.compile(r'[^\s"\'\\{}\[\]=]+=(?:"[^"\\]*"|[^\s"\'\\{}\[\]=]+)')
 _COUNT = re.compile(r"\s*\d{1,9}\s*", re.ASCII)
@@ -43,10 +43,10 @@ _EMPTY = re.compile(rf"""({_QUOTED.pattern})|=\s*(?:""|'')(?=\s|$)""")
 _SCALARS = {"energy", "free_energy", "magmom"}
 _RESULTS = {*all_properties} - _SCALARS
 _ATOMIC = {"forces", "energies", "magmoms", "stresses"}
-_UNLIKE = {*REV_PROPERTY_NAME_MAP, *REV_PROPERTY_NAME_MAP.values(), "move_mask", "initial_charges"} | (
+_SPECIAL = {*REV_PROPERTY_NAME_MAP, *REV_PROPERTY_NAME_MAP.values(), "move_mask", "initial_charges"} | (
     {*all_properties} - _ATOMIC
 )
-"""Columns of which ASE does not just keep the numbers."""
+"""Columns that ASE does not simply store as numbers."""
 
 
 @contextmanager
@@ -66,10 +66,10 @@ def read_xyz(path: Path) -> Iterator[tuple[ase.Atoms | dict[str, Any], float]]:
     """Frames of an extended-XYZ file, which may be compressed.
 
     Yields:
-        A frame, as :func:`plain_frame` gives it or as ASE's atoms, and the share of the file that has been read.
+        A frame, as a result of :func:`plain_frame` or as ASE ``Atoms``, and the fraction of the file read so far.
 
     Raises:
-        MFPyGError: if the file is empty, truncated, or a frame is malformed, which it names.
+        MFPyGError: if the file is empty, truncated, or a frame is malformed, naming the frame.
     """
     with reading(str(path)):
         raw = path.open("rb")
@@ -90,7 +90,7 @@ def read_xyz(path: Path) -> Iterator[tuple[ase.Atoms | dict[str, Any], float]]:
 
 
 def _frame(lines: list[str], rows: list[list[str]], where: str) -> ase.Atoms | dict[str, Any]:
-    """The frame in these lines, of which ``rows`` are the words of the atoms' lines."""
+    """Parse the lines of a frame; ``rows`` are the words of the atoms' lines."""
     comment = lines[1].strip()
     if comment:
         found = plain_frame(_parsed_comment(where, comment), rows)
@@ -99,15 +99,15 @@ def _frame(lines: list[str], rows: list[list[str]], where: str) -> ase.Atoms | d
     parser = functools.partial(_parsed_comment, where)
     try:
         return next(ase.io.iread(io.StringIO("".join(lines)), format="extxyz", properties_parser=parser))
-    except (KeyError, AttributeError) as error:  # of its table of elements; of numbers for symbols
-        atom, label = _first_no_element(_properties(_unquoted(comment)), rows)
+    except (KeyError, AttributeError) as error:  # from ASE's table of elements; numbers for symbols
+        atom, label = _first_unknown_species(_properties(_unquoted(comment)), rows)
         if label is None:
             raise
         raise MFPyGError(f"{where}: species of atom {atom} is {no_element(label)}") from error
 
 
 def _lines_of_frame(file: TextIO, where: str) -> tuple[list[str], list[list[str]]]:
-    """Lines of the next frame, and the words of its atoms' lines; none at the end, where blank lines may stand."""
+    """Lines of the next frame, and the words of its atoms' lines; empty at the end, which may have blank lines."""
     line = file.readline()
     if not line.strip():
         if any(later.strip() for later in file):
@@ -116,7 +116,7 @@ def _lines_of_frame(file: TextIO, where: str) -> tuple[list[str], list[list[str]
     if _COUNT.fullmatch(line) is None:
         raise MFPyGError(
             f"{where}: expected the number of atoms, found '{line.strip()[:40]}'; "
-            f"is the number of the frame before too small?"
+            f"is the number of atoms of the previous frame too small?"
         )
     n = int(line)
     if n == 0:
@@ -134,7 +134,7 @@ def _lines_of_frame(file: TextIO, where: str) -> tuple[list[str], list[list[str]
 
 
 def _unquoted(comment: str) -> str:
-    """The comment with its quoted parts as single words."""
+    """Comment with its quoted parts as single words."""
     return _QUOTED.sub(lambda part: "_" + re.sub(r"[\s=]", ".", part[0][1:-1]), comment)
 
 
@@ -144,14 +144,14 @@ def _properties(unquoted: str) -> str:
 
 
 def _columns_of_comment(comment: str, where: str) -> int:
-    """Number of columns of the atoms' lines; a key that is given twice is refused, of which ASE takes the last."""
+    """Number of columns of the atoms' lines; repeated keys, of which ASE takes the last, are refused."""
     n_columns, problem = _checked_comment(comment)
     if problem:
         raise MFPyGError(f"{where}: {problem}")
     return n_columns
 
 
-@functools.lru_cache(maxsize=64)  # frames without values of their own all have the same
+@functools.lru_cache(maxsize=64)  # frames often have the same comment
 def _checked_comment(comment: str) -> tuple[int, str]:
     unquoted = _unquoted(comment)
     keys = _KEY.findall(unquoted)
@@ -166,7 +166,7 @@ def _checked_comment(comment: str) -> tuple[int, str]:
 
 
 def _parsed_comment(where: str, line: str) -> dict[str, Any]:
-    """Values of a comment line as ASE reads them; ASE would take any text for ``pbc`` as periodic everywhere."""
+    """Values of a comment line as ASE reads them, but ``pbc`` is checked: ASE takes any text as periodic."""
     values = key_values(line)
     if "pbc" in values:
         pbc = np.asarray(values["pbc"])
@@ -178,14 +178,14 @@ def _parsed_comment(where: str, line: str) -> dict[str, Any]:
 
 
 def key_values(comment: str) -> dict[str, Any]:
-    """Values of a comment line as ASE's ``key_val_str_to_dict`` reads them; what all frames repeat is parsed once.
+    """Values of a comment line as ASE's ``key_val_str_to_dict`` reads them; values that all frames repeat are cached.
 
-    An empty string stays one, while ASE takes the key behind it for the value.
+    Empty strings are kept, where ASE takes the next key for the value.
     """
     if '""' in comment or "''" in comment:
         comment = _EMPTY.sub(lambda part: part[1] or '="_JSON \\"\\""', comment)
     pairs = _PAIR.findall(comment)
-    if " ".join(pairs) != comment:  # words alone, brackets, escapes, spaces about =
+    if " ".join(pairs) != comment:  # bare words, brackets, escapes, spaces around =
         return key_val_str_to_dict(comment)
     values: dict[str, Any] = {}
     rest = []
@@ -210,11 +210,11 @@ def _number(symbol: str) -> int:
     return int(atomic_numbers[symbol.capitalize()])
 
 
-def _first_no_element(properties: str, rows: Sequence[Sequence[str]]) -> tuple[int, str | None]:
-    """Number and species of the first atom that is no element; ``None`` for the species if there is none.
+def _first_unknown_species(properties: str, rows: Sequence[Sequence[str]]) -> tuple[int, str | None]:
+    """Number and species of the first atom that is not an element; the species is ``None`` if there is no such atom.
 
     Args:
-        properties: of the frame, such as ``species:S:1:pos:R:3``.
+        properties: properties of the frame, such as ``species:S:1:pos:R:3``.
         rows: words of the atoms' lines.
     """
     parts = properties.split(":")
@@ -229,24 +229,22 @@ def _first_no_element(properties: str, rows: Sequence[Sequence[str]]) -> tuple[i
 
 
 def no_element(label: str) -> str:
-    """Error about a species of XYZ that is no element symbol."""
+    """Error message about a species of XYZ that is not an element symbol."""
     if label.isdecimal():
         advice = "if it is an atomic number, say so with Properties=Z:I:1:pos:R:3"
     else:
-        advice = (
-            "write the element alone, and the label into a column of its own, as Properties=species:S:1:label:S:1:…"
-        )
-    return f"{shown(label)}, no element symbol; {advice}"
+        advice = "write the element alone, and the label in a separate column, as Properties=species:S:1:label:S:1:…"
+    return f"{shown(label)}, not an element symbol; {advice}"
 
 
 @functools.lru_cache(maxsize=64)
 def _columns(properties: str) -> tuple[tuple[str, int, int], ...] | None:
-    """Name, first and end of each column of numbers but the species, which come first; ``None`` if it is less plain."""
+    """Name, start and end of each column of numbers after the species; ``None`` if the columns are not plain."""
     parts = properties.split(":")
     names, kinds, widths = parts[::3], parts[1::3], parts[2::3]
     if parts[:6] != ["species", "S", "1", "pos", "R", "3"] or len(set(names)) < len(names):
         return None
-    if set(kinds[1:]) != {"R"} or _UNLIKE & {*names[2:]} or not all(width.isdecimal() for width in widths):
+    if set(kinds[1:]) != {"R"} or _SPECIAL & {*names[2:]} or not all(width.isdecimal() for width in widths):
         return None
     ends = np.cumsum([int(width) for width in widths]).tolist()
     return tuple(zip(names[1:], ends[:-1], ends[1:], strict=True))
@@ -256,7 +254,7 @@ def plain_frame(values: dict[str, Any], rows: Sequence[Sequence[str]]) -> dict[s
     """Parse a frame whose columns are an element and real numbers.
 
     Args:
-        values: of the comment, from :func:`key_values`.
+        values: values of the comment, from :func:`key_values`.
         rows: words of the atoms' lines, n of them, as many as ``Properties`` has columns.
 
     Returns:

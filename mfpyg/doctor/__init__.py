@@ -1,4 +1,4 @@
-"""Checks of a data set for what ruins training."""
+"""Checks of a data set for problems that ruin training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHECKS: dict[str, Callable[[View], Iterator[Finding]]] = {
 """Checks by name; each yields its findings in a view of a data set."""
 
 NEED_SPLIT = ("duplicates", "labels and split", "reference energies")
-"""Checks that need the split, left out where there are too few conformations to divide."""
+"""Checks that need the split; left out if there are too few conformations to divide."""
 
 
 def diagnose(
@@ -42,16 +42,16 @@ def diagnose(
     seed: int = 0,
     track: Callable[[Sequence[str]], Iterable[str]] = iter,
 ) -> list[Finding]:
-    """Look for what ruins training.
+    """Check a data set for problems that ruin training.
 
-    Time is linear in the number of atoms; the columns are read a million atoms at a time, and some numbers a
+    Time is linear in the number of atoms; columns are read a million atoms at a time, and a few numbers per
     conformation are kept.
 
     Args:
-        dataset: the data set.
-        fidelities: whose labels are checked; all if not given.
-        seed: of the split that training would make, and of samples.
-        track: wraps the names of the checks to show the progress.
+        dataset: data set to check.
+        fidelities: fidelities whose labels are checked; all if not given.
+        seed: seed of the split that training would make, and of samples.
+        track: wraps the names of the checks to show progress.
 
     Returns:
         The findings, the most severe first.
@@ -77,7 +77,7 @@ def examine(view: View, track: Callable[[Sequence[str]], Iterable[str]] = iter) 
 
 
 def _check_divisible(view: View) -> Iterator[Finding]:
-    """A data set that cannot be divided, which training would refuse."""
+    """Report a data set that cannot be split, which training would refuse."""
     try:
         _ = view.splits
     except MFPyGError as error:

@@ -1,4 +1,4 @@
-"""Coverage of labels: missing, partly missing, only in the test, or too few to fit reference energies."""
+"""Coverage of labels: missing, partly missing, only in the test split, or too few to fit reference energies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANK = "reference energies"
 
 
 def check_missing(view: View) -> Iterator[Finding]:
-    """Fidelities without labels, forces of which components are missing, forces without energies."""
+    """Fidelities without labels, forces with missing components, and forces without energies."""
     for column, level in view.levels:
         energy, forces = view.energy_mask[:, column], view.forces_mask[:, column]
         if not energy.any() and not forces.any():
@@ -28,13 +28,12 @@ def check_missing(view: View) -> Iterator[Finding]:
             continue
         incomplete = view.dataset.incomplete_forces[level.name]
         if incomplete:
-            text = (
-                f"{incomplete} conformations lack some components of their forces; all of theirs are taken as missing"
-            )
+            text = f"{incomplete} conformations lack some force components; all of their forces are taken as missing"
             yield Finding(MISSING, "suspect", level.name, text, "see why they are NaN in the file")
         alone = np.flatnonzero(forces & ~energy)
         if len(alone):
-            text = f"{len(alone)} of {forces.sum()} conformations with forces have no energy, as {view.where(alone[0])}"
+            example = view.where(alone[0])
+            text = f"{len(alone)} of {forces.sum()} conformations with forces have no energy, e.g. {example}"
             fix = "see whether the energies were lost; they are cheaper than the forces"
             severity = "note" if energy.any() else "suspect"
             yield Finding(MISSING, severity, level.name, text, fix, tuple(alone))
@@ -44,28 +43,28 @@ def check_missing(view: View) -> Iterator[Finding]:
 
 
 def check_elements(view: View) -> Iterator[Finding]:
-    """Elements of the data set that a fidelity has no label of, or one only."""
-    there = view.counts > 0  # (n, n_species)
+    """Elements of which a fidelity has no label, or only one."""
+    contains = view.counts > 0  # (n, n_species)
     for column, level in view.levels:
         labelled = view.energy_mask[:, column] | view.forces_mask[:, column]
         if not labelled.any():
             continue
-        number = there[labelled].sum(axis=0)
-        fix = f"add labels of {level.name}, or don't use {level.name} for molecules with these elements"
+        number = contains[labelled].sum(axis=0)
+        fix = f"add labels of {level.name}, or do not use {level.name} for molecules with these elements"
         never = np.flatnonzero(number == 0)
         if len(never):
-            example = int(np.flatnonzero(there[:, never[0]])[0])
-            text = f"no conformation with {_symbols(view, never)} is labelled, as {view.where(example)} is not"
+            example = int(np.flatnonzero(contains[:, never[0]])[0])
+            text = f"no conformation with {_symbols(view, never)} is labelled; unlabelled: {view.where(example)}"
             yield Finding(UNLABELLED, "suspect", level.name, text, fix, (example,))
         once = np.flatnonzero(number == 1)
         if len(once) and labelled.sum() > 1:
-            rows = np.flatnonzero(labelled & there[:, once].any(axis=1))
-            text = f"{_symbols(view, once)} in one labelled conformation only, as {view.where(int(rows[0]))}"
+            rows = np.flatnonzero(labelled & contains[:, once].any(axis=1))
+            text = f"{_symbols(view, once)} in one labelled conformation only, e.g. {view.where(int(rows[0]))}"
             yield Finding(UNLABELLED, "suspect", level.name, text, fix, tuple(rows))
 
 
 def check_split(view: View) -> Iterator[Finding]:
-    """Fidelities with labels in the test, but none for training."""
+    """Fidelities with labels in the test split, but none for training."""
     training = np.isin(view.split, (0, 1))
     for column, level in view.levels:
         kinds = {"energies": view.energy_mask[:, column], "forces": view.forces_mask[:, column]}
@@ -74,7 +73,8 @@ def check_split(view: View) -> Iterator[Finding]:
         if not lost:
             continue
         row = int(np.flatnonzero(kinds[lost[0]])[0])
-        text = f"all {kinds[lost[0]].sum()} {' and '.join(lost)} are in the test or out of sample, as {view.where(row)}"
+        number = kinds[lost[0]].sum()
+        text = f"all {number} {' and '.join(lost)} are in the test or out of sample, e.g. {view.where(row)}"
         severity = "certain" if lost == every else "note"
         fix = (
             "good for testing, but nothing to train on"
@@ -85,7 +85,7 @@ def check_split(view: View) -> Iterator[Finding]:
 
 
 def check_references(view: View) -> Iterator[Finding]:
-    """Fits of reference energies that the compositions of the training rows do not determine."""
+    """Reference energies that the compositions of the training rows do not determine."""
     train = view.splits["train"]
     fits = fit_references(view.dataset, train, view.species, [v.name for _, v in view.levels], view.counts)
     for column, level in view.levels:
@@ -100,13 +100,13 @@ def check_references(view: View) -> Iterator[Finding]:
         needing = np.flatnonzero(np.abs(view.counts @ silent).max(axis=1, initial=0) > 1e-6)
         tested = np.intersect1d(needing, labelled)
         if not len(needing):
-            text += ", but no conformation of the data set needs more"
-            fix = "fine for these molecules; others cannot be compared in energy with them"
+            text += ", but no conformation of the data set needs them separately"
+            fix = "fine for these molecules; their energies cannot be compared with those of others"
             yield Finding(RANK, "note", level.name, text, fix)
             continue
         what, shown = ("conformations with an energy", tested) if len(tested) else ("conformations", needing)
-        text += f"; {len(shown)} {what} outside training need them, as {view.where(int(shown[0]))}"
-        fix = f"add {level.name} energies of molecules in other proportions of these elements, or of the atoms"
+        text += f"; {len(shown)} {what} outside training need them, e.g. {view.where(int(shown[0]))}"
+        fix = f"add {level.name} energies of molecules with other proportions of these elements, or of isolated atoms"
         yield Finding(RANK, "suspect", level.name, text, fix, tuple(shown))
 
 

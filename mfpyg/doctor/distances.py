@@ -1,4 +1,4 @@
-"""Interatomic distances: the closest atoms, invariants by which duplicates are found, and periodic images."""
+"""Interatomic distances: closest atoms, invariants for finding duplicates, and periodic images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ase.data import covalent_radii
 from ase.geometry import complete_cell, minkowski_reduce
 
 REACH = 3.5
-"""Distance in Å up to which the nearest image is found; beyond, it may be another image."""
+"""Distance in Å up to which the nearest image is found; beyond it, the image may be another."""
 
 _MOST_SHIFTS = 3
 _AT_ONCE = 1 << 20
@@ -18,14 +18,14 @@ _AT_ONCE = 1 << 20
 
 @dataclass
 class Distances:
-    """Results of one pass over all distances.
+    """Results of one pass over all interatomic distances.
 
     Attributes:
         closest: smallest distance over the sum of covalent radii, (n,) float32; infinite for one atom. In periodic
-            conformations that to the nearest image, also of the same atom.
+            conformations to the nearest image, also of the same atom.
         invariants: three sums of distances with random signs, Å, (n, 3) float64; invariant under rotation, translation
-            and reflection, but not under permutations of the atoms. In periodic conformations of the atoms as they
-            stand, and of six lengths of the lattice.
+            and reflection, but not under permutations of the atoms. In periodic conformations they are of the atoms as
+            given, without images, and of six lengths of the lattice.
     """
 
     closest: np.ndarray
@@ -33,12 +33,12 @@ class Distances:
 
 
 def measure(z: np.ndarray, pos: np.ndarray, starts: np.ndarray, lattice: np.ndarray | None) -> Distances:
-    """Measure all conformations, those of one size together, a bounded number at a time.
+    """Measure all conformations, grouped by size, a bounded number at a time.
 
     Args:
-        z, pos: of all atoms, (n_atoms,) and (n_atoms, 3), Å.
+        z, pos: atomic numbers (n_atoms,) and positions (n_atoms, 3), Å, of all conformations.
         starts: first atom of each conformation, and the end, (n + 1,).
-        lattice: lattice vectors as rows, Å, zero where nothing is repeated, (n, 3, 3); ``None`` of molecules.
+        lattice: lattice vectors as rows, Å, zero where nothing is repeated, (n, 3, 3); ``None`` for molecules.
     """
     sizes = np.diff(starts)
     closest, invariants = np.full(len(sizes), np.inf, np.float32), np.zeros((len(sizes), 3))
@@ -71,7 +71,7 @@ def measure(z: np.ndarray, pos: np.ndarray, starts: np.ndarray, lattice: np.ndar
 
 
 def closest_images(pos: np.ndarray, z: np.ndarray, lattice: np.ndarray) -> tuple[float, float, int, int]:
-    """The closest two atoms of a periodic conformation, which may be one atom and its own image.
+    """Closest two atoms of a periodic conformation, which may be an atom and its own image.
 
     Args:
         pos: positions, (n, 3), Å.
@@ -82,7 +82,7 @@ def closest_images(pos: np.ndarray, z: np.ndarray, lattice: np.ndarray) -> tuple
         Their distance over the sum of covalent radii; their distance in Å; their numbers, the same for an image.
     """
     periodic = lattice.any(axis=1)
-    # Reduced vectors are the shortest that there are, so that few images are near.
+    # The shortest vectors of the lattice, so that few images are near.
     cell = np.asarray(minkowski_reduce(complete_cell(lattice), periodic)[0])
     inverse = np.linalg.inv(cell)
     heights = 1 / np.linalg.norm(inverse, axis=0)  # (3,) between lattice planes
@@ -108,11 +108,11 @@ def closest_images(pos: np.ndarray, z: np.ndarray, lattice: np.ndarray) -> tuple
 
 
 def followed(pos: np.ndarray, lattice: np.ndarray) -> np.ndarray:
-    """Unwrap conformations in one cell: each atom in the image that is nearest to its place in the first one.
+    """Unwrap conformations in one cell: move each atom to the image nearest to its position in the first one.
 
     Args:
         pos: positions with the same order of atoms, (n, n_atoms, 3), Å.
-        lattice: as in :func:`closest_images`, of all of them.
+        lattice: lattice vectors of all conformations, as in :func:`closest_images`.
     """
     periodic = lattice.any(axis=1)
     cell = complete_cell(lattice)

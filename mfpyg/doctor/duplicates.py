@@ -16,15 +16,15 @@ CONTRADICTION = "contradicting labels"
 LEAK = "duplicates across the split"
 
 TOLERANCE = 1e-4
-"""Largest displacement in Å of an atom between two aligned conformations that count as the same."""
+"""Largest displacement in Å of an atom between aligned conformations that count as the same."""
 
 ENERGY_TOLERANCE = 1e-3
-"""Largest difference in kcal/mol between labels of identical positions."""
+"""Largest difference in kcal/mol allowed between energies of identical positions."""
 
 ROTATED_TOLERANCE = 0.05
-"""As ``ENERGY_TOLERANCE``, for rotated conformations: grids of density functionals do not rotate with them."""
+"""As ``ENERGY_TOLERANCE``, for rotated conformations: integration grids do not rotate with the molecule."""
 
-_STEEP = 1000.0  # kcal/mol/Å: energies of positions that differ a little may differ by this times the difference
+_STEEP = 1000.0  # kcal/mol/Å: energy difference allowed per difference in positions
 _FORCE_TOLERANCE = 0.1
 _LAGS = 3
 _AT_ONCE = 1 << 20
@@ -32,12 +32,11 @@ _AT_ONCE = 1 << 20
 
 @dataclass
 class Pairs:
-    """Conformations that are the same.
+    """Pairs of identical conformations.
 
     Attributes:
         first, second: rows, first < second, (m,) int64.
-        deviation: largest distance between the same atom of both, laid onto each other, Å; 0 where the
-            positions are identical, (m,).
+        deviation: largest displacement of an atom after alignment, Å; 0 where positions are identical, (m,).
     """
 
     first: np.ndarray
@@ -46,7 +45,7 @@ class Pairs:
 
 
 def check(view: View) -> Iterator[Finding]:
-    """All checks of duplicates, from one search for them."""
+    """All checks of duplicates, from one search."""
     pairs = find(view)
     if not len(pairs.first):
         return
@@ -55,26 +54,25 @@ def check(view: View) -> Iterator[Finding]:
     exact = int((pairs.deviation == 0).sum())
     rows = np.unique(pairs.second)
     evidence = (
-        f"{len(rows)} conformations are there already ({exact} pairs identical, {len(pairs.first) - exact} up to "
-        f"rotation and translation), as {_names(view, pairs, 0)}"
+        f"{len(rows)} conformations repeat others ({exact} pairs identical, {len(pairs.first) - exact} up to "
+        f"rotation and translation), e.g. {_names(view, pairs, 0)}"
     )
-    fix = "leave out all but one; where they have labels of different fidelities, put these into one conformation"
+    fix = "leave out all but one; merge labels of different fidelities into one conformation"
     yield Finding(SAME, "suspect", None, evidence, fix, _rows(pairs, slice(None)))
 
 
 def find(view: View) -> Pairs:
     """Pairs of conformations with the same atoms in the same order at the same relative positions.
 
-    Periodic ones must have the same lattice, too, and their atoms in the same images: those that another
-    program has moved through a boundary of the cell are not found.
+    Periodic ones must also have the same lattice, and their atoms in the same images: duplicates with atoms wrapped
+    through a boundary of the cell are not found.
 
-    Conformations are put into cells of their invariants, in eight grids shifted by half a cell against
-    each other, so that near ones share a cell in one of them; neighbours in a cell are then laid onto
-    each other. Linear in their number but for the sorting.
+    Conformations are binned by their invariants, in eight grids shifted by half a bin against each other, so that near
+    ones share a bin in one of them; neighbours in a bin are then aligned. Time is linear except for the sorting.
     """
     invariants = view.distances.invariants  # (n, 3)
     n_atoms = view.n_atoms
-    # Signs are random: the sum of n_atoms²/2 distances, each off by up to 2 tolerances, is off by n_atoms of them.
+    # Signs are random: a sum of n_atoms²/2 distances, each off by up to 2 tolerances, is off by n_atoms of these.
     near = 2 * TOLERANCE * (n_atoms + 6 * view.periodic)
     width = 2 * near
     keys = np.random.default_rng(2).integers(1 << 63, size=3, dtype=np.uint64) | np.uint64(1)
@@ -85,7 +83,7 @@ def find(view: View) -> Pairs:
             cell = np.floor(invariants[:, axis] / width + shift[axis]).astype(np.int64)
             key += cell.view(np.uint64) * keys[axis]
             key ^= key >> np.uint64(29)
-        order = np.argsort(key, kind="stable")  # rows ascend within a cell
+        order = np.argsort(key, kind="stable")  # rows ascend within a bin
         ordered = key[order]
         new = [found]
         for lag in range(1, _LAGS + 1):
@@ -98,7 +96,7 @@ def find(view: View) -> Pairs:
 
 
 def _verified(view: View, pairs: np.ndarray) -> Pairs:
-    """The pairs that are the same within the tolerance."""
+    """Pairs that are the same within the tolerance."""
     deviation = np.full(len(pairs), np.inf)
     size = view.n_atoms[pairs[:, 0]]
     possible = (size == view.n_atoms[pairs[:, 1]]) & (view.sequence[pairs[:, 0]] == view.sequence[pairs[:, 1]])
@@ -121,21 +119,21 @@ def _deviation(view: View, pairs: np.ndarray) -> np.ndarray:
     moved = (a != b).any(axis=(1, 2))
     if moved.any():
         a, b, _ = align(a[moved].astype(np.float64), b[moved].astype(np.float64))
-        # Positions that differ at all are never taken for identical.
+        # Positions that differ at all must not count as identical.
         result[moved] = np.maximum(np.sqrt(((a - b) ** 2).sum(axis=2)).max(axis=1), 1e-12)
     result[(view.z[atoms[0]] != view.z[atoms[1]]).any(axis=1)] = np.inf
     return result
 
 
 def _with_lattice(pos: np.ndarray, lattice: np.ndarray) -> np.ndarray:
-    """The lattice vectors and their opposites as six points more, about the centre of the atoms, which they keep.
+    """Positions with the lattice vectors and their opposites as six extra points about the centre of the atoms.
 
     Args:
-        pos: (m, n, 3), Å.
-        lattice: (m, 3, 3), Å; zeros of molecules, whose rotation the points then leave as it is.
+        pos: positions, (m, n, 3), Å.
+        lattice: lattice vectors, (m, 3, 3), Å; zeros for molecules, whose alignment the extra points do not change.
 
     Returns:
-        (m, n + 6, 3) float64. The atoms stay where they are, so that identical ones are still so.
+        (m, n + 6, 3) float64; the positions of the atoms are exactly those given.
     """
     centre = pos.astype(np.float64).mean(axis=1, keepdims=True)
     return np.concatenate([pos, centre + lattice, centre - lattice], axis=1)
@@ -151,10 +149,10 @@ def _contradictions(view: View, pairs: Pairs) -> Iterator[Finding]:
         if len(bad):
             worst = bad[np.argmax(difference[bad])]
             evidence = (
-                f"{len(bad)} of {both.sum()} pairs of the same conformation have different energies; the most, "
-                f"{difference[worst]:.4g} kcal/mol, {_names(view, pairs, int(worst))}"
+                f"{len(bad)} of {both.sum()} pairs of the same conformation have different energies; the largest "
+                f"difference, {difference[worst]:.4g} kcal/mol, is of {_names(view, pairs, int(worst))}"
             )
-            fix = "find out which label is right, and leave the other conformation out"
+            fix = "find out which label is right, and leave out the other conformation"
             yield Finding(CONTRADICTION, "certain", level.name, evidence, fix, _rows(pairs, bad))
         yield from _force_contradictions(view, pairs, column, level.name)
 
@@ -173,10 +171,10 @@ def _force_contradictions(view: View, pairs: Pairs, column: int, name: str) -> I
     if len(bad):
         worst = int(bad[np.argmax(difference[bad])])
         evidence = (
-            f"{len(bad)} of {len(same)} pairs of identical positions have different forces; the most, by "
-            f"{difference[worst]:.4g} kcal/mol/Å, {_names(view, pairs, int(same[worst]))}"
+            f"{len(bad)} of {len(same)} pairs of identical positions have different forces; the largest difference, "
+            f"{difference[worst]:.4g} kcal/mol/Å, is of {_names(view, pairs, int(same[worst]))}"
         )
-        fix = "find out which label is right, and leave the other conformation out"
+        fix = "find out which label is right, and leave out the other conformation"
         yield Finding(CONTRADICTION, "certain", name, evidence, fix, _rows(pairs, same[bad]))
 
 
@@ -189,8 +187,9 @@ def _leaks(view: View, pairs: Pairs) -> Iterator[Finding]:
     kinds, counts = np.unique(np.sort(np.stack([a[apart], b[apart]], 1), axis=1), axis=0, return_counts=True)
     listed = ", ".join(f"{n} {LABELS[int(x)]}/{LABELS[int(y)]}" for (x, y), n in zip(kinds, counts, strict=True))
     shown = with_train if len(with_train) else apart
-    evidence = f"pairs of the same conformation in different splits: {listed}; as {_names(view, pairs, int(shown[0]))}"
-    fix = "leave the duplicates out before the split; otherwise errors on the test are those of training"
+    example = _names(view, pairs, int(shown[0]))
+    evidence = f"pairs of the same conformation in different splits: {listed}; e.g. {example}"
+    fix = "leave out the duplicates before splitting; otherwise test errors are training errors"
     yield Finding(LEAK, "certain" if len(with_train) else "suspect", None, evidence, fix, _rows(pairs, shown))
 
 

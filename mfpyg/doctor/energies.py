@@ -15,29 +15,30 @@ UNIT = "unit of energies"
 SAME = "labels all the same"
 REPEATED = "repeated energy"
 
-_NEAR = 0.15  # total energies are within 9 % of the estimate
-_APART = 3.0  # times another source's ratio, where neither is of all electrons and so depends on the elements
+_NEAR = 0.15  # relative tolerance; total energies are within 9 % of the estimate
+_APART = 3.0  # factor between sources without all electrons, whose ratios depend on the elements
 
 ROUNDED = "rounded energies"
 SUSPICIOUS, CERTAIN = 1e-3, 0.1
-"""Steps between possible energies, kcal/mol, from which rounding is reported."""
+"""Smallest steps between possible energies, kcal/mol, that are reported as rounding."""
 
 _FEWEST = 8
-_SHARE = 0.99  # of the energies are multiples
+_SHARE = 0.99  # fraction of the energies that must be multiples
 _EXACT = 8 * np.finfo(np.float64).eps  # relative error of a float64 that was converted to kcal/mol and back
 
 
 @dataclass
 class _Ratios:
-    """Energies of one source over the estimates of their atoms.
+    """Ratios of the energies of one source to the sums of atomic estimates.
 
     Attributes:
-        source: name, empty where there is only one.
-        rows: of the data set, (n,).
-        values: (n,).
+        source: name of the source, empty if there is only one.
+        level: level of theory in the source.
+        rows: rows of the data set, (n,).
+        values: the ratios, (n,).
         kinds: number of compositions.
-        elements: which of the data set's occur, (n_species,) bool.
-        heavy: whether some atoms have a core, without which energies are not total ones.
+        elements: which elements of the data set occur, (n_species,) bool.
+        heavy: whether any atom has core electrons, which only total energies of all electrons include.
     """
 
     source: str
@@ -58,14 +59,14 @@ class _Ratios:
 
     @property
     def steady(self) -> bool:
-        """True if nearly all are the same."""
+        """True if nearly all ratios are the same."""
         return max(abs(self.high - self.middle), abs(self.low - self.middle)) < _NEAR * abs(self.middle)
 
 
 def check_unit(view: View) -> Iterator[Finding]:
-    """Total energies against the sum of atomic estimates; their ratio is near 1, or a ratio of units.
+    """Compare total energies with sums of atomic estimates; the ratio is near 1, or a ratio of units.
 
-    Sources of one fidelity must have like ratios, too.
+    Sources of one fidelity must also have similar ratios.
     """
     estimate = np.array(atomic_estimate(view.species))
     for column, _ in view.levels:
@@ -85,15 +86,15 @@ def check_unit(view: View) -> Iterator[Finding]:
 
 
 def _reference(ratios: _Ratios, each: list[_Ratios]) -> _Ratios | None:
-    """Another source whose energies cannot be of the same unit and reference, nearer to total energies."""
+    """Another source, nearer to total energies, that cannot have the same unit and reference."""
     for other in each:
         if other.total and other.heavy and abs(ratios.middle / other.middle - 1) > _NEAR:
             return other
     for other in each:
         if not (ratios.steady and other.steady):
             continue
-        times = ratios.middle / other.middle
-        if not 1 / _APART < times < _APART and abs(np.log(abs(other.middle))) < abs(np.log(abs(ratios.middle))):
+        factor = ratios.middle / other.middle
+        if not 1 / _APART < factor < _APART and abs(np.log(abs(other.middle))) < abs(np.log(abs(ratios.middle))):
             return other
     return None
 
@@ -120,13 +121,13 @@ def _judge_ratio(view: View, column: int, ratios: _Ratios, other: _Ratios | None
         return Finding(UNIT, severity, level.name, evidence, fix, (example,))
     if abs(middle) > 1 + _NEAR:
         evidence = f"larger than total energies can be: {measured}"
-        return Finding(UNIT, "certain", level.name, evidence, "find the unit of this key in the file", (example,))
+        return Finding(UNIT, "certain", level.name, evidence, "find out the unit of this key in the file", (example,))
     if other is not None:
         evidence = f"sources with different units or zeros of energy: {measured}"
-        fix = f"find the unit and the reference of '{'+'.join(level.energy)}'{where}; one fidelity must have one"
+        fix = f"find out the unit and reference of '{'+'.join(level.energy)}'{where}; a fidelity must have one of each"
         return Finding(UNIT, "certain" if differ else "suspect", level.name, evidence, fix, (example,))
-    evidence = f"no total energies of all electrons: {measured}"
-    fix = "fine for formation or atomisation energies and pseudopotentials, if all conformations have the same kind"
+    evidence = f"not total energies of all electrons: {measured}"
+    fix = "fine for formation or atomisation energies and pseudopotentials, if the same for all conformations"
     return Finding(UNIT, "note", level.name, evidence, fix, (example,))
 
 
@@ -139,26 +140,26 @@ def check_constant(view: View) -> Iterator[Finding]:
         energy = view.energy[rows, column]
         if (energy == energy[0]).all():
             value = "zero" if energy[0] == 0 else _in_file(view, rows[0], column)
-            fix = "the key holds no energies; leave the fidelity out, or have NaN where there is none"
+            fix = "the key holds no energies; leave out the fidelity, or write NaN for missing energies"
             yield Finding(SAME, "certain", level.name, f"all {len(rows)} energies are {value}", fix, tuple(rows[:3]))
             continue
         same, several = _same_within_molecules(view, rows, energy)
         if several >= 2 and same == several:
             evidence = (
-                f"all conformations of each of {several} molecules have one energy, as {view.where(int(rows[0]))}"
+                f"all conformations of each of {several} molecules have one energy, e.g. {view.where(int(rows[0]))}"
             )
             yield Finding(
                 SAME,
                 "certain",
                 level.name,
                 evidence,
-                "the key holds one energy a molecule, not one a conformation",
+                "the key holds one energy per molecule, not per conformation",
                 tuple(rows[:3]),
             )
 
 
 def _in_file(view: View, row: int, column: int) -> str:
-    """An energy as the file of its source holds it."""
+    """An energy in the unit of its file."""
     level = view.level_at(row, column)
     return f"{view.energy[row, column] / level.energy_factor:.10g} {level.energy_unit}"
 
@@ -174,7 +175,7 @@ def _same_within_molecules(view: View, rows: np.ndarray, energy: np.ndarray) -> 
 
 
 def check_repeated(view: View) -> Iterator[Finding]:
-    """One exact value in conformations of different composition, and exact zeros: a sentinel for a missing label."""
+    """The same value in conformations of different composition, and exact zeros: sentinels for missing labels."""
     for column, level in view.levels:
         rows = np.flatnonzero(view.energy_mask[:, column])
         energy = view.energy[rows, column]
@@ -184,22 +185,22 @@ def check_repeated(view: View) -> Iterator[Finding]:
         often = values[(count >= max(5, 1e-4 * len(rows))) | ((values == 0) & (count > 1))]
         order = np.argsort(-count[np.searchsorted(values, often)])
         for value in often[order][:3]:
-            there = rows[energy == value]
-            there = there[view.n_atoms[there] > 1]
-            kinds = len(np.unique(view.counts[there], axis=0))
-            if len(there) < 2 or (kinds < 2 and value != 0):
+            same = rows[energy == value]
+            same = same[view.n_atoms[same] > 1]
+            kinds = len(np.unique(view.counts[same], axis=0))
+            if len(same) < 2 or (kinds < 2 and value != 0):
                 continue
             evidence = (
-                f"{len(there)} conformations of {kinds} compositions have exactly {_in_file(view, there[0], column)}, "
-                f"as {view.where(int(there[0]))}"
+                f"{len(same)} conformations of {kinds} compositions have exactly {_in_file(view, same[0], column)}, "
+                f"e.g. {view.where(int(same[0]))}"
             )
             yield Finding(
-                REPEATED, "certain", level.name, evidence, "it stands for a missing label: make it NaN", tuple(there)
+                REPEATED, "certain", level.name, evidence, "it marks a missing label: make it NaN", tuple(same)
             )
 
 
 def check_rounded(view: View) -> Iterator[Finding]:
-    """Energies that are multiples of a power of two or of ten, in the unit of the file or another."""
+    """Energies that are multiples of a power of two or ten, in the unit of the file or another."""
     for column, _ in view.levels:
         for source, rows, level in view.parts(column):
             rows = view.sample(rows[view.energy_mask[rows, column]])
@@ -213,22 +214,22 @@ def check_rounded(view: View) -> Iterator[Finding]:
             where = f" in {source}" if source else ""
             evidence = (
                 f"energies are {words}, {step:.2g} kcal/mol (error up to {step / 2:.2g}); "
-                f"{len(rows)} looked at{where}, as {view.where(int(rows[example]))}"
+                f"{len(rows)} checked{where}, e.g. {view.where(int(rows[example]))}"
             )
             severity = "certain" if step >= CERTAIN else "suspect"
-            fix = "write the file again with energies in float64 and all digits; lost digits cannot be restored"
+            fix = "write the file again with float64 energies and all digits; lost digits cannot be restored"
             yield Finding(ROUNDED, severity, level.name, evidence, fix, (rows[example],))
 
 
 def coarsest(energy: np.ndarray, level: LevelOfTheory) -> tuple[float, str, int] | None:
-    """The largest step that the energies are multiples of, where it is worth reporting.
+    """Largest step of which the energies are multiples, if it is worth reporting.
 
-    Powers of two are looked for among energies of like magnitude (the same binary exponent), as the step
-    of float32 grows with it; powers of ten among all.
+    Powers of two are tried among energies with the same binary exponent, with which the step of float32 grows; powers
+    of ten among all.
 
     Args:
-        energy: (n,), kcal/mol.
-        level: whose unit is tried first.
+        energy: energies, (n,), kcal/mol.
+        level: level of theory, whose unit is tried first.
 
     Returns:
         The step in kcal/mol, a description, and the number of an example; ``None`` if there is none.
@@ -252,7 +253,7 @@ def coarsest(energy: np.ndarray, level: LevelOfTheory) -> tuple[float, str, int]
 
 
 def _largest(values: np.ndarray, base: float) -> int | None:
-    """The largest k for which nearly all values are multiples of base^k; ``None`` if float64 could not tell."""
+    """Largest k for which nearly all values are multiples of base^k; ``None`` if float64 cannot tell."""
     error = _EXACT * np.abs(values)
     finest = 100 * float(error.max())  # below, anything is a multiple
     distinct = len(np.unique(values))

@@ -1,4 +1,4 @@
-"""Forces that are all zero, far from all others, or with a sum or a torque."""
+"""Forces that are all zero, outliers, or have a net force or torque."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ NET = "net force"
 TORQUE = "net torque"
 
 SUSPICIOUS_RATIO, SUSPICIOUS = 15.0, 500.0
-"""Times the median of the largest force of a conformation, and kcal/mol/Å, from which a force is suspicious."""
+"""Thresholds of a suspicious force: ratio to the median of the conformations' largest forces, and kcal/mol/Å."""
 
 IMPOSSIBLE = 1e4
-"""kcal/mol/Å; a C-H bond compressed to half its length has less than a third of it."""
+"""Threshold in kcal/mol/Å; a C-H bond compressed to half its length has less than a third of it."""
 
 TYPICAL, ONE = 0.01, 0.2
-"""Sum of forces over their norm that is suspicious as a median, and (with 2 kcal/mol/Å more) in one conformation.
+"""Sum of forces over their norm that is suspicious as a median, and (plus 2 kcal/mol/Å) in one conformation.
 
-Density functionals on grids have 0.001 (the bundled data) and 0.02 (``tz`` of ANI-1x); atoms that are missing,
-or forces in another order than the positions, 0.3 and more.
+Density functionals on grids have 0.001 (the bundled data) and 0.02 (``tz`` of ANI-1x); missing atoms, or forces in
+another order than the positions, give 0.3 and more.
 """
 
 
 @dataclass
 class _Sums:
-    """Of the conformations with forces of one fidelity, (n,) each, in kcal/mol/Å.
+    """Norms of the forces of one fidelity, for each labelled conformation, (n,), in kcal/mol/Å.
 
     Attributes:
-        rows: of the data set.
+        rows: rows of the data set.
         largest: norm of the largest force.
-        norm: of all forces together, √Σ|F|².
-        net: norm of their sum.
-        torque: norm of their torque about the centroid over the root of Σ|r|².
+        norm: norm of all forces together, √Σ|F|².
+        net: norm of the net force.
+        torque: norm of the torque about the centroid, over √Σ|r|².
     """
 
     rows: np.ndarray
@@ -48,7 +48,7 @@ class _Sums:
 
 
 def check(view: View) -> Iterator[Finding]:
-    """All checks of the forces of each fidelity, in one pass over them."""
+    """All checks of the forces of each fidelity, from one pass over them."""
     for column, level in view.levels:
         sums = _sums(view, column)
         if len(sums.rows):
@@ -88,7 +88,7 @@ def _sums_of(view: View, column: int, span: Span) -> tuple[np.ndarray, ...]:
 def _zero(view: View, name: str, sums: _Sums) -> Iterator[Finding]:
     zero = sums.rows[(sums.largest == 0) & (view.n_atoms[sums.rows] > 1)]
     if len(zero):
-        evidence = f"{len(zero)} of {len(sums.rows)} conformations have exactly zero forces, as {view.where(zero[0])}"
+        evidence = f"{len(zero)} of {len(sums.rows)} conformations have exactly zero forces, e.g. {view.where(zero[0])}"
         fix = "zeros stand for missing forces: make them NaN, or train without the forces of this fidelity"
         yield Finding(ZERO, "certain", name, evidence, fix, tuple(zero))
 
@@ -108,9 +108,9 @@ def _outliers(view: View, name: str, sums: _Sums) -> Iterator[Finding]:
             worst = order[0]
             evidence = (
                 f"{out.sum()} of {len(sums.rows)} conformations have a force above {limit:.4g} kcal/mol/Å; the largest "
-                f"{sums.largest[worst]:.4g} in {view.where(sums.rows[worst])} (median of the largest {middle:.4g})"
+                f"is {sums.largest[worst]:.4g} in {view.where(sums.rows[worst])} (median of the largest {middle:.4g})"
             )
-            fix = "leave these conformations out, or make their labels NaN: they outweigh all others in the loss"
+            fix = "leave out these conformations, or make their labels NaN: they outweigh all others in the loss"
             yield Finding(OUTLIER, severity, name, evidence, fix, tuple(sums.rows[order]))
 
 
@@ -120,7 +120,7 @@ def _net(view: View, name: str, sums: _Sums) -> Iterator[Finding]:
         (TORQUE, sums.torque, "the torque (over the root of Σ|r|²)"),
     ):
         some = sums.norm > 0
-        if what == TORQUE:  # which depends on where atoms are cut out of what is periodic
+        if what == TORQUE:  # depends on the choice of periodic images
             some &= ~view.periodic[sums.rows]
         share = values[some] / sums.norm[some]
         bad = np.flatnonzero(some)[values[some] > ONE * sums.norm[some] + 2]
@@ -130,8 +130,8 @@ def _net(view: View, name: str, sums: _Sums) -> Iterator[Finding]:
         worst = int(np.argmax(np.where(some, values, -1)))
         evidence = (
             f"{cause} is {typical:.2g} of the norm of all forces (median of {len(share)}), in {len(bad)} conformations "
-            f"above {ONE:g}; the largest {values[worst]:.4g} kcal/mol/Å in {view.where(sums.rows[worst])}"
+            f"above {ONE:g}; the largest is {values[worst]:.4g} kcal/mol/Å in {view.where(sums.rows[worst])}"
         )
-        fix = "true forces have none: see whether atoms or fields are missing, or the order of the atoms differs"
+        fix = "true forces have none: check for missing atoms or fields, and for a different order of the atoms"
         rows = sums.rows[bad] if len(bad) else sums.rows[[worst]]
         yield Finding(what, "suspect", name, evidence, fix, tuple(rows))

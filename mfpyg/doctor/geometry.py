@@ -1,4 +1,4 @@
-"""Atoms closer than bonds allow, positions in another unit than Å, and limits of checks of periodic ones."""
+"""Atoms closer than bonds allow, positions in another unit than Å, and limits of checks of periodic conformations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mfpyg.doctor.view import Finding, View
 NAME = "atoms too close"
 
 IMPOSSIBLE, SUSPICIOUS = 0.5, 0.62
-"""Distance over the sum of covalent radii (Cordero et al., Dalton Trans. 2008, 2832).
+"""Thresholds of a distance over the sum of covalent radii (Cordero et al., Dalton Trans. 2008, 2832).
 
 The shortest bonds at rest have 0.60 (Cr₂), 0.67 (uranyl), 0.77 (N₂), 0.79 (CO, C₂H₂), 1.19 (H₂); molecular
 dynamics at 1,200 K and the normal-mode samples of ANI-1x go down to 0.72 and 0.75.
@@ -29,9 +29,9 @@ def check_close(view: View) -> Iterator[Finding]:
             rows = rows[np.argsort(closest[rows])]
             evidence = (
                 f"{len(rows)} conformations have atoms closer than {high:g} times the sum of their covalent radii; "
-                f"the closest, {_closest_pair(view, int(rows[0]))}"
+                f"the closest are {_closest_pair(view, int(rows[0]))}"
             )
-            fix = "leave these conformations out; if there are many, see whether positions are in bohr, nm or fractions"
+            fix = "leave out these conformations; if there are many, check for positions in bohr, nm or fractions"
             yield Finding(NAME, severity, None, evidence, fix, tuple(rows))
 
 
@@ -50,7 +50,7 @@ def _closest_pair(view: View, row: int) -> str:
 
 
 def check_far(view: View) -> Iterator[Finding]:
-    """Positions read in too large a unit: hardly any two atoms at the distance of a bond."""
+    """Positions read in too large a unit, with hardly any atoms at bonding distance."""
     closest = view.distances.closest
     several = np.isfinite(closest)
     if not several.any():
@@ -60,9 +60,9 @@ def check_far(view: View) -> Iterator[Finding]:
         row = int(np.flatnonzero(several)[np.argmin(np.abs(closest[several] - middle))])
         evidence = (
             f"no bonds: the closest atoms of a conformation are {middle:.3g} sums of covalent radii apart (median), "
-            f"as {_closest_pair(view, row)}"
+            f"e.g. {_closest_pair(view, row)}"
         )
-        fix = "positions must be in Å; 1.9 says that they are in bohr (fine for atoms in a noble gas)"
+        fix = "positions must be in Å; a ratio of 1.9 means bohr (fine for atoms in a noble gas)"
         yield Finding("positions in Å", "suspect", None, evidence, fix, (row,))
 
 
@@ -71,9 +71,9 @@ def check_periodic(view: View) -> Iterator[Finding]:
     rows = np.flatnonzero(view.periodic)
     if len(rows):
         evidence = (
-            f"{len(rows)} of {len(view)} conformations are periodic, as {view.where(int(rows[0]))}: no torque is "
-            f"looked at, energies and forces are compared within one cell only, and duplicates are found only where "
+            f"{len(rows)} of {len(view)} conformations are periodic, e.g. {view.where(int(rows[0]))}: torques "
+            f"are not checked, energies and forces are compared within one cell only, and duplicates are found only if "
             f"their atoms are in the same images"
         )
-        fix = "nothing to fix; a split by molecule goes by the names or formulas of these"
+        fix = "nothing to fix; a split by molecule uses their names or formulas"
         yield Finding("periodic conformations", "note", None, evidence, fix, tuple(rows))

@@ -1,4 +1,4 @@
-"""Energies that lie far from all others: from the fit of atomic references, or from their molecule's."""
+"""Outlying energies, with respect to the fit of atomic references or to their molecule."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ FAR = "outlying energy"
 OF_MOLECULE = "energy far from its molecule"
 
 SUSPICIOUS_Z, SUSPICIOUS = 20.0, 5.0
-"""Robust z and kcal/mol an atom from which an energy is a suspicious outlier of the fit, both exceeded.
+"""Thresholds of a suspicious outlier of the fit, robust z and kcal/mol per atom; both must be exceeded.
 
 Clean data: 6.7 (bundled), 18 (excerpt of ANI-1x).
 """
 
 IMPOSSIBLE = 200.0
-"""kcal/mol an atom from the rest: more than breaking every bond takes (at most about 130)."""
+"""Threshold in kcal/mol per atom: more than breaking every bond takes (at most about 130)."""
 
 MOLECULE_Z, MOLECULE = 15.0, 50.0
-"""Robust z and kcal/mol from the median of the conformations with the same atoms in the same order.
+"""Thresholds of robust z and kcal/mol from the median of conformations with the same atoms in the same order.
 
 Clean data: 8.3 (bundled; molecular dynamics at three temperatures), 1.5 (S66x8).
 """
 
 _FEWEST = 10
-_FIX = "see whether these calculations converged to the right state; if not, make the labels NaN"
+_FIX = "check whether these calculations converged to the right state; if not, make the labels NaN"
 
 
 def check_outliers(view: View) -> Iterator[Finding]:
-    """Energies whose residual per atom, after the fit of reference energies, is far from those of all others."""
+    """Energies whose residual per atom, after the fit of reference energies, is an outlier."""
     for column, level in view.levels:
         rows = np.flatnonzero(view.energy_mask[:, column])
         if len(rows) < _FEWEST:
             continue
-        residual = _residuals(view, column, level, rows)  # (n,) kcal/mol an atom
+        residual = _residuals(view, column, level, rows)  # (n,) kcal/mol per atom
         middle = np.median(residual)
         scale = max(1.4826 * float(np.median(np.abs(residual - middle))), 1e-6)
         far = np.abs(residual - middle)
@@ -51,15 +51,15 @@ def check_outliers(view: View) -> Iterator[Finding]:
             order = np.flatnonzero(out)[np.argsort(-far[out])]
             first = order[0]
             evidence = (
-                f"{out.sum()} of {len(rows)} energies far from the fit of atomic references; the farthest, "
-                f"{view.where(int(rows[first]))}, by {residual[first] - middle:+.4g} kcal/mol an atom "
+                f"{out.sum()} of {len(rows)} energies are far from the fit of atomic references; the farthest is "
+                f"{view.where(int(rows[first]))}, by {residual[first] - middle:+.4g} kcal/mol per atom "
                 f"(robust z {far[first] / scale:.0f})"
             )
             yield Finding(FAR, severity, level.name, evidence, _FIX, tuple(rows[order]))
 
 
 def _residuals(view: View, column: int, level: LevelOfTheory, rows: np.ndarray) -> np.ndarray:
-    """Energy an atom above the fitted references, kcal/mol: fitted twice, the second time without the worst."""
+    """Energy per atom above the fitted references, kcal/mol; the second of two fits leaves out outliers."""
     fitted = rows
     for _ in range(2):
         references = fit_references(view.dataset, fitted, view.species, [level.name], view.counts)[level.name].energies
@@ -70,7 +70,7 @@ def _residuals(view: View, column: int, level: LevelOfTheory, rows: np.ndarray) 
 
 
 def check_molecules(view: View) -> Iterator[Finding]:
-    """Energies far from those of the other conformations with the same atoms in the same order, ten at least."""
+    """Energies far from those of conformations with the same atoms in the same order, if there are at least ten."""
     for column, level in view.levels:
         rows = np.flatnonzero(view.energy_mask[:, column])
         if not len(rows):
@@ -81,15 +81,15 @@ def check_molecules(view: View) -> Iterator[Finding]:
             order = np.flatnonzero(far)[np.argsort(-np.abs(away[far]))]
             first = order[0]
             evidence = (
-                f"{far.sum()} of {len(rows)} energies far from those of conformations with the same atoms; the "
-                f"farthest, {view.where(int(rows[first]))}, {away[first]:+.4g} kcal/mol from the median "
+                f"{far.sum()} of {len(rows)} energies are far from those of conformations with the same atoms; the "
+                f"farthest is {view.where(int(rows[first]))}, {away[first]:+.4g} kcal/mol from the median "
                 f"(robust z {abs(away[first]) / scale[first]:.0f})"
             )
             yield Finding(OF_MOLECULE, "suspect", level.name, evidence, _FIX, tuple(rows[order]))
 
 
 def deviations(view: View, column: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Energy above its molecule's median, and 1.4826 MAD of that, infinite for few; (n,) kcal/mol each."""
+    """Energy above the molecule's median, and 1.4826 MAD (infinite for few conformations); (n,) kcal/mol each."""
     _, number, size = np.unique(view.sequence[rows], return_inverse=True, return_counts=True)
     energy = view.energy[rows, column]
     away = energy - _medians(energy, number, size)[number]
@@ -99,6 +99,6 @@ def deviations(view: View, column: int, rows: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _medians(values: np.ndarray, number: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """Median of the values of each group, the higher of two middle ones: (n,) -> (n_groups,)."""
+    """Upper median of the values of each group: (n,) -> (n_groups,)."""
     order = np.lexsort((values, number))
     return values[order[np.cumsum(size) - size + size // 2]]

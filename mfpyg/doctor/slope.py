@@ -1,4 +1,4 @@
-"""Forces that are gradients or in another unit than said: the slope of ΔE against work."""
+"""Forces that are gradients or in the wrong unit, by the slope of ΔE against work."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from mfpyg.units import (
 
 NAME = "energies against forces"
 PAIRS, GROUPS, IN_GROUP = 3000, 300, 2000
-"""Pairs, molecules, and conformations of a molecule that are looked at, at most."""
+"""Maximum numbers of pairs, molecules, and conformations of a molecule that are used."""
 
-TOLERANCE = 0.1  # real data give 1 within 0.005, few and far pairs within 0.05
+TOLERANCE = 0.1  # valid data give 1 within 0.005, or within 0.05 if pairs are few and far
 _CONSTANTS = {
     "1 Å is 1.89 bohr": 1 / BOHR_TO_ANGSTROM,
     "1 kcal is 4.184 kJ": 4.184,
@@ -32,7 +32,7 @@ _CONSTANTS = {
     "1 Hartree is 27.21 eV": HARTREE_TO_KCAL_MOL / EV_TO_KCAL_MOL,
     "1 Hartree is 627.5 kcal/mol": HARTREE_TO_KCAL_MOL,
 }
-_NAMED = 0.05  # how near a slope must be to a ratio of units to be named
+_NAMED = 0.05  # largest deviation of the logarithm of a slope from that of a ratio of units
 _FEWEST, _EFFECTIVE, _CORRELATED = 8, 3.0, 0.9
 
 
@@ -50,15 +50,15 @@ def check(view: View) -> Iterator[Finding]:
 
 
 def measure(view: View, column: int, rows: np.ndarray) -> tuple[Slope, list[int]]:
-    """The slope over near neighbours of randomly chosen molecules.
+    """Slope over near neighbours of randomly chosen molecules.
 
     Args:
-        view: the data set.
-        column: of the fidelity.
+        view: data set.
+        column: column of the fidelity.
         rows: conformations with energy and forces.
 
     Returns:
-        The slope, and the first conformation of some molecules that it comes from.
+        The slope, and the first conformation of each molecule used.
     """
     found, examples = [], []
     n_pairs = 0
@@ -82,7 +82,7 @@ def measure(view: View, column: int, rows: np.ndarray) -> tuple[Slope, list[int]
 
 
 def groups(view: View, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of one molecule, order of atoms and lattice, two at least and more than one atom, in random order."""
+    """Rows of the same molecule, order of atoms and lattice, in random order; at least two rows and two atoms."""
     rows = rows[view.n_atoms[rows] > 1]
     molecule = view.dataset._data.molecule.numpy()[rows].astype(np.uint64)
     key = view.sequence[rows] ^ (molecule * np.uint64(0x9E3779B97F4A7C15))
@@ -98,24 +98,24 @@ def groups(view: View, rows: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def judge(slope: Slope, level: LevelOfTheory, where: str, examples: list[int]) -> Finding | None:
-    """Finding of a slope; ``None`` where it is 1."""
+    """Finding for a slope; ``None`` if it is 1."""
     measured = (
         f"slope of ΔE against work {slope.value:.4g} ± {slope.error:.2g} over {slope.n_pairs} pairs of near "
         f"conformations{where}, correlation {slope.correlation:.3f}"
     )
     fix = "check the sign of the forces by a finite difference"
     if slope.n_pairs < _FEWEST:
-        text = f"only {slope.n_pairs} pairs of conformations near enough{where}, not checked"
+        text = f"not checked: only {slope.n_pairs} pairs of conformations are near enough{where}"
         return Finding(NAME, "note", level.name, text, fix)
     if slope.n_effective < _EFFECTIVE:
         text = (
-            f"of {slope.n_pairs} pairs of near conformations{where}, a few outweigh all others (they say as much as "
-            f"{slope.n_effective:.1f} of equal weight), not checked"
+            f"not checked: of {slope.n_pairs} pairs of near conformations{where}, a few outweigh all others "
+            f"(equivalent to {slope.n_effective:.1f} pairs of equal weight)"
         )
         return Finding(NAME, "note", level.name, text, fix, tuple(examples))
     if abs(slope.correlation) < _CORRELATED:
         text = f"{measured}; too low to tell the sign or the unit"
-        fix = "if conformations are neighbours in a trajectory, look whether forces belong to other rows or atoms"
+        fix = "if conformations are neighbours in a trajectory, check whether forces belong to other rows or atoms"
         return Finding(NAME, "note", level.name, text, fix, tuple(examples))
     if abs(slope.value - 1) <= max(TOLERANCE, 3 * slope.error):
         return None
@@ -126,16 +126,16 @@ def judge(slope: Slope, level: LevelOfTheory, where: str, examples: list[int]) -
 def name_slope(value: float, level: LevelOfTheory) -> tuple[str, str]:
     """Explanation of a slope other than 1, and the fix.
 
-    If energies read as unit U are really in V, the slope is U/V; if forces read as P are really in Q, it
-    is Q/P; and gradients change the sign.
+    If energies read in unit U are in V, the slope is U/V; if forces read in P are in Q, it is Q/P; gradients change the
+    sign.
     """
     known = _ratios(level)
     ratio, (meaning, fix) = min(known, key=lambda item: abs(np.log(abs(value) / item[0])))
     if abs(np.log(abs(value) / ratio)) > _NAMED:
         meaning = "energies and forces do not belong together"
-        fix = "see whether both are of one level of theory, and in the units and rows that the reader takes them for"
+        fix = "check that both are of one level of theory, and in the units and rows that the reader assumes"
         if value < 0:
-            meaning += ", and the sign says gradients"
+            meaning += ", and by the sign they are gradients"
     elif value < 0:
         now, flip = ("gradients", "negated") if not level.gradient else ("true forces", "not negated")
         meaning = f"the forces are {now}" + (f", and {meaning}" if ratio != 1 else "")
@@ -144,7 +144,7 @@ def name_slope(value: float, level: LevelOfTheory) -> tuple[str, str]:
 
 
 def _ratios(level: LevelOfTheory) -> list[tuple[float, tuple[str, str]]]:
-    """Each single mistake in a unit with the slope that it gives; first that of none, last those of no known unit."""
+    """Slopes of all single mistakes in a unit; first that of no mistake, last those of unnamed units."""
     known = [(1.0, ("", ""))]
     energy, _, length = level.forces_unit.rpartition("/")
     for unit in ENERGY_UNITS:
@@ -158,7 +158,7 @@ def _ratios(level: LevelOfTheory) -> list[tuple[float, tuple[str, str]]]:
             f"define the level with forces in {unit}",
         )
         known.append((force_factor(unit) / force_factor(level.forces_unit), mistake))
-    fix = "find where the file was made with one conversion too many or too few, and convert back"
+    fix = "find where a conversion is missing or applied twice in making the file, and correct it"
     known += [
         (ratio, (f"the energies are {ratio:.4g} times too large for the forces ({name})", fix))
         for name, value in _CONSTANTS.items()

@@ -1,4 +1,4 @@
-"""A data set as the checks see it, its columns as arrays, and findings in it."""
+"""Data set with its columns as arrays, as used by the checks, and their findings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LABELS = {-1: "none", 0: "train", 1: "val", 2: "test", 3: "ood"}
 """Names of the numbers in ``View.split``."""
 
 SEVERITIES = ("certain", "suspect", "note")
-"""``certain``: wrong, and ruins training; ``suspect``: should be looked at; ``note``: nothing to fix, but to know."""
+"""``certain``: wrong, and ruins training; ``suspect``: should be checked; ``note``: for information."""
 
 EXAMPLES = 10
 """Maximum number of rows that a finding names."""
@@ -39,10 +39,10 @@ class Span:
     """Consecutive conformations.
 
     Attributes:
-        rows: of the data set.
+        rows: rows of the data set.
         atoms: rows of the atomic columns.
-        first: where each conformation starts among these atoms, (n,) int64.
-        n_atoms: of each, (n,) int64.
+        first: first of these atoms of each conformation, (n,) int64.
+        n_atoms: atoms of each conformation, (n,) int64.
     """
 
     rows: slice
@@ -52,7 +52,7 @@ class Span:
 
     @property
     def owner(self) -> np.ndarray:
-        """Number within the span of the conformation that each atom belongs to, (n_atoms,) int64."""
+        """Number within the span of each atom's conformation, (n_atoms,) int64."""
         return np.repeat(np.arange(len(self.first)), self.n_atoms)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -65,22 +65,22 @@ class Span:
 
 
 class View:
-    """A data set as the checks see it. Units kcal/mol and Å; T is the data set's number of fidelities.
+    """Data set with its columns as arrays, in kcal/mol and Å; T is its number of fidelities.
 
     Args:
-        dataset: looked at as a whole; a part of a data set is copied.
-        fidelities: names of those whose labels are looked at; all if not given.
-        seed: of the split and of samples.
+        dataset: data set to check; a part of a data set is copied.
+        fidelities: names of the fidelities to check; all if not given.
+        seed: seed of the split and of samples.
 
     Raises:
         MFPyGError: for a fidelity that the data set does not have.
 
     Attributes:
-        levels: column and level of each fidelity looked at; a union's, whose sources have their own: ``parts``.
-        names: of the sources, numbered where several have one name.
-        z, pos, forces: (n_atoms,), (n_atoms, 3), (n_atoms, T, 3).
-        energy, energy_mask, forces_mask: (n, T).
-        starts: where each conformation's atoms start, (n + 1,) int64.
+        levels: column and level of each fidelity to check; see :meth:`parts` for those of the sources of a union.
+        names: names of the sources, numbered if several have the same.
+        z, pos, forces: atomic columns, (n_atoms,), (n_atoms, 3), (n_atoms, T, 3).
+        energy, energy_mask, forces_mask: labels and masks, (n, T).
+        starts: first atom of each conformation, and the end, (n + 1,) int64.
     """
 
     def __init__(self, dataset: ConformationDataset, fidelities: Sequence[str] | None = None, seed: int = 0) -> None:
@@ -101,7 +101,7 @@ class View:
 
     @cached_property
     def lattice(self) -> np.ndarray | None:
-        """Lattice vectors as rows, zero where nothing is repeated, (n, 3, 3) float32, Å; ``None`` of molecules."""
+        """Lattice vectors as rows, zero where nothing is repeated, (n, 3, 3) float32, Å; ``None`` for molecules."""
         data = self.dataset._data
         if "pbc" not in self.dataset.slices:
             return None
@@ -137,11 +137,11 @@ class View:
         """Name, rows and own level of every source that has a fidelity.
 
         Args:
-            column: of the fidelity.
+            column: column of the fidelity.
 
         Returns:
-            Of each source the name, empty where there is only one, its rows of the data set, and what it takes
-            its keys and units for.
+            For each source its name (empty if there is only one), its rows of the data set, and its level of theory
+            with keys and units.
         """
         source = self.dataset._data.source.numpy()
         return [
@@ -160,14 +160,14 @@ class View:
         return next((level for level in self.dataset.source_levels[source] if level.name == name), None)
 
     def sample(self, rows: np.ndarray, most: int = SAMPLE) -> np.ndarray:
-        """At most so many of the rows, at random, ascending; all where there are no more."""
+        """Random sample of at most ``most`` of the rows, ascending."""
         if len(rows) <= most:
             return rows
         return np.sort(np.random.default_rng(self.seed).choice(rows, most, replace=False))
 
     @cached_property
     def sequence(self) -> np.ndarray:
-        """A number that is the same where the elements and their order are, (n,) uint64; by multilinear hashing."""
+        """Multilinear hash of the elements and their order in each conformation, (n,) uint64."""
         random = np.random.default_rng(1)
         of_element = random.integers(1 << 63, size=128, dtype=np.uint64)
         of_place = random.integers(1 << 63, size=int(self.n_atoms.max()), dtype=np.uint64) | np.uint64(1)
@@ -192,7 +192,7 @@ class View:
         """The splits that training would make with default settings.
 
         Raises:
-            MFPyGError: where one would be empty.
+            MFPyGError: if one would be empty.
         """
         return make_splits(self.dataset, SplitSettings(), self.seed)
 
@@ -221,14 +221,14 @@ class View:
         }
 
     def where(self, row: int) -> str:
-        """Molecule and conformation in words, with the source where there are several."""
+        """Molecule and conformation in words, with the source if there are several."""
         place = self.address(row)
         text = f"{place['molecule']} conformation {place['conformation']}"
         return text if len(self.names) == 1 else f"{text} of {place['source']}"
 
 
 def _distinct(names: list[str]) -> list[str]:
-    """The names, with a number behind those that are there several times: mine.xyz #1, mine.xyz #2."""
+    """Names with a number appended to repeated ones: mine.xyz #1, mine.xyz #2."""
     return [
         f"{name} #{names[: place + 1].count(name)}" if names.count(name) > 1 else name
         for place, name in enumerate(names)
@@ -242,9 +242,9 @@ class Finding:
     Attributes:
         check: name of the check.
         severity: one of ``SEVERITIES``.
-        fidelity: whose labels; ``None`` for geometries.
-        evidence: one line with the numbers, and where.
-        fix: one line.
+        fidelity: fidelity of the labels; ``None`` for geometries.
+        evidence: one line with the numbers and an example.
+        fix: advice in one line.
         rows: numbers of example conformations in the data set.
     """
 

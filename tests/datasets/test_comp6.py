@@ -238,7 +238,7 @@ def test_single_file_of_another_set_than_asked_for_is_refused(tmp_path: Path) ->
     path = write_file(tmp_path / "drugbank_testset.h5")
     assert COMP6(path, sets=["DrugBank"]).sources == ["DrugBank"]
     message = refusal(path, sets=["S66x8"])
-    assert f"{path}: one file, of the set DrugBank, but asked for S66x8" in message
+    assert f"{path} is a file of set DrugBank, but 'sets' is S66x8" in message
 
 
 # What is refused
@@ -259,7 +259,7 @@ def test_set_given_twice_or_none_is_refused(tmp_path: Path) -> None:
 def test_root_without_any_file_says_where_to_download(tmp_path: Path, exists: bool) -> None:
     root = tmp_path if exists else tmp_path / "my root"
     message = refusal(root)
-    assert f"{root}: none of the files of ANI-MD, DrugBank" in message
+    assert f"{root}: no file of ANI-MD, DrugBank" in message
     assert f"download from {URL}, S66x8 for instance: curl -L --create-dirs -o " in message
     assert message.endswith(f"{URL}/raw/master/COMP6v1/s66x8/s66x8_wb97x6-31gd.h5")
     assert ("my root/raw/s66x8/s66x8_wb97x6-31gd.h5' https" in message) != exists

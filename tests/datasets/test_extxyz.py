@@ -555,7 +555,7 @@ def test_blank_lines_at_the_end_are_fine(tmp_path: Path, end: str) -> None:
         (WATER + WATER[:-8], "frame 1: truncated, 3 atoms expected and 2 found"),
         (WATER + WATER[:2], "frame 1: truncated, 3 atoms expected and 0 found"),
         (WATER + WATER[:-5], "frame 1: atom 2 has 2 columns, expected 4 as in Properties"),
-        (WATER + "2" + WATER[1:], "frame 2: expected the number of atoms, found 'H 0 1 0'; is the number of the frame"),
+        (WATER + "2" + WATER[1:], "frame 2: expected the number of atoms, found 'H 0 1 0'; is the number of atoms"),
         (WATER + "4" + WATER[1:] + WATER, "frame 1: atom 3 has 1 columns, expected 4 as in Properties"),
         (WATER + "4" + WATER[1:], "frame 1: truncated, 4 atoms expected and 3 found"),
         (WATER + "\n" + WATER, "frame 1: expected the number of atoms, found a blank line; remove it"),
@@ -565,22 +565,22 @@ def test_blank_lines_at_the_end_are_fine(tmp_path: Path, end: str) -> None:
         (WATER + "0\ne=1.5\n", "frame 1: no atoms"),
         (WATER + "-1\ne=1.5\n", "frame 1: expected the number of atoms, found '-1'"),
         (WATER + "9" * 5000 + "\n", "frame 1: expected the number of atoms, found '9{40}'"),
-        (WATER + WATER.replace("O", "Qq"), "frame 1: species of atom 0 is 'Qq', no element symbol"),
-        (WATER + WATER.replace("H 0 0", "h1 0 0"), "frame 1: species of atom 1 is 'h1'.*a column of its own"),
-        (WATER + WATER.replace("O", "C_alpha"), "frame 1: species of atom 0 is 'C_alpha', no element symbol"),
+        (WATER + WATER.replace("O", "Qq"), "frame 1: species of atom 0 is 'Qq', not an element symbol"),
+        (WATER + WATER.replace("H 0 0", "h1 0 0"), "frame 1: species of atom 1 is 'h1'.*a separate column"),
+        (WATER + WATER.replace("O", "C_alpha"), "frame 1: species of atom 0 is 'C_alpha', not an element symbol"),
         (WATER + WATER.replace("O", "8").replace("H", "1"), "frame 1: species of atom 0 is '8'.*Properties=Z:I:1:pos"),
         (
             WATER + "1\nProperties=pos:R:3:species:I:1 e=1\n0 0 0 8\n",
-            "frame 1: species of atom 0 is '8', no element symbol; if it is an atomic number",
+            "frame 1: species of atom 0 is '8', not an element symbol; if it is an atomic number",
         ),
-        (WATER + WATER.replace("O", "X"), "frame 1: atomic number 0 is of no element"),
+        (WATER + WATER.replace("O", "X"), "frame 1: unknown atomic number 0"),
         (WATER + WATER.replace("O 0", "O zero"), "frame 1 cannot be read .ValueError"),
         (WATER + WATER.replace("O 0", "O nan"), "frame 1: coordinates are NaN or infinite"),
         (WATER + WATER.replace("O 0", "O 1e300"), "frame 1: coordinates are NaN or infinite"),
         (WATER + WATER.replace("e=1.5", 'e="1.5 2"'), r"frame 1: e has shape \(2,\), expected one number"),
         (WATER + WATER.replace("e=1.5", "e"), "frame 1: e is .*True.*, expected one number"),
         (WATER + WATER.replace("e=1.5", "e=1.5 Properties=species:S:1"), "frame 1: atom 0 has 4 columns, expected 1"),
-        (WATER + "2\ne=1 Properties=species:S:1\nO\nH\n", "frame 1: all atoms are at one place"),
+        (WATER + "2\ne=1 Properties=species:S:1\nO\nH\n", "frame 1: all atoms have the same position"),
         (
             WATER + WATER.replace("e=1.5", "e=1.5 Properties=nonsense"),
             "frame 1: Properties=nonsense; expected NAME:TYPE:COL",
@@ -625,10 +625,10 @@ def test_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "mine_too.db") as connection:
         connection.execute("CREATE TABLE other (id INTEGER)")
     before = (tmp_path / "mine_too.db").read_bytes()
-    fails(tmp_path / "mine_too.db", "no ASE database, it has no table of systems")
+    fails(tmp_path / "mine_too.db", "not an ASE database, it has no table of systems")
     assert (tmp_path / "mine_too.db").read_bytes() == before
     (tmp_path / "empty.db").touch()
-    fails(tmp_path / "empty.db", "no ASE database")
+    fails(tmp_path / "empty.db", "not an ASE database")
     assert (tmp_path / "empty.db").stat().st_size == 0
 
 
@@ -726,7 +726,7 @@ os.kill(os.getpid(), 9)
 def test_a_database_whose_writer_was_killed_says_how_to_repair_it(tmp_path: Path) -> None:
     path = database(tmp_path / "mine.db", frames())
     subprocess.run([sys.executable, "-c", _KILLED, str(path)], check=False)
-    with pytest.raises(UnreadableError, match=r"stopped while it wrote.*`ase db`"):
+    with pytest.raises(UnreadableError, match=r"stopped while writing.*`ase db`"):
         list(frames_of_database(path))
     subprocess.run([sys.executable, "-m", "ase", "db", str(path)], check=True, capture_output=True)
     assert len(list(frames_of_database(path))) == 7

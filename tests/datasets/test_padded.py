@@ -274,7 +274,7 @@ def test_specifications_open_them(tmp_path: Path) -> None:
         ({"Z": np.ones((5, 3), int)}, "Z has shape (5, 3), expected (5, 4) or (4,), as R is (5, 4, 3)"),
         ({"Z": np.ones((5, 4))}, "Z has type float64, expected whole numbers"),
         ({"Z": np.array([["C", "O", "O", "H"]] * 5)}, "Z has type <U1, expected whole numbers"),
-        ({"Z": np.full((5, 4), -1), "N": None}, "conformation 0: atomic number -1 is of no element"),
+        ({"Z": np.full((5, 4), -1), "N": None}, "conformation 0: unknown atomic number -1"),
         ({"Z": np.zeros((5, 4), int), "N": None}, "conformation 0: no atoms"),
         ({"N": np.array([3, 3, 1, 2, 3])}, "conformation 3 has 2 atoms by N, but 3 by Z"),
         ({"N": np.array(4)}, "N has shape (), expected (5,)"),
@@ -309,7 +309,7 @@ def test_mistyped_key_is_asked_about(kind: str, tmp_path: Path) -> None:
 def test_what_is_no_npz_is_refused(tmp_path: Path) -> None:
     notes = tmp_path / "notes.npz"
     notes.write_text("notes\n" * 30)
-    assert f"{notes}: cannot be read as numpy's arrays (BadZipFile" in refusal(PaddedNPZ, notes, [DFT])
+    assert f"{notes}: cannot be read as NumPy arrays (BadZipFile" in refusal(PaddedNPZ, notes, [DFT])
     assert "no such file" in refusal(PaddedNPZ, tmp_path / "none.npz", [DFT])
     (tmp_path / "pickled.npz").write_bytes(
         npz(tmp_path / "object.npz", {**padded(), "E": np.array([{}] * 5)}).read_bytes()

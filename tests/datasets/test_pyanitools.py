@@ -183,8 +183,8 @@ def test_conformations_may_have_species_of_their_own(
     [
         (np.full((3, 2), 6), "species has shape (3, 2), expected (4, 2)"),
         (np.full((4, 3), 6), "coordinates has shape (4, 2, 3), expected (n, 3, 3)"),
-        (np.array([[6, 8], [8, -1], [6, 8], [6, 8]]), "conformation 1: atomic number -1 is of no element"),
-        (np.array([[6, 8], [8, 8], [6, 0], [6, 8]]), "conformation 2: atomic number 0 is of no element"),
+        (np.array([[6, 8], [8, -1], [6, 8], [6, 8]]), "conformation 1: unknown atomic number -1"),
+        (np.array([[6, 8], [8, 8], [6, 0], [6, 8]]), "conformation 2: unknown atomic number 0"),
         (np.full((4, 2), 6.0), "species has shape (4, 2), expected (n_atoms,) element symbols, or (n, n_atoms)"),
     ],
 )
@@ -405,9 +405,9 @@ def test_group_where_an_array_should_be_is_refused(file: Path) -> None:
 @pytest.mark.parametrize(
     ("species", "complaint"),
     [
-        (np.array([b"N", b"H", b"Q", b"H"]), "species of atom 2 is 'Q', no element symbol"),
-        (np.array([b"N", b"H", b"X", b"H"]), "species of atom 2 is 'X', no element symbol"),
-        (np.array([b"N", b"H", b"", b"H"]), "species of atom 2 is '', no element symbol"),
+        (np.array([b"N", b"H", b"Q", b"H"]), "species of atom 2 is 'Q', not an element symbol"),
+        (np.array([b"N", b"H", b"X", b"H"]), "species of atom 2 is 'X', not an element symbol"),
+        (np.array([b"N", b"H", b"", b"H"]), "species of atom 2 is '', not an element symbol"),
         (np.array([b"N", b"H", b"\n\xff", b"H"]), "species of atom 2 is"),
         (np.array([7, 1, 1, 1]), "species has type int64, expected element symbols"),
         (np.array([b"N", b"H", b"H"]), "coordinates has shape (2, 4, 3), expected (n, 3, 3)"),

@@ -176,5 +176,5 @@ def test_a_wrong_file_of_references_is_refused(tmp_path: Path, text: str, facts:
 
 def test_given_energies_in_a_wrong_unit_are_refused() -> None:
     hartree_as_eV = {1: -0.5 * EV_TO_KCAL_MOL, 6: -37.8 * EV_TO_KCAL_MOL}
-    with pytest.raises(MFPyGError, match=r"of H, C the labels leave .* eV an atom.* unit"):
+    with pytest.raises(MFPyGError, match=r"of H, C the labels leave .* eV per atom.* unit"):
         fit(EVERY[:1], EVERY[:1] @ DFT, SPECIES, given=hartree_as_eV)

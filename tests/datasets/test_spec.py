@@ -150,7 +150,7 @@ def test_level_is_read_as_it_is_meant(text: str, level: LevelOfTheory) -> None:
         ("none.xyz:dz=e@eV", ["none.xyz: no such file or folder"]),
         ("xyz:folder:dz=e@eV", ["folder is a folder; expected a file"]),
         ("folder.xyz:dz=e@eV", ["folder.xyz is a folder; expected a file"]),
-        ("a.xyz", ["a.xyz: its levels of theory are not known; define them, a.xyz:NAME=ENERGY"]),
+        ("a.xyz", ["a.xyz: its levels of theory are not known; define them as a.xyz:NAME=ENERGY"]),
         ("pyanitools:plain.h5", ["plain.h5: its levels of theory are not known"]),
         ("a.xyz:", ["malformed level ''"]),
         ("a.xyz:dz", ["malformed level 'dz': expected NAME=ENERGY"]),

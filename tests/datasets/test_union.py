@@ -251,7 +251,7 @@ def test_method_that_only_one_member_knows_is_that_of_both(tmp_path: Path, membe
 def test_union_of_nothing_or_of_parts_is_refused(tmp_path: Path, members: list[MiniCHNO]) -> None:
     with pytest.raises(MFPyGError, match="a union of no data sets"):
         UnionDataset(tmp_path / "union", [])
-    with pytest.raises(MFPyGError, match="a part of a data set; a union is made of whole ones"):
+    with pytest.raises(MFPyGError, match="a part of a data set; a union takes whole ones"):
         UnionDataset(tmp_path / "union", [members[0][:5], members[1]])
     assert not (tmp_path / "union").exists()
 

@@ -244,7 +244,7 @@ def test_species_that_are_no_elements_are_named(tmp_path: Path, name: str, forma
     path = tmp_path / name
     text = "1\n\nC 0 0 0\n" * 2 + "2\n\nC 0 0 0\nO1 0 0 1\n"
     path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
-    with pytest.raises(MFPyGError, match=f"{where}.* 'O1', no element symbol; write the element alone"):
+    with pytest.raises(MFPyGError, match=f"{where}.* 'O1', not an element symbol; write the element alone"):
         list(frames_of(path, format))
 
 
@@ -263,5 +263,5 @@ def test_a_file_that_is_none_says_so(tmp_path: Path) -> None:
     ]:
         with pytest.raises(MFPyGError, match=message):
             list(frames_of(tmp_path / name))
-    with pytest.raises(MFPyGError, match="no format 'extxy'; did you mean 'extxyz'"):
+    with pytest.raises(MFPyGError, match="cannot read format 'extxy'; did you mean 'extxyz'"):
         frames_of(tmp_path / "notes", "extxy")
