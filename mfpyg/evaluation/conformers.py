@@ -1,7 +1,7 @@
 """Energy differences between conformers of a molecule, over all pairs of them.
 
-Messerly et al., arXiv 2505.01590, section 2.2.2: of each molecule the conformations within 100 kcal/mol of its lowest
-one among those evaluated count, by the labels of the level in question, and the error of a pair is that of
+As in Messerly et al., arXiv 2505.01590, section 2.2.2: the conformers of a molecule are the evaluated conformations
+within 100 kcal/mol of its lowest one, by the labels of the level in question, and the error of a pair is that of
 ΔE_ij = E_i − E_j. With the errors e_i of the n energies of a molecule, no loop over the n(n−1)/2 pairs is needed:
 
     Σ_{i<j} (e_i − e_j)² = n Σ_i (e_i − ē)²
@@ -20,7 +20,7 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.isomers import same_molecule
 
 WINDOW = 100.0
-"""In kcal/mol above the lowest conformation of a molecule."""
+"""Energy window in kcal/mol above the lowest conformation of a molecule."""
 
 _ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*)")
 
@@ -28,12 +28,12 @@ _ELEMENT = re.compile(r"([A-Z][a-z]?)(\d*)")
 def molecules_of_rows(dataset: ConformationDataset, rows: np.ndarray) -> np.ndarray:
     """Number of each conformation's molecule, from 0, (n,) int64.
 
-    A name that the data give is taken for what it is: conformations of one name and source are of one molecule, as in
-    COMP6. Where the name is only the formula, as in the ANI-1x release file, isomers share it, and bonds tell them
-    apart (see :mod:`mfpyg.datasets.isomers`); those that bonds leave in doubt are one molecule.
+    Conformations of one name and source are of one molecule, as in COMP6. If the name is only the formula, as in the
+    ANI-1x release file, isomers are told apart by their bonds (see :mod:`mfpyg.datasets.isomers`), and merged when in
+    doubt.
 
     Args:
-        dataset: all of it, not a part.
+        dataset: whole data set, not a part.
         rows: numbers of the conformations, (n,) int64.
     """
     part = dataset.copy(torch.from_numpy(rows))
@@ -60,7 +60,7 @@ def _named_by_formula(dataset: ConformationDataset) -> np.ndarray:
 
 
 def _formula(name: str) -> dict[str, int] | None:
-    """Atoms of each element by a name such as ``C2H6O1`` or ``CH3OH``; ``None`` if it is no formula."""
+    """Atoms of each element from a name such as ``C2H6O1`` or ``CH3OH``; ``None`` if it is not a formula."""
     if not name or _ELEMENT.sub("", name):
         return None
     counts: dict[str, int] = {}
@@ -75,7 +75,7 @@ def in_window(energy: np.ndarray, molecule: np.ndarray, width: float = WINDOW) -
     Args:
         energy: labels of one level in kcal/mol, (n,).
         molecule: number of each conformation's molecule, (n,) int64.
-        width: of the window in kcal/mol.
+        width: width of the window in kcal/mol.
     """
     lowest = np.full(molecule.max(initial=-1) + 1, np.inf)
     np.minimum.at(lowest, molecule, energy)
@@ -86,7 +86,7 @@ def pair_sums(errors: np.ndarray, molecule: np.ndarray, n_molecules: int) -> np.
     """Number of pairs of each molecule, and Σ|e_i − e_j| and Σ(e_i − e_j)² over them, (n_molecules, 3) float64.
 
     Args:
-        errors: of the energies of conformations in kcal/mol, (n,).
+        errors: errors of the energies of conformations in kcal/mol, (n,).
         molecule: number of each conformation's molecule, (n,) int64, below ``n_molecules``.
         n_molecules: number of molecules.
     """

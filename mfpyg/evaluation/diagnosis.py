@@ -1,4 +1,4 @@
-"""Diagnosis of NaN and infinity in a batch: the conformation, and its positions, labels or predictions at fault."""
+"""Diagnosis of NaN and infinity in a batch: finding the conformation and the values at fault."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from mfpyg.models import Potential, Prediction
 from mfpyg.models.system import find_overlap
 
 Labels = Iterable[tuple[str, str, int]]
-"""Fidelity, ``"energy"`` or ``"forces"``, and the fidelity's number among the T of the data set."""
+"""Fidelity, ``"energy"`` or ``"forces"``, and index of the fidelity among the T of the data set."""
 
 
 def name_of(batch: Batch, graph: int, molecules: Sequence[str]) -> str:
-    """Name of a graph of a batch: molecule and conformation where the data have them, else its number."""
+    """Name of a graph of a batch: molecule and conformation if the data have them, else its number."""
     if "molecule" in batch and "conformation" in batch:
         return f"{molecules[int(batch.molecule[graph])]}, conformation {int(batch.conformation[graph])}"
     return f"graph {graph} of the batch"
 
 
 def fault_of_data(potential: Potential, batch: Batch, labels: Labels, molecules: Sequence[str]) -> str | None:
-    """Find positions or unmasked labels of a batch that are not finite, or overlapping atoms, and say what to do.
+    """Find positions or unmasked labels of a batch that are not finite, or overlapping atoms.
 
     Args:
-        potential: whose cutoff and precision decide which atoms are at the same place.
-        batch: as the data sets give it.
-        labels: that are looked at.
+        potential: potential, whose cutoff and precision determine which atoms overlap.
+        batch: batch of a data set.
+        labels: labels to check.
         molecules: names of the data set's molecules.
 
     Returns:
-        A clause naming the conformation; ``None`` if there is nothing wrong.
+        A clause with the conformation and advice; ``None`` if nothing is wrong.
     """
     lost = ~torch.isfinite(batch.pos).all(dim=1)
     if lost.any():
@@ -43,7 +43,7 @@ def fault_of_data(potential: Potential, batch: Batch, labels: Labels, molecules:
     overlap = find_overlap(batch.pos.to(potential.dtype), topology, lattice)
     if overlap is not None:
         where = name_of(batch, overlap.graph, molecules)
-        return f"{overlap} in {where}; take it out of the data (mfpyg-doctor finds all such)"
+        return f"{overlap} in {where}; take it out of the data (mfpyg-doctor finds all of them)"
     for name, prop, column in labels:
         wrong = _wrong_labels(batch, prop, column)
         if wrong.any():
@@ -53,7 +53,7 @@ def fault_of_data(potential: Potential, batch: Batch, labels: Labels, molecules:
 
 
 def fault_of_predictions(predictions: Mapping[str, Prediction], batch: Batch, molecules: Sequence[str]) -> str | None:
-    """Find predictions of a batch that are not finite, naming the first conformation; ``None`` if all are."""
+    """Find predictions of a batch that are not finite; ``None`` if all are finite."""
     for name, prediction in predictions.items():
         bad = {"energy": ~torch.isfinite(prediction.energy)}
         if prediction.forces is not None:
@@ -74,5 +74,5 @@ def _wrong_labels(batch: Batch, prop: str, column: int) -> Tensor:
 
 
 def _of_graphs(atoms: Tensor, batch: Batch) -> Tensor:
-    """Graphs that any of these atoms belongs to: (n_atoms,) bool -> (n_graphs,) bool."""
+    """True for graphs with any true atom: (n_atoms,) bool -> (n_graphs,) bool."""
     return torch.bincount(batch.batch[atoms], minlength=batch.num_graphs) > 0

@@ -1,9 +1,8 @@
-"""Errors of ensembles, whose members differ in the seed only, with confidence intervals.
+"""Errors with confidence intervals of ensembles, whose members differ in the seed only.
 
-Two questions have two answers. How good is a model that is trained like these? The mean over the members with a
-confidence interval by Student's t. How good is the average of their predictions on molecules like these? Its error
-with a bootstrap interval over the molecules of the test: conformations of a molecule resemble each other, so that
-drawing single ones would pretend to more independent evidence than there is.
+The error of a single model is estimated by the mean over the members with a Student's t interval. The error of the
+averaged prediction has a bootstrap interval over the molecules of the test: conformations of a molecule resemble each
+other, so that resampling single ones would overstate the independent evidence.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mfpyg.inference.dataset import Predictions, average
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 DRAWN_AT_ONCE = 1 << 20
-"""Molecules, over all resamples that are made together."""
+"""Maximum number of molecules over all resamples that are drawn together."""
 
 PROPERTIES = {
     "energy": "energies",
@@ -32,12 +31,12 @@ PROPERTIES = {
     "conformers": "energy differences between conformers",
     "conformer_forces": "force components of conformers",
 }
-"""Properties of errors; the last two of conformations within the window of :mod:`mfpyg.evaluation.conformers`."""
+"""Properties with errors; the last two within the energy window of :mod:`mfpyg.evaluation.conformers`."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % interval; ``None`` for both ends where there is too little to tell."""
+    """A number and its 95 % interval; ``None`` for both ends if there are too few data."""
 
     value: float
     low: float | None = None
@@ -46,14 +45,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PropertyErrors:
-    """Errors of one property, of one fidelity, on one split; in kcal/mol or kcal/mol/Å.
+    """Errors of one property of one fidelity on one split, in kcal/mol or kcal/mol/Å.
 
     Attributes:
-        n: labels: energies, force components or pairs of conformers.
-        n_molecules: that they are of.
-        member_rmse, member_mae: of each member.
-        rmse, mae: mean over the members, Student's t interval; without an interval for a single member.
-        ensemble_rmse, ensemble_mae: of the averaged prediction, bootstrap interval over molecules; without an
+        n: number of labels (energies, force components or pairs of conformers).
+        n_molecules: number of molecules with labels.
+        member_rmse, member_mae: errors of each member.
+        rmse, mae: means over the members with Student's t intervals; no interval for a single member.
+        ensemble_rmse, ensemble_mae: errors of the averaged prediction with bootstrap intervals over molecules; no
             interval for a single molecule.
     """
 
@@ -69,15 +68,15 @@ class PropertyErrors:
 
 @dataclass
 class Labels:
-    """Labels of n conformations with N atoms altogether; those that the masks leave out are never looked at.
+    """Labels of n conformations with N atoms in total; masked labels are never used.
 
     Attributes:
         rows: numbers of the conformations in the data set, (n,) int64.
-        molecule: number of each one's molecule, (n,) int64.
-        n_molecules: how many there are.
-        n_atoms: of each, (n,) int64.
-        energy, energy_mask: of each fidelity, in kcal/mol, (n,).
-        forces: of each fidelity, in kcal/mol/Å, (N, 3); forces_mask: (n,).
+        molecule: number of each conformation's molecule, (n,) int64.
+        n_molecules: number of molecules.
+        n_atoms: atoms of each conformation, (n,) int64.
+        energy, energy_mask: energies in kcal/mol and masks of each fidelity, (n,).
+        forces, forces_mask: forces in kcal/mol/Å, (N, 3), and masks, (n,), of each fidelity.
     """
 
     rows: np.ndarray
@@ -94,10 +93,10 @@ def labels_of(dataset: ConformationDataset, rows: np.ndarray, molecule: np.ndarr
     """Labels of some conformations.
 
     Args:
-        dataset: all of it, not a part.
+        dataset: whole data set, not a part.
         rows: numbers of the conformations, (n,) int64.
-        molecule: number of each one's molecule, (n,) int64; by
-            :func:`mfpyg.evaluation.conformers.molecules_of_rows` if not given.
+        molecule: number of each conformation's molecule, (n,) int64; by default from
+            :func:`mfpyg.evaluation.conformers.molecules_of_rows`.
     """
     chosen = torch.from_numpy(rows)
     atoms, _, _ = rows_of(dataset.slices["z"], chosen)
@@ -124,9 +123,9 @@ def sums_by_molecule(
     """Count, Σ|e| and Σe² of each molecule for every property that has labels: ``{property: (n_molecules, 3)}``.
 
     Args:
-        predictions, labels: of the same conformations.
-        fidelity: that both have.
-        window: in which conformations are conformers, in kcal/mol.
+        predictions, labels: predictions and labels of the same conformations.
+        fidelity: fidelity of both.
+        window: energy window of conformers, in kcal/mol.
     """
     found: dict[str, np.ndarray] = {}
     mask, molecule = labels.energy_mask[fidelity], labels.molecule
@@ -146,20 +145,20 @@ def sums_by_molecule(
 
 
 def _sums(errors: np.ndarray, molecule: np.ndarray, n_molecules: int) -> np.ndarray:
-    """Of the errors of conformations (n,) or the components of atoms (n, 3), by the molecule of each, (n,)."""
+    """Count, Σ|e| and Σe² per molecule of errors of conformations (n,) or of atoms (n, 3); ``molecule`` is (n,)."""
     errors = errors[:, None] if errors.ndim == 1 else errors
     parts = (np.full(len(molecule), errors.shape[1]), np.abs(errors).sum(axis=1), np.square(errors).sum(axis=1))
     return np.stack([np.bincount(molecule, part, minlength=n_molecules) for part in parts], axis=1)
 
 
 def rmse_and_mae(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From count, Σ|e| and Σe², (…, 3), of at least one error."""
+    """RMSE and MAE from count, Σ|e| and Σe², (…, 3), of at least one error."""
     count, absolute, squared = np.moveaxis(sums, -1, 0)
     return np.sqrt(squared / count), absolute / count
 
 
 def mean_estimate(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
-    """Mean over members, and mean ± t s/√n with Student's t of n − 1 degrees of freedom; no interval for n = 1."""
+    """Mean over members with the interval mean ± t s/√n, t of n − 1 degrees of freedom; no interval for n = 1."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return Estimate(mean)
@@ -173,10 +172,10 @@ def bootstrap_estimates(
     """RMSE and MAE with percentile intervals over resampled molecules; no interval for a single molecule.
 
     Args:
-        sums: count, Σ|e| and Σe² of each molecule, (n_molecules, 3); those without any are not drawn.
-        resamples: how often as many molecules as there are are drawn with replacement.
-        seed: the same seed draws the same molecules for every model.
-        confidence: of the interval.
+        sums: count, Σ|e| and Σe² of each molecule, (n_molecules, 3); molecules without errors are not drawn.
+        resamples: number of bootstrap resamples.
+        seed: seed, which draws the same molecules for every model.
+        confidence: confidence of the interval.
     """
     sums = sums[sums[:, 0] > 0]
     values = [float(v) for v in rmse_and_mae(sums.sum(axis=0))]
@@ -184,7 +183,7 @@ def bootstrap_estimates(
         return Estimate(values[0]), Estimate(values[1])
     random = np.random.default_rng(seed)
     parts = []
-    for size in _parts(resamples, max(1, DRAWN_AT_ONCE // len(sums))):  # or many molecules would take much memory
+    for size in _parts(resamples, max(1, DRAWN_AT_ONCE // len(sums))):  # bounds the memory for many molecules
         chosen = random.integers(len(sums), size=(size, len(sums)))
         parts.append(np.stack([column[chosen].sum(axis=1) for column in sums.T], axis=1))
     drawn = np.concatenate(parts)
@@ -205,19 +204,19 @@ def ensemble_errors(
     seed: int = 0,
     window: float = WINDOW,
 ) -> dict[str, dict[str, PropertyErrors]]:
-    """Errors of members and of their average: ``{fidelity: {property: PropertyErrors}}`` for all that have labels.
+    """Errors of members and of their average, where there are labels: ``{fidelity: {property: PropertyErrors}}``.
 
     Args:
-        members: predictions of one or more potentials, of the same conformations as the labels.
-        labels: of :func:`labels_of`.
-        resamples, seed: of the bootstrap.
-        window: in which conformations are conformers, in kcal/mol.
+        members: predictions of one or more potentials for the labelled conformations.
+        labels: labels from :func:`labels_of`.
+        resamples, seed: resamples and seed of the bootstrap.
+        window: energy window of conformers, in kcal/mol.
 
     Raises:
         MFPyGError: if there is no member, or members differ in conformations or fidelities.
     """
     if not members:
-        raise MFPyGError("an ensemble without members; expected the predictions of at least one run")
+        raise MFPyGError("ensemble without members; expected the predictions of at least one run")
     mean = average(members)
     result: dict[str, dict[str, PropertyErrors]] = {}
     for fidelity in mean.energy:

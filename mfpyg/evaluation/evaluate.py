@@ -25,7 +25,7 @@ class Parity:
     """Labels and predictions of one quantity, for plotting.
 
     Attributes:
-        labels, predictions: kcal/mol an atom without the reference energies, or kcal/mol/Å.
+        labels, predictions: energies in kcal/mol per atom without the reference energies, or forces in kcal/mol/Å.
     """
 
     labels: list[np.ndarray] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Evaluation:
     Attributes:
         metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}}}}`` as
             :meth:`mfpyg.evaluation.metrics.MetricTable.result` gives them.
-        parity: ``{split: {(fidelity, "energy" | "forces"): Parity}}`` where asked for.
+        parity: ``{split: {(fidelity, "energy" | "forces"): Parity}}`` if requested.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -55,18 +55,18 @@ def evaluate(
     parity: bool = False,
     track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
 ) -> Evaluation:
-    """Errors of a potential against every label of its fidelities, including those it was not trained on.
+    """Evaluate a potential against all labels of its fidelities, including those it was not trained on.
 
     Args:
-        potential: in evaluation mode.
-        dataset: with at least one of its fidelities.
+        potential: potential in evaluation mode.
+        dataset: data set with at least one of its fidelities.
         splits: numbers of the conformations of each split.
         parity: whether to keep labels and predictions.
-        track: shows the progress over the batches of a split.
+        track: wraps the batches of a split to show progress.
 
     Raises:
-        MFPyGError: if the data set has none of the potential's fidelities, or an element it does not know; for a label
-            or a prediction that is NaN or infinite, naming the conformation.
+        MFPyGError: if the data set has none of the potential's fidelities, or has an element that it does not know; if
+            a label or a prediction is NaN or infinite, naming the conformation.
     """
     columns = common_columns(potential, dataset)
     labels = [(name, prop, column) for name, column in columns.items() for prop in ("energy", "forces")]

@@ -15,13 +15,12 @@ from mfpyg.models import Prediction
 def energy_errors(prediction: Prediction, batch: Batch, column: int) -> Tensor:
     """Predicted minus labelled total energy in kcal/mol, (n_labelled,) float64.
 
-    Entries without a label are left out before any arithmetic: a NaN that is multiplied by zero is
-    still a NaN, in the gradient too.
+    Entries without a label are left out before any arithmetic: NaN times zero is still NaN, also in the gradient.
 
     Args:
-        prediction: of one fidelity.
-        batch: with ``energy`` (n_graphs, T) and ``energy_mask``.
-        column: number of the fidelity among the T of the data set.
+        prediction: prediction of one fidelity.
+        batch: batch with ``energy`` (n_graphs, T) and ``energy_mask``.
+        column: index of the fidelity among the T of the data set.
     """
     mask = batch.energy_mask[:, column]
     return prediction.energy[mask] - batch.energy[mask, column]
@@ -31,9 +30,9 @@ def force_errors(prediction: Prediction, batch: Batch, column: int) -> Tensor:
     """Predicted minus labelled force components in kcal/mol/Å, (n_labelled_atoms · 3,) float64.
 
     Args:
-        prediction: of one fidelity, with forces.
-        batch: with ``forces`` (n_atoms, T, 3) and ``forces_mask`` (n_graphs, T).
-        column: number of the fidelity among the T of the data set.
+        prediction: prediction of one fidelity, with forces.
+        batch: batch with ``forces`` (n_atoms, T, 3) and ``forces_mask`` (n_graphs, T).
+        column: index of the fidelity among the T of the data set.
     """
     assert prediction.forces is not None
     mask = batch.forces_mask[batch.batch, column]  # (n_atoms,)
@@ -56,7 +55,7 @@ class MetricTable:
     """Accumulates the errors of several fidelities over batches.
 
     Args:
-        columns: ``{fidelity: its number among the T of the data set}``.
+        columns: ``{fidelity: its index among the T of the data set}``.
     """
 
     def __init__(self, columns: Mapping[str, int]) -> None:
@@ -84,8 +83,7 @@ class MetricTable:
     def result(self) -> dict[str, dict[str, dict[str, Any]]]:
         """``{fidelity: {"energy": {n, mae, rmse, mae_per_atom, rmse_per_atom}, "forces": {n, mae, rmse}}}``.
 
-        In kcal/mol and kcal/mol/Å; ``n`` counts energies, and force components; what has no label is
-        absent.
+        In kcal/mol and kcal/mol/Å; ``n`` counts energies or force components; entries without labels are absent.
         """
         table: dict[str, dict[str, dict[str, Any]]] = {}
         for (name, quantity), sums in self._sums.items():

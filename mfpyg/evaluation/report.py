@@ -1,4 +1,4 @@
-"""Errors of a potential as a table, on the terminal and as text, and as parity plots."""
+"""Errors of a potential as tables and parity plots."""
 
 from __future__ import annotations
 
@@ -16,27 +16,26 @@ from mfpyg.errors import MFPyGError
 from mfpyg.files import replace_file
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
 
-if TYPE_CHECKING:  # imports torch and matplotlib, which tables do without
+if TYPE_CHECKING:  # imports torch and matplotlib, which tables do not need
     from matplotlib.axes import Axes
 
     from mfpyg.evaluation.evaluate import Parity
 
 WIDEST = 250
-"""Columns of a table as text."""
+"""Maximum width of a table as text."""
 
 _AXES = {
-    "energy": (f"{ENERGY_UNIT} per atom", "energies less references"),
+    "energy": (f"{ENERGY_UNIT} per atom", "energies without references"),
     "forces": (FORCE_UNIT, "force components"),
 }
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table:
-    """Errors of every split and fidelity.
+    """Table of the errors of every split and fidelity.
 
     Args:
         metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}}}}``.
-        trained: ``{fidelity: its labels trained on}``, such as ``{"cc": "E"}``; forces that were not
-            trained on are marked.
+        trained: ``{fidelity: labels trained on}``, such as ``{"cc": "E"}``; others are marked by a star.
     """
     title = f"energies in {ENERGY_UNIT}, forces in {FORCE_UNIT}; * never trained on"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="", padding=(0, 1, 0, 0))
@@ -63,7 +62,7 @@ def _cells(values: Mapping[str, float] | None, trained: bool, names: tuple[str, 
 
 
 def as_text(table: Table) -> str:
-    """A table as text without colours."""
+    """Table as text without colours."""
     console = Console(file=io.StringIO(), width=WIDEST)
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
@@ -71,17 +70,17 @@ def as_text(table: Table) -> str:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print a table; a narrow terminal wraps its lines, but no digit is cut off."""
+    """Print a table; a narrow terminal wraps its lines without cutting off digits."""
     console.print(as_text(table), soft_wrap=True, highlight=False, markup=False)
 
 
 def parity_plot(pairs: Mapping[tuple[str, str], Parity], path: Path, title: str) -> None:
-    """Write parity plots as PNG, a panel for each fidelity and property.
+    """Write parity plots as PNG, with a panel for each fidelity and property.
 
     Args:
         pairs: ``{(fidelity, "energy" | "forces"): labels and predictions}`` of one split.
-        path: of the picture.
-        title: above the panels.
+        path: PNG file to write.
+        title: title above the panels.
 
     Raises:
         MFPyGError: if there is nothing to draw.

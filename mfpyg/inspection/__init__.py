@@ -21,19 +21,19 @@ __all__ = ["inspect"]
 
 
 def inspect(target: str | os.PathLike[str], track: Track = iter) -> dict[str, Any]:
-    """Contents of a file or folder, as plain values; nothing that is in it is run, and no network is made.
+    """Contents of a file or folder, as plain values, without running its code or building a network.
 
     Args:
-        target: a checkpoint, a run folder, a study's folder, a processed data set (``.pt``), or a data set as
-            ``--dataset`` names it, which is processed where it was not yet.
+        target: checkpoint, run folder, study folder, processed data set (``.pt``), or a data set as given to
+            ``--dataset``, which is processed if necessary.
         track: wraps the list of groups to show the progress of processing.
 
     Returns:
-        A dictionary whose ``"kind"`` says which: ``checkpoint``, ``run``, ``study`` or ``dataset``. Everything in it
-        goes into JSON: text, numbers, lists, dictionaries, ``None`` for what is not known.
+        A dictionary whose ``"kind"`` is ``checkpoint``, ``run``, ``study`` or ``dataset``. It can be written as JSON:
+        text, numbers, lists, dictionaries, ``None`` for unknown values.
 
     Raises:
-        MFPyGError: if there is no such thing, or it is damaged or foreign.
+        MFPyGError: if the target does not exist, is damaged, or was not written by this package.
 
     Example:
         >>> mfpyg.inspection.inspect("runs/example")["training"]["best_epoch"]       # doctest: +SKIP
@@ -43,7 +43,7 @@ def inspect(target: str | os.PathLike[str], track: Track = iter) -> dict[str, An
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:
-        raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
+        raise MFPyGError(f"{path}: cannot be read ({error.strerror})") from error
     if is_folder:
         return _folder(path)
     if is_file and path.suffix == ".pt":
@@ -66,11 +66,11 @@ def _folder(path: Path) -> dict[str, Any]:
     if processed:
         listed = ", ".join(file.name for file in processed[:5])
         raise MFPyGError(f"{path} holds {len(processed)} processed data sets; name one: {listed}")
-    raise MFPyGError(f"{path} is no run folder, no study and no processed data set; expected one of them")
+    raise MFPyGError(f"{path} is not a run folder, a study or a processed data set; expected one of them")
 
 
 def _study(path: Path) -> dict[str, Any]:
-    """The plan of a study, and the state of each of its runs."""
+    """Plan of a study, and state of each run."""
     plan = read_plan(path)
     states = {str(run): _state(RunFolder(run.folder)) for run in plan.runs(path)}
     return {"kind": "study", "path": str(path), "plan": dataclasses.asdict(plan), "runs": states}
@@ -82,7 +82,7 @@ def _state(folder: RunFolder) -> str:
     return "started" if folder.last.is_file() else "missing"
 
 
-# Imported when they are needed, as the readers of data take half a second.
+# Imported lazily, as importing the readers of data takes half a second.
 
 
 def _processed(path: Path) -> dict[str, Any]:

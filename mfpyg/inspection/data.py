@@ -19,10 +19,10 @@ _SPLITS = {"pool": 0, "test": 1, "ood": 2, "not said": -1}
 
 
 def describe_dataset(specs: Sequence[DatasetSpec], track: Track = iter) -> dict[str, Any]:
-    """Contents of a data set that ``--dataset`` names, processed if it was not; see :func:`mfpyg.inspection.inspect`.
+    """Contents of a data set given to ``--dataset``, processed if necessary; see :func:`mfpyg.inspection.inspect`.
 
     Raises:
-        MFPyGError: if a raw file is missing or wrong.
+        MFPyGError: if a raw file is missing or invalid.
     """
     return describe_processed(Path(open_dataset(specs, track=track).processed_paths[0]))
 
@@ -58,7 +58,7 @@ def describe_processed(path: Path) -> dict[str, Any]:
 
 
 def _edges(data: Data, slices: Mapping[str, Tensor]) -> dict[str, Any] | None:
-    """Cutoff and number of the edges that are stored, if any are."""
+    """Cutoff and number of stored edges; ``None`` if there are none."""
     if "edge_cutoff" not in slices:
         return None
     return {"cutoff": float(data.edge_cutoff[0]), "number": data.edge_index.shape[1]}

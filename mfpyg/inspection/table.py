@@ -15,12 +15,12 @@ from mfpyg.settings import flat
 
 
 def print_report(console: Console, report: Mapping[str, Any], everything: bool = False) -> None:
-    """Print what :func:`mfpyg.inspection.inspect` has found.
+    """Print a report.
 
     Args:
-        console: where to.
-        report: what was found.
-        everything: all settings, too, and not only those that were changed.
+        console: console to print to.
+        report: report of :func:`mfpyg.inspection.inspect`.
+        everything: whether to print all settings, not only those that differ from the preset.
     """
     parts = {"dataset": _dataset, "study": _study}.get(report["kind"], _trained)(report)
     for part in parts:
@@ -31,7 +31,7 @@ def print_report(console: Console, report: Mapping[str, Any], everything: bool =
         labels = {name: level["labels"] or "" for name, level in report["fidelities"].items()}
         print_table(console, metrics_table(report["metrics"], labels))
     settings = flat(dict(report["config"])) if everything else report["changed"]
-    title = "all settings" if everything else f"settings that are not those of preset {report['config']['preset']}"
+    title = "all settings" if everything else f"settings that differ from preset {report['config']['preset']}"
     print_table(console, _grid(title, settings.items()))
 
 
@@ -79,7 +79,7 @@ def _training(training: Mapping[str, Any]) -> str | None:
         words.append(f"stage {training['stage']}")
     if "finished" in training:
         words.append("finished" if training["finished"] else "not finished")
-        words.append("can be resumed" if training["resumable"] else "can't be resumed")
+        words.append("can be resumed" if training["resumable"] else "cannot be resumed")
     return "; ".join(words)
 
 
@@ -137,7 +137,7 @@ def _study(report: Mapping[str, Any]) -> Iterable[Table]:
 
 
 def _grid(title: str, facts: Iterable[tuple[str, Any]]) -> Table:
-    """Names and values; those that are nothing are left out."""
+    """Names and values; without a title, empty values are left out."""
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), title=title or None, title_justify="left")
     grid.title_style = ""
     grid.add_column(no_wrap=True, style="dim")

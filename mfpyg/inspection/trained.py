@@ -1,4 +1,4 @@
-"""Potentials and their training, as checkpoints and run folders describe them."""
+"""Contents of checkpoints and run folders."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def describe_run(path: Path) -> dict[str, Any]:
-    """Contents of a run folder: its best checkpoint, or its last, and how the run ended.
+    """Contents of a run folder: its best (else last) checkpoint, and how the run ended.
 
     Raises:
-        MFPyGError: if a file of it is damaged, or there is no checkpoint.
+        MFPyGError: if a file in it is damaged, or there is no checkpoint.
     """
     folder = RunFolder(path)
     if not folder.best.is_file() and not folder.last.is_file():
-        raise MFPyGError(f"{path}: no checkpoint; the run stopped before its first epoch ended, start it anew")
+        raise MFPyGError(f"{path}: no checkpoint; the run stopped before its first epoch ended; start it anew")
     report = describe_checkpoint(folder.best if folder.best.is_file() else folder.last)
     training = report["training"]
     if folder.last.is_file():
@@ -88,12 +88,12 @@ def describe_run(path: Path) -> dict[str, Any]:
 
 
 def _symbols(species: list[int] | None) -> list[str] | None:
-    """Symbols of elements; ``None`` where a checkpoint does not say which a fidelity was trained on."""
+    """Symbols of elements; ``None`` if the checkpoint does not contain them."""
     return None if species is None else [chemical_symbols[number] for number in species]
 
 
 def _missing(described: Mapping[str, Any], path: Path) -> str | None:
-    """Advice on what to install for the backbone; ``None`` if it is known here."""
+    """Advice on what to install for the backbone; ``None`` if it is installed."""
     try:
         check_installed(described, str(path))
     except MFPyGError as error:
@@ -102,7 +102,7 @@ def _missing(described: Mapping[str, Any], path: Path) -> str | None:
 
 
 def _labels(config: dict[str, Any], installed: bool, path: Path) -> dict[str, str]:
-    """Labels that each fidelity was trained on, the settings having been checked; not those of a missing backbone."""
+    """Labels that each fidelity was trained on; also checks the settings, except those of a missing backbone."""
     lacking = [name for name in ("fidelities", "backbone", "preset", "model") if name not in config]
     if lacking or not isinstance(config["model"], dict):
         raise MFPyGError(f"{path}: damaged, its config lacks {', '.join(lacking) or 'options of the model'}")
@@ -114,14 +114,14 @@ def _labels(config: dict[str, Any], installed: bool, path: Path) -> dict[str, st
 
 
 def _n_parameters(checkpoint: Mapping[str, Any]) -> int:
-    """Number of parameters as stored by the training; else of all weights but the references."""
+    """Number of parameters as stored in training; else of all weights except the references."""
     stored = checkpoint["mfpyg"].get("n_parameters")
     if stored is not None:
         return int(stored)
     weights: dict[int, Tensor] = {}
     for name, weight in checkpoint["state_dict"].items():
         if weight.is_floating_point() and not name.endswith(".reference"):
-            weights[weight.data_ptr()] = weight  # one that stands there under two names is one
+            weights[weight.data_ptr()] = weight  # counts shared weights once
     return sum(weight.numel() for weight in weights.values())
 
 
@@ -137,7 +137,7 @@ def _data(described: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def split_hash(splits: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of names and conformations of all splits, equal where they are."""
+    """SHA-256 of the names and conformations of all splits."""
     digest = hashlib.sha256()
     for name in sorted(splits):
         digest.update(f"{name} {len(splits[name])}\n".encode())
@@ -172,9 +172,9 @@ def _metrics(folder: RunFolder) -> dict[str, Any] | None:
         found = json.loads(folder.metrics.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise_if_unreadable(folder.metrics, error)
-        raise MFPyGError(f"{folder.metrics}: damaged; make it anew with mfpyg-evaluate {folder.path}") from error
+        raise MFPyGError(f"{folder.metrics}: damaged; create it again with mfpyg-evaluate {folder.path}") from error
     if not _is_table(found):
-        raise MFPyGError(f"{folder.metrics}: no table of errors; make it anew with mfpyg-evaluate {folder.path}")
+        raise MFPyGError(f"{folder.metrics}: not a table of errors; create it again with mfpyg-evaluate {folder.path}")
     return found
 
 
@@ -189,7 +189,7 @@ def _is_table(found: Any) -> bool:
 
 
 def _versions(trained: Mapping[str, str]) -> dict[str, Any]:
-    """Versions of the training, and those here that differ or are missing."""
+    """Versions in training, and those installed here that differ or are missing."""
     here = {name: _installed(name) for name in trained}
     return {"trained": dict(trained), "different": {n: v for n, v in here.items() if v != trained[n]}}
 
@@ -204,7 +204,7 @@ def _installed(name: str) -> str | None:
 
 
 def _changed(config: dict[str, Any], installed: bool) -> dict[str, Any]:
-    """Settings by dotted names that are not the defaults of their preset; all of a backbone that is not installed."""
+    """Settings, by dotted name, that differ from their preset; all settings of a backbone that is not installed."""
     usual = defaults(config["preset"], config["backbone"] if installed else "hipnn")
     if not installed:
         usual["model"] = {}
