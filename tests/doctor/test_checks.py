@@ -251,7 +251,7 @@ def rotated(pos: np.ndarray) -> np.ndarray:
 def test_identical_conformations(planted: Planted) -> None:
     findings = planted(lambda file: rewritten(first_group(file), np.arange(6), {}))
     found = only(findings, "duplicated conformations", "suspect")
-    assert "6 conformations are there already (6 pairs identical" in found.evidence
+    assert "6 conformations repeat others (6 pairs identical" in found.evidence
     assert not [f for f in findings if f.check == "contradicting labels"]
 
 
