@@ -1,8 +1,7 @@
-"""Studies: many runs named as in the paper, and the tables, figures and report that are made of them.
+"""Studies: many runs named as in the paper, and tables, figures and a report of their errors.
 
 A study is a list of :class:`mfpyg.study.plan.StudyRun`; ``collect`` turns it into a ``StudyResult``, which
-``write_tables``, ``write_figures`` and ``write_report`` write. Names need no torch and are imported at once, the rest
-when it is first used.
+``write_tables``, ``write_figures`` and ``write_report`` write. Everything that needs torch is imported lazily.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Runs of a study as jobs of a SLURM cluster, by submitit; importable without either.
 
-Each run is a task of a job array, and goes on from its last checkpoint when it begins again: when SLURM has requeued it
-after it was pre-empted, when submitit has at its time limit, or when the same study is asked for once more. What is
-submitted is remembered in the study's folder, so that nothing is in the queue twice.
+Each run is a task of a job array, and continues from its last checkpoint when it is started again: requeued by SLURM
+after preemption, requeued by submitit at its time limit, or started by the same study again. Submitted jobs are
+recorded in the study's folder, so that none is queued twice.
 """
 
 from __future__ import annotations
@@ -28,34 +28,35 @@ from mfpyg.study.jobs import Job, ended, start
 if TYPE_CHECKING:
     import submitit
 
-_PAUSE, _LOOK = 2.0, 0.2
+_POLL_QUEUE, _POLL_PROCESS = 2.0, 0.2
+"""Seconds between looks at the queue, and at a process."""
 _SECONDS_TO_BE_ENDED, _SECONDS_TO_SAVE = 600, 60
 """SLURM's signal comes 90 seconds before the end."""
 _TIMEOUTS = 50
-"""Most times that a run comes to its time limit and continues in another job."""
-_OF_STUDY = {
+"""Maximum number of times that a run reaches its time limit and continues in another job."""
+_RESERVED = {
     *("array_parallelism", "nodes", "ntasks_per_node", "num_gpus", "gpus_per_task", "cpus_per_gpu"),
     *("additional_parameters", "srun_args", "use_srun", "stderr_to_stdout"),
 }
-"""Parameters of submitit that a study sets itself, that make several tasks of a run, or have no plain value."""
+"""Parameters of submitit that a study sets itself, that make several tasks per run, or have no plain value."""
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """Resources that each run asks of SLURM.
+    """Resources that each run requests from SLURM.
 
     Attributes:
-        parameters: of ``submitit.SlurmExecutor``, which are those of sbatch.
+        parameters: parameters of ``submitit.SlurmExecutor``, which are those of sbatch.
     """
 
     parameters: dict[str, Any]
 
     @classmethod
     def parse(cls, texts: Sequence[str]) -> Slurm:
-        """From ``["partition=gpu", "time=240"]``.
+        """Parse ``["partition=gpu", "time=240"]``.
 
         Raises:
-            MFPyGError: for an unknown parameter, a malformed value, or if submitit or SLURM is not there.
+            MFPyGError: for an unknown parameter, a malformed value, or if submitit or SLURM is missing.
         """
         known = _known_parameters()
         parameters: dict[str, Any] = {"job_name": "mfpyg"}
@@ -69,14 +70,14 @@ class Slurm:
         minutes = parameters.get("time", "not given")
         if not isinstance(minutes, int):
             raise MFPyGError(
-                f"slurm has time {minutes}, expected the minutes after which a run goes back to the queue, as time=240"
+                f"slurm has time {minutes}, expected the minutes after which a run is requeued, as time=240"
             )
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
-            raise MFPyGError("launcher is slurm, but there is no sbatch here; use a login node of the cluster")
+            raise MFPyGError("launcher is slurm, but sbatch was not found; use a login node of the cluster")
         return cls(parameters)
 
     def executor(self, folder: Path, at_a_time: int | None) -> submitit.SlurmExecutor:
-        """Executor of submitit, with its files in ``slurm/`` of a study's folder; so many runs at a time, or all."""
+        """Executor of submitit with its files in ``slurm/`` of the study's folder; by default runs all jobs at once."""
         import submitit
 
         executor = submitit.SlurmExecutor(folder=folder / "slurm", max_num_timeout=_TIMEOUTS)
@@ -86,7 +87,7 @@ class Slurm:
 
     @staticmethod
     def to_cancel(jobs: Iterable[Job]) -> str:
-        """The command that ends what is in the queue."""
+        """Command that cancels all queued jobs."""
         return " ".join(["scancel", *dict.fromkeys(job.place for job in jobs if job.place and job.state != "done")])
 
 
@@ -101,14 +102,14 @@ def _known_parameters() -> list[str]:
         import submitit
     except ImportError as error:
         raise MFPyGError("launcher slurm needs submitit; install it with: pip install 'mfpyg[slurm]'") from error
-    return sorted(submitit.SlurmExecutor._valid_parameters() - _OF_STUDY)
+    return sorted(submitit.SlurmExecutor._valid_parameters() - _RESERVED)
 
 
 class JobOnCluster:
-    """The callable that submitit pickles, and calls on a node.
+    """Callable that submitit pickles and calls on a node.
 
     Args:
-        job: that is run.
+        job: job to run.
     """
 
     def __init__(self, job: Job) -> None:
@@ -116,15 +117,15 @@ class JobOnCluster:
         self._over = False
 
     def __call__(self) -> tuple[str, str]:
-        """Train; the job's state and error."""
+        """Train, and return the job's state and error."""
         os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
         start(self.job, None, 1)
-        # In a thread, as checkpoint() comes in a signal, and must not wait for a lock that what it interrupts holds.
+        # In a thread, as checkpoint() runs in a signal handler, where waiting for the process could deadlock.
         threading.Thread(target=self._wait, daemon=True).start()
         while not self._over:
-            time.sleep(_LOOK)
+            time.sleep(_POLL_PROCESS)
         assert self.job.process is not None
-        if self.job.process.returncode == INTERRUPT_STATUS:  # the system stops the job; this is no result of it
+        if self.job.process.returncode == INTERRUPT_STATUS:  # the system is stopping the job, which is not its result
             time.sleep(_SECONDS_TO_BE_ENDED)
         ended(self.job)
         return self.job.state, self.job.error
@@ -135,7 +136,7 @@ class JobOnCluster:
         self._over = True
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the time is over: let the run save; it goes on in the job's next turn."""
+        """Called by submitit before the time limit: let the run save, and continue it in another job."""
         import submitit
 
         assert self.job.process is not None
@@ -143,7 +144,7 @@ class JobOnCluster:
             os.kill(self.job.process.pid, signal.SIGTERM)
         end = time.monotonic() + _SECONDS_TO_SAVE
         while not self._over and time.monotonic() < end:
-            time.sleep(_LOOK)
+            time.sleep(_POLL_PROCESS)
         return submitit.helpers.DelayedSubmission(JobOnCluster(self.job))
 
 
@@ -153,17 +154,17 @@ def run_on_cluster(
     folder: Path,
     shown: Callable[[Sequence[Job]], None] = lambda jobs: None,
 ) -> None:
-    """Submit all jobs that are neither finished nor in the queue, and follow them until they have ended.
+    """Submit all jobs that are neither finished nor queued, and follow them until they have ended.
 
     Args:
-        jobs: their states say how they ended.
-        executor: of submitit.
-        folder: of the study, which remembers what was submitted.
+        jobs: jobs to run; their states are updated.
+        executor: executor of submitit.
+        folder: folder of the study, which records submitted jobs.
         shown: called every two seconds.
 
     Raises:
         MFPyGError: if SLURM refuses a job, or does not answer.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM; what is in the queue stays there.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM; queued jobs stay in the queue.
     """
     record = folder / "slurm.json"
     submitted = _read(record)
@@ -175,10 +176,10 @@ def run_on_cluster(
     for job in left:
         job.place = submitted.get(job.name)
         known = executor.job_class(executor.folder, job.place) if job.place in queued else None
-        if known is not None and not known.paths.result_pickle.exists():  # or it is about to leave the queue
+        if known is not None and not known.paths.result_pickle.exists():  # otherwise it is about to leave the queue
             following[job.name] = known
     new = [job for job in left if job.name not in following]
-    interrupts = Postponed()  # what is in the queue must be remembered
+    interrupts = Postponed()  # submitted jobs must be recorded
     interrupts.begin()
     try:
         for job, known in zip(new, _submit(new, executor), strict=True):
@@ -197,7 +198,7 @@ def run_on_cluster(
                 job.state = "running"
         shown(jobs)
         if left:
-            time.sleep(_PAUSE)
+            time.sleep(_POLL_QUEUE)
     shown(jobs)
 
 
@@ -210,11 +211,11 @@ def _submit(jobs: Sequence[Job], executor: submitit.Executor) -> list[Any]:
             return [executor.submit(JobOnCluster(job)) for job in jobs]
     except (RuntimeError, OSError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise MFPyGError(f"sbatch refused the runs: {lines[-1][:200]}; look at --slurm") from error
+        raise MFPyGError(f"sbatch refused the runs: {lines[-1][:200]}; check --slurm") from error
 
 
 def _outcome(job: Job, known: Any) -> None:
-    """Note how a job of the cluster has ended: by its own word, or by that of SLURM."""
+    """Record how a job has ended, by its own result or by SLURM's state."""
     if job.finished():
         job.state = "done"
         return
@@ -226,13 +227,13 @@ def _outcome(job: Job, known: Any) -> None:
 
 
 def _in_queue() -> set[str]:
-    """Identifiers of the user's jobs that wait or run, tasks of arrays one by one."""
+    """Identifiers of the user's queued and running jobs, each task of an array separately."""
     command = ["squeue", "--me", "--noheader", "--array", "--format=%i"]
     try:
         return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines() or ["no answer"]
-        raise MFPyGError(f"squeue does not say what is in the queue ({said[-1][:200]}); try again later") from error
+        raise MFPyGError(f"squeue failed ({said[-1][:200]}); try again later") from error
 
 
 def _read(path: Path) -> dict[str, str]:
@@ -241,9 +242,7 @@ def _read(path: Path) -> dict[str, str]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise MFPyGError(
-            f"{path}: damaged, it does not say which jobs are in the queue; see squeue, and remove it"
-        ) from error
+        raise MFPyGError(f"{path}: damaged, expected the jobs in the queue; check squeue, and remove it") from error
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise MFPyGError(f"{path}: damaged, expected names of runs and numbers of jobs; see squeue, and remove it")
+        raise MFPyGError(f"{path}: damaged, expected names of runs and numbers of jobs; check squeue, and remove it")
     return found

@@ -1,4 +1,4 @@
-"""Finished runs as members of ensembles: what their folders say, whether they can be compared, what they predict."""
+"""Finished runs as members of ensembles: reading, checking that they can be compared, and predicting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mfpyg.training.folder import RunFolder
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that has no part in the figures, and why."""
+    """A run that is left out of the results, and the reason."""
 
     run: StudyRun
     reason: str
@@ -40,15 +40,15 @@ class ReadRun:
     """Contents of the folder of a finished run.
 
     Attributes:
-        run: which one.
-        config: its settings, nested plain values.
+        run: the run.
+        config: its settings, as nested plain values.
         data: name, fingerprint and methods of its data.
         splits: numbers of the conformations of each split.
-        versions: of packages.
-        epochs: until its best one.
-        fidelities: that its potential has.
+        versions: versions of packages.
+        epochs: number of epochs up to its best one.
+        fidelities: fidelities of its potential.
         dataset: its data.
-        signature: of each split, equal where the geometries are.
+        signature: hash of the geometries of each split.
     """
 
     run: StudyRun
@@ -63,24 +63,24 @@ class ReadRun:
 
 
 def read_runs(runs: Iterable[StudyRun], splits: Sequence[str]) -> tuple[list[ReadRun], list[Failure]]:
-    """Finished runs whose splits agree, and all others with the reason.
+    """Read finished runs whose splits agree; all other runs are failures.
 
-    The splits that are asked for have to be of the same conformations in all runs, or their errors could not be
-    compared; where they differ, the runs that agree with most others stay.
+    The requested splits must have the same conformations in all runs for their errors to be comparable; if they
+    differ, the largest group of agreeing runs is kept.
 
     Args:
-        runs: of the study.
-        splits: that errors are wanted on.
+        runs: runs of the study.
+        splits: splits to evaluate on.
 
     Raises:
-        MFPyGError: for a wrong name of a model, or if a run is given twice.
+        MFPyGError: for an invalid name of a model, or a repeated run.
     """
     found: list[ReadRun] = []
     failures: list[Failure] = []
     opened: dict[tuple[Any, ...], ConformationDataset] = {}
     seen: set[tuple[Any, ...]] = set()
     for run in runs:
-        _ = run.fidelities  # a name that is wrong is the caller's mistake, not the run's
+        _ = run.fidelities  # raises for an invalid name, which is no failure of the run
         if (*run.key, run.seed) in seen:
             raise MFPyGError(f"the study has two runs of {run}; give members of an ensemble different seeds")
         seen.add((*run.key, run.seed))
@@ -93,15 +93,15 @@ def read_runs(runs: Iterable[StudyRun], splits: Sequence[str]) -> tuple[list[Rea
 
 
 def check_data(runs: Iterable[StudyRun], dataset: ConformationDataset, fidelities: Sequence[str]) -> None:
-    """Check that runs which go on with these data were started on them, before others are started.
+    """Check that runs to be continued were started on these data.
 
     Args:
-        runs: of the study.
-        dataset: as it is opened for these fidelities.
-        fidelities: of the runs that are meant.
+        runs: runs of the study.
+        dataset: data set opened for these fidelities.
+        fidelities: fidelities of the runs to check.
 
     Raises:
-        MFPyGError: naming the first run that was not.
+        MFPyGError: naming the first run that was started on other data.
     """
     for run in runs:
         last = RunFolder(run.folder).last
@@ -109,7 +109,7 @@ def check_data(runs: Iterable[StudyRun], dataset: ConformationDataset, fidelitie
             continue
         try:
             started_on = read_checkpoint(last)["mfpyg"]["data"]["fingerprint"]
-        except MFPyGError:  # a damaged run fails alone
+        except MFPyGError:  # a damaged run fails on its own later
             continue
         if started_on != dataset.fingerprint:
             data = " + ".join(run.data or ())
@@ -119,7 +119,7 @@ def check_data(runs: Iterable[StudyRun], dataset: ConformationDataset, fidelitie
 
 
 def splits_with_data(runs: Iterable[StudyRun], names: Sequence[str]) -> list[str]:
-    """Splits that are not empty in the first run that has any; the first if no run got as far.
+    """Splits that are not empty in the first run that has splits; the first name if no run has any.
 
     Raises:
         MFPyGError: if that run's file of splits is damaged.
@@ -145,7 +145,7 @@ def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], Co
     fidelities, target = tuple(described["fidelities"]), run.fidelities[-1].partition(":")[0]
     if target not in fidelities:
         raise MFPyGError(f"{folder.path}: predicts {', '.join(fidelities)}, but {run.name} needs its target '{target}'")
-    # As in training, where there may have been levels that the potential does not have.
+    # As in training, which may have had levels that the potential does not have.
     trained = tuple(f.name for f in parse_fidelities(described["config"]["fidelities"]))
     named = run.data or folder.data_named(described)
     key = (*named, trained)
@@ -154,11 +154,11 @@ def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], Co
         opened[key] = open_dataset(specs, trained)
     dataset = opened[key]
     if dataset.fingerprint != described["data"]["fingerprint"]:
-        raise MFPyGError(f"{folder.path}: {' + '.join(named)} is not the data any more that it was trained on")
+        raise MFPyGError(f"{folder.path}: {' + '.join(named)} is no longer the data that it was trained on")
     rows = {name: of.numpy().astype(np.int64) for name, of in described["splits"].items()}
     missing = [name for name in splits if not len(rows.get(name, ()))]
     if missing:
-        raise MFPyGError(f"{folder.path}: has no split {missing[0]} (it has {', '.join(rows)})")
+        raise MFPyGError(f"{folder.path}: no split {missing[0]} (it has {', '.join(rows)})")
     signature = {name: _signature(dataset, rows[name]) for name in splits}
     return ReadRun(
         *(run, described["config"], described["data"], rows, described["versions"]),
@@ -167,7 +167,7 @@ def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], Co
 
 
 def _signature(dataset: ConformationDataset, rows: np.ndarray) -> str:
-    """Of elements and positions: the labels may be those of other levels."""
+    """Hash of elements and positions, but not of labels, which may be those of other levels."""
     atoms, starts, _ = rows_of(dataset.slices["z"], torch.from_numpy(rows))
     digest = hashlib.sha256()
     for tensor in (starts, dataset._data.z[atoms], dataset._data.pos[atoms]):
@@ -179,7 +179,7 @@ def _agreeing(found: list[ReadRun], splits: Sequence[str]) -> tuple[list[ReadRun
     if not found:
         return [], []
     counted = Counter(tuple(read.signature.values()) for read in found)
-    usual = max(counted, key=lambda signature: counted[signature])  # the first given of equally frequent ones
+    usual = max(counted, key=lambda signature: counted[signature])  # the first of equally frequent ones
     agreeing = [read for read in found if tuple(read.signature.values()) == usual]
     example = agreeing[0].run.folder
     differing = []
@@ -194,7 +194,7 @@ def _agreeing(found: list[ReadRun], splits: Sequence[str]) -> tuple[list[ReadRun
 def evaluated_on(
     one: ReadRun, splits: Sequence[str], whole: Mapping[str, ConformationDataset]
 ) -> dict[str, tuple[ConformationDataset, np.ndarray]]:
-    """Data, and numbers of conformations, that a run is evaluated on."""
+    """Data sets, and numbers of the conformations, that a run is evaluated on."""
     own = {name: (one.dataset, one.splits[name]) for name in splits}
     return own | {name: (data, np.arange(len(data))) for name, data in whole.items()}
 
@@ -206,7 +206,7 @@ def predict_all(
     accelerator: str,
     note: Callable[[str], None],
 ) -> tuple[dict[int, tuple[ReadRun, dict[str, Predictions]]], list[Failure]]:
-    """Predictions of each run, by its ``id``, on everything that has one of its fidelities."""
+    """Predictions of each run, by its ``id``, on all data with any of its fidelities."""
     device = choose_device(accelerator)
     found, failures = {}, []
     for one in read:
@@ -226,10 +226,10 @@ def predict_all(
 
 
 def in_groups(found: Mapping[int, tuple[ReadRun, Any]]) -> tuple[list[list[ReadRun]], list[Failure]]:
-    """Members of each ensemble, in the order of the tables, and those that predict other levels than the first."""
+    """Members of each ensemble, in the order of the tables, and runs with other levels than the first member."""
     groups: dict[tuple[str, str, float], list[ReadRun]] = {}
     failures = []
-    order = sorted((r for r, _ in found.values()), key=lambda r: (_place(r.run), r.run.strategy, -r.run.label_fraction))
+    order = sorted((r for r, _ in found.values()), key=lambda r: (_order(r.run), r.run.strategy, -r.run.label_fraction))
     for one in sorted(order, key=lambda r: r.run.seed):
         first = groups.setdefault(one.run.key, [one])[0]
         if set(one.fidelities) != set(first.fidelities):
@@ -240,14 +240,14 @@ def in_groups(found: Mapping[int, tuple[ReadRun, Any]]) -> tuple[list[list[ReadR
     return [groups[key] for key in dict.fromkeys(one.run.key for one in order)], failures
 
 
-def _place(run: StudyRun) -> tuple[int, str]:
-    """In the order of the paper's Table 1, others behind."""
+def _order(run: StudyRun) -> tuple[int, str]:
+    """Sort key: the order of the paper's Table 1, then other models."""
     name = model_name(run.fidelities)
     return (PAPER_MODELS.index(name) if name in PAPER_MODELS else len(PAPER_MODELS)), name
 
 
 def parity_of(mean: Predictions, labels: Labels, target: str) -> dict[tuple[str, str], Parity]:
-    """Labels and predictions of the target as :func:`mfpyg.evaluation.report.parity_plot` takes them."""
+    """Labels and averaged predictions of the target, for :func:`mfpyg.evaluation.report.parity_plot`."""
     pairs: dict[tuple[str, str], Parity] = {}
     if target not in mean.energy:
         return pairs

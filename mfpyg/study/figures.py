@@ -18,10 +18,10 @@ from mfpyg.study.results import ModelResult, StudyResult, half_width, improvemen
 from mfpyg.study.tables import UNITS, number_of_labels
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-"""Okabe and Ito's, which people with any colour vision can tell apart."""
+"""Palette of Okabe and Ito, safe for all kinds of colour vision."""
 
 _BEYOND = 40.0
-"""Percent that the axis goes beyond the bars; an interval of two members may reach much further."""
+"""Margin of the axis beyond the bars in percent; intervals of two members may be much longer."""
 
 _SHORT = {
     "energy": "energies",
@@ -33,11 +33,11 @@ _SHORT = {
 
 @dataclass(frozen=True)
 class StudyFigure:
-    """A picture and what it shows.
+    """A figure and its caption.
 
     Attributes:
-        path: of the PNG file.
-        caption: what is to be seen.
+        path: PNG file.
+        caption: description of the content.
     """
 
     path: Path
@@ -45,14 +45,14 @@ class StudyFigure:
 
 
 def write_figures(result: StudyResult, folder: Path) -> list[StudyFigure]:
-    """Draw what there is something to draw of.
+    """Draw all figures for which there are data.
 
     Returns:
-        ``improvement.png`` where a model has a baseline, ``learning-….png`` for each target with several shares of
-        labels, and ``parity-….png`` for each model and strategy, of its largest share of labels.
+        ``improvement.png`` if a model has a baseline, ``learning-….png`` for each target with several shares of
+        labels, and ``parity-….png`` for each model and strategy, with its largest share of labels.
 
     Raises:
-        MFPyGError: if the folder can't be written to.
+        MFPyGError: if the folder cannot be written to.
     """
     make_folder(folder)
     found = [_improvement(result, folder / "improvement.png")]
@@ -63,7 +63,7 @@ def write_figures(result: StudyResult, folder: Path) -> list[StudyFigure]:
 
 
 def largest_shares(result: StudyResult) -> list[ModelResult]:
-    """Of each model and strategy the one that was trained on most labels."""
+    """For each model and strategy, the result with the most labels."""
     most: dict[tuple[str, str], ModelResult] = {}
     for model in result.models:
         best = most.setdefault((model.name, model.strategy), model)
@@ -106,7 +106,7 @@ def _improvement(result: StudyResult, path: Path) -> StudyFigure | None:
         axis.axvline(0, color="0.3", linewidth=0.8)
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
-        axis.set(title=split, xlabel="lower RMSE than the single-fidelity model (%)")
+        axis.set(title=split, xlabel="RMSE reduction over the single-fidelity model (%)")
     axes[0][0].set_yticks(range(len(models)), [_name(model, several) for model in models])
     axes[0][0].invert_yaxis()
     handles, labels = axes[0][0].get_legend_handles_labels()
@@ -115,9 +115,9 @@ def _improvement(result: StudyResult, path: Path) -> StudyFigure | None:
     _save(figure, path)
     return StudyFigure(
         path,
-        "Percent by which a model's RMSE at its target is lower than that of the single-fidelity model with the same "
+        "Reduction in percent of a model's RMSE at its target with respect to the single-fidelity model with the same "
         "labels of the same target (Figure 3 of the paper); positive is better. Mean over the members; lines: 95 % "
-        "interval, where both have several members, cut off at the frame.",
+        "interval if both have several members, cut off at the frame.",
     )
 
 
@@ -130,7 +130,7 @@ def _name(model: ModelResult, with_strategy: bool) -> str:
 
 
 def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigure | None:
-    """Target error against number of the target's labels; needs a model with several numbers."""
+    """Target error against number of the target's labels, if a model has several numbers."""
     models = [model for model in result.models if model.target.name == target]
     lines = {key: [m for m in models if (m.name, m.strategy) == key] for key in [(m.name, m.strategy) for m in models]}
     if all(len({model.n_labels for model in line}) < 2 for line in lines.values()):
@@ -144,8 +144,8 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
         for axis, prop in zip(row, properties, strict=True):
             for number, ((name, strategy), line) in enumerate(lines.items()):
                 colour, style = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
-                beside = 1.02 ** (number - (len(lines) - 1) / 2)  # or intervals would cover each other
-                _curve(axis, line, split, prop, beside, colour, style, f"{name}, {strategy}")
+                offset = 1.02 ** (number - (len(lines) - 1) / 2)  # or intervals would cover each other
+                _curve(axis, line, split, prop, offset, colour, style, f"{name}, {strategy}")
             axis.set(title=f"{split}: {_SHORT[prop]}", xscale="log", yscale="log", ylabel=f"RMSE ({UNITS[prop]})")
             axis.set_xlabel(f"{target} labels in training")
             counts = sorted({model.n_labels for model in models})
@@ -153,7 +153,7 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
             axis.xaxis.set_minor_locator(NullLocator())
             axis.set_xticklabels([f"{n:,}" for n in counts], rotation=45)
             values = [found.rmse.value for model in models if (found := model.of_target(split, prop)) is not None]
-            if values:  # what intervals of two members reach would leave no room for the curves
+            if values:  # long intervals of two members would leave no room for the curves
                 axis.set_ylim(max(min(values) / 2, 1e-12), 2 * max(values))
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_minor_locator(NullLocator())
@@ -167,18 +167,18 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
     return StudyFigure(
         path,
         f"RMSE at {target} against the number of {target} labels in training: mean over the members, lines: 95 % "
-        "interval over the members, where there are several, cut off at the frame.",
+        "interval if there are several members, cut off at the frame.",
     )
 
 
 def _curve(
-    axis: Axes, line: list[ModelResult], split: str, prop: str, beside: float, colour: str, style: str, label: str
+    axis: Axes, line: list[ModelResult], split: str, prop: str, offset: float, colour: str, style: str, label: str
 ) -> None:
     known = [(model.n_labels, found.rmse) for model in line if (found := model.of_target(split, prop)) is not None]
     points = sorted(known, key=lambda point: point[0])
     if not points:
         return
-    x, y = [n * beside for n, _ in points], np.array([e.value for _, e in points])
+    x, y = [n * offset for n, _ in points], np.array([e.value for _, e in points])
     width = np.array([half_width(e) or 0.0 for _, e in points])
     low = np.minimum(width, 0.999 * y)  # an interval that reaches zero has no end on a logarithmic axis
     errors = np.stack([low, width]) if width.any() else None
@@ -200,5 +200,5 @@ def _parity(model: ModelResult, folder: Path) -> StudyFigure | None:
 
 
 def safe_name(text: str) -> str:
-    """A name for files: letters, digits, dots and hyphens."""
+    """File name of letters, digits, dots and hyphens, others replaced by underscores."""
     return re.sub(r"[^A-Za-z0-9.-]+", "_", text)

@@ -1,4 +1,4 @@
-"""Runs of a study as processes of mfpyg-train, so many at a time, and their progress."""
+"""Runs of a study as parallel processes of mfpyg-train, and their progress."""
 
 from __future__ import annotations
 
@@ -26,16 +26,19 @@ _PAUSE = 0.5
 
 @dataclass
 class Job:
-    """A run and how far it is.
+    """A run and its state.
 
     Attributes:
-        name: for people.
-        folder: of the run.
-        arguments: of mfpyg-train, from the beginning.
-        epochs: that it will have at most.
+        name: name to display.
+        folder: folder of the run.
+        arguments: arguments of mfpyg-train for a new run.
+        epochs: maximum number of epochs.
         state: ``waiting``, ``running``, ``done`` or ``failed``.
         error: last line that a failed run printed.
-        data: arguments that say where the data are, when the run goes on.
+        process: process of the run, once started.
+        place: CUDA device, or job on a cluster.
+        printed_before: size of the log when the run was started.
+        data: arguments that give the location of the data when the run is resumed.
     """
 
     name: str
@@ -51,21 +54,21 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """File with the output of all starts of the run."""
+        """File with the output of all processes of the run."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     def finished(self) -> bool:
-        """True if the run has come to its table."""
+        """True if the run has written its metrics."""
         return RunFolder(self.folder).metrics.is_file()
 
     def epochs_done(self) -> int:
-        """Lines of the run's log of epochs."""
+        """Number of epochs in the run's log."""
         with contextlib.suppress(OSError):
             return max(RunFolder(self.folder).log.read_text().count("\n") - 1, 0)
         return 0
 
     def command(self) -> list[str]:
-        """A new run, or the rest of one that has a checkpoint."""
+        """Command that starts the run, or resumes it if it has a checkpoint."""
         started = RunFolder(self.folder).last.is_file()
         resumed = ["--resume", str(self.folder), *self.data] if started else self.arguments
         return [sys.executable, "-m", "mfpyg.cli.train", *resumed]
@@ -77,16 +80,16 @@ def run_jobs(
     gpus: Sequence[str] = (),
     shown: Callable[[Sequence[Job]], None] = lambda jobs: None,
 ) -> None:
-    """Run all jobs that are not finished; a failed one does not keep the others from running.
+    """Run all jobs that are not finished; a failed job does not stop the others.
 
     Args:
-        jobs: in the order in which they start; their states say how they ended.
-        at_a_time: how many run at once, at least 1.
-        gpus: CUDA devices, one job each at a time; none for the CPU.
+        jobs: jobs in the order in which they start; their states are updated.
+        at_a_time: maximum number of parallel jobs, at least 1.
+        gpus: CUDA devices for one job each; empty for the CPU.
         shown: called twice a second, and whenever a job has ended.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the running jobs have saved where they are.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the running jobs have saved a checkpoint.
     """
     free: list[str | None] = [None] * at_a_time
     free[:] = gpus[:at_a_time] or free
@@ -99,7 +102,7 @@ def run_jobs(
     try:
         while waiting or running:
             while waiting and free:
-                running.append(waiting.pop(0))  # first, so that what is started is stopped, too
+                running.append(waiting.pop(0))  # before starting it, so that it is stopped on an interrupt
                 start(running[-1], free.pop(0), at_once)
             for job in [job for job in running if job.process is not None and job.process.poll() is not None]:
                 running.remove(job)
@@ -117,16 +120,16 @@ def run_jobs(
 def start(job: Job, place: str | None, at_a_time: int) -> None:
     """Start a job on a GPU, or with its share of the cores."""
     make_folder(job.folder.parent)
-    if job.log.is_symlink():  # which would be written to wherever it leads
+    if job.log.is_symlink():  # do not write through a link
         raise MFPyGError(f"{job.log}: a link to another file; remove it")
     environment = dict(os.environ)
     if place is not None:
         environment["CUDA_VISIBLE_DEVICES"] = place
-    # Otherwise each takes all cores, which is slower than sharing them.
+    # Otherwise each job uses all cores, which is slower.
     environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // at_a_time, 1)))
     with job.log.open("ab") as log:
         job.printed_before = log.tell()
-        # A group of its own, as the terminal's Ctrl-C would come twice: from the terminal, and from here.
+        # In a new process group, or Ctrl-C would arrive twice: from the terminal, and from here.
         job.process = subprocess.Popen(
             job.command(),
             stdin=subprocess.DEVNULL,
@@ -139,7 +142,7 @@ def start(job: Job, place: str | None, at_a_time: int) -> None:
 
 
 def ended(job: Job) -> None:
-    """Note how a job has ended."""
+    """Record how a job has ended."""
     assert job.process is not None
     if job.process.returncode == 0 and job.finished():
         job.state = "done"
@@ -158,9 +161,9 @@ def ended(job: Job) -> None:
 
 
 def _stop(running: Sequence[Job]) -> None:
-    """Ask running jobs to save and stop, and wait for it; a second Ctrl-C kills them, and time those that don't."""
+    """Ask running jobs to save and stop, and wait; a second Ctrl-C or a timeout kills them."""
     alive = [job.process for job in running if job.process is not None and job.process.poll() is None]
-    # Who is started with Ctrl-C ignored, as by a shell in the background, has children that ignore it.
+    # Processes started with SIGINT ignored, as by a shell in the background, have children that ignore it.
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     try:
         for process in alive:
@@ -176,11 +179,11 @@ def _stop(running: Sequence[Job]) -> None:
 
 
 class StudyProgress:
-    """A bar for the study, in epochs of all its runs, and one for each run that is going on.
+    """Progress bars of the study, in epochs of all its runs, and of each running job.
 
     Args:
-        console: where to.
-        jobs: of the study.
+        console: console to print to.
+        jobs: jobs of the study.
     """
 
     def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
@@ -197,7 +200,7 @@ class StudyProgress:
         )
         self.total = self.bars.add_task("", total=sum(job.epochs for job in jobs))
         self.of_job: dict[str, TaskID] = {}
-        self.told: set[str] = set()
+        self.reported: set[str] = set()
 
     def __enter__(self) -> StudyProgress:
         self.bars.start()
@@ -209,7 +212,7 @@ class StudyProgress:
         self.bars.stop()
 
     def __call__(self, jobs: Sequence[Job]) -> None:
-        """Show the jobs as they are now."""
+        """Update the bars."""
         epochs = 0
         for job in jobs:
             done = job.epochs if job.state in ("done", "failed") else job.epochs_done()
@@ -220,8 +223,8 @@ class StudyProgress:
                 self.bars.update(self.of_job[job.name], completed=done)
             elif job.name in self.of_job:
                 self.bars.remove_task(self.of_job.pop(job.name))
-            if job.state in ("done", "failed") and job.name not in self.told:
-                self.told.add(job.name)
+            if job.state in ("done", "failed") and job.name not in self.reported:
+                self.reported.add(job.name)
                 self.console.print(f"{job.state}: {job.name}", highlight=False, soft_wrap=True)
         ended = sum(job.state in ("done", "failed") for job in jobs)
         self.bars.update(self.total, completed=epochs, description=f"{ended} of {len(jobs)} runs")

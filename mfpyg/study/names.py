@@ -1,7 +1,7 @@
 """Names of models as Messerly et al. (arXiv 2505.01590) write them: ``MF-DZ/EF-CC/E`` is ``dz:EF cc:E``.
 
 A name is ``SF`` (single-fidelity) or ``MF`` (multi-fidelity), and ``-LEVEL/LABELS`` for each fidelity, cheap ones
-first; the last one is the target, the level that the model is made for. Plain data, importable without torch.
+first; the last one is the target, which the model is made to predict. Importable without torch.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ PAPER_MODELS = (
 """The 17 models of the paper's Table 1."""
 
 TARGET_WITHOUT_FORCES = tuple(name for name in PAPER_MODELS if name.endswith(("-MP2/E", "-CC/E")))
-"""The nine models whose target, MP2 or CC, has energies and no forces.
+"""The nine models whose target, MP2 or CC, has energies but no forces.
 
-These stand for the nine of the paper's Tables 2 to 4. The choice is ours, made from the structure of Table 1 and not
-checked against the printed tables: of its 17 models exactly nine aim at a level without forces, which is what the
-paper is about, and each of the two targets comes with its single-fidelity baseline.
+They represent the nine of the paper's Tables 2 to 4. The choice is inferred from Table 1 and not checked against the
+printed tables: exactly nine of its 17 models have a target without forces, the paper's subject, and each of the two
+targets has its single-fidelity baseline among them.
 """
 
 _PART = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)/(EF|FE|E|F)")
@@ -47,14 +47,14 @@ _KNOWN = tuple(dict.fromkeys(level.name for levels in LEVELS.values() for level 
 
 
 def parse_model(name: str, known: Iterable[str] = _KNOWN) -> list[str]:
-    """The fidelities of a model, as ``mfpyg-train --fidelities`` takes them.
+    """Fidelities of a model, as for ``mfpyg-train --fidelities``.
 
     Args:
-        name: such as ``MF-DZ/EF-CC/E``; levels in upper or lower case, everything else as it stands here.
-        known: names of the levels that there are; those of ANI-1x and the bundled data if not given.
+        name: name such as ``MF-DZ/EF-CC/E``; levels may be in upper or lower case.
+        known: names of the existing levels; those of the known data sets if not given.
 
     Raises:
-        MFPyGError: for anything else, with the closest name of the paper or of a level.
+        MFPyGError: for any other name, suggesting the closest name of the paper or level.
 
     >>> parse_model("MF-DZ/EF-CC/E")
     ['dz:EF', 'cc:E']
@@ -89,7 +89,7 @@ def parse_model(name: str, known: Iterable[str] = _KNOWN) -> list[str]:
 
 
 def model_name(fidelities: Iterable[str]) -> str:
-    """The paper's name of a model trained on these fidelities, cheap ones first.
+    """Name in the paper of a model trained on these fidelities, cheap ones first.
 
     Raises:
         MFPyGError: as :func:`mfpyg.fidelity.parse_fidelities`.
@@ -102,7 +102,7 @@ def model_name(fidelities: Iterable[str]) -> str:
 
 
 def target_of(fidelities: Iterable[str]) -> Fidelity:
-    """The level that a model is made for: the last one.
+    """Target of a model: its last level.
 
     >>> target_of(["dz:EF", "cc:E"]).name
     'cc'
@@ -111,7 +111,7 @@ def target_of(fidelities: Iterable[str]) -> Fidelity:
 
 
 def baseline_of(name: str, known: Iterable[str] = _KNOWN) -> str:
-    """The single-fidelity model with the same labels of the same target; a single-fidelity model is its own.
+    """Single-fidelity model with the same labels of the same target; a single-fidelity model is its own baseline.
 
     Raises:
         MFPyGError: as :func:`parse_model`.

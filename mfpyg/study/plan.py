@@ -23,16 +23,16 @@ class StudyRun:
     """One run of a study.
 
     Args:
-        name: the paper's name of the model, such as ``MF-DZ/EF-CC/E``.
+        name: name of the model as in the paper, such as ``MF-DZ/EF-CC/E``.
         folder: run folder of mfpyg-train.
-        strategy: how it was trained; runs of different strategies are never averaged.
-        label_fraction: share of the target's labels that it was trained on.
-        seed: that tells the members of an ensemble apart.
-        n_labels: conformations with a label of the target that it was trained on; if not given, by
+        strategy: training strategy; runs of different strategies are never averaged.
+        label_fraction: share of the target's labels used in training.
+        seed: seed, which distinguishes the members of an ensemble.
+        n_labels: number of training conformations with a label of the target; counted if not given, see
             :func:`mfpyg.study.results.n_target_labels`.
-        failure: why there is nothing in the folder, where that is known.
-        known: names of levels that the model may have; if not given, those of ANI-1x and the bundled data.
-        data: where its data are now, as ``--dataset`` names them; if not given, where the run says.
+        failure: reason why the folder is empty, if known.
+        known: names of levels that the model may have; those of the known data sets if not given.
+        data: location of its data as for ``--dataset``; as recorded by the run if not given.
     """
 
     name: str
@@ -46,11 +46,11 @@ class StudyRun:
     data: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "folder", Path(self.folder))  # where a string was given
+        object.__setattr__(self, "folder", Path(self.folder))  # may be given as a string
 
     @property
     def fidelities(self) -> list[str]:
-        """Fidelities as ``mfpyg-train`` takes them, cheap ones first.
+        """Fidelities as for ``mfpyg-train``, cheap ones first.
 
         Raises:
             MFPyGError: as :func:`mfpyg.study.names.parse_model`.
@@ -59,7 +59,7 @@ class StudyRun:
 
     @property
     def key(self) -> tuple[str, str, float]:
-        """Name, strategy and share of labels, which the members of an ensemble have in common."""
+        """Name, strategy and share of labels, the same for all members of an ensemble."""
         return self.name, self.strategy, self.label_fraction
 
     def __str__(self) -> str:
@@ -67,7 +67,7 @@ class StudyRun:
 
 
 def percent(share: float) -> str:
-    """A share as it is shown.
+    """Format a share.
 
     >>> percent(0.3), percent(0.0025)
     ('30%', '0.25%')
@@ -76,13 +76,13 @@ def percent(share: float) -> str:
 
 
 SETS: dict[str, tuple[str, ...]] = {"table1": PAPER_MODELS, "tables2-4": TARGET_WITHOUT_FORCES}
-"""Names for several models at once."""
+"""Names of sets of models."""
 
 DATA_OPTIONS = ("--dataset", "--split.files")
-"""Of mfpyg-train: where the data are."""
+"""Options of mfpyg-train that give the location of the data."""
 
 MOST_MEMBERS = 1000
-"""Of an ensemble."""
+"""Maximum size of an ensemble."""
 
 
 @dataclass
@@ -90,13 +90,13 @@ class StudyPlan:
     """A study: every model with every strategy and share of labels, as an ensemble.
 
     Attributes:
-        models: names as in the paper.
-        strategies: how they are trained; models of a single fidelity in one way only.
+        models: names of models as in the paper.
+        strategies: training strategies; single-fidelity models have only one.
         fractions: shares of the target's labels.
-        members: of each ensemble, with the seeds 0, 1, ….
-        options: of mfpyg-train, the same for all; those of a strategy, as ``--delta.share``, for its runs alone.
-        levels: that the data have, which names of models are made of.
-        epochs: of a run with all labels.
+        members: number of members of each ensemble, with the seeds 0, 1, ….
+        options: options of mfpyg-train for all runs; those of a strategy, as ``--delta.share``, for its runs only.
+        levels: levels of the data, of which models are composed.
+        epochs: number of epochs of a run with all labels.
     """
 
     models: list[str]
@@ -111,7 +111,7 @@ class StudyPlan:
         """Check everything that needs no data.
 
         Raises:
-            MFPyGError: in one line, for the first thing that is wrong.
+            MFPyGError: for the first error.
         """
         self.models = [model_name(parse_model(name, self.levels)) for name in self.models]
         for name, values in (("models", self.models), ("strategies", self.strategies), ("fractions", self.fractions)):
@@ -126,10 +126,10 @@ class StudyPlan:
             raise MFPyGError(f"members is {self.members}, expected at least 1 and at most {MOST_MEMBERS:,}")
 
     def check_options(self) -> None:
-        """Check that options of a strategy, as ``--delta.share``, are of one that is used.
+        """Check that options of a strategy, as ``--delta.share``, belong to one that is used.
 
         Raises:
-            MFPyGError: naming the first that is not.
+            MFPyGError: naming the first option that does not.
         """
         for option in self.options:
             strategy = _strategy_of(option)
@@ -138,7 +138,7 @@ class StudyPlan:
                 raise MFPyGError(f"{option} is of strategy {strategy}, but the strategies are {names}; leave it out")
 
     def runs(self, folder: Path) -> list[StudyRun]:
-        """Every run, seed by seed, so that a study that is stopped early has a member of each ensemble."""
+        """All runs, ordered by seed, so that a study stopped early has a member of each ensemble."""
         return [
             StudyRun(name, folder / place(name, strategy, fraction, seed), strategy, fraction, seed,
                      known=tuple(self.levels))
@@ -149,28 +149,28 @@ class StudyPlan:
         ]  # fmt: skip
 
     def arguments(self, run: StudyRun) -> list[str]:
-        """The arguments of mfpyg-train for a run from its beginning.
+        """Arguments of mfpyg-train for a new run.
 
-        A model of one fidelity has nothing to learn from conformations that lose their label. It sees the rest so many
-        times more often that its steps, and with them its learning rate, are those of a model that sees all.
+        A single-fidelity model learns nothing from conformations without their label. Its epochs are increased so that
+        the number of steps, and with it the learning rate schedule, is that of a model with all labels.
         """
         arguments = ["--fidelities", *run.fidelities, "--seed", str(run.seed), "--split.seed", "0"]
         if run.strategy != "mfl":
             arguments += ["--strategy", run.strategy]
         if run.label_fraction < 1:
             arguments += ["--label-fraction", f"{target_of(run.fidelities).name}={_digits(run.label_fraction)}"]
-        taken, options = True, []
+        used, options = True, []
         for word in self.options:
             if word.startswith("--"):
-                taken = _is_of(word, run.strategy)
-            if taken:
+                used = _is_of(word, run.strategy)
+            if used:
                 options.append(word)
         if run.label_fraction < 1 and len(run.fidelities) == 1:
             options += ["--epochs", str(round(self.epochs / run.label_fraction))]
         return [*arguments, "--out", str(run.folder), *options]
 
     def command(self, folder: Path) -> list[str]:
-        """The arguments of mfpyg-study that make all of the study at once."""
+        """Arguments of mfpyg-study for the whole study."""
         return [
             *self.models,
             *("--strategies", *self.strategies),
@@ -182,7 +182,7 @@ class StudyPlan:
 
 
 def place(name: str, strategy: str, fraction: float, seed: int) -> str:
-    """Folder of a run in that of its study: ``runs/MF-DZ_EF-CC_E/mfl-1/seed-0``."""
+    """Folder of a run relative to its study: ``runs/MF-DZ_EF-CC_E/mfl-1/seed-0``."""
     return f"runs/{name.replace('/', '_')}/{strategy}-{_digits(fraction)}/seed-{seed}"
 
 
@@ -191,50 +191,50 @@ def _digits(fraction: float) -> str:
 
 
 def _strategy_of(option: str) -> str | None:
-    """The strategy that an option of mfpyg-train is of; ``None`` for those of all, and for values."""
+    """Strategy that an option of mfpyg-train belongs to; ``None`` for general options, and for values."""
     return GROUPS.get(option[2:].partition(".")[0]) if option.startswith("--") else None
 
 
 def _is_of(option: str, strategy: str) -> bool:
-    """True unless an option of mfpyg-train is of other strategies."""
+    """True unless an option of mfpyg-train belongs to another strategy."""
     if option == "--strategy-options":
         return strategies.find(strategy).package is not None
     return _strategy_of(option) in (None, strategy)
 
 
 def models_named(words: Iterable[str]) -> list[str]:
-    """Models of a list of names and sets of them, each once."""
+    """Models from a list of names and names of sets, without repetitions."""
     return list(dict.fromkeys(name for word in words for name in SETS.get(word, (word,))))
 
 
 def joined_with_stored(plan: StudyPlan, folder: Path) -> StudyPlan:
-    """The plan together with what the folder's ``study.yaml`` says was asked for before; the data may have moved.
+    """Merge the plan with the one stored in the folder's ``study.yaml``, if any; the data may have moved.
 
     Raises:
-        MFPyGError: if the options of the runs differ, naming them, or the folder is something else.
+        MFPyGError: if the options of the runs differ, or the folder is not a study.
     """
     path = folder / "study.yaml"
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise MFPyGError(f"{folder} exists and is no study; choose another folder with --out")
+            raise MFPyGError(f"{folder} exists and is not a study; choose another folder with --out")
         return plan
     stored = read_plan(folder)
     if (data_options(stored.options)[1], stored.levels) != (data_options(plan.options)[1], plan.levels):
         raise MFPyGError(
             f"{folder} is a study with the options '{' '.join(stored.options)}', not '{' '.join(plan.options)}'; "
-            "give those, or another folder with --out"
+            "give the same options, or another folder with --out"
         )
     return dataclasses.replace(
         plan,
-        models=_joined(stored.models, plan.models),
-        strategies=_joined(stored.strategies, plan.strategies),
-        fractions=_joined(stored.fractions, plan.fractions),
+        models=_merged(stored.models, plan.models),
+        strategies=_merged(stored.strategies, plan.strategies),
+        fractions=_merged(stored.fractions, plan.fractions),
         members=max(stored.members, plan.members),
     )
 
 
 def data_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the options, with their values, into those of the data and all others."""
+    """Split options, with their values, into those of the data and all others."""
     data: list[str] = []
     others: list[str] = []
     into = others
@@ -249,18 +249,18 @@ def store(plan: StudyPlan, folder: Path) -> None:
     """Write ``study.yaml``.
 
     Raises:
-        MFPyGError: if the folder can't be written to.
+        MFPyGError: if the folder cannot be written to.
     """
     make_folder(folder)
     write_text(folder / "study.yaml", yaml.safe_dump(dataclasses.asdict(plan), sort_keys=False))
 
 
-def _joined(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+def _merged(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
     return list(dict.fromkeys([*first, *second]))
 
 
 def read_plan(folder: Path) -> StudyPlan:
-    """The plan that is stored in a study's folder.
+    """Read the plan stored in a study's folder.
 
     Raises:
         MFPyGError: if its ``study.yaml`` is missing or damaged.
@@ -277,7 +277,7 @@ def read_plan(folder: Path) -> StudyPlan:
             raise MFPyGError(f"{path}: {name} is {str(value)[:80]}, which mfpyg-study did not write")
     plan = StudyPlan(**values)
     try:
-        plan.check()  # names become those of folders
+        plan.check()  # names are used for folders
     except MFPyGError as error:
         raise MFPyGError(f"{path}: {error}") from error
     return plan

@@ -1,4 +1,4 @@
-"""One page that says what a study was, what came out and how to do it again; it needs nothing beside itself."""
+"""Self-contained HTML report of a study: its runs, its results and how to reproduce them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ summary { cursor: pointer; margin: 1.5rem 0; }
 
 
 def page(title: str, body: str) -> str:
-    """The whole page; the body is HTML already."""
+    """The whole page; ``body`` is HTML."""
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -47,17 +47,17 @@ def page(title: str, body: str) -> str:
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading and what is below it, HTML already."""
+    """A heading and the HTML below it."""
     return f"<h2>{escape(title)}</h2>\n{''.join(parts)}"
 
 
 def paragraph(text: str) -> str:
-    """Plain text."""
+    """A paragraph of plain text."""
     return f"<p>{escape(text)}</p>\n"
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, text: tuple[int, ...] = ()) -> str:
-    """An HTML table; columns in ``text`` are of words and may wrap."""
+    """An HTML table; columns in ``text`` contain words and may wrap."""
 
     def line(tag: str, cells: Sequence[str]) -> str:
         kinds = [' class="text"' if i in text else "" for i in range(len(cells))]
@@ -71,7 +71,7 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, tex
 
 
 _IN_COLUMNS = ("strategy", "label_fraction")
-"""Settings of a model's own that have a column in its table."""
+"""Settings that have their own column in the table of models."""
 
 
 def write_report(
@@ -82,29 +82,29 @@ def write_report(
     title: str = "Multi-fidelity study",
     figures: Sequence[StudyFigure] | None = None,
 ) -> Path:
-    """Write ``report.html``: pictures are inside, and nothing is loaded from elsewhere.
+    """Write ``report.html``, with embedded figures; nothing is loaded from elsewhere.
 
     Args:
-        result: of :func:`mfpyg.study.results.collect`.
-        folder: where it goes.
-        commands: that made the study, in their order.
-        title: of the page.
-        figures: of :func:`mfpyg.study.figures.write_figures`; drawn into the folder if not given.
+        result: result of :func:`mfpyg.study.results.collect`.
+        folder: folder to write to.
+        commands: commands that made the study, in their order.
+        title: title of the page.
+        figures: figures of :func:`mfpyg.study.figures.write_figures`; drawn into the folder if not given.
 
     Raises:
-        MFPyGError: if the folder can't be written to.
+        MFPyGError: if the folder cannot be written to.
     """
     make_folder(folder)
     drawn = write_figures(result, folder) if figures is None else figures
     sections = [
         _introduction(result),
         _left_out(result),
-        section("What was trained", _models(result)),
-        section("On what", _data(result)),
+        section("Models", _models(result)),
+        section("Data", _data(result)),
         section("Errors", *[_html_table(table) for table in tables(result)], _missing_baselines(result)),
         _other_levels(result),
         section("Figures", *map(_figure, drawn)),
-        section("How to do it again", _commands(commands), _settings(result), _versions(result)),
+        section("Reproduction", _commands(commands), _settings(result), _versions(result)),
     ]
     path = folder / "report.html"
     write_text(path, page(title, "".join(sections)))
@@ -117,10 +117,10 @@ def _introduction(result: StudyResult) -> str:
         "Interatomic potentials trained on labels of several levels of quantum chemistry (fidelities) at once, after "
         "Messerly et al., “Multi-fidelity learning for interatomic potentials”, arXiv 2505.01590. A model's name lists "
         "the levels it was trained on, cheap ones first, and their labels: MF-DZ/EF-CC/E was trained on energies (E) "
-        "and forces (F) of dz and energies of cc; SF marks a single level. The last level is the target, at which the "
-        "model is judged."
+        "and forces (F) of dz and energies of cc; SF marks a single level. The last level is the target, on which "
+        "models are compared."
     ) + paragraph(
-        f"{n_runs} runs make {len(result.models)} models; runs that differ in the seed alone are members of an "
+        f"{n_runs} runs of {len(result.models)} models; runs that differ in the seed only are members of an "
         f"ensemble. {len(result.failures) or 'No'} run{'s' if len(result.failures) != 1 else ''} could not be used."
     )
 
@@ -131,10 +131,9 @@ def _left_out(result: StudyResult) -> str:
     rows = [
         [f.run.name, f.run.strategy, percent(f.run.label_fraction), str(f.run.seed), f.reason] for f in result.failures
     ]
-    table = grid(
-        ["model", "strategy", "labels", "seed", "why"], rows, "No figure below contains these runs.", text=(1, 4)
-    )
-    return f'<div class="failed">{section("Runs that are missing", table)}</div>\n'
+    caption = "These runs are not included in any result below."
+    table = grid(["model", "strategy", "labels", "seed", "reason"], rows, caption, text=(1, 4))
+    return f'<div class="failed">{section("Missing runs", table)}</div>\n'
 
 
 def _models(result: StudyResult) -> str:
@@ -146,7 +145,7 @@ def _models(result: StudyResult) -> str:
         "number",
         "seeds",
         "best epochs",
-        "settings of its own",
+        "own settings",
     ]
     rows = []
     for model in result.models:
@@ -163,13 +162,13 @@ def _models(result: StudyResult) -> str:
             ]
         )
     caption = (
-        "A row a model: its runs are alike but for the seed. Epochs are those until the best one by validation loss."
+        "One row per model, whose runs differ in the seed only. Best epochs are those with the lowest validation loss."
     )
     return grid(header, rows, caption, text=(1, 2, 7))
 
 
 def _listed(values: Any) -> str:
-    """Values that differ, one after the other."""
+    """Distinct values, separated by commas."""
     return ", ".join(dict.fromkeys(str(value) for value in values))
 
 
@@ -179,8 +178,8 @@ def _data(result: StudyResult) -> str:
         parts.append(paragraph(f"{spec}, conformations: {', '.join(f'{n:,} in {name}' for name, n in sizes.items())}."))
     rows = [[name, f"{n:,}", f"{molecules:,}"] for name, (n, molecules) in result.sizes.items()]
     caption = (
-        "What errors are of. No run was trained on the splits test and ood of its data; what other data have in common "
-        "with training data is not told apart."
+        "Data used for evaluation. No run was trained on the splits test and ood of its data; overlaps of other data "
+        "with training data are not checked."
     )
     parts.append(grid(["evaluated on", "conformations", "molecules"], rows, caption))
     splits = list(dict.fromkeys(split for of_split in result.label_counts.values() for split in of_split))
@@ -189,15 +188,15 @@ def _data(result: StudyResult) -> str:
         for name, of_split in result.label_counts.items()
     ]
     caption = (
-        "Levels of theory, and how many conformations have an energy and how many have forces; a model trains on those "
-        "that its name says."
+        "Levels of theory, and numbers of conformations with an energy and with forces; a model trains on the labels "
+        "in its name."
     )
     if levels:
         parts.append(grid(["level", "method", *splits], levels, caption, text=(1,)))
     parts.append(
         paragraph(
             f"Conformers are the conformations of one molecule within {WINDOW:g} kcal/mol of its lowest one, by the "
-            f"labels of the level in question. Intervals are of {CONFIDENCE:.0%}: Student's t over members; "
+            f"labels of the level in question. Intervals are {CONFIDENCE:.0%}: Student's t over members; "
             f"{result.resamples:,} bootstrap resamples of whole molecules for the averaged prediction."
         )
     )
@@ -209,7 +208,7 @@ def _other_levels(result: StudyResult) -> str:
     if not found:
         return ""
     inner = "".join(map(_html_table, found))
-    return f"<details><summary>Errors at levels that are not the target</summary>\n{inner}</details>\n"
+    return f"<details><summary>Errors at levels other than the target</summary>\n{inner}</details>\n"
 
 
 def _energies_and_forces(counts: tuple[int, int] | None) -> str:
@@ -237,7 +236,7 @@ def _html_table(table: StudyTable) -> str:
 
 def _commands(commands: Sequence[str]) -> str:
     if not commands:
-        return paragraph("The commands that made the study were not given to this report.")
+        return paragraph("The commands of the study are not known.")
     return f"<pre>{escape(chr(10).join(commands))}</pre>\n"
 
 
@@ -245,7 +244,7 @@ def _settings(result: StudyResult) -> str:
     if not result.settings:
         return ""
     rows = [[name, str(value)] for name, value in result.settings.items()]
-    return grid(["setting", "value"], rows, "Settings that all runs share.", text=(1,))
+    return grid(["setting", "value"], rows, "Settings shared by all runs.", text=(1,))
 
 
 def _versions(result: StudyResult) -> str:
@@ -253,5 +252,5 @@ def _versions(result: StudyResult) -> str:
     rows = [
         [name, _listed(result.versions.get(name, [DASH])), now.get(name, DASH)] for name in {**result.versions, **now}
     ]
-    caption = f"Versions that the runs were trained with, and that evaluated them ({platform.platform()})."
+    caption = f"Versions used for training and for evaluation ({platform.platform()})."
     return grid(["package", "trained with", "evaluated with"], rows, caption)

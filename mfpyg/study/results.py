@@ -1,4 +1,4 @@
-"""From the finished runs of a study to their errors: everything that tables, figures and report say."""
+"""Errors of the finished runs of a study, for tables, figures and report."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ModelResult:
     """Runs of one model, strategy and share of labels, which are the members of an ensemble.
 
     Attributes:
-        name, strategy, label_fraction: what they have in common.
-        fidelities: as ``mfpyg-train`` takes them; the target is the last.
+        name, strategy, label_fraction: common values of the members.
+        fidelities: fidelities as for ``mfpyg-train``; the last is the target.
         runs: the members.
-        n_labels: labels of the target that they were trained on, averaged over the members.
-        epochs: until each member's best one.
+        n_labels: number of the target's labels in training, averaged over the members.
+        epochs: number of epochs up to each member's best one.
         errors: ``{split: {fidelity: {property: PropertyErrors}}}``.
         parity: ``{split: {(target, "energy" | "forces"): Parity}}`` of the averaged prediction.
-        own_settings: what differs from :attr:`StudyResult.settings`, by dotted name, one value a member.
+        own_settings: settings that are not in :attr:`StudyResult.settings`, by dotted name, one value per member.
     """
 
     name: str
@@ -52,15 +52,15 @@ class ModelResult:
 
     @property
     def target(self) -> Fidelity:
-        """The level that the model is made for."""
+        """Target of the model, its last level."""
         return target_of(self.fidelities)
 
     def of_target(self, split: str, prop: str) -> PropertyErrors | None:
-        """Errors at the target; ``None`` where there are no labels."""
+        """Errors at the target; ``None`` if there are no labels."""
         return self.at_level(self.target.name, split, prop)
 
     def at_level(self, level: str, split: str, prop: str) -> PropertyErrors | None:
-        """Errors at any level; ``None`` where the model does not predict it or there are no labels."""
+        """Errors at any level; ``None`` if the model does not predict it or there are no labels."""
         return self.errors.get(split, {}).get(level, {}).get(prop)
 
 
@@ -69,16 +69,16 @@ class StudyResult:
     """Errors, data and settings of a study, as :func:`collect` finds them.
 
     Attributes:
-        models: in the order of the paper's Table 1, others behind.
-        failures: runs without a part in any figure, and why.
-        splits: what errors are of: splits of the runs' own data, and other data sets.
+        models: models in the order of the paper's Table 1, then others.
+        failures: runs that are left out, and the reasons.
+        splits: names of what is evaluated: splits of the runs' own data, and other data sets.
         sizes: ``{split: (conformations, molecules)}``.
         trained_on: ``{specification of the data: {"train", "val", …: conformations}}`` of the first run of each.
-        methods: what chemists call the levels.
+        methods: ``{level: method}``.
         label_counts: ``{level: {split: (conformations with an energy, with forces)}}`` of the first run of each level.
-        settings: those that all runs share, by dotted name.
-        versions: ``{package: those that the runs were trained with}``.
-        resamples: of the bootstrap.
+        settings: settings shared by all runs, by dotted name.
+        versions: ``{package: versions in training}``.
+        resamples: number of bootstrap resamples.
     """
 
     models: list[ModelResult]
@@ -93,7 +93,7 @@ class StudyResult:
     resamples: int
 
     def find(self, name: str, label_fraction: float, strategy: str) -> ModelResult | None:
-        """The model of this name and share of labels; where the strategy has none, that of the first which has."""
+        """Model of this name and share of labels, of this strategy if there is one, else of the first that has one."""
         same = [m for m in self.models if m.name == name and m.label_fraction == label_fraction]
         return next((m for m in same if m.strategy == strategy), same[0] if same else None)
 
@@ -109,19 +109,19 @@ def collect(
 ) -> StudyResult:
     """Evaluate the runs of a study.
 
-    Predictions are kept in the run folders, so that a second call takes seconds; a changed checkpoint is evaluated
-    anew. A run that is missing, unfinished, damaged or of other conformations becomes a :class:`Failure`.
+    Predictions are cached in the run folders, so that a second call takes seconds; a changed checkpoint is evaluated
+    again. A run that is missing, unfinished, damaged or of other conformations becomes a :class:`Failure`.
 
     Args:
-        runs: in any order; those alike in all but the seed are members of an ensemble.
-        splits: of the runs' own data to evaluate on; every run has to have them.
-        others: more data to evaluate on, such as ``{"comp6": COMP6("data/comp6")}``, all of each.
-        accelerator: where to predict: ``auto``, ``cpu`` or ``cuda``.
-        resamples: of the bootstrap over molecules.
-        note: told what is being evaluated.
+        runs: runs in any order; those that differ in the seed only are members of an ensemble.
+        splits: splits of the runs' own data to evaluate on; every run must have them.
+        others: whole data sets to evaluate on as well, such as ``{"comp6": COMP6("data/comp6")}``.
+        accelerator: device for predictions: ``auto``, ``cpu`` or ``cuda``.
+        resamples: number of bootstrap resamples over molecules.
+        note: called with the name of each run that is evaluated.
 
     Raises:
-        MFPyGError: for a wrong name of a model, a run or a split given twice, or no run at all.
+        MFPyGError: for an invalid name of a model, a repeated run or split, or no run at all.
     """
     runs, others = list(runs), dict(others or {})
     names = [*splits, *others]
@@ -185,29 +185,28 @@ def _model(
 
 
 def baseline_name(model: ModelResult) -> str:
-    """The single-fidelity model with the same labels of the same target."""
+    """Name of the single-fidelity model with the same labels of the same target."""
     return baseline_of(model.name, [fidelity.partition(":")[0] for fidelity in model.fidelities])
 
 
 def baseline(result: StudyResult, model: ModelResult) -> ModelResult | None:
-    """The model with as many labels of the target, of the same strategy where there is one; ``None`` without any."""
+    """Baseline with as many labels of the target, of the same strategy if there is one; ``None`` if there is none."""
     return result.find(baseline_name(model), model.label_fraction, model.strategy)
 
 
 def half_width(estimate: Estimate) -> float | None:
-    """Half the interval; ``None`` where there is none."""
+    """Half the width of the interval; ``None`` if there is none."""
     return None if estimate.high is None else estimate.high - estimate.value
 
 
 def improvement(result: StudyResult, model: ModelResult, split: str, prop: str) -> Estimate | None:
-    """By how many percent the members' mean RMSE is lower than that of the single-fidelity model.
+    """Reduction in percent of the members' mean RMSE with respect to the single-fidelity model.
 
-    The baseline has the same labels of the same target, as many of them, and, where there is one, the same strategy.
-    The interval takes the relative half-widths of both in quadrature, which is their first-order propagation for
-    independent ensembles; a single member on either side gives none.
+    The baseline is that of :func:`baseline`. The interval adds the relative half-widths of both in quadrature, which is
+    their first-order propagation for independent ensembles; there is none if either has a single member.
 
     Returns:
-        The percentage, or ``None`` where there is no baseline or no label, and for single-fidelity models.
+        The percentage; ``None`` for single-fidelity models, or if there is no baseline or no label.
     """
     if len(model.fidelities) == 1:
         return None
@@ -225,11 +224,11 @@ def improvement(result: StudyResult, model: ModelResult, split: str, prop: str) 
 
 
 NOT_SETTINGS = ("out", "seed", "fidelities")
-"""Settings that differ between the runs of any study."""
+"""Settings that always differ between the runs of a study."""
 
 
 def common_settings(read: list[ReadRun]) -> tuple[dict[str, Any], dict[int, dict[str, Any]]]:
-    """Settings that all runs share, and by ``id`` of each run those that not all share; by dotted name."""
+    """Settings shared by all runs, and all other settings by ``id`` of each run; by dotted name."""
     by_run = {id(one): flat(one.config) for one in read}
     every = dict.fromkeys(name for values in by_run.values() for name in values if name not in NOT_SETTINGS)
     written = {name: Counter(json.dumps(v.get(name)) for v in by_run.values()) for name in every}
@@ -238,10 +237,10 @@ def common_settings(read: list[ReadRun]) -> tuple[dict[str, Any], dict[int, dict
 
 
 def n_target_labels(one: ReadRun, target: str) -> int:
-    """Conformations of the training split with a label of the target; as the run says, else those that it kept."""
+    """Number of training conformations with a label of the target; ``run.n_labels`` if given."""
     if one.run.n_labels is not None:
         return one.run.n_labels
-    if target not in one.dataset.fidelities:  # it was trained further, on other levels
+    if target not in one.dataset.fidelities:  # trained further, on other levels
         return 0
     settings = from_dict(one.config)
     fractions = label_fractions(settings, parse_fidelities(settings.fidelities))
@@ -266,7 +265,7 @@ def label_counts(read: list[ReadRun]) -> dict[str, dict[str, tuple[int, int]]]:
     for one in read:
         data = one.dataset._data
         for name in one.fidelities:
-            if name not in found and name in one.dataset.fidelities:  # it may be one of other data
+            if name not in found and name in one.dataset.fidelities:  # it may be a level of other data
                 column = one.dataset.fidelities.index(name)
                 masks = data.energy_mask[:, column], data.forces_mask[:, column]
                 found[name] = {
@@ -276,7 +275,7 @@ def label_counts(read: list[ReadRun]) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def versions_of(read: list[ReadRun]) -> dict[str, list[str]]:
-    """``{package: versions}`` that the runs were trained with."""
+    """``{package: versions}`` of the training of all runs."""
     found: dict[str, list[str]] = {}
     for one in read:
         for package, version in one.versions.items():

@@ -1,8 +1,8 @@
-"""Tables of a study: errors of energies, forces and conformers, and what multi-fidelity learning gains.
+"""Tables of a study: errors of energies, forces and conformers, and improvement by multi-fidelity learning.
 
 As in Tables 2 to 4 of Messerly et al., arXiv 2505.01590: RMSE and MAE of energies, of forces, and of energy differences
-between conformers, for each model at its target. As in its Figure 3: by how many percent an RMSE is lower than that of
-the single-fidelity model with the same labels of the same target.
+between conformers, for each model at its target. As in its Figure 3: reduction of the RMSE in percent of that of the
+single-fidelity model with the same labels of the same target.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
 
 DASH = "–"
 FEW_MOLECULES = 10
-"""With fewer, resampled molecules repeat each other so much that the bootstrap interval is too narrow."""
+"""With fewer molecules, bootstrap intervals are too narrow."""
 
 UNITS = {"energy": ENERGY_UNIT, "forces": FORCE_UNIT, "conformers": ENERGY_UNIT, "conformer_forces": FORCE_UNIT}
 
@@ -38,7 +38,7 @@ _AT_TARGET = "Each model at its target, the last level of its name."
 _LEGEND = (
     "RMSE and MAE: mean over the members ± half the 95 % "
     f"confidence interval by Student's t ({DASH} for a single member). Ensemble: error of the averaged prediction and, "
-    "in brackets, a 95 % bootstrap interval over molecules. * never trained on such labels."
+    "in brackets, a 95 % bootstrap interval over molecules. *: not trained on such labels."
 )
 
 
@@ -47,10 +47,10 @@ class StudyTable:
     """A table as text.
 
     Attributes:
-        name: of its files.
-        caption: what is in it.
-        header: of the columns.
-        rows: cells.
+        name: name of its files.
+        caption: description of the content.
+        header: names of the columns.
+        rows: cells of each row.
     """
 
     name: str
@@ -59,30 +59,30 @@ class StudyTable:
     rows: list[list[str]]
 
     def markdown(self) -> str:
-        """With the caption above it."""
+        """Markdown of the caption and the table."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
         return f"{self.caption}\n\n{table}\n"
 
 
 def tables(result: StudyResult) -> list[StudyTable]:
-    """Errors of each model at its target, and the improvements; without what has no number."""
+    """Errors of each model at its target, and the improvements; empty tables are left out."""
     found = [_errors(result, prop) for prop in PROPERTIES]
     return [table for table in [*found, _improvements(result)] if table.rows]
 
 
 def other_tables(result: StudyResult) -> list[StudyTable]:
-    """Errors at each level of the models that learned it for the sake of another."""
+    """Errors of models at each of their levels other than the target; empty tables are left out."""
     levels = {f.partition(":")[0]: None for model in result.models for f in model.fidelities[:-1]}
     found = [_errors(result, prop, level) for level in levels for prop in PROPERTIES]
     return [table for table in found if table.rows]
 
 
 def write_tables(result: StudyResult, folder: Path) -> list[Path]:
-    """Write each table as Markdown and CSV, every number as ``study.json`` and, one a line, ``errors.csv``.
+    """Write each table as Markdown and CSV, and all numbers as ``study.json`` and ``errors.csv``.
 
     Raises:
-        MFPyGError: if the folder can't be written to.
+        MFPyGError: if the folder cannot be written to.
     """
     make_folder(folder)
     written = []
@@ -97,12 +97,12 @@ def write_tables(result: StudyResult, folder: Path) -> list[Path]:
 
 
 def labelled(model: ModelResult) -> list[str]:
-    """Cells that say which model it is: name, strategy, share of the target's labels and their number."""
+    """Cells that identify a model: name, strategy, share and number of the target's labels, and members."""
     return [model.name, model.strategy, percent(model.label_fraction), number_of_labels(model), str(len(model.runs))]
 
 
 def number_of_labels(model: ModelResult) -> str:
-    """Of the target in training."""
+    """Number of the target's labels in training."""
     return f"{model.n_labels:,}"
 
 
@@ -110,7 +110,7 @@ _MODEL_COLUMNS = ["model", "strategy", "labels", "number", "members"]
 
 
 def _errors(result: StudyResult, prop: str, level: str | None = None) -> StudyTable:
-    """At each model's target, or at a level of all models for which it is not the target."""
+    """Errors at each model's target, or at a level of all models with another target."""
     models = [(m, m.target.name if level is None else level) for m in result.models if m.target.name != level]
     splits = [s for s in result.splits if any(model.at_level(at, s, prop) for model, at in models)]
     header = [*_MODEL_COLUMNS]
@@ -125,20 +125,18 @@ def _errors(result: StudyResult, prop: str, level: str | None = None) -> StudyTa
             star = "" if _trained(model, at, prop) else "*"
             rows.append([name + star, *others, *(cell for of_split in cells for cell in of_split)])
             counted.update({(at, split): e for split, e in zip(splits, found, strict=True) if e is not None})
-    where = (
-        _AT_TARGET if level is None else f"Each model that predicts {level} for the sake of another level, at {level}."
-    )
+    where = _AT_TARGET if level is None else f"Each model with another target that predicts {level}, at {level}."
     caption = f"{_OF[prop]}, in {UNITS[prop]}. {where} {_LEGEND} {_counts(counted)}"
     name = "-".join(["table", prop.replace("_", "-"), *([] if level is None else [level])])
     return StudyTable(name, caption, header, rows)
 
 
 def _counts(counted: dict[tuple[str, str], PropertyErrors]) -> str:
-    """Numbers of labels and of molecules; few molecules tell little of others."""
+    """Numbers of labels and molecules, with a warning if there are few molecules."""
     counts = [f"{level} {split}: {e.n:,} of {e.n_molecules:,}" for (level, split), e in counted.items()]
     few = any(e.n_molecules < FEW_MOLECULES for e in counted.values())
     warning = f" Intervals from fewer than {FEW_MOLECULES} molecules are too narrow." if few else ""
-    return f"Labels and the molecules they are of: {'; '.join(counts)}.{warning}"
+    return f"Numbers of labels and molecules: {'; '.join(counts)}.{warning}"
 
 
 def _trained(model: ModelResult, level: str, prop: str) -> bool:
@@ -172,7 +170,7 @@ def _improvements(result: StudyResult) -> StudyTable:
             rows.append([*labelled(model), baseline_name(model), *cells])
     caption = (
         "Improvement over the single-fidelity model with the same labels of the same target, in percent of its RMSE "
-        "(mean over the members): positive is better. ±: half the 95 % interval, that of both ensembles propagated."
+        "(mean over the members); positive is better. ±: half the 95 % interval, propagated from both ensembles."
     )
     header = [*_MODEL_COLUMNS, "baseline", *(f"{columns[i][0]}: {PROPERTIES[columns[i][1]]}" for i in used)]
     return StudyTable("table-improvement", caption, header, rows)
@@ -184,7 +182,7 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _every_number(result: StudyResult) -> list[list[Any]]:
-    """A line a model, split, fidelity and property, those that are not the target, too."""
+    """One line per model, split, fidelity (not only the target) and property."""
     estimates = ("rmse", "mae", "ensemble_rmse", "ensemble_mae")
     columns = [f"{name}{end}" for name in estimates for end in ("", "_low", "_high")]
     header = [
@@ -213,7 +211,7 @@ def _every_number(result: StudyResult) -> list[list[Any]]:
 
 
 def as_json(result: StudyResult) -> str:
-    """Everything but the points of the parity plots."""
+    """All results except the points of the parity plots."""
 
     def plain(value: Any) -> Any:
         return str(value) if isinstance(value, Path) else dataclasses.asdict(value)

@@ -83,9 +83,9 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         ("SF-CC/E --out new --evaluate a=minichno a=minichno", "there is a 'a' already"),
         ("SF-CC/E --out new --evaluate far=comp6:nowhere", "nowhere: no such file"),
         ("SF-CC/E --out new --dataset ani1x:nowhere.h5", "nowhere.h5: no such file"),
-        ("SF-CC/E --out file", "file exists and is no study"),
+        ("SF-CC/E --out file", "file exists and is not a study"),
         ("SF-CC/E --out file/new", "file/new: can't make this folder"),
-        ("SF-CC/E --out full", "full exists and is no study"),
+        ("SF-CC/E --out full", "full exists and is not a study"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(

@@ -204,7 +204,7 @@ def test_refusals(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (["nodes=2", "time=1"], "unknown parameter of slurm 'nodes'"),
         (["partition=gpu"], "slurm has time not given, expected the minutes"),
         (["time=1:00"], "slurm has time 1:00, expected the minutes"),
-        (["time=60"], "there is no sbatch here"),
+        (["time=60"], "sbatch was not found"),
     ],
 )
 def test_mistakes(given: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

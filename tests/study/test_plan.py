@@ -124,10 +124,10 @@ def test_other_options_or_another_folder_are_refused(tmp_path: Path) -> None:
     store(plan(options=["--epochs", "3"]), tmp_path / "study")
     with pytest.raises(MFPyGError, match="is a study with the options '--epochs 3', not '--epochs 4'"):
         joined_with_stored(plan(options=["--epochs", "4"]), tmp_path / "study")
-    with pytest.raises(MFPyGError, match="exists and is no study"):
+    with pytest.raises(MFPyGError, match="exists and is not a study"):
         joined_with_stored(plan(), tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(MFPyGError, match="exists and is no study"):
+    with pytest.raises(MFPyGError, match="exists and is not a study"):
         joined_with_stored(plan(), tmp_path / "file")
     (tmp_path / "empty").mkdir()
     assert joined_with_stored(plan(), tmp_path / "empty") == plan()
