@@ -16,7 +16,7 @@ from mfpyg import settings as s
 from mfpyg.cli.common import Parser, hyphenated
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
-from mfpyg.options import alternatives, choices_of, in_words
+from mfpyg.options import alternatives, choices_of, flat, in_words, merged
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.folder import RunFolder
 
@@ -62,7 +62,7 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     printed = given.pop("print_config", False)
     for name in ("config", "resume"):
         given.pop(name, None)
-    settings = s.completed(s.merged(stored, {**given, "backbone": backbone}), network)
+    settings = s.completed(merged(stored, {**given, "backbone": backbone}), network)
     if printed:
         print(yaml.safe_dump(s.to_dict(settings), sort_keys=False, allow_unicode=True), end="")
         raise SystemExit(0)
@@ -135,7 +135,7 @@ def build_parser(backbone: str, preset: str = "small") -> Parser:
         kind = type(getattr(settings, name))
         parser.add_argument_group(f"{name}: {field.metadata['help']}").add_class_arguments(kind, name, as_group=False)
         _describe(parser, kind, f"{name}.")
-    parser.set_defaults(s.flat(s.defaults(preset, backbone)))
+    parser.set_defaults(flat(s.defaults(preset, backbone)))
     return parser
 
 

@@ -1,7 +1,6 @@
 """Multi-fidelity learning for interatomic potentials, in PyTorch Geometric.
 
-``mfpyg.load``, ``mfpyg.save`` and everything that needs torch is imported when it is first used, so that commands
-check their options at once.
+``mfpyg.load`` and ``mfpyg.save`` import torch on first use, so that commands can check their options quickly.
 """
 
 from __future__ import annotations

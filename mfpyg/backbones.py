@@ -1,7 +1,7 @@
-"""The backbones that ``--backbone`` can name: those of the package, and those that others add; without torch.
+"""Registry of backbones for ``--backbone``, built-in and third-party; importable without torch.
 
-Others add theirs with :func:`register`, or, to have it at hand in every command, by an entry point of an installed
-package in the group ``mfpyg.backbones``::
+Third-party backbones are added with :func:`register` or, to be available in every command, by an entry point of an
+installed package in the group ``mfpyg.backbones``::
 
     [project.entry-points."mfpyg.backbones"]
     mine = "my_package.network:MyNetwork"
@@ -29,21 +29,21 @@ from mfpyg.plugins import Plugin, Registry
 
 @dataclass(frozen=True)
 class BackboneKind(Plugin):
-    """A kind of backbone by name; ``factory(species, **options)`` makes one.
+    """Registry entry of a backbone; ``factory(species, **options)`` creates it.
 
     Attributes:
         small: options that ``--preset small`` changes.
-        compiles: true where ``torch.compile`` takes it within about a minute, so that long runs do better with it.
+        compiles: whether ``torch.compile`` takes at most about a minute, so that long runs benefit from it.
     """
 
     small: Mapping[str, Any] = field(default_factory=dict)
     compiles: bool = False
 
     def make(self, species: Sequence[int], options: Mapping[str, Any]) -> Any:
-        """A backbone with fresh weights, drawn from torch's global generator.
+        """Create a backbone with weights drawn from torch's global generator.
 
         Raises:
-            MFPyGError: with what the factory says against the options.
+            MFPyGError: if the factory rejects the options.
         """
         factory = self.load()
         try:
@@ -51,17 +51,17 @@ class BackboneKind(Plugin):
         except MFPyGError:
             raise
         except Exception as error:
-            if self.package is None and not isinstance(error, ValueError):  # ours to fix
+            if self.package is None and not isinstance(error, ValueError):  # a bug in this package
                 raise
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise MFPyGError(f"backbone '{self.name}' can't be made with these options ({reason})") from error
+            raise MFPyGError(f"backbone '{self.name}' cannot be built with these options ({reason})") from error
 
 
 def _builtin(name: str, factory: str, options: type, compiles: bool = False, **small: Any) -> BackboneKind:
     return BackboneKind(name, f"mfpyg.models.{factory}", options, small=small, compiles=compiles)
 
 
-_KINDS_OF_THE_PACKAGE = (
+_BUILTIN_KINDS = (
     _builtin(
         "hipnn",
         "hipnn:HIPNN",
@@ -126,12 +126,12 @@ _KINDS_OF_THE_PACKAGE = (
     ),
 )
 
-registry = Registry("backbone", "species", BackboneKind, _KINDS_OF_THE_PACKAGE)
+registry = Registry("backbone", "species", BackboneKind, _BUILTIN_KINDS)
 names, find, register = registry.names, registry.find, registry.register
 
 
 def missing(name: str, package: str) -> MFPyGError:
-    """The error for a backbone that a run was made with, and that is not known here."""
+    """Error for the backbone of a run or checkpoint that is not available here."""
     if package == "__main__":
         return MFPyGError(f"its backbone '{name}' was registered by a script; call mfpyg.models.register for it first")
     return MFPyGError(

@@ -1,4 +1,4 @@
-"""The folder for what can be made again: processed data without a root of their own, compiled kernels."""
+"""Cache folder for processed data and compiled kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """``$MFPYG_CACHE``, else a folder in the user's cache."""
+    """Return ``$MFPYG_CACHE``, else a folder in the user's cache."""
     given = os.environ.get("MFPYG_CACHE")
     if given:
         return Path(given)
@@ -17,10 +17,10 @@ def cache_dir() -> Path:
 
 
 def cached_root(kind: str, files: Iterable[Path]) -> Path:
-    """The folder in the cache for these files, which are not in a data set's root; nothing is put beside them.
+    """Cache folder for the data processed from files outside a data set root.
 
     Args:
-        kind: of data set, a folder of the cache.
+        kind: data set name; used as the folder name in the cache.
         files: raw files.
     """
     paths = "+".join(str(file.resolve()) for file in files)

@@ -1,4 +1,4 @@
-"""Checkpoints: what they carry besides weights, and how a potential comes back out of one."""
+"""Checkpoints: metadata, reading, writing, and restoring potentials."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNITS = {"energy": ENERGY_UNIT, "forces": FORCE_UNIT, "length": LENGTH_UNIT}
 
 
 def versions(backbone: str = "hipnn") -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on, and where a backbone of others comes from."""
+    """Versions of Python and relevant packages, and the package of a third-party backbone."""
     names = ("mfpyg", "torch", "torch-geometric", "lightning", "e3nn", "numpy", "h5py", "ase")
     found = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
     package = backbones.find(backbone).package
@@ -47,16 +47,15 @@ def describe(
     init: Mapping[str, Any] | None = None,
     trained_species: Mapping[str, Sequence[int]] | None = None,
 ) -> dict[str, Any]:
-    """Everything but the weights, as plain values that open with ``weights_only=True``.
+    """Metadata of a checkpoint, as plain values that load with ``weights_only=True``.
 
     Args:
-        potential: with its reference energies fitted.
-        settings: of the run.
+        potential: potential with its reference energies fitted.
+        settings: settings of the run.
         data: name, fingerprints and methods of the data set.
         splits: conformations of each split.
-        init: what is to be remembered of the checkpoint that the training began with, see
-            :meth:`mfpyg.training.initial.InitialModel.record`.
-        trained_species: atomic numbers in the training labels of each fidelity of which they are known.
+        init: record of the initial checkpoint, see :meth:`mfpyg.training.initial.InitialModel.record`.
+        trained_species: atomic numbers in the training labels of each fidelity, where known.
     """
     trained = trained_species or {}
     symbols = [chemical_symbols[number] for number in potential.species]
@@ -82,10 +81,10 @@ def describe(
 
 
 def checkpoint_file(path: str | os.PathLike[str]) -> Path:
-    """The file that is meant: a ``.ckpt`` file itself, or the ``best.ckpt`` of a run folder.
+    """Path of the checkpoint file: a ``.ckpt`` file itself, or ``best.ckpt`` of a run folder.
 
     Raises:
-        MFPyGError: if there is none, or it can't be looked for.
+        MFPyGError: if there is none, or the path is not accessible.
     """
     path = Path(path)
     try:
@@ -93,7 +92,7 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
         there = path.is_file()
     except OSError as error:
         shown = path if len(str(path)) <= 200 else f"…/{path.name}"  # the name alone may be too long for the system
-        raise MFPyGError(f"{shown}: can't be read ({error.strerror})") from error
+        raise MFPyGError(f"{shown}: cannot be read ({error.strerror})") from error
     if not there:
         raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
     return path
@@ -101,13 +100,13 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
 
 @with_default_torch_settings
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The contents of a checkpoint; code that a file might carry is never run.
+    """Contents of a checkpoint; code in the file is never run.
 
     Args:
-        path: a ``.ckpt`` file, or a run folder, whose ``best.ckpt`` is meant.
+        path: ``.ckpt`` file, or run folder (its ``best.ckpt``).
 
     Raises:
-        MFPyGError: if there is none, or it is damaged, foreign, or of another format.
+        MFPyGError: if it is missing, damaged, not a checkpoint of mfpyg, or of another format.
     """
     path = checkpoint_file(path)
     check_archive(path, "a checkpoint of mfpyg")
@@ -117,10 +116,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def trained_labels(described: Mapping[str, Any]) -> dict[str, str]:
-    """Labels that each fidelity was trained on, as ``{"dz": "EF"}``, in this training or in those that it goes on from.
+    """Labels that each fidelity was trained on, as ``{"dz": "EF"}``, including earlier trainings.
 
     Args:
-        described: what a checkpoint says under ``"mfpyg"``.
+        described: metadata of a checkpoint (its entry ``"mfpyg"``).
     """
     before = (described.get("init") or {}).get("fidelities", [])
     found: dict[str, str] = {}
@@ -131,20 +130,20 @@ def trained_labels(described: Mapping[str, Any]) -> dict[str, str]:
 
 
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:
-    """Whole epochs that a checkpoint has behind it."""
+    """Number of completed epochs of a checkpoint."""
     progress = checkpoint.get("progress")
     return int(checkpoint["epoch"]) + 1 if progress is None else int(progress["epochs"])
 
 
 @with_default_torch_settings
 def load(path: str | os.PathLike[str]) -> Potential:
-    """The trained potential of a run folder (its best epoch) or of a checkpoint, ready to predict.
+    """Load the trained potential of a run folder (its best epoch) or of a checkpoint, ready to predict.
 
     Args:
         path: run folder, or ``.ckpt`` file.
 
     Raises:
-        MFPyGError: if it can't be read, or its weights do not fit what it says of itself.
+        MFPyGError: if it cannot be read, or its weights do not match its metadata.
 
     Example:
         >>> potential = mfpyg.load("runs/example")                   # doctest: +SKIP
@@ -154,26 +153,26 @@ def load(path: str | os.PathLike[str]) -> Potential:
 
 
 def save(potential: Potential, path: str | os.PathLike[str], source: str | None = None) -> None:
-    """Write a potential as a checkpoint, which :func:`load` and the commands open.
+    """Save a potential as a checkpoint that :func:`load` and the commands can open.
 
-    It says nothing of splits and of what was fitted when; a run folder does.
+    Unlike a checkpoint in a run folder, it has no splits and no training history.
 
     Args:
         potential: loaded, imported, or built by :mod:`mfpyg.models.build`.
-        path: of the file; one that is there is replaced.
-        source: where the potential comes from, kept in the checkpoint.
+        path: file to write; an existing file is replaced.
+        source: origin of the potential, kept in the checkpoint.
 
     Raises:
-        MFPyGError: if the potential was put together by hand, so that it is not known how to build it again, or the
-            file can't be written.
+        MFPyGError: if the potential was assembled by hand and has no settings to rebuild it from, or the file cannot
+            be written.
 
     Example:
         >>> mfpyg.save(potential, "model.ckpt")                      # doctest: +SKIP
     """
     if potential.settings is None:
         raise MFPyGError(
-            "this potential does not know the settings to build it again with, as it was put together by hand; make it "
-            "with mfpyg.models.build.build_potential to save it"
+            "this potential has no settings to rebuild it from, as it was assembled by hand; create it with "
+            "mfpyg.models.build.build_potential to save it"
         )
     precision = torch.finfo(potential.dtype).bits
     settings = dataclasses.replace(potential.settings, precision=precision)
@@ -182,21 +181,21 @@ def save(potential: Potential, path: str | os.PathLike[str], source: str | None 
     values = {
         "mfpyg": describe(potential, settings, data, {}, trained_species=potential.trained_species),
         "state_dict": {f"{_PREFIX}{name}": value.cpu() for name, value in potential.state_dict().items()},
-        "progress": {"epochs": 0},  # that could be gone on from
+        "progress": {"epochs": 0},  # nothing to resume
     }
     save_torch(Path(path), values)
 
 
 @with_default_torch_settings
 def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
-    """The potential in the contents of a checkpoint, in evaluation mode.
+    """Rebuild the potential from the contents of a checkpoint, in evaluation mode.
 
     Args:
-        checkpoint: from :func:`read_checkpoint`.
-        name: of the file, for the error.
+        checkpoint: contents from :func:`read_checkpoint`.
+        name: file name, for errors.
 
     Raises:
-        MFPyGError: if the weights do not fit the configuration, naming the first that does not.
+        MFPyGError: if the weights do not match the configuration, naming the first mismatch.
     """
     described = checkpoint["mfpyg"]
     if described["units"] != UNITS:
@@ -205,18 +204,18 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
     try:
         settings = from_dict(described["config"])
-        check(dataclasses.replace(settings, strategy="mfl"))  # one of others is not needed to predict
+        check(dataclasses.replace(settings, strategy="mfl"))  # a third-party strategy is not needed to predict
         if hasattr(settings.model, "check"):
             settings.model.check()
         # The initial weights drawn here are replaced at once.
         with model_construction(), torch.random.fork_rng(devices=[]):
-            potential = _built(settings, described)
+            potential = _build(settings, described)
     except MFPyGError as error:
         raise MFPyGError(f"{name}: {error}") from error
     if settings.precision == 64:
         potential.double()
-    expected = {key: _kind(value) for key, value in potential.state_dict().items()}
-    found = {key: _kind(value) for key, value in weights.items()}
+    expected = {key: _shape_and_type(value) for key, value in potential.state_dict().items()}
+    found = {key: _shape_and_type(value) for key, value in weights.items()}
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise MFPyGError(
@@ -229,12 +228,12 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     return potential.eval()
 
 
-def _kind(weight: torch.Tensor) -> str:
-    """Shape and type of a weight, as they are named in errors."""
+def _shape_and_type(weight: torch.Tensor) -> str:
+    """Shape and dtype of a weight, for errors."""
     return f"{tuple(weight.shape)} of {str(weight.dtype).removeprefix('torch.')}"
 
 
-def _built(settings: TrainSettings, described: Mapping[str, Any]) -> Potential:
+def _build(settings: TrainSettings, described: Mapping[str, Any]) -> Potential:
     species, fidelities, base_level = described["species"], described["fidelities"], described.get("base_level")
     if base_level is None:
         return build_potential(settings, species, fidelities)
@@ -242,10 +241,10 @@ def _built(settings: TrainSettings, described: Mapping[str, Any]) -> Potential:
 
 
 def check_installed(described: Mapping[str, Any], name: str) -> None:
-    """Check that the backbone is one of this package, or of the package that it came from.
+    """Check that the backbone is built in, or comes from the package named in the metadata.
 
     Raises:
-        MFPyGError: naming what has to be installed.
+        MFPyGError: naming the package to install.
     """
     backbone, package = described["config"].get("backbone"), described.get("backbone_package")
     if package is None:
@@ -254,12 +253,16 @@ def check_installed(described: Mapping[str, Any], name: str) -> None:
         raise MFPyGError(f"{name}: {backbones.missing(backbone, package)}")
     found = backbones.find(backbone).package
     if found != package:
-        raise MFPyGError(f"{name}: its backbone '{backbone}' is that of package {package}, but the one here of {found}")
+        raise MFPyGError(
+            f"{name}: its backbone '{backbone}' comes from package {package}, but the one here from {found or 'mfpyg'}"
+        )
 
 
 def _check_references(potential: Potential, described: Mapping[str, Any], name: str) -> None:
-    """Check that the heads belong to the fidelities they are said to: each has references of its own."""
+    """Check by their reference energies that the heads belong to the fidelities in the metadata."""
     for fidelity in potential.fidelities:
         stored = potential.reference(fidelity).tolist()
         if list(described.get(fidelity, {}).values()) != stored:
-            raise MFPyGError(f"{name}: the weights are not those of fidelity '{fidelity}' that it describes")
+            raise MFPyGError(
+                f"{name}: damaged, its weights and its metadata have different reference energies of '{fidelity}'"
+            )

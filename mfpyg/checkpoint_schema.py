@@ -1,4 +1,4 @@
-"""The schema of checkpoints: which fields there are, and the types of their values."""
+"""Schema of checkpoints: fields and the types of their values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mfpyg.fidelity import is_name
 
 
 def is_array(value: Any) -> bool:
-    """True for a dense tensor of real numbers whose storage holds each of them."""
+    """True for a dense real tensor whose storage is large enough for its shape."""
     if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
         return False
     return not value.is_complex() and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
@@ -55,7 +55,7 @@ def _are_sums(value: Any) -> bool:
 
 
 def _are_loops(value: Any) -> bool:
-    """True for Lightning's counts, of which it adds to some only when the training is under way."""
+    """True for counts in the loop states of Lightning."""
     if isinstance(value, dict):
         counts = ("ready", "started", "completed", "processed")
         return all(fits(one, int) if name in counts else _are_loops(one) for name, one in value.items())
@@ -124,8 +124,8 @@ def check_checkpoint(checkpoint: Any, path: Path, format: int) -> None:
 
     Args:
         checkpoint: contents of the file.
-        path: of the file, for errors.
-        format: that is expected.
+        path: path of the file, for errors.
+        format: expected format number.
 
     Raises:
         MFPyGError: naming the first field that is missing or wrong.
@@ -147,12 +147,12 @@ def check_checkpoint(checkpoint: Any, path: Path, format: int) -> None:
     if not _is_plain(described["config"]):
         raise MFPyGError(f"{path}: damaged, its config is not made of numbers, strings, lists and dictionaries")
     _check_weights(checkpoint["state_dict"], path)
-    if "raw_weights" in checkpoint:  # beside their average, of a training with optim.ema
+    if "raw_weights" in checkpoint:  # saved along with their average by optim.ema
         _check_weights(checkpoint["raw_weights"], path)
         for name, value in checkpoint["raw_weights"].items():
             average = checkpoint["state_dict"].get(name)
             if average is None or (average.shape, average.dtype) != (value.shape, value.dtype):
-                raise MFPyGError(f"{path}: damaged, its raw_weights have '{name}' that is not like its average")
+                raise MFPyGError(f"{path}: damaged, '{name}' in its raw_weights does not match its average")
 
 
 def _check_weights(weights: Any, path: Path) -> None:

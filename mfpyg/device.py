@@ -1,4 +1,4 @@
-"""The device to compute on."""
+"""Choice of the device to compute on."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from mfpyg.errors import MFPyGError
 
 
 def choose_device(accelerator: str, devices: int = 1) -> torch.device:
-    """The device of an ``accelerator`` setting: a CUDA GPU, or the CPU.
+    """Return the device for an ``accelerator`` setting: a CUDA GPU, or the CPU.
 
-    ``auto`` takes a GPU where there is one. Apple's is never taken: it has no float64, in which total
-    energies are kept.
+    ``auto`` uses a GPU if there is one. Apple GPUs are never used: they have no float64, in which total energies are
+    kept.
 
     Args:
         accelerator: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        devices: how many are wanted.
+        devices: number of devices needed.
 
     Raises:
-        MFPyGError: if there are not so many GPUs.
+        MFPyGError: if there are fewer GPUs.
     """
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if accelerator == "cpu" or (accelerator == "auto" and not available):

@@ -1,4 +1,4 @@
-"""The errors that are the user's to fix, and their wording."""
+"""Errors that users can fix, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -6,61 +6,61 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-_LONGEST = 1500
-"""Letters of a message; what is longer has its start."""
+_MAX_LENGTH = 1500
+"""Maximum number of characters of a message; longer ones are cut."""
 
 
 ERROR_STATUS = 2
 INTERRUPT_STATUS = 130
-"""Exit statuses of the commands after the user's mistakes, and after Ctrl-C or SIGTERM."""
+"""Exit statuses of the commands after a user error, and after Ctrl-C or SIGTERM."""
 
 
 class MFPyGError(ValueError):
-    """A mistake in input or settings: what was found, what was expected, what to do, in one line.
+    """Error in the input or settings: what was found, what was expected, what to do, in one line.
 
-    The commands print the message alone and exit with status 2; nothing else in the package exits.
+    The commands print only the message and exit with status 2.
     """
 
     def __init__(self, message: str) -> None:
-        # Names come from files: line ends, control characters and what can't be printed are written as escapes.
-        text = str(message) if len(str(message)) <= _LONGEST else f"{str(message)[: _LONGEST - 1]}…"
+        # Names may come from files: line ends, control and unprintable characters are escaped.
+        text = str(message) if len(str(message)) <= _MAX_LENGTH else f"{str(message)[: _MAX_LENGTH - 1]}…"
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
 
 
 class UnreadableError(MFPyGError):
-    """The system does not let a file be read: permissions, locks, limits, a failing disk. Its contents may be sound."""
+    """The system cannot read a file (permissions, locks, limits, a failing disk); its contents may be intact."""
 
 
 class MFPyGWarning(RuntimeWarning):
-    """Something works, but not as well as it could: what, and what to do. The commands print it in a line."""
+    """Something works, but not as well as it could: what, and what to do. The commands print it in one line."""
 
 
 def shortened(names: Iterable[str]) -> list[str]:
-    """Names from a file as an error lists them: not more than 24 letters of each."""
+    """Names from a file, cut to 24 characters each, for errors."""
     return [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
 
 
 def shown(value: Any) -> str:
-    """A value from a file as an error shows it: not more than 80 letters."""
+    """``repr`` of a value from a file, cut to 80 characters, for errors."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'hipnn'?"`` where a known name is close to ``name``, else an empty string."""
+    """``"; did you mean 'hipnn'?"`` if a known name is close to ``name``, else an empty string."""
     close = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=0.6)
     return f"; did you mean '{close[0][:60]}'?" if close else ""
 
 
-_LISTED = 20
-"""Names in an error; more are counted."""
+_MAX_LISTED = 20
+"""Maximum number of names listed in an error; the rest are counted."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> MFPyGError:
-    """The error for a name that is none of the known ones: lists them and offers the closest."""
+    """Error for an unknown name; lists the known ones and suggests the closest."""
     names = list(known)
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    listed = ", ".join(names[:_LISTED]) + more if names else "none"
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    listed = ", ".join(names[:_MAX_LISTED]) + more if names else "none"
     return MFPyGError(
         f"unknown {kind} '{name if len(name) <= 80 else name[:79] + '…'}' (known: {listed}){did_you_mean(name, names)}"
     )

@@ -1,7 +1,4 @@
-"""Levels of theory, and which of their labels to train on.
-
-Plain data: nothing here imports torch, so that commands can check their options at once.
-"""
+"""Levels of theory, and which of their labels to train on; importable without torch."""
 
 from __future__ import annotations
 
@@ -16,23 +13,23 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def is_name(text: str) -> bool:
-    """True if this can name a fidelity or a split: names become parts of names of files and columns."""
+    """True for a valid name of a fidelity or a split; names become parts of file and column names."""
     return len(text) <= 100 and _NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True)
 class LevelOfTheory:
-    """A level of theory as a data file holds it.
+    """Level of theory and its keys in a data file.
 
     Args:
         name: short name of the fidelity, such as ``"dz"``.
-        energy: keys of the file whose values add up to the total energy; ``mp2`` for instance is
+        energy: keys whose values add up to the total energy; for example, ``mp2`` is
             ``("hf_tz.energy", "mp2_tz.corr_energy")``.
-        forces: key of the forces, or ``None`` where the level has none.
-        method: what a chemist calls it, such as ``"ωB97X/6-31G(d)"``; empty where nobody said.
-        energy_unit, forces_unit: of the file, see :mod:`mfpyg.units`.
+        forces: key of the forces, or ``None`` if the level has none.
+        method: full name, such as ``"ωB97X/6-31G(d)"``; empty if unknown.
+        energy_unit, forces_unit: units in the file, see :mod:`mfpyg.units`.
         gradient: whether the key of the forces holds the gradient +dE/dx instead of −dE/dx.
-        optional: keys that a conformation may lack, which then has no such label.
+        optional: keys that may be missing for a conformation, which then has no such label.
     """
 
     name: str
@@ -46,7 +43,7 @@ class LevelOfTheory:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every key of the file that the level is read from."""
+        """All keys of the file that the level is read from."""
         return self.energy if self.forces is None else (*self.energy, self.forces)
 
     @property
@@ -62,7 +59,7 @@ class LevelOfTheory:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """A fidelity to train on: a level's name and which of its labels to use.
+    """Fidelity to train on: name of a level of theory and which of its labels to use.
 
     >>> Fidelity.parse("dz:EF")
     Fidelity(name='dz', energy=True, forces=True)
@@ -82,7 +79,7 @@ class Fidelity:
 
     @classmethod
     def parse(cls, text: str) -> Fidelity:
-        """Read ``name:labels``, the labels being ``E``, ``F`` or ``EF``.
+        """Parse ``name:labels``, with labels ``E``, ``F`` or ``EF``.
 
         Raises:
             MFPyGError: for anything else.
@@ -102,10 +99,10 @@ class Fidelity:
 
 
 def parse_fidelities(texts: Iterable[str]) -> tuple[Fidelity, ...]:
-    """Read a list such as ``["dz:EF", "cc:E"]``.
+    """Parse a list such as ``["dz:EF", "cc:E"]``.
 
     Raises:
-        MFPyGError: for an empty list, a malformed entry, or a fidelity that stands there twice.
+        MFPyGError: for an empty list, a malformed entry, or a duplicate fidelity.
     """
     fidelities = tuple(Fidelity.parse(text) for text in texts)
     if not fidelities:
@@ -118,7 +115,7 @@ def parse_fidelities(texts: Iterable[str]) -> tuple[Fidelity, ...]:
 
 
 def check_available(fidelities: Sequence[Fidelity], levels: Sequence[LevelOfTheory], dataset: str) -> None:
-    """Check that a data set has every fidelity asked for, and forces where they are asked for.
+    """Check that a data set has the requested fidelities and forces.
 
     Raises:
         MFPyGError: naming the fidelity and what the data set has.
@@ -135,7 +132,7 @@ def check_available(fidelities: Sequence[Fidelity], levels: Sequence[LevelOfTheo
 
 
 def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[tuple[str, str], float]:
-    """Read loss weights such as ``["dz:F=1", "cc:E=0.1"]``; what is not named weighs 1.
+    """Parse loss weights such as ``["dz:F=1", "cc:E=0.1"]``; labels not named have weight 1.
 
     Returns:
         ``{(fidelity, "energy" | "forces"): weight}`` for every label trained on.
@@ -157,7 +154,7 @@ def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[
             if getattr(fidelity, prop):
                 if (fidelity.name, prop) not in weights:
                     trained = " ".join(map(str, fidelities))
-                    raise MFPyGError(f"weight '{text}' is of a label that is not trained on (fidelities: {trained})")
+                    raise MFPyGError(f"weight '{text}' is for a label that is not trained on (fidelities: {trained})")
                 weights[fidelity.name, prop] = weight
     return weights
 
@@ -165,19 +162,19 @@ def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[
 def parse_numbers(
     setting: str, texts: Iterable[str], fidelities: Sequence[Fidelity], high: float = float("inf")
 ) -> dict[str, float]:
-    """Read a number for each of some fidelities, such as ``["cc=0.1", "dz=0.5"]``.
+    """Parse numbers per fidelity, such as ``["cc=0.1", "dz=0.5"]``.
 
     Args:
-        setting: its name, for the error.
-        texts: of the setting.
-        fidelities: that may be named.
-        high: largest number allowed; all are greater than 0.
+        setting: name of the setting, for errors.
+        texts: values of the setting.
+        fidelities: fidelities that may be named.
+        high: largest allowed number; all must be greater than 0.
 
     Returns:
-        ``{fidelity: number}`` of those that are named.
+        ``{fidelity: number}`` for the named fidelities.
 
     Raises:
-        MFPyGError: for a malformed entry, an unknown fidelity, one named twice, or a number out of bounds.
+        MFPyGError: for a malformed entry, an unknown or duplicate fidelity, or a number out of bounds.
     """
     numbers: dict[str, float] = {}
     known = [f.name for f in fidelities]

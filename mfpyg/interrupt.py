@@ -1,8 +1,8 @@
-"""Ctrl-C that is not lost, or that waits until work can stop.
+"""Handling of Ctrl-C and SIGTERM: interrupts that are never lost, and interrupts that are postponed.
 
-Python drops a KeyboardInterrupt that is raised in a destructor or in the callback of a weak reference,
-of which reading HDF5 has many. Here each is remembered, and raised again at the next :func:`check`.
-SIGTERM, with which queues and the system end a process, is taken for a Ctrl-C.
+Python drops a KeyboardInterrupt raised in a destructor or a weak reference callback, and reading HDF5 runs many of
+these. Here each interrupt is remembered, and raised again at the next :func:`check`. SIGTERM, sent by queues and the
+system, is treated as Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_STOPS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _listening = False
 _pending = False
@@ -24,9 +24,9 @@ _pending = False
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Remember every Ctrl-C within, SIGTERM being one, too; in the main thread, and where it is not ignored.
+    """Remember Ctrl-C and SIGTERM within the context, in the main thread and unless they are ignored.
 
-    For commands: a library leaves the handling of signals to the program.
+    For commands; a library should leave signals to the program.
     """
     global _listening, _pending
     if _listening or threading.current_thread() is not threading.main_thread():
@@ -42,7 +42,7 @@ def listening() -> Iterator[None]:
 
     _listening, _pending = True, False
     try:
-        for number in _STOPS:
+        for number in _SIGNALS:
             handler = signal.getsignal(number)
             if callable(handler) or (number == signal.SIGTERM and handler == signal.SIG_DFL):
                 before[number] = handler
@@ -55,7 +55,7 @@ def listening() -> Iterator[None]:
 
 
 def check() -> None:
-    """Raise the KeyboardInterrupt that was lost since :func:`listening` began, if any was."""
+    """Raise KeyboardInterrupt if one was lost since :func:`listening` began."""
     global _pending
     if _listening and _pending:
         _pending = False
@@ -63,13 +63,13 @@ def check() -> None:
 
 
 class Postponed:
-    """Ctrl-C and SIGTERM as a wish, for work that can stop at some moments only; a second one comes at once.
+    """Postpones Ctrl-C and SIGTERM for work that can stop only at certain points; a second one interrupts at once.
 
     Args:
-        message: printed to the standard error when the first one comes.
+        message: printed to standard error on the first signal.
 
     Attributes:
-        asked: whether one has come.
+        asked: whether a signal was received.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -77,10 +77,10 @@ class Postponed:
         self._before: dict[signal.Signals, Any] = {}
 
     def begin(self) -> None:
-        """From now on; in commands, see :func:`listening`, and where they are not ignored."""
+        """Install the handlers; only within :func:`listening`, and for signals that are not ignored."""
         if not _listening or threading.current_thread() is not threading.main_thread():
             return
-        for number in _STOPS:
+        for number in _SIGNALS:
             handler = signal.getsignal(number)
             if callable(handler):
                 self._before[number] = handler
@@ -94,17 +94,17 @@ class Postponed:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{self.message}\n".encode())
 
     def end(self) -> None:
-        """Restore the handlers from before; nothing if it has ended already."""
-        while self._before:  # SIGINT last, from when on it may raise
+        """Restore the previous handlers; a second call has no effect."""
+        while self._before:  # SIGINT last, as it may raise from then on
             signal.signal(*self._before.popitem())
 
 
 @contextmanager
 def unbroken() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the end of what is within, which must be short; a second one does not.
+    """Postpone Ctrl-C and SIGTERM to the end of the context, which must be short; a second one interrupts at once.
 
     Raises:
-        KeyboardInterrupt: at the end, if one has come.
+        KeyboardInterrupt: at the end, if a signal was received.
     """
     postponed = Postponed()
     try:

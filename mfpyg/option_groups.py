@@ -16,47 +16,48 @@ class OptimSettings:
     lr: float = setting(1e-3, "initial learning rate of Adam", low=1e-12, high=10.0)
     schedule: str = setting(
         "plateau",
-        "plateau: raise the batch size, then lower the rate; cosine: to a hundredth over all epochs; constant",
+        "plateau: without improvement, raise the batch size, then lower the rate; cosine: decay to a hundredth over "
+        "all epochs; constant",
         choices=("plateau", "cosine", "constant"),
     )
     warmup: float = setting(
         0.0,
-        "epochs, or a part of one, over which the learning rate rises linearly to that of the schedule; the plateau "
-        "schedule waits until then",
+        "number of epochs, which may be fractional, of linear warm-up of the learning rate; the plateau schedule "
+        "starts after it",
         low=0.0,
     )
     patience: int = setting(20, "epochs without improvement before the plateau schedule acts", low=0)
-    factor: float = setting(0.5, "what the plateau schedule multiplies the rate by", low=0.01, high=0.99)
+    factor: float = setting(0.5, "factor by which the plateau schedule multiplies the rate", low=0.01, high=0.99)
     max_batch_size: int | None = setting(
-        None, "batch size to which the plateau schedule goes before it lowers the rate; null: as given", low=1
+        None, "batch size up to which the plateau schedule goes before it lowers the rate; null: batch_size", low=1
     )
     stop_after: int | None = setting(40, "epochs without improvement before training stops; null: never", low=1)
-    clip: float | None = setting(None, "largest norm of the gradient; null: any", low=1e-12)
+    clip: float | None = setting(None, "maximum gradient norm; null: no clipping", low=1e-12)
     accumulate: int = setting(
         1,
-        "batches per optimiser step, for want of memory; it averages the gradients of their losses, which is not the "
-        "gradient of one large batch, as the loss holds root-mean-square errors",
+        "batches per optimiser step, to save memory; their gradients are averaged, which differs from one large batch, "
+        "as the loss contains root-mean-square errors",
         low=1,
     )
     weight_decay: float = setting(
         0.0,
-        "decoupled weight decay (AdamW) of weight matrices and embeddings; biases, normalisation, radial functions "
-        "and reference energies do not decay",
+        "decoupled weight decay (AdamW) of weight matrices and embeddings; not of biases, normalisation, radial "
+        "functions and reference energies",
         low=0.0,
     )
     ema: float | None = setting(
         None,
-        "decay of an exponential moving average of the weights, such as 0.999; the averaged weights are validated, "
-        "chosen and saved; null: no average",
+        "decay of an exponential moving average of the weights, such as 0.999; the averaged weights are validated "
+        "and saved; null: no average",
         low=0.0,
         high=0.999999,
     )
 
     def check(self, batch_size: int, epochs: int, strategy: str) -> None:
-        """Check what depends on other settings.
+        """Check the options against other settings.
 
         Raises:
-            MFPyGError: in one line, for the first thing that is wrong.
+            MFPyGError: for the first inconsistency.
         """
         if self.max_batch_size is not None and self.max_batch_size < batch_size:
             raise MFPyGError(f"optim.max_batch_size {self.max_batch_size} is less than batch_size {batch_size}")
@@ -64,10 +65,10 @@ class OptimSettings:
             raise MFPyGError(f"optim.warmup is {self.warmup:g} epochs, but there are only {epochs}; shorten it")
         if strategy != "meta":
             return
-        # Reptile moves the weights itself, after runs of steps on one level after the other.
+        # Reptile moves the weights itself, after a run of steps on each level.
         for name, value, only in (("ema", self.ema, None), ("accumulate", self.accumulate, 1)):
             if value != only:
-                raise MFPyGError(f"optim.{name} is {value}, which does not go with strategy meta; leave it out")
+                raise MFPyGError(f"optim.{name} is {value}, which strategy meta does not support; leave it out")
 
 
 _SPLITS = ("train", "val", "test")
@@ -75,56 +76,58 @@ _SPLITS = ("train", "val", "test")
 
 @dataclass
 class SplitSettings:
-    """Division of the conformations among training, validation and test."""
+    """Division of the conformations into training, validation and test."""
 
     method: str = setting(
         "auto",
-        "file: as the data file says; random; molecule: all conformations of a molecule together; index: as split.file "
-        "says; auto: file where the file says, else random",
+        "file: as given in the data file; random; molecule: all conformations of a molecule in one split; index: as "
+        "given in split.file; auto: file if the data file gives a split, else random",
         choices=("auto", "file", "random", "molecule", "index"),
     )
-    file: str | None = setting(None, "npz file with the numbers of train, val, test, such as a run's splits.npz")
+    file: str | None = setting(
+        None, "npz file with the conformation indices of train, val, test, such as a run's splits.npz"
+    )
     files: list[str] = setting(
         [],
-        "a data set for each split, instead of dataset, as train=SPEC val=SPEC test=SPEC with a SPEC as for dataset; a "
-        "split may be given several times, val and test may be left out (val is then split.val of train), and other "
-        "names are further splits to evaluate on",
+        "a data set for each split, instead of dataset, as train=SPEC val=SPEC test=SPEC, with SPEC as for dataset; a "
+        "split may be given several times; val and test may be left out (val is then the fraction split.val of train); "
+        "other names are additional splits to evaluate on",
     )
     val: float = setting(0.1, "fraction for validation", low=0.0)
-    test: float = setting(0.1, "fraction for the test, where the file does not give one", low=0.0)
+    test: float = setting(0.1, "fraction for the test, if the data file gives no split", low=0.0)
     seed: int | None = setting(
-        None, "seed of the split, and of labels left out by label_fraction; null: as seed", low=0, high=2**63 - 1
+        None, "seed of the split and of label_fraction; null: the value of seed", low=0, high=2**63 - 1
     )
 
     @property
     def sources(self) -> list[tuple[str, str]]:
-        """Split and data set of each of ``files``: those of train, val and test, then of further ones as given."""
+        """Pairs of split and data set from ``files``: train, val and test, then the others in the order given."""
         pairs = [(name, spec) for name, _, spec in (text.partition("=") for text in self.files)]
         order = list(dict.fromkeys([*_SPLITS, *(name for name, _ in pairs)]))
         return sorted(pairs, key=lambda pair: order.index(pair[0]))
 
     def check(self) -> None:
-        """Check what the options say together.
+        """Check that the options are consistent.
 
         Raises:
-            MFPyGError: in one line, for the first thing that is wrong.
+            MFPyGError: for the first inconsistency.
         """
         if self.files:
             self._check_files()
         if self.val + (0 if self.files else self.test) >= 1:
             raise MFPyGError(f"split.val {self.val:g} and split.test {self.test:g} leave nothing to train on")
         if self.method == "index" and self.file is None:
-            raise MFPyGError("split.method index takes its numbers from a file; name it with split.file")
+            raise MFPyGError("split.method is index, but split.file is not given; name the file of indices")
         if self.method != "index" and self.file is not None:
             raise MFPyGError(f"split.file is given, but split.method is {self.method}; it has to be index")
         if self.method == "index" and (self.val, self.test) != (0.1, 0.1):
-            raise MFPyGError("split.val and split.test do nothing with split.method index, whose file says it all")
+            raise MFPyGError("split.val and split.test have no effect with split.method index; leave them out")
         if not self.val > 0:
-            raise MFPyGError("split.val is 0; the best epoch is chosen by validation, so give it a share such as 0.1")
+            raise MFPyGError("split.val is 0, but the best epoch is chosen by validation; give a fraction such as 0.1")
 
     def _check_files(self) -> None:
-        """Check what ``files`` says, and that nothing else divides the data."""
-        usual = SplitSettings()
+        """Check ``files``, and that no other option divides the data."""
+        defaults = SplitSettings()
         for text, (name, _, spec) in ((text, text.partition("=")) for text in self.files):
             if not is_name(name) or name == "all" or not spec:
                 raise MFPyGError(
@@ -134,28 +137,27 @@ class SplitSettings:
         if "train" not in names:
             raise MFPyGError(f"split.files has no train=SPEC (it has {', '.join(names)}); name the data to train on")
         for name, value in (("method", self.method), ("file", self.file), ("test", self.test), ("val", self.val)):
-            if value != getattr(usual, name) and (name != "val" or "val" in names):
-                what = "which data are for what" if name in ("method", "file") else f"what {name} is made of"
-                raise MFPyGError(f"split.{name} is {value}, but split.files says {what}; leave split.{name} out")
+            if value != getattr(defaults, name) and (name != "val" or "val" in names):
+                raise MFPyGError(f"split.{name} is {value}, but split.files divides the data; leave split.{name} out")
 
 
 @dataclass
 class SamplingSettings:
-    """Conformations of a training epoch where fidelities have unequal numbers of labels."""
+    """Sampling of training epochs when fidelities have different numbers of labels."""
 
     strategy: str = setting(
         "proportional",
-        "proportional: each conformation once an epoch; balanced: as many of each fidelity's; temperature: between",
+        "proportional: each conformation once per epoch; balanced: equally many of each fidelity; temperature: between",
         choices=("proportional", "balanced", "temperature"),
     )
     temperature: float | None = setting(
-        None, "of that strategy: 1 as proportional, large as balanced; null: 2", low=1.0
+        None, "for strategy temperature: 1 as proportional, large as balanced; null: 2", low=1.0
     )
-    minimum: str | None = setting(None, "fewest graphs a batch with a label of a fidelity, as cc=4")
-    window: int = setting(0, "batches among which graphs of like size are brought together; 0: none", low=0)
+    minimum: str | None = setting(None, "minimum number of graphs per batch with a label of a fidelity, as cc=4")
+    window: int = setting(0, "number of batches within which graphs of similar size are grouped; 0: no grouping", low=0)
 
     def check(self) -> None:
-        """Raise :class:`MFPyGError` where the options do not go together."""
+        """Raise :class:`MFPyGError` if the options are inconsistent."""
         if self.temperature is not None and self.strategy != "temperature":
             raise MFPyGError(
                 f"sampling.temperature is given, but sampling.strategy is {self.strategy}, not temperature"
@@ -164,54 +166,53 @@ class SamplingSettings:
 
 @dataclass
 class HeadSettings:
-    """Layers that each fidelity has of its own."""
+    """Fidelity-specific layers."""
 
     kind: str = setting(
         "linear",
-        "output layers of each level; linear: as in the paper; nonlinear: with a hidden layer",
+        "output layers of each fidelity; linear: as in the paper; nonlinear: with a hidden layer",
         choices=("linear", "nonlinear"),
     )
-    width: int | None = setting(None, "of the hidden layer; null: half the features' width", low=1)
-    private_blocks: int = setting(0, "last interaction blocks that each fidelity has of its own", low=0)
+    width: int | None = setting(None, "width of the hidden layer; null: half the width of the features", low=1)
+    private_blocks: int = setting(0, "number of last interaction blocks that are separate for each fidelity", low=0)
     isolated: str = setting(
         "network",
-        "energy of an atom without neighbours; network: its reference and what the network gives; reference: its "
-        "reference alone, the network's share being subtracted everywhere",
+        "energy of an atom without neighbours; network: its reference energy plus the network's output; reference: "
+        "only its reference energy, the network's output for isolated atoms being subtracted everywhere",
         choices=("network", "reference"),
     )
 
     def check(self) -> None:
-        """Raise :class:`MFPyGError` where the options do not go together."""
+        """Raise :class:`MFPyGError` if the options are inconsistent."""
         if self.width is not None and self.kind != "nonlinear":
             raise MFPyGError(f"head.width is given, but head.kind is {self.kind}; it has to be nonlinear")
 
 
 KEPT_LR = 0.1
-"""Factor of the default learning rate where the whole network learns from new labels alone (``kept``): from few labels
-it takes more at the full rate than they can teach, and forgets what forces have taught it."""
+"""Factor on the default learning rate with ``finetune.old kept``: at the full rate, the network overfits few new labels
+and forgets what it has learnt from forces."""
 
 
 def keeps(old: str, adds: bool) -> bool:
-    """True if a value of ``finetune.old`` means ``kept``, given whether fidelities are added."""
+    """True if a value of ``finetune.old`` means ``kept``; ``auto`` does unless fidelities are added."""
     return old == "kept" or (old == "auto" and not adds)
 
 
 @dataclass
 class FinetuneSettings:
-    """Of ``--init``."""
+    """Options of ``--init``."""
 
     old: str = setting(
         "auto",
-        "what becomes of the potential's own fidelities; replayed: trained on along with the new ones, for which the "
-        "data must have their labels (fidelities, if given, names which); frozen: their predictions stay as they are, "
-        "bit for bit, and a new fidelity has to do with the features there are; kept: their output layers stay, while "
-        "the network below goes on learning, so that their predictions get worse; auto: replayed where fidelities are "
-        "added, else kept",
+        "treatment of the existing fidelities; replayed: trained together with the new ones, for which the data must "
+        "have their labels (fidelities, if given, selects which); frozen: their predictions stay unchanged bit for "
+        "bit, and a new fidelity has to use the existing features; kept: their output layers are kept, but the shared "
+        "network is trained, so that their predictions get worse; auto: replayed if fidelities are added, else kept",
         choices=("auto", "replayed", "frozen", "kept"),
     )
     head_from: str | None = setting(
         None,
-        "fidelity of the potential that a new one begins as a copy of, with reference energies of its own; fresh: with "
-        "weights drawn anew; null: the last one",
+        "existing fidelity whose output layers a new one starts from, with its own reference energies; fresh: random "
+        "weights; null: the last one",
     )
-    sha256: str | None = setting(None, "of the checkpoint; filled in, and checked where it is given")
+    sha256: str | None = setting(None, "SHA-256 of the checkpoint; filled in, and checked if given")

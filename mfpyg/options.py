@@ -1,6 +1,6 @@
-"""Options as fields of dataclasses: their help, their allowed values, and plain values checked against them.
+"""Options as dataclass fields: help texts, allowed values and their checks; importable without torch.
 
-Nothing here imports torch. A field's ``help`` is what a command's ``--help`` shows.
+The ``help`` of a field is shown by the ``--help`` of a command.
 """
 
 from __future__ import annotations
@@ -24,10 +24,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
 ) -> Any:
-    """A dataclass field with its help text, its allowed names, and the least and largest value allowed.
-
-    Names that are not known until they are asked for come from a function.
-    """
+    """Dataclass field with a help text, allowed values (or a function that returns them), and bounds."""
     metadata = {"help": help, "choices": choices, "low": low, "high": high}
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
@@ -35,13 +32,13 @@ def setting(
 
 
 def choices_of(field: dataclasses.Field[Any]) -> tuple[Any, ...]:
-    """The allowed names of a field; empty where there is no list of them."""
+    """Allowed values of a field; empty if they are not restricted to a list."""
     choices = field.metadata.get("choices", ())
     return tuple(choices() if callable(choices) else choices)
 
 
 def check(settings: Any, prefix: str = "") -> None:
-    """Check every field of a settings dataclass against its type, its allowed names and its bounds.
+    """Check every field of a settings dataclass against its type, allowed values and bounds.
 
     Raises:
         MFPyGError: naming the setting, what was found and what is allowed.
@@ -68,10 +65,10 @@ def check(settings: Any, prefix: str = "") -> None:
 
 
 def build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
-    """An options class made of plain values, such as those of a YAML file.
+    """Create an options dataclass from plain values, such as those of a YAML file.
 
     Raises:
-        MFPyGError: for a name that is no option, or a value of the wrong kind.
+        MFPyGError: for an unknown option, or a value of the wrong type.
     """
     known = [f.name for f in dataclasses.fields(cls)]
     for name in values:
@@ -86,7 +83,7 @@ def build(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
 
 
 def _number(value: Any) -> Any:
-    """A number that YAML takes for text, as it does 1e-3 without a point."""
+    """Convert a number that YAML reads as text, such as 1e-3 without a point."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -94,12 +91,12 @@ def _number(value: Any) -> Any:
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """The kinds that a kind such as ``int | None`` is made of; the kind itself where there is one only."""
+    """Members of a union type such as ``int | None``; the type itself if it is not a union."""
     return typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """True if a value is of a kind; a whole number is a number, and true is none."""
+    """True if a value is of a type; an ``int`` counts as ``float``, a ``bool`` does not count as a number."""
     if len(alternatives(kind)) > 1:
         return any(fits(value, k) for k in alternatives(kind))
     if typing.get_origin(kind) is list:
@@ -124,3 +121,20 @@ def in_words(kind: Any) -> str:
         bool: "true or false",
         type(None): "null",
     }[kind]
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names: ``{"optim": {"lr": 1}}`` becomes ``{"optim.lr": 1}``."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        result.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+    return result
+
+
+def merged(values: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Nested values updated with those of ``over``; a group that is ``None`` there is kept."""
+    result = {**values, **over}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            result[name] = merged(value, over.get(name) or {})
+    return result

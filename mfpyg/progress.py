@@ -1,4 +1,4 @@
-"""Progress bars for whatever is read group by group or batch by batch."""
+"""Progress bars for reading data in groups or batches."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.progress import track
 
 
 def shown_on(console: Console, description: str = "processing") -> Callable[[Sequence[str]], Iterable[str]]:
-    """A function that iterates over the names of groups and shows the progress on a terminal."""
+    """Return a function that iterates over the names of groups and shows the progress on a terminal."""
 
     def progress(names: Sequence[str]) -> Iterable[str]:
         return track(names, description=description, console=console, transient=True, disable=not console.is_terminal)

@@ -1,8 +1,8 @@
-"""The strategies that ``--strategy`` can name: those of the package, and those that others add; without torch.
+"""Registry of strategies for ``--strategy``, built-in and third-party; importable without torch.
 
-A strategy is a function from the inputs of a training (:class:`mfpyg.training.inputs.Inputs`) to the potential that it
-begins with and a list of stages (:class:`mfpyg.training.stage.Stage`). Others add theirs with :func:`register`, or, to
-have it at hand in every command, by an entry point of an installed package in the group ``mfpyg.strategies``::
+A strategy is a function from the inputs of a training (:class:`mfpyg.training.inputs.Inputs`) to the initial potential
+and a list of stages (:class:`mfpyg.training.stage.Stage`). Third-party strategies are added with :func:`register` or,
+to be available in every command, by an entry point of an installed package in the group ``mfpyg.strategies``::
 
     [project.entry-points."mfpyg.strategies"]
     mine = "my_package.training:my_stages"
@@ -28,25 +28,27 @@ from mfpyg.plugins import Plugin, Registry
 
 @dataclass(frozen=True)
 class Strategy(Plugin):
-    """A strategy by name; ``factory(inputs, **options)`` makes its stages.
+    """Registry entry of a strategy; ``factory(inputs, **options)`` creates its stages.
 
-    Those of this package find their options in the settings instead.
+    Built-in strategies read their options from the settings instead.
     """
 
     def make(self, inputs: Any, texts: Sequence[str] = ()) -> Any:
-        """The potential to begin with, and the stages; of the options in texts such as ``width=3``."""
+        """Create the initial potential and the stages, with options from texts such as ``width=3``."""
         options = self.read(texts)
         return self.load()(inputs, **({} if options is None else vars(options)))
 
     def read(self, texts: Sequence[str]) -> Any:
-        """The options of a strategy of others, from texts such as ``width=3``.
+        """Parse the options of a third-party strategy from texts such as ``width=3``.
 
         Raises:
-            MFPyGError: for a name that is no option, a value of the wrong kind, or options of another strategy.
+            MFPyGError: for an unknown option, a value of the wrong type, or options for a built-in strategy.
         """
         if self.package is None:
             if texts:
-                raise MFPyGError(f"strategy_options are given, but strategy {self.name} has none of that kind")
+                raise MFPyGError(
+                    f"strategy_options are given, but strategy {self.name} does not use them; leave them out"
+                )
             return None
         values, kinds = dict[str, Any](), typing.get_type_hints(self.options)
         for text in texts:
@@ -60,7 +62,7 @@ class Strategy(Plugin):
 
 
 def _plain(text: str) -> Any:
-    """A number, true, false, null or text, as YAML has them."""
+    """Parse a number, true, false, null or text as YAML does."""
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

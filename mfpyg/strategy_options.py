@@ -1,4 +1,4 @@
-"""Options of the training strategies other than training on all levels at once; importable without torch."""
+"""Options of the strategies ``tl``, ``delta`` and ``meta``; importable without torch."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from mfpyg.options import setting
 
 @dataclass
 class TransferSettings:
-    """Of strategy ``tl``."""
+    """Options of strategy ``tl``, transfer learning."""
 
     frozen: int | str = setting(
         "none",
-        "what the first level alone teaches and later ones leave: none, the first so many interaction blocks (and what "
-        "comes before them), or backbone, all but the head",
+        "part of the network that is frozen after the first level: none, a number of first interaction blocks (with "
+        "everything before them), or backbone, all but the head",
         low=0,
     )
-    share: list[str] = setting(
-        [], "of the epochs that each level gets, relative to the others', as dz=2 cc=1; 1 where not given"
-    )
+    share: list[str] = setting([], "relative shares of the levels in the epochs, as dz=2 cc=1; 1 if not given")
     lr: float | None = setting(
         None, "initial learning rate after the first level; null: optim.lr", low=1e-12, high=10.0
     )
 
     def check(self) -> None:
-        """Raise :class:`MFPyGError` for a word that is none of those there are."""
+        """Raise :class:`MFPyGError` if ``frozen`` is an unknown word."""
         if isinstance(self.frozen, str) and self.frozen not in ("none", "backbone"):
             raise unknown_name("transfer.frozen", self.frozen, ("none", "backbone", "a number of blocks"))
 
 
 @dataclass
 class DeltaSettings:
-    """Of strategy ``delta``."""
+    """Options of strategy ``delta``, Δ-learning."""
 
-    base: str | None = setting(None, "level that the difference is added to; null: the last before the target")
-    share: float = setting(0.5, "of the epochs that the base model gets", low=0.01, high=0.99)
+    base: str | None = setting(None, "level that the difference is added to; null: the last one before the target")
+    share: float = setting(0.5, "share of the epochs for the base model", low=0.01, high=0.99)
 
 
 @dataclass
 class MetaSettings:
-    """Of strategy ``meta``."""
+    """Options of strategy ``meta``, meta-learning."""
 
-    share: float = setting(0.5, "of the epochs before the adaptation to the target", low=0.01, high=0.99)
-    inner_steps: int = setting(5, "steps on one level before the shared weights move", low=1)
-    rate: float = setting(0.5, "part of the way to the weights after the inner steps that they go", low=1e-6, high=1.0)
+    share: float = setting(0.5, "share of the epochs before the adaptation to the target", low=0.01, high=0.99)
+    inner_steps: int = setting(5, "steps on one level before the shared weights are updated", low=1)
+    rate: float = setting(
+        0.5, "step of the shared weights towards those after the inner steps; 1: all the way", low=1e-6, high=1.0
+    )
     optimiser: str = setting(
-        "adam", "of the inner steps; adam: without momentum, as in the paper", choices=("adam", "sgd")
+        "adam", "optimiser of the inner steps; adam: without momentum, as in the paper", choices=("adam", "sgd")
     )
     inner_lr: float | None = setting(
         None, "initial learning rate of the inner steps; null: optim.lr", low=1e-12, high=10.0
@@ -59,18 +59,18 @@ GROUPS = {"transfer": "tl", "delta": "delta", "meta": "meta"}
 
 
 def check_groups(settings: object, strategy: str) -> None:
-    """Check that nothing is set that has no effect under a strategy.
+    """Check that no options of other strategies are set.
 
     Args:
-        settings: with a field for each of the groups.
-        strategy: that is chosen.
+        settings: settings with a field for each group.
+        strategy: selected strategy.
 
     Raises:
-        MFPyGError: naming the first such setting.
+        MFPyGError: naming the first such option.
     """
-    for group, of in GROUPS.items():
+    for group, needed in GROUPS.items():
         given = getattr(settings, group)
-        if of != strategy:
+        if needed != strategy:
             for name, default in vars(type(given)()).items():
                 if getattr(given, name) != default:
-                    raise MFPyGError(f"{group}.{name} is given, but strategy is {strategy}; it has to be {of}")
+                    raise MFPyGError(f"{group}.{name} is given, but strategy is {strategy}; it has to be {needed}")

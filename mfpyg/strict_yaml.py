@@ -11,7 +11,7 @@ from mfpyg.errors import MFPyGError
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML would keep the last value of a key that is given twice."""
+    """Loader that refuses duplicate keys, of which PyYAML keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, what: str = "settings", example: str = "'epochs: 100'") -> dict[str, Any]:
-    """Nested plain values of a YAML file; tags that would make objects are refused, and so are repeated keys.
+    """Read nested plain values from a YAML file; object tags and duplicate keys are refused.
 
     Raises:
         MFPyGError: if the file is missing, not YAML, or anything but settings.
@@ -32,7 +32,7 @@ def read_yaml(path: Path, what: str = "settings", example: str = "'epochs: 100'"
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
-        raise MFPyGError(f"{path}: can't be read ({error.strerror})") from error
+        raise MFPyGError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise MFPyGError(f"{path}: not readable as YAML ({reason})") from error

@@ -1,4 +1,4 @@
-"""Units: kcal/mol and Å inside the package, those of the level of theory in the files, eV at the border to ASE.
+"""Units: kcal/mol and Å inside the package, those of the level of theory in data files, eV in the interface to ASE.
 
 The constants are those of CODATA 2018; ASE's own ``units`` agree to 1e-8.
 """
@@ -43,16 +43,16 @@ LENGTH_UNITS = {"Å": 1.0, "bohr": BOHR_TO_ANGSTROM}
 
 _ENERGY_SPELLINGS = {"Ha": "Hartree", "Eh": "Hartree", "Ry": "Rydberg"}
 _LENGTH_SPELLINGS = {"A": "Å", "Ang": "Å", "Angstrom": "Å", "Ångström": "Å", "a0": "bohr"}
-"""Other spellings of the units above, which what is stored has under their first names."""
+"""Other accepted spellings; stored data have the names above."""
 
 _UNITS_OF_LEVEL = re.compile(r"(=[^=@:]+@)([^,@:]+)(?:,([^,@:]+))?(?=:|$)")
-"""In a data set as ``mine.xyz:dz=energy,forces@eV,eV/Å``: what comes before the units of a level, and these."""
+"""Text before the units of a level, and these units, in a data set such as ``mine.xyz:dz=energy,forces@eV,eV/Å``."""
 
 
 def energy_unit(text: str) -> str:
-    """The key of :data:`ENERGY_UNITS` that is meant: ``Hartree`` for ``hartree``, ``Ha`` or ``Eh``.
+    """Canonical name of an energy unit, a key of :data:`ENERGY_UNITS`: ``Hartree`` for ``hartree``, ``Ha`` or ``Eh``.
 
-    Upper and lower case are one, but for MeV, which is no meV.
+    Case is ignored, except that MeV is not meV.
 
     Raises:
         MFPyGError: for an unknown unit.
@@ -63,7 +63,7 @@ def energy_unit(text: str) -> str:
 
 
 def length_unit(text: str) -> str:
-    """The key of :data:`LENGTH_UNITS` that is meant: ``Å`` for ``Angstrom`` or ``A``, ``bohr`` for ``a0``.
+    """Canonical name of a length unit, a key of :data:`LENGTH_UNITS`: ``Å`` for ``Angstrom``, ``bohr`` for ``a0``.
 
     Raises:
         MFPyGError: for an unknown unit.
@@ -72,10 +72,10 @@ def length_unit(text: str) -> str:
 
 
 def force_unit(text: str) -> str:
-    """The unit of forces that is meant, as ``Hartree/bohr`` for ``Ha/a0``.
+    """Canonical name of a force unit, as ``Hartree/bohr`` for ``Ha/a0``.
 
     Raises:
-        MFPyGError: for an unknown unit, or one that is no energy per length.
+        MFPyGError: for an unknown unit, or one that is not an energy per length.
     """
     energy, slash, length = text.rpartition("/")
     if not slash or length.lower() == "mol":
@@ -84,7 +84,7 @@ def force_unit(text: str) -> str:
 
 
 def energy_factor(unit: str) -> float:
-    """Conversion factor from this unit of energy to kcal/mol.
+    """Conversion factor from an energy unit to kcal/mol.
 
     Raises:
         MFPyGError: for an unknown unit.
@@ -93,17 +93,17 @@ def energy_factor(unit: str) -> float:
 
 
 def force_factor(unit: str) -> float:
-    """Conversion factor from this unit of forces, such as ``eV/Å``, to kcal/mol/Å.
+    """Conversion factor from a force unit, such as ``eV/Å``, to kcal/mol/Å.
 
     Raises:
-        MFPyGError: for an unknown unit, or one that is no energy per length.
+        MFPyGError: for an unknown unit, or one that is not an energy per length.
     """
     energy, _, length = force_unit(unit).rpartition("/")
     return energy_factor(energy) / length_factor(length)
 
 
 def length_factor(unit: str) -> float:
-    """Conversion factor from this unit of length to Å.
+    """Conversion factor from a length unit to Å.
 
     Raises:
         MFPyGError: for an unknown unit.
@@ -112,7 +112,7 @@ def length_factor(unit: str) -> float:
 
 
 def with_known_units(dataset: str) -> str:
-    """Value of ``--dataset`` with the units of its levels spelled as they are stored; unknown ones stay."""
+    """Value of ``--dataset`` with the units of its levels in canonical spelling; unknown units are kept."""
 
     def spelled(match: re.Match[str]) -> str:
         before, energy, forces = match.groups()
@@ -126,7 +126,7 @@ def with_known_units(dataset: str) -> str:
 def _known(kind: str, unit: str, known: Iterable[str], spellings: Mapping[str, str]) -> str:
     names = {**{name: name for name in known}, **spellings}
     by_lower_case = {name.lower(): meant for name, meant in names.items()}
-    meant = by_lower_case.get(unicodedata.normalize("NFC", unit).lower())  # Å may be a letter and a ring
+    meant = by_lower_case.get(unicodedata.normalize("NFC", unit).lower())  # Å may be decomposed
     if meant is None:
         raise unknown_name(kind, unit, names)
     return meant

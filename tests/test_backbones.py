@@ -90,7 +90,7 @@ def test_a_name_is_taken_once() -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "-x", "a/b"])
 def test_names_are_words(name: str) -> None:
-    with pytest.raises(MFPyGError, match="can't name a backbone"):
+    with pytest.raises(MFPyGError, match="cannot name a backbone"):
         backbones.register(name, network)
 
 
@@ -140,7 +140,7 @@ def test_options_that_are_no_plain_values_are_refused_in_a_dataclass_too() -> No
         width: int
 
     for options in (Options, Required):
-        with pytest.raises(MFPyGError, match="can't be an option"):
+        with pytest.raises(MFPyGError, match="cannot be an option"):
             backbones.register("mine", type("Mine", (), {"Options": options}))
 
 
@@ -156,7 +156,7 @@ def test_factories_whose_options_can_not_be_told_are_refused(factory: Any) -> No
 
 @pytest.mark.parametrize("factory", [_of_tensors, _without_default, _without_kind, _of_any_number])
 def test_parameters_that_can_be_no_options_are_named(factory: Any) -> None:
-    with pytest.raises(MFPyGError, match=r"parameter '.*' can't be an option"):
+    with pytest.raises(MFPyGError, match=r"parameter '.*' cannot be an option"):
         backbones.register("mine", factory)
 
 
@@ -172,7 +172,7 @@ def test_a_factory_that_complains_is_quoted() -> None:
         raise ValueError(f"width {width} is odd")
 
     backbones.register("picky", picky)
-    with pytest.raises(MFPyGError, match=r"backbone 'picky' can't be made .*width 3 is odd"):
+    with pytest.raises(MFPyGError, match=r"backbone 'picky' cannot be built .*width 3 is odd"):
         backbones.find("picky").make([1], {"width": 3})
 
 
@@ -254,7 +254,7 @@ def test_names_are_listed_without_importing_a_package(package: Package) -> None:
     assert "imported" not in package.train("--help").stdout
     broken = package.train("--backbone", "wide", "--fidelities", "dz:E")
     assert broken.returncode == 2
-    assert "package wide-networks can't be imported (RuntimeError: imported)" in broken.stderr
+    assert "package wide-networks cannot be imported (RuntimeError: imported)" in broken.stderr
     assert broken.stderr.count("\n") == 1
 
 

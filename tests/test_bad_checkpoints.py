@@ -181,17 +181,17 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     assert "no such checkpoint" in refusal(tmp_path / "none.ckpt")
     with pytest.raises(MFPyGError, match=r"best\.ckpt: no such checkpoint; expected a run folder"):
         mfpyg.load(tmp_path)
-    assert "can't be read" in refusal(tmp_path / ("x" * 300))
+    assert "cannot be read" in refusal(tmp_path / ("x" * 300))
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
 def test_file_without_permission_is_named(path: Path) -> None:
     path.chmod(0)
-    assert "can't be read (Permission denied)" in refusal(path)
+    assert "cannot be read (Permission denied)" in refusal(path)
     path.chmod(stat.S_IRUSR | stat.S_IWUSR)
     path.parent.chmod(0)
     try:
-        assert "can't be read (Permission denied)" in refusal(path)
+        assert "cannot be read (Permission denied)" in refusal(path)
     finally:
         path.parent.chmod(stat.S_IRWXU)
 
@@ -201,7 +201,7 @@ def test_permission_denied_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) 
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(zipfile, "ZipFile", denied)
-    assert "x.ckpt: can't be read (Permission denied)" in refusal(path)
+    assert "x.ckpt: cannot be read (Permission denied)" in refusal(path)
 
 
 # What it says of itself
@@ -276,14 +276,14 @@ def test_wrong_setting_is_refused_by_its_name(path: Path, group: str, name: str 
         (lambda m: m["species"].append(9), "has shape"),
         (lambda m: m["species"].append(10**9), "species is list, expected ascending atomic numbers"),
         (lambda m: m["species"].reverse(), "species"),
-        (lambda m: m["reference_energies"]["cc"].update(H=1.0), "are not those of fidelity 'cc'"),
+        (lambda m: m["reference_energies"]["cc"].update(H=1.0), "different reference energies of 'cc'"),
         (lambda m: m["units"].update(energy="eV"), "units .* expected"),
         (lambda m: m.update(format=2), "format 2, expected 1; use the mfpyg that wrote it"),
         (lambda m: m.update(base_level="mp2"), "unknown fidelity 'mp2'"),
         (lambda m: m.update(base_level="cc"), "unknown fidelity 'cc'"),
         (lambda m: m["splits"].update(train=torch.tensor([-1])), "splits"),
         (lambda m: m["splits"].update(train=torch.zeros(1, dtype=torch.int64).expand(10**12)), "splits"),
-        (lambda m: m.update(backbone_package="elsewhere"), "backbone 'hipnn' is that of package elsewhere"),
+        (lambda m: m.update(backbone_package="elsewhere"), "backbone 'hipnn' comes from package elsewhere"),
     ],
 )
 def test_description_that_does_not_fit_is_refused(

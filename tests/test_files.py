@@ -104,7 +104,7 @@ def test_a_run_whose_state_cant_be_read_now_is_not_given_up(untrained: Callable[
     ],
 )
 def test_what_the_system_says_is_passed_on(error: Exception, message: str) -> None:
-    with pytest.raises(UnreadableError, match=f"^a.h5: can't be read .*{message}"):
+    with pytest.raises(UnreadableError, match=f"^a.h5: cannot be read .*{message}"):
         raise_if_unreadable("a.h5", error)
 
 

@@ -203,8 +203,8 @@ def test_options_are_checked_without_importing_torch() -> None:
         ({"optim": {"accumulate": 0}}, "optim.accumulate is 0, expected"),
         ({"optim": {"weight_decay": -0.1}}, "optim.weight_decay is -0.1, expected"),
         ({"optim": {"warmup": 4.5}, "epochs": 4}, "optim.warmup is 4.5 epochs, but there are only 4"),
-        ({"optim": {"ema": 0.9}, "strategy": "meta"}, "optim.ema is 0.9, which does not go with strategy meta"),
-        ({"optim": {"accumulate": 2}, "strategy": "meta"}, "optim.accumulate is 2, which does not go with strategy"),
+        ({"optim": {"ema": 0.9}, "strategy": "meta"}, "optim.ema is 0.9, which strategy meta does not"),
+        ({"optim": {"accumulate": 2}, "strategy": "meta"}, "optim.accumulate is 2, which strategy meta does not"),
         ({"logger": ["wanb"]}, "unknown logger 'wanb' (known: tensorboard, wandb, mlflow); did you mean 'wandb'?"),
     ],
 )

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mfpyg.evaluation.report import metrics_table, print_table
-from mfpyg.settings import flat
+from mfpyg.options import flat
 
 
 def print_report(console: Console, report: Mapping[str, Any], everything: bool = False) -> None:

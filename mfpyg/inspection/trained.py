@@ -19,8 +19,8 @@ from mfpyg.checkpoint import check_installed, checkpoint_file, epochs_done, read
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.files import raise_if_unreadable
-from mfpyg.options import check
-from mfpyg.settings import defaults, flat, from_dict
+from mfpyg.options import check, flat
+from mfpyg.settings import defaults, from_dict
 from mfpyg.training.folder import RunFolder
 
 

@@ -17,7 +17,8 @@ from mfpyg.evaluation.ensemble import RESAMPLES, Estimate, Labels, PropertyError
 from mfpyg.evaluation.evaluate import Parity
 from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.inference.dataset import Predictions, average
-from mfpyg.settings import flat, from_dict
+from mfpyg.options import flat
+from mfpyg.settings import from_dict
 from mfpyg.study.ensembles import Failure, ReadRun, evaluated_on, in_groups, parity_of, predict_all, read_runs
 from mfpyg.study.names import baseline_of, target_of
 from mfpyg.study.plan import StudyRun

@@ -15,7 +15,8 @@ import yaml
 from mfpyg.datasets.references import GivenReferences, as_text, read_references
 from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, read_npz, replace_file, write_text
-from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
+from mfpyg.options import flat
+from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.lock import HOLDER, LOCK
 

@@ -18,7 +18,8 @@ from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.files import sha256_of
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.option_groups import keeps
-from mfpyg.settings import TrainSettings, flat, from_dict, to_dict
+from mfpyg.options import flat
+from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.training.folder import RunFolder
 
 NETWORK = ("backbone", "model", "head", "precision")

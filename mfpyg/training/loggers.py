@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from mfpyg.errors import MFPyGError
-from mfpyg.settings import TrainSettings, flat, to_dict
+from mfpyg.options import flat
+from mfpyg.settings import TrainSettings, to_dict
 from mfpyg.training.distributed import is_main_process
 from mfpyg.training.folder import RunFolder
 

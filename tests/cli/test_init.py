@@ -108,7 +108,7 @@ def test_learning_rate_is_lower_where_new_labels_alone_move_the_network(untraine
         ("ADD --model.cutoff 5", "has model.cutoff 4.5, but the settings say 5"),
         ("ADD --head.kind nonlinear", "has head.kind linear"),
         ("ADD --precision 64", "has precision 32"),
-        ("ADD --strategy tl", "init goes with strategy mfl alone, not with tl"),
+        ("ADD --strategy tl", "init works only with strategy mfl, not with tl"),
         ("ADD --monitor tz", "unknown monitor 'tz'"),
         ("ADD --epohcs 3", "did you mean '--epochs'?"),
         ("ADD --split.test 0.3", "split.val and split.test do nothing"),

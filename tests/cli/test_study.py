@@ -84,7 +84,7 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         ("SF-CC/E --out new --evaluate far=comp6:nowhere", "nowhere: no such file"),
         ("SF-CC/E --out new --dataset ani1x:nowhere.h5", "nowhere.h5: no such file"),
         ("SF-CC/E --out file", "file exists and is not a study"),
-        ("SF-CC/E --out file/new", "file/new: can't make this folder"),
+        ("SF-CC/E --out file/new", "file/new: cannot create this folder"),
         ("SF-CC/E --out full", "full exists and is not a study"),
     ],
 )

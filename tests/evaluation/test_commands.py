@@ -209,7 +209,7 @@ def test_weights_of_another_fidelity_are_refused(run: Path, tmp_path: Path) -> N
     checkpoint = torch.load(run / "best.ckpt", weights_only=True)
     checkpoint["mfpyg"]["fidelities"] = ["cc", "dz"]
     torch.save(checkpoint, tmp_path / "swapped.ckpt")
-    with pytest.raises(MFPyGError, match="not those of fidelity 'cc'"):
+    with pytest.raises(MFPyGError, match="different reference energies of 'cc'"):
         mfpyg.load(tmp_path / "swapped.ckpt")
 
 

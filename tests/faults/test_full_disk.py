@@ -36,7 +36,7 @@ def assert_refused(ended: Any, *words: str) -> None:
 @pytest.mark.parametrize(("limit", "named"), [(500, "config.yaml"), (2000, "splits.npz"), (30_000, "last.ckpt")])
 def test_new_run_without_room_leaves_nothing(forks: Any, whole: Path, limit: int, named: str) -> None:
     ended = forks.run(*OPTIONS, "--out", "cut", limit=limit)
-    assert_refused(ended, f"cut/{named}: can't write it")
+    assert_refused(ended, f"cut/{named}: cannot write it")
     assert not (forks.folder / "cut").exists()
 
 
@@ -54,7 +54,7 @@ def test_files_that_may_not_be_so_large(forks: Any, whole: Path, assert_same_run
     forks.run(*OPTIONS, "--out", "cut", aim={"file": "step", "moment": "half", "after": 13, "signal": "SIGINT"})
     kept = (forks.folder / "cut" / "last.ckpt").read_bytes()
     for limit, named in ((500, "config.yaml"), (30_000, "last.ckpt")):
-        assert_refused(forks.run("--resume", "cut", limit=limit), f"cut/{named}: can't write it")
+        assert_refused(forks.run("--resume", "cut", limit=limit), f"cut/{named}: cannot write it")
         assert (forks.folder / "cut" / "last.ckpt").read_bytes() == kept
     forks.whole("--resume", "cut")
     assert_same_run(whole, forks.folder / "cut")
@@ -105,7 +105,7 @@ def test_disk_that_becomes_full(
         os.kill(running.pid, 18)  # SIGCONT
 
     ended = forks.run(*OPTIONS, "--out", "cut", hit=hit, folder=str(small_disk))
-    assert_refused(ended, named, "No space left" if named.endswith(("csv", "json")) else "can't write")
+    assert_refused(ended, named, "No space left" if named.endswith(("csv", "json")) else "cannot write")
     ballast.unlink()
     cut = small_disk / "cut"
     if (cut / "last.ckpt").is_file():
@@ -125,7 +125,7 @@ def test_line_that_does_not_fit_is_not_added(tmp_path: Path) -> None:
     for limit in (8, 10):  # none of it fits, or a part
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
         try:
-            with pytest.raises(MFPyGError, match=r"metrics\.csv: can't write it"):
+            with pytest.raises(MFPyGError, match=r"metrics\.csv: cannot write it"):
                 append_text(path, "12345\n")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -150,5 +150,5 @@ def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(MFPyGError, match="can't make this folder"), held(tmp_path / "file" / "run"):
+    with pytest.raises(MFPyGError, match="cannot create this folder"), held(tmp_path / "file" / "run"):
         pass

@@ -624,6 +624,6 @@ def test_what_was_put_together_by_hand_is_not_saved(tmp_path: Path) -> None:
     imported = load_hippynn(peer().state(), fidelities=["dz"], **SAID)
     with pytest.raises(MFPyGError, match="unknown precision '16'"):
         mfpyg.save(imported.half(), tmp_path / "model.ckpt")
-    with pytest.raises(MFPyGError, match="can't write there"):
+    with pytest.raises(MFPyGError, match="cannot write there"):
         mfpyg.save(imported.double(), tmp_path / "none" / "model.ckpt")
     assert not list(tmp_path.iterdir())

@@ -85,7 +85,7 @@ def test_physics_with_other_options(name: str, options: dict[str, Any]) -> None:
 
 
 def test_all_backbones_of_the_package_are_tested() -> None:
-    assert set(NAMES) == {kind.name for kind in backbones._KINDS_OF_THE_PACKAGE}
+    assert set(NAMES) == {kind.name for kind in backbones._BUILTIN_KINDS}
 
 
 @pytest.mark.parametrize("name", NAMES)

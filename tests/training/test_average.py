@@ -113,7 +113,7 @@ def test_raw_weights_that_do_not_fit_are_refused(
     name = next(iter(good["raw_weights"]))
     for wrong, message in (
         ({name: good["raw_weights"][name]}, "raw_weights are not those that are trained"),
-        ({**good["raw_weights"], name: torch.zeros(1)}, f"its raw_weights have '{name}' that is not like its average"),
+        ({**good["raw_weights"], name: torch.zeros(1)}, f"'{name}' in its raw_weights does not match"),
         ({**good["raw_weights"], name: good["raw_weights"][name] / 0}, f"weight '{name}' is NaN or infinite"),
         ([1], "damaged"),
     ):

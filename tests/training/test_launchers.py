@@ -119,7 +119,7 @@ def test_number_of_processes_that_does_not_fit(
 
 def test_each_process_needs_a_share_of_a_batch() -> None:
     settings = from_dict({**defaults("small", "hipnn"), "fidelities": ["cc:E"], "devices": 4, "nodes": 4})
-    with pytest.raises(MFPyGError, match="batch_size 8 is less than devices and nodes make processes, 16"):
+    with pytest.raises(MFPyGError, match=r"batch_size 8 is less than .*, 16;"):
         settings.check()
 
 

@@ -148,9 +148,9 @@ def test_base_is_the_last_lower_level_unless_another_is_named() -> None:
         ("mfl", (), {"transfer": {"frozen": 1}}, "transfer.frozen is given, but strategy is mfl; it has to be tl"),
         ("tl", (), {"meta": {"rate": 0.1}}, "meta.rate is given, but strategy is tl; it has to be meta"),
         ("meta", (), {"delta": {"base": "dz"}}, "delta.base is given, but strategy is meta; it has to be delta"),
-        ("tl", (), {"monitor": "cc"}, "monitor is cc, which goes with strategy mfl alone"),
-        ("tl", (), {"sampling": {"strategy": "balanced"}}, "sampling.strategy is balanced, which goes with"),
-        ("delta", (), {"sampling": {"minimum": "cc=2"}}, "sampling.minimum is cc=2, which goes with"),
+        ("tl", (), {"monitor": "cc"}, "monitor is cc, which works only with strategy mfl"),
+        ("tl", (), {"sampling": {"strategy": "balanced"}}, "sampling.strategy is balanced, which works only with"),
+        ("delta", (), {"sampling": {"minimum": "cc=2"}}, "sampling.minimum is cc=2, which works only with"),
     ],
 )
 def test_wrong_settings_are_refused(
