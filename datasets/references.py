@@ -115,7 +115,7 @@ def labelled_energies(dataset: ConformationDataset, name: str, rows: np.ndarray)
         number = int(dataset._data.conformation[wrong[0]])
         raise MFPyGError(
             f"the {name} energy label of {molecule}, conformation {number}, is NaN or infinite but not masked "
-            f"({len(wrong)} in total); process the data anew"
+            f"({len(wrong)} in total); process the data again"
         )
     return energy
 

@@ -48,7 +48,7 @@ def fault_of_data(potential: Potential, batch: Batch, labels: Labels, molecules:
         wrong = _wrong_labels(batch, prop, column)
         if wrong.any():
             where = name_of(batch, int(wrong.nonzero()[0]), molecules)
-            return f"the {name} {prop} label of {where}, is NaN or infinite but not masked; process the data anew"
+            return f"the {name} {prop} label of {where}, is NaN or infinite but not masked; process the data again"
     return None
 
 

@@ -28,7 +28,7 @@ from mfpyg.study.jobs import Job, ended, start
 if TYPE_CHECKING:
     import submitit
 
-_POLL_QUEUE, _POLL_PROCESS = 2.0, 0.2
+_PAUSE, _LOOK = 2.0, 0.2
 """Seconds between looks at the queue, and at a process."""
 _SECONDS_TO_BE_ENDED, _SECONDS_TO_SAVE = 600, 60
 """SLURM's signal comes 90 seconds before the end."""
@@ -123,7 +123,7 @@ class JobOnCluster:
         # In a thread, as checkpoint() runs in a signal handler, where waiting for the process could deadlock.
         threading.Thread(target=self._wait, daemon=True).start()
         while not self._over:
-            time.sleep(_POLL_PROCESS)
+            time.sleep(_LOOK)
         assert self.job.process is not None
         if self.job.process.returncode == INTERRUPT_STATUS:  # the system is stopping the job, which is not its result
             time.sleep(_SECONDS_TO_BE_ENDED)
@@ -144,7 +144,7 @@ class JobOnCluster:
             os.kill(self.job.process.pid, signal.SIGTERM)
         end = time.monotonic() + _SECONDS_TO_SAVE
         while not self._over and time.monotonic() < end:
-            time.sleep(_POLL_PROCESS)
+            time.sleep(_LOOK)
         return submitit.helpers.DelayedSubmission(JobOnCluster(self.job))
 
 
@@ -198,7 +198,7 @@ def run_on_cluster(
                 job.state = "running"
         shown(jobs)
         if left:
-            time.sleep(_POLL_QUEUE)
+            time.sleep(_PAUSE)
     shown(jobs)
 
 

@@ -200,7 +200,7 @@ class StudyProgress:
         )
         self.total = self.bars.add_task("", total=sum(job.epochs for job in jobs))
         self.of_job: dict[str, TaskID] = {}
-        self.reported: set[str] = set()
+        self.told: set[str] = set()
 
     def __enter__(self) -> StudyProgress:
         self.bars.start()
@@ -223,8 +223,8 @@ class StudyProgress:
                 self.bars.update(self.of_job[job.name], completed=done)
             elif job.name in self.of_job:
                 self.bars.remove_task(self.of_job.pop(job.name))
-            if job.state in ("done", "failed") and job.name not in self.reported:
-                self.reported.add(job.name)
+            if job.state in ("done", "failed") and job.name not in self.told:
+                self.told.add(job.name)
                 self.console.print(f"{job.state}: {job.name}", highlight=False, soft_wrap=True)
         ended = sum(job.state in ("done", "failed") for job in jobs)
         self.bars.update(self.total, completed=epochs, description=f"{ended} of {len(jobs)} runs")
