@@ -1,4 +1,4 @@
-"""From settings to a potential."""
+"""Building of potentials from settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mfpyg.torch_defaults import model_construction
 def build_potential(
     settings: TrainSettings, species: Sequence[int], fidelities: Sequence[str]
 ) -> MultiFidelityPotential:
-    """A potential with fresh weights, drawn from torch's global generator; float32, whatever the default type is.
+    """Build a potential in float32, with weights drawn from torch's global generator.
 
     Args:
         settings: backbone, its options, heads, and the neighbour-list engine.
@@ -23,7 +23,7 @@ def build_potential(
         fidelities: names of the levels of theory.
 
     Raises:
-        MFPyGError: for an unknown backbone, or options that make no sense.
+        MFPyGError: for an unknown backbone, or invalid options.
     """
     head = settings.head
     with model_construction():
@@ -43,16 +43,16 @@ def build_potential(
 def build_delta(
     settings: TrainSettings, species: Sequence[int], fidelities: Sequence[str], base_level: str
 ) -> DeltaPotential:
-    """A potential of Δ-learning with fresh weights, drawn from torch's global generator.
+    """Build a Δ-learning potential in float32, with weights drawn from torch's global generator.
 
     Args:
-        settings: as in :func:`build_potential`, of both networks.
+        settings: settings of both networks, as in :func:`build_potential`.
         species: atomic numbers.
-        fidelities: names of the lower levels, and then of the target.
-        base_level: which of them the difference is added to.
+        fidelities: names of the lower levels, followed by the target.
+        base_level: lower level that the difference is added to.
 
     Raises:
-        MFPyGError: as in :func:`build_potential`, or if the base is none of the lower levels.
+        MFPyGError: as in :func:`build_potential`, or if ``base_level`` is not a lower level.
     """
     *lower, target = fidelities
     base = build_potential(settings, species, lower)

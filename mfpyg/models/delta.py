@@ -1,4 +1,4 @@
-"""Δ-learning: a potential of a cheap level, and a second one of what an expensive level adds to it."""
+"""Δ-learning: a potential of a cheap level, and another of the difference to an expensive level."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ def difference_name(target: str, base: str) -> str:
 
 
 class DeltaPotential(Potential):
-    """E_target = E_base + ΔE, and the same of forces and stresses, each term from a network of its own.
+    """Sum of two networks, E_target = E_base + ΔE, and likewise for forces and stresses.
 
     (Ramakrishnan et al., J. Chem. Theory Comput. 11, 2087 (2015).)
 
     Args:
         base: potential of the lower levels.
-        difference: potential of one fidelity, ΔE = E_target − E_base.
-        base_level: the level of ``base`` that the difference is added to.
-        target: what the sum is called.
+        difference: potential with one fidelity, ΔE = E_target − E_base.
+        base_level: fidelity of ``base`` that the difference is added to.
+        target: name of the sum.
 
     Raises:
-        MFPyGError: if ``base`` lacks the level, has one that is called like the target, or the two potentials know
-            different elements.
+        MFPyGError: if ``base`` lacks ``base_level`` or has a fidelity named ``target``, ``difference`` has several
+            fidelities, or the potentials have different elements.
 
     Attributes:
-        fidelities: those of ``base``, and then the target.
+        fidelities: those of ``base``, followed by the target.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class DeltaPotential(Potential):
         super().__init__()
         base.check_fidelity(base_level)
         if target in base.fidelities:
-            raise MFPyGError(f"the base has a fidelity '{target}' already; the sum needs a name of its own")
+            raise MFPyGError(f"the base has a fidelity '{target}' already; choose another name for the sum")
         if len(difference.fidelities) != 1 or difference.species != base.species:
             raise MFPyGError(
                 f"the difference has fidelities {', '.join(difference.fidelities)} and elements {difference.species}, "
@@ -65,7 +65,7 @@ class DeltaPotential(Potential):
 
     @property
     def engine(self) -> str:  # type: ignore[override]
-        """Of the base."""
+        """Neighbour-list engine of the base."""
         return self.base.engine
 
     @property
@@ -87,7 +87,7 @@ class DeltaPotential(Potential):
         return self.base.reference(self.base_level) + self.difference.reference(self.difference.fidelities[0])
 
     def predict(self, data: Data, wanted: Mapping[str, bool], stress: bool = False) -> dict[str, Prediction]:
-        """See :meth:`MultiFidelityPotential.predict`; the target takes a pass through both networks."""
+        """See :meth:`MultiFidelityPotential.predict`; the target needs both networks."""
         for name in wanted:
             self.check_fidelity(name)
         self.warn_untrained(data.z, wanted)
@@ -100,7 +100,7 @@ class DeltaPotential(Potential):
             if name == self.target:
                 (change,) = self.difference.predict(data, {self.difference.fidelities[0]: forces}, stress).values()
                 result[name] = _total(low[self.base_level], change)
-            else:  # its forces may have been needed for the target's alone
+            else:  # its forces may have been computed for the target only
                 result[name] = low[name] if forces else dataclasses.replace(low[name], forces=None)
         return result
 
@@ -114,7 +114,7 @@ class DeltaPotential(Potential):
 
 
 def _total(one: Prediction, two: Prediction) -> Prediction:
-    """The sum of two predictions; forces where the second has them."""
+    """Sum of two predictions; forces and stress if both have them."""
 
     def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         return None if a is None or b is None else a + b
@@ -129,18 +129,18 @@ def _total(one: Prediction, two: Prediction) -> Prediction:
 
 
 def with_difference(values: Tensor, mask: Tensor, target: int, base: int, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and their mask with one more column, target − base, where both have one.
+    """Append a column target − base to labels and their mask, for graphs with both labels.
 
-    Nothing is computed of a label that is missing.
+    Missing labels do not enter any arithmetic.
 
     Args:
         values: labels, (n_rows, T) or (n_rows, T, 3).
-        mask: where there are some, (n_graphs, T) bool.
-        target, base: numbers of the levels among the T.
-        owner: which graph each row is of, (n_rows,) int64.
+        mask: existing labels, (n_graphs, T) bool.
+        target, base: columns of the two levels.
+        owner: graph of each row, (n_rows,) int64.
 
     Returns:
-        (n_rows, T + 1, …) in the type of ``values``, NaN where there is no difference; and (n_graphs, T + 1) bool.
+        Labels (n_rows, T + 1, …) in the dtype of ``values``, NaN without a difference; and the mask (n_graphs, T + 1).
     """
     both = mask[:, target] & mask[:, base]
     rows = both[owner]

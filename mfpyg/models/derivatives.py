@@ -1,4 +1,4 @@
-"""Energies of atoms, and their derivatives: forces and stresses."""
+"""Energies and their derivatives: forces and stresses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mfpyg.models.system import System
 
 
 class Network(Protocol):
-    """A backbone and heads, as :class:`mfpyg.models.MultiFidelityPotential` has them."""
+    """Interface of :class:`mfpyg.models.MultiFidelityPotential` that is needed here."""
 
     isolated: str
 
@@ -25,20 +25,21 @@ class Network(Protocol):
         """Features of every level for the head of each fidelity, (n_atoms, width) each."""
 
     def head(self, fidelity: str) -> Head:
-        """The output layers of a fidelity."""
+        """Output layers of a fidelity."""
 
 
 def evaluate(
     potential: Network, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
 ) -> dict[str, Prediction]:
-    """Predictions of the wanted fidelities, with forces where the value is true, and stresses of all if wanted.
+    """Predict the fidelities in ``wanted``, with forces where its value is True, and with stresses if requested.
 
     One pass through the backbone, and one backward pass for each fidelity with forces or stress.
 
     Args:
-        potential: whose backbone and heads are used.
-        system: what of; positions and cells that require a gradient keep theirs.
-        wanted, stress: what.
+        potential: backbone and heads.
+        system: atoms and neighbours; positions and cells may require a gradient.
+        wanted: ``{fidelity: whether to compute its forces}``.
+        stress: whether to compute stresses.
         differentiable: whether the result can be differentiated (again).
     """
     return derive(*energies(potential, system, wanted, stress, differentiable), wanted, differentiable)
@@ -50,7 +51,8 @@ class Variables:
 
     Attributes:
         pos: positions, (n_atoms, 3).
-        strain: of each graph, zero, (n_graphs, 3, 3), where stresses are wanted; and the volumes in Å³, (n_graphs,).
+        strain: zero strain of each graph, (n_graphs, 3, 3); ``None`` without stresses.
+        volume: volumes in Å³, (n_graphs,); ``None`` without stresses.
     """
 
     pos: Tensor
@@ -61,7 +63,7 @@ class Variables:
 def energies(
     potential: Network, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
 ) -> tuple[dict[str, Prediction], Variables]:
-    """Everything but the derivatives, and what to differentiate by; see :func:`evaluate`."""
+    """Predictions without derivatives, and the variables to differentiate by; see :func:`evaluate`."""
     with torch.set_grad_enabled(torch.is_grad_enabled() or stress or any(wanted.values())):
         pos = system.pos
         if any(wanted.values()) and not pos.requires_grad:
@@ -79,7 +81,7 @@ def energies(
 def derive(
     predictions: dict[str, Prediction], variables: Variables, wanted: Mapping[str, bool], differentiable: bool
 ) -> dict[str, Prediction]:
-    """Add the forces, where the value in ``wanted`` is true, and the stresses; see :func:`evaluate`."""
+    """Add forces, where the value in ``wanted`` is True, and stresses; see :func:`evaluate`."""
     with_gradients = [name for name, forces in wanted.items() if forces or variables.strain is not None]
     with torch.set_grad_enabled(torch.is_grad_enabled() or bool(with_gradients)):
         for name in with_gradients:
@@ -94,7 +96,7 @@ def _assemble(potential: Network, name: str, features: list[Tensor], species: Te
     head = potential.head(name)
     reference = head.reference[species]  # (n_atoms,) float64
     terms = head(features)
-    if potential.isolated == "reference":  # the last atoms are one of each element, alone
+    if potential.isolated == "reference":  # the last atoms are isolated ones, see with_isolated_atoms
         terms = [term - term[-len(head.reference) :][species] for term in terms]
     interacting = torch.stack(terms).sum(dim=0).to(reference.dtype)  # (n_atoms,)
     atomic_energies = reference + interacting
@@ -108,7 +110,7 @@ def _assemble(potential: Network, name: str, features: list[Tensor], species: Te
 
 
 def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple[Variables, Tensor, Lattice]:
-    """A zero strain, and the positions and cells as functions of it."""
+    """Variables with a zero strain, and positions and cells as functions of it."""
     assert lattice is not None
     cell = lattice.cell
     strain = cell.new_zeros(topology.n_graphs, 3, 3).requires_grad_()
@@ -121,7 +123,7 @@ def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple
 def _add_derivatives(
     prediction: Prediction, variables: Variables, forces: bool, create_graph: bool, retain_graph: bool
 ) -> None:
-    """Forces and stress in one backward pass, each where it is wanted."""
+    """Add forces, if requested, and the stress, if there is a strain, in one backward pass."""
     strain = variables.strain
     inputs = ([variables.pos] if forces else []) + ([] if strain is None else [strain])
     gradients = torch.autograd.grad(

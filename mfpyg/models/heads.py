@@ -1,4 +1,4 @@
-"""Fidelity-specific output layers: from features to atomic energies of one level of theory."""
+"""Output layers of a fidelity: from features to atomic energies."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ from mfpyg.models.backbone import reset
 
 
 class Head(nn.Module):
-    """Atomic energy terms of one fidelity: a table of references, and an output layer for every level of features.
+    """Atomic energy terms of one fidelity: a table of reference energies, and an output layer for each level.
 
-    Level 0 is a table of atomic reference energies, fitted and then fixed; it is kept in float64
-    whatever the model is cast to, as total energies of -10⁵ kcal/mol would lose 0.01 kcal/mol in float32.
-    Level l ≥ 1 is a layer with bias, whose initial (last) weights are scaled by 1e-2, 1e-4, 1e-8, each the
-    square of the one before, so that the references dominate at the start; levels beyond the third by 1e-8, too, as
-    they would be zero soon.
+    Level 0 is the table of atomic reference energies, which are fitted and then fixed. It stays in float64 if the model
+    is cast, as float32 would round total energies of -10⁵ kcal/mol by 0.01 kcal/mol. Level l ≥ 1 is a layer with bias,
+    whose initial (last) weights are scaled by 1e-2, 1e-4, 1e-8, each the square of the previous factor, so that the
+    reference energies dominate at the start; levels beyond the third also by 1e-8, as further squares would be zero.
 
     Args:
-        feature_sizes: width of each level, that of level 0 being the number of species.
+        feature_sizes: width of each level; that of level 0 is the number of species.
     """
 
     reference: Tensor
@@ -34,7 +33,7 @@ class Head(nn.Module):
         self.reset_parameters()
 
     def output(self, width: int) -> nn.Module:
-        """The output layer of a level, (n_atoms, width) -> (n_atoms, 1)."""
+        """Create the output layer of a level, (n_atoms, width) -> (n_atoms, 1)."""
         raise NotImplementedError
 
     def last(self, level: nn.Module) -> nn.Module:
@@ -42,7 +41,7 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Draw new weights; the references stay."""
+        """Draw new weights; the reference energies are kept."""
         reset(self)
         decay = 1e-2
         for level in self.levels:
@@ -58,13 +57,13 @@ class Head(nn.Module):
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         reference = self.reference
         super()._apply(fn, recurse)
-        # ``model.float()`` or ``.half()`` must not round the references; a device still applies.
+        # ``model.float()`` or ``.half()`` must not round the reference energies, but they follow the device.
         self.reference = reference.to(device=self.reference.device)
         return self
 
 
 class LinearHead(Head):
-    """Linear in the features of every level (eqs. 8-9 of the MFL paper)."""
+    """Linear output layers (eqs. 8-9 of the MFL paper)."""
 
     def output(self, width: int) -> nn.Module:
         return nn.Linear(width, 1)
@@ -74,11 +73,11 @@ class LinearHead(Head):
 
 
 class NonlinearHead(Head):
-    """A hidden layer for every level, w · silu(W x + b) + c, as section 4 of the MFL paper proposes to try.
+    """Output layers with a hidden layer, w · silu(W x + b) + c, as suggested in section 4 of the MFL paper.
 
     Args:
         feature_sizes: see :class:`Head`.
-        width: of the hidden layers; half of each level's, if not given.
+        width: width of the hidden layers; default: half the width of the level.
     """
 
     def __init__(self, feature_sizes: Sequence[int], width: int | None = None) -> None:
@@ -94,12 +93,12 @@ class NonlinearHead(Head):
 
 
 def make_head(kind: str, feature_sizes: Sequence[int], width: int | None = None) -> Head:
-    """The output layers of a fidelity.
+    """Create the output layers of a fidelity.
 
     Args:
         kind: ``linear`` or ``nonlinear``.
-        feature_sizes: width of each level, that of level 0 being the number of species.
-        width: of the hidden layers of ``nonlinear``.
+        feature_sizes: width of each level; that of level 0 is the number of species.
+        width: width of the hidden layers of ``nonlinear``.
 
     Raises:
         MFPyGError: for an unknown kind.
@@ -112,7 +111,7 @@ def make_head(kind: str, feature_sizes: Sequence[int], width: int | None = None)
 
 
 def hierarchicality(terms: Sequence[Tensor]) -> Tensor:
-    """Σ_l E_l² / (E_l² + E_{l−1}²) of every atom, 0/0 counting as 0; small when each level corrects the last.
+    """Σ_l E_l² / (E_l² + E_{l−1}²) of every atom, with 0/0 = 0; small if each level is a correction to the previous.
 
     Args:
         terms: atomic energies of level 0, 1, …, (n_atoms,) each.
@@ -124,6 +123,6 @@ def hierarchicality(terms: Sequence[Tensor]) -> Tensor:
     for lower, upper in itertools.pairwise(terms):
         numerator = upper.square()
         denominator = numerator + lower.square()
-        empty = denominator < torch.finfo(denominator.dtype).tiny  # 0/0, and what underflows to it
+        empty = denominator < torch.finfo(denominator.dtype).tiny  # zero or denormal
         total = total + numerator / torch.where(empty, torch.ones_like(denominator), denominator)
     return total

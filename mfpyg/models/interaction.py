@@ -1,4 +1,4 @@
-"""The interaction layer of HIP-NN-TS: messages between atoms, with radial and tensor sensitivities."""
+"""Interaction layer of HIP-NN-TS: messages between atoms with radial and tensor sensitivities."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def cosine_cutoff(dist: Tensor, cutoff: float) -> Tensor:
 
 
 class Sensitivity(nn.Module):
-    r"""Sensitivity to a neighbour at distance r, in n overlapping radial shells.
+    r"""Sensitivity to a neighbour at distance r in n overlapping radial shells.
 
     .. math:: s_\nu(r) = \exp\left(-\tfrac12 \sigma_\nu^2 (1/r - 1/\mu_\nu)^2\right)\,\cos^2(\pi r / 2R_c)
 
-    with trainable shell positions μ (Å) and widths σ (Å; larger is narrower). The shells start evenly
-    spaced in 1/r between ``r_soft_max`` and ``r_soft_min``.
+    with trainable shell positions μ (Å) and widths σ (Å; larger is narrower). Initially the shells are evenly spaced in
+    1/r between ``r_soft_max`` and ``r_soft_min``.
 
     Args:
         n_sensitivities: number of shells n.
@@ -51,7 +51,7 @@ class Sensitivity(nn.Module):
     def forward(self, dist: Tensor) -> Tensor:
         """dist (n_edges,) in Å -> (n_edges, n)."""
         deviation = self.sigma * (1 / dist.unsqueeze(1) - 1 / self.mu)  # (n_edges, n)
-        # Below e⁻⁸⁰ = 2e-35 nothing is felt; exp is ten times slower where its result underflows.
+        # e⁻⁸⁰ = 2e-35 is negligible; exp is ten times slower where its result underflows.
         shells = torch.exp((-0.5 * deviation.square()).clamp(min=-80.0))  # (n_edges, n)
         return shells * cosine_cutoff(dist, self.cutoff).unsqueeze(1)
 
@@ -83,22 +83,22 @@ def harmonics(unit: Tensor, order: int) -> Tensor:
 class Interaction(MessagePassing):
     r"""Messages from neighbours, contracted to invariants (eqs. 4-6 of the HIP-NN-TS paper).
 
-    With one weight V for all tensor orders, and :math:`m_{ij} = \sum_\nu s_\nu(r_{ij}) V_\nu z_j`,
+    With a single weight V for all tensor orders, and :math:`m_{ij} = \sum_\nu s_\nu(r_{ij}) V_\nu z_j`,
 
     .. math::
         a_i = W z_i + b + \sum_j m_{ij}
             + t_1 \sqrt{\Big|\sum_j m_{ij}\, e_{ij}\Big|^2 + c}
             + t_2 \sqrt{\Big|\sum_j m_{ij}\, (e_{ij} e_{ij}^T - I/3)\Big|_F^2 + c}
 
-    The features are multiplied by V before they travel (:math:`Q_j = V z_j`, once an atom), so that no
-    tensor of n_edges × 9n is formed. :meth:`message` is the readable definition of the sum over neighbours, against
-    which the faster ones of :mod:`mfpyg.kernels` are tested.
+    The features are multiplied by V once per atom, :math:`Q_j = V z_j`, so that no tensor of n_edges × 9n is formed.
+    :meth:`message` is the readable definition of the sum over neighbours, against which the faster :mod:`mfpyg.kernels`
+    are tested.
 
     Args:
         in_features, out_features: widths F_in and F_out.
-        sensitivity: the radial functions s, n of them.
+        sensitivity: the n radial functions s.
         order: highest tensor order, 0 (HIP-NN), 1 or 2.
-        cusp: c, which keeps the norm's gradient finite at zero.
+        cusp: c, which keeps the gradient of the norm finite at zero.
     """
 
     def __init__(self, in_features: int, out_features: int, sensitivity: Sensitivity, order: int, cusp: float) -> None:
@@ -123,7 +123,7 @@ class Interaction(MessagePassing):
     def forward(self, z: Tensor, graph: Graph, harmonics: Tensor, neighbor_sum: NeighborSum | None = None) -> Tensor:
         """z (n_atoms, F_in), harmonics (n_edges, n_components) of the edges -> (n_atoms, F_out).
 
-        ``neighbor_sum`` takes the place of :meth:`message`, see :mod:`mfpyg.kernels`.
+        ``neighbor_sum`` replaces :meth:`message`, see :mod:`mfpyg.kernels`.
         """
         n, weight = len(self.weight), self.weight if graph.by_weights else self.weight.detach()
         transformed = (z @ weight.reshape(-1, self.in_features).T).view(-1, n, self.out_features)
@@ -138,12 +138,12 @@ class Interaction(MessagePassing):
         return self.invariants(moments) + self.self_interaction(z)  # moments: (n_atoms, 1 + 3 + 5, F_out)
 
     def message(self, transformed_j: Tensor, sensitivity: Tensor, harmonics: Tensor) -> Tensor:
-        """m_ij for every tensor component: (n_edges, n_components, F_out)."""
+        """Harmonics times m_ij, (n_edges, n_components, F_out)."""
         message = torch.bmm(sensitivity.unsqueeze(1), transformed_j)  # (n_edges, 1, F_out)
         return harmonics.unsqueeze(2) * message
 
     def invariants(self, moments: Tensor) -> Tensor:
-        """Rotational invariants of summed tensors. (n_atoms, n_components, F_out) -> (n_atoms, F_out)."""
+        """Rotational invariants of summed tensors: (n_atoms, n_components, F_out) -> (n_atoms, F_out)."""
         scalar, *tensors = moments.split([2 * order + 1 for order in range(self.order + 1)], dim=1)
         result = scalar.squeeze(1)
         for tensor, scale in zip(tensors, self.tensor_scales, strict=True):

@@ -1,4 +1,4 @@
-"""An E(3)-equivariant network in the style of NequIP, whose representations and products are e3nn's."""
+"""NequIP-style E(3)-equivariant backbone, built on e3nn."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SCALAR = o3.Irrep("0e")
 
 
 class State(NamedTuple):
-    """State handed from block to block.
+    """State passed from block to block.
 
     Attributes:
-        features: invariants of the atoms, (n_atoms, width).
+        features: invariant features of the atoms, (n_atoms, width).
         tensors: all features of the atoms, (n_atoms, dim of the irreps).
-        one_hot: their species, (n_atoms, n_species).
+        one_hot: one-hot species of the atoms, (n_atoms, n_species).
         edge_index: sources and targets, (2, n_edges).
         harmonics: spherical harmonics of the edges, (n_edges, (l_max + 1)²).
-        radial: basis functions of their lengths, (n_edges, n_radial).
+        radial: radial basis of the edges, (n_edges, n_radial).
     """
 
     features: Tensor
@@ -41,15 +41,15 @@ class State(NamedTuple):
 
 
 class Convolution(MessagePassing):
-    r"""Messages of neighbours: products of their features with harmonics, weighted by a network of the distance.
+    r"""Messages from neighbours: tensor products of features and harmonics, weighted by a network of the distance.
 
     .. math:: \frac{1}{\sqrt{\bar n}} \sum_j R(r_{ij})\, (L\, x_j) \otimes Y(e_{ij})
 
     Args:
-        irreps_in, irreps_edge: of the features and of the harmonics.
-        irreps_out: of the result, as far as the product reaches them.
+        irreps_in, irreps_edge: irreps of the features and harmonics.
+        irreps_out: irreps of the result, as far as the product contains them.
         radial_sizes: widths of the radial network, from its input to its last hidden layer.
-        n_neighbours: average number :math:`\bar n`.
+        n_neighbours: average number of neighbours :math:`\bar n`.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class Convolution(MessagePassing):
 
 
 class Block(nn.Module):
-    """A convolution, a self-connection that knows the species, and a gate.
+    """A convolution, a species-dependent self-connection, and a gate.
 
     Args:
-        irreps_in, irreps_edge: of the features and of the harmonics.
-        hidden: of the result, as far as they can be reached.
+        irreps_in, irreps_edge: irreps of the features and harmonics.
+        hidden: irreps of the result, as far as the products contain them.
         n_species, radial_sizes, n_neighbours: see :class:`NequIP` and :class:`Convolution`.
     """
 
@@ -131,7 +131,7 @@ class Block(nn.Module):
         self.register_buffer("invariant", torch.cat([torch.arange(s.start, s.stop) for s in invariant]), False)
 
     def reset_parameters(self) -> None:
-        """Draw the weights as e3nn does: normal, as its layers divide by the root of the number of their inputs."""
+        """Draw normal weights, as e3nn does: its layers divide by the square root of the number of inputs."""
         for parameter in self.parameters():
             nn.init.normal_(parameter)
 
@@ -142,21 +142,21 @@ class Block(nn.Module):
 
 
 class NequIP(Backbone):
-    """Convolutions of features of several degrees, gated; the invariants among them after every block.
+    """Equivariant network in the style of NequIP, with the invariant features of every block as levels.
 
     As in NequIP: a trainable Bessel basis with a polynomial envelope, harmonics of the edges, tensor products weighted
     by a network of the distance, self-connections, gates. (Batzner et al., Nat. Commun. 13, 2453 (2022), arXiv
     2101.03164.)
 
     Args:
-        species: atomic numbers that the network knows.
+        species: atomic numbers.
         n_interactions: number of blocks; the last has invariants only.
         n_features: multiplicity of each irreducible representation.
         l_max: highest degree of harmonics and features.
-        parity: whether features of each degree are of both parities, or of that of the harmonics alone.
-        n_radial: radial basis functions.
+        parity: whether features of each degree have both parities, or only that of the harmonics.
+        n_radial: number of radial basis functions.
         radial_width: width of the two hidden layers of the radial network.
-        n_neighbours: neighbours an atom has on average.
+        n_neighbours: average number of neighbours of an atom.
         cutoff: in Å.
     """
 
@@ -197,17 +197,17 @@ class NequIP(Backbone):
         self.feature_sizes = (n_species, *[n_features] * n_interactions)
 
     def embed(self, graph: Graph) -> State:
-        """Before the first block every feature is an invariant."""
+        """The state before the first block, with invariant features only."""
         one_hot = self.one_hot(graph)
         features = one_hot @ self.embedding.weight  # (n_atoms, n_features)
         unit = graph.edge_vec / graph.edge_dist.unsqueeze(1)
         harmonics = o3.spherical_harmonics(self.harmonics, unit, normalize=False, normalization="component")
-        radial = self.radial(graph.edge_dist) * (2 / self.cutoff**2)  # PyG's has another constant in front
+        radial = self.radial(graph.edge_dist) * (2 / self.cutoff**2)  # PyG's basis has another prefactor
         return State(features, features, one_hot, graph.edge_index, harmonics, radial)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        # e3nn keeps the Wigner 3j symbols as float32 buffers, and a cast to float64 would keep their rounding.
+        # e3nn stores the Wigner 3j symbols in float32 buffers; a cast to float64 would keep their rounding errors.
         for name, buffer in self.named_buffers():
             found = re.search(r"_w3j_(\d+)_(\d+)_(\d+)$", name)
             if found:

@@ -1,4 +1,4 @@
-"""PaiNN: equivariant message passing of scalars and vectors."""
+"""PaiNN backbone: equivariant message passing of scalars and vectors."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from mfpyg.models.backbone import Backbone
 from mfpyg.models.interaction import cosine_cutoff
 
 _TINY = 1e-8
-"""Added to squared lengths of vectors, whose root has no derivative at zero."""
+"""Added to squared lengths, as the derivative of their root is infinite at zero."""
 
 
 class State(NamedTuple):
-    """State handed from block to block.
+    """State passed from block to block.
 
     Attributes:
         features: scalars s of the atoms, (n_atoms, F).
-        vectors: v of the atoms, (n_atoms, 3, F).
+        vectors: vectors v of the atoms, (n_atoms, 3, F).
         edge_index: sources and targets, (2, n_edges).
         unit: unit vectors of the edges, (n_edges, 3).
-        radial: basis functions of their lengths, (n_edges, n_radial).
-        within: what ends at the cutoff, (n_edges, 1).
+        radial: radial basis of the edges, (n_edges, n_radial).
+        within: cutoff function of the edges, (n_edges, 1).
     """
 
     features: Tensor
@@ -39,7 +39,7 @@ class State(NamedTuple):
 
 
 class Message(MessagePassing):
-    r"""Messages of neighbours (eqs. 7-8): with the filters W of the distance and :math:`\phi = W_2\,silu(W_1 s_j)`,
+    r"""Messages from neighbours (eqs. 7-8), with distance-dependent filters W and :math:`\phi = W_2\,silu(W_1 s_j)`,
 
     .. math::
         \Delta s_i = \sum_j \phi_s \circ W_s, \qquad
@@ -60,11 +60,11 @@ class Message(MessagePassing):
     def forward(self, state: State) -> tuple[Tensor, Tensor]:
         """Changes of the scalars, (n_atoms, F), and of the vectors, (n_atoms, 3, F)."""
         n_atoms = state.features.shape[0]
-        told = self.atom(state.features)  # (n_atoms, 3F)
+        phi = self.atom(state.features)  # (n_atoms, 3F)
         filters = self.filter(state.radial) * state.within  # (n_edges, 3F)
         changes = self.propagate(
             state.edge_index,
-            told=told,
+            phi=phi,
             vectors=state.vectors,
             filters=filters,
             unit=state.unit,
@@ -73,9 +73,9 @@ class Message(MessagePassing):
         scalars, vectors = changes.split([1, 3], dim=1)
         return scalars.squeeze(1), vectors
 
-    def message(self, told_j: Tensor, vectors_j: Tensor, filters: Tensor, unit: Tensor) -> Tensor:
-        """Scalars and vectors beside each other, (n_edges, 4, F)."""
-        scalars, of_vectors, of_unit = (told_j * filters).unsqueeze(1).chunk(3, dim=2)  # (n_edges, 1, F) each
+    def message(self, phi_j: Tensor, vectors_j: Tensor, filters: Tensor, unit: Tensor) -> Tensor:
+        """Concatenated scalars and vectors, (n_edges, 4, F)."""
+        scalars, of_vectors, of_unit = (phi_j * filters).unsqueeze(1).chunk(3, dim=2)  # (n_edges, 1, F) each
         return torch.cat([scalars, vectors_j * of_vectors + unit.unsqueeze(2) * of_unit], dim=1)
 
 
@@ -106,7 +106,7 @@ class Update(nn.Module):
 
 
 class Block(nn.Module):
-    """A message and an update, both residual."""
+    """A message layer and an update layer, both residual."""
 
     def __init__(self, n_features: int, n_radial: int) -> None:
         super().__init__()
@@ -121,15 +121,15 @@ class Block(nn.Module):
 
 
 class PaiNN(Backbone):
-    """The polarizable atom interaction network. (Schütt et al., ICML 2021, arXiv 2102.03150.)
+    """Polarizable atom interaction network. (Schütt et al., ICML 2021, arXiv 2102.03150.)
 
-    The radial basis is that of DimeNet++, Bessel functions of trainable frequencies within an envelope.
+    The radial basis is that of DimeNet++: Bessel functions with trainable frequencies and an envelope.
 
     Args:
-        species: atomic numbers that the network knows.
+        species: atomic numbers.
         n_interactions: number of blocks.
         n_features: width of the scalars, and of the vectors.
-        n_radial: radial basis functions.
+        n_radial: number of radial basis functions.
         cutoff: in Å.
     """
 
@@ -148,7 +148,7 @@ class PaiNN(Backbone):
         self.feature_sizes = (len(self.species), *[n_features] * n_interactions)
 
     def embed(self, graph: Graph) -> State:
-        """Before the first block there are no vectors."""
+        """The state before the first block; its vectors are zero."""
         scalars = self.one_hot(graph) @ self.embedding.weight  # (n_atoms, F)
         return State(
             features=scalars,

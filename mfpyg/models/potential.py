@@ -1,4 +1,4 @@
-"""A multi-fidelity potential: one shared backbone, one head a fidelity, energies, forces and stresses of each."""
+"""Multi-fidelity potential: a shared backbone and one head per fidelity."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class MultiFidelityPotential(Potential):
     Args:
         backbone: module whose ``forward(graph)`` returns the per-atom features of every level; has
             ``cutoff``, ``species``, ``feature_sizes`` and ``reset_parameters``.
-        fidelities: names of the levels of theory, each getting a head of its own.
+        fidelities: names of the levels of theory, each of which gets its own head.
         engine: neighbour-list engine, see :mod:`mfpyg.neighbors`.
         head, head_width: output layers of each fidelity, see :func:`mfpyg.models.heads.make_head`.
-        private_blocks: how many of the backbone's last blocks each fidelity has of its own, instead of sharing them;
-            they are taken out of the backbone.
+        private_blocks: number of the backbone's last blocks that are not shared; they are removed from the backbone,
+            and each fidelity gets its own copy.
         isolated: energy of an atom without neighbours, ``network`` or ``reference``; see
             :func:`mfpyg.models.system.with_isolated_atoms`.
 
     Raises:
-        MFPyGError: for fidelities twice or none, or a module that lacks what a backbone needs.
+        MFPyGError: for duplicate or no fidelities, or a module that is not a backbone.
 
     Attributes:
-        compiled: whether predictions, their forces included, go through ``torch.compile``; see
-            :mod:`mfpyg.models.compiled`. Not by itself.
+        compiled: whether predictions, including forces, go through ``torch.compile``; see
+            :mod:`mfpyg.models.compiled`. Default: False.
 
     Example:
         >>> potential = mfpyg.load("runs/example")                   # doctest: +SKIP
@@ -82,7 +82,7 @@ class MultiFidelityPotential(Potential):
         self.private = private_copies(backbone, private_blocks, len(fidelities))
 
     def reset_parameters(self) -> None:
-        """Draw new weights; the reference energies stay."""
+        """Draw new weights; the reference energies are kept."""
         self.backbone.reset_parameters()  # type: ignore[operator]
         for head in self.heads:
             head.reset_parameters()  # type: ignore[operator]
@@ -90,12 +90,12 @@ class MultiFidelityPotential(Potential):
 
     @property
     def cutoff(self) -> float:
-        """In Å."""
+        """Cutoff in Å."""
         return float(self.backbone.cutoff)  # type: ignore[arg-type]
 
     @property
     def species(self) -> tuple[int, ...]:
-        """Atomic numbers that the potential knows."""
+        """Supported atomic numbers."""
         return tuple(self.backbone.species.tolist())  # type: ignore[operator, union-attr]
 
     def features(self, graph: Graph, fidelities: Iterable[str]) -> dict[str, list[Tensor]]:
@@ -109,7 +109,7 @@ class MultiFidelityPotential(Potential):
         return {name: [*levels, *through(self.private[i], state)[0]] for name, i in numbers.items()}  # type: ignore[arg-type]
 
     def head(self, fidelity: str) -> Head:
-        """The output layers of a fidelity.
+        """Output layers of a fidelity.
 
         Raises:
             MFPyGError: for an unknown fidelity.
@@ -121,28 +121,28 @@ class MultiFidelityPotential(Potential):
         return self.head(fidelity).reference
 
     def rename(self, fidelity: str) -> None:
-        """Let the one fidelity of the potential be another from now on; its weights stay as they are.
+        """Rename the only fidelity of the potential; its weights do not change.
 
         Raises:
-            MFPyGError: if there are several.
+            MFPyGError: if there are several fidelities.
         """
         if len(self.fidelities) != 1:
             raise MFPyGError(f"fidelities are {', '.join(self.fidelities)}, expected a single one to rename")
         self.fidelities, self._compiler = (fidelity,), Compiler()
 
     def add_fidelity(self, fidelity: str, like: str, fresh: bool = False) -> None:
-        """Give another level of theory a head, and private blocks where there are some, of its own.
+        """Add a fidelity with its own head and, if the others have them, private blocks.
 
         Args:
-            fidelity: name of the new level.
-            like: fidelity whose head and blocks, and reference energies, are copied.
-            fresh: whether the weights of the copies are drawn anew.
+            fidelity: name of the new fidelity.
+            like: fidelity whose head, reference energies and private blocks are copied.
+            fresh: whether to draw new weights for the copies.
 
         Raises:
-            MFPyGError: if ``like`` is unknown, or there is such a fidelity already.
+            MFPyGError: if ``like`` is unknown, or the fidelity exists already.
         """
         if fidelity in self.fidelities:
-            raise MFPyGError(f"there is a fidelity '{fidelity}' already; the new one needs a name of its own")
+            raise MFPyGError(f"there is a fidelity '{fidelity}' already; choose another name for the new one")
         self.check_fidelity(like)
         number = self.fidelities.index(like)
         for parts in (self.heads, self.private):
@@ -154,7 +154,7 @@ class MultiFidelityPotential(Potential):
         self.fidelities, self._compiler = (*self.fidelities, fidelity), Compiler()
 
     def parts_of(self, fidelities: Sequence[str]) -> nn.ModuleList:
-        """Heads and private blocks of these fidelities.
+        """Heads and private blocks of the given fidelities.
 
         Raises:
             MFPyGError: for an unknown fidelity.
@@ -165,7 +165,7 @@ class MultiFidelityPotential(Potential):
         return nn.ModuleList(parts[i] for parts in (self.heads, self.private) if parts for i in numbers)
 
     def keep_only(self, fidelity: str) -> None:
-        """Drop what all other fidelities have of their own.
+        """Remove the heads and private blocks of all other fidelities.
 
         Raises:
             MFPyGError: for an unknown fidelity.
@@ -174,19 +174,19 @@ class MultiFidelityPotential(Potential):
         number = self.fidelities.index(fidelity)
         self.heads = nn.ModuleList([self.heads[number]])
         self.private = nn.ModuleList([self.private[number]] if self.private else [])
-        self.fidelities, self._compiler = (fidelity,), Compiler()  # what was compiled knows the other weights
+        self.fidelities, self._compiler = (fidelity,), Compiler()  # compiled functions take the removed weights
 
     def predict(self, data: Data, wanted: Mapping[str, bool], stress: bool = False) -> dict[str, Prediction]:
-        """Predictions of the wanted fidelities, with forces where the value is true, and stresses of all if wanted.
+        """Predict the fidelities in ``wanted``, with forces where its value is True, and with stresses if requested.
 
-        One pass through the backbone; one backward pass for each fidelity with forces or stress. What comes back
-        can be differentiated (again) in training mode, or where ``data.pos`` or ``data.cell`` requires a gradient;
-        in evaluation it is detached.
+        One pass through the backbone; one backward pass for each fidelity with forces or stress. The results can be
+        differentiated (again) in training mode, or if ``data.pos`` or ``data.cell`` requires a gradient; otherwise they
+        are detached.
 
         Raises:
-            MFPyGError: for an unknown fidelity, an element that the potential does not know, data on another device,
-                positions that are not finite, atoms that overlap so that the result would not be finite (in evaluation
-                mode), a stress where a graph does not repeat in all directions, or forces in inference mode.
+            MFPyGError: for an unknown fidelity or element, data on another device, positions that are not finite,
+                overlapping atoms if the result is not finite (in evaluation mode), a stress of a graph that is not
+                periodic in all directions, or forces in inference mode.
         """
         with default_torch_settings(keep_inference=True):
             return self._predict(without_inference_tensors(data), wanted, stress)
@@ -196,8 +196,8 @@ class MultiFidelityPotential(Potential):
             self.head(name)
         weight = next(self.parameters())
         _check_usable(weight, data, with_gradients=stress or any(wanted.values()))
-        traced = _requires_grad(data)
-        differentiable = torch.is_grad_enabled() and (self.training or traced)
+        requires_grad = _requires_grad(data)
+        differentiable = torch.is_grad_enabled() and (self.training or requires_grad)
         species = self.species_number(data.z)
         self.warn_untrained(data.z, wanted)
         largest = largest_coordinate(data.pos)
@@ -210,8 +210,8 @@ class MultiFidelityPotential(Potential):
         dtype = weight.dtype
         if largest > WARN_BEYOND and data.pos.dtype == torch.float32:
             warnings.warn(
-                f"positions in float32 reach {largest:,.0f} Å, where they are rounded by 6e-5 Å or more; give them in "
-                "float64, or nearer to the origin",
+                f"positions in float32 reach {largest:,.0f} Å, where they are rounded by 6e-5 Å or more; pass them in "
+                "float64, or move them closer to the origin",
                 MFPyGWarning,
                 stacklevel=3,
             )
@@ -221,14 +221,14 @@ class MultiFidelityPotential(Potential):
         if stress:
             check_volumes(lattice, topology.n_graphs)
         system = System(data.pos.to(dtype), species, topology, lattice)
-        through_compiler = self.compiled and not traced and topology.edge_index.shape[1] > 0
+        through_compiler = self.compiled and not requires_grad and topology.edge_index.shape[1] > 0
         evaluator = self._compiler if through_compiler else evaluate
         if self.isolated == "reference":
             system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
         predictions = evaluator(self, system, wanted, stress, differentiable)
         if self.isolated == "reference":
             predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
-        if not self.training:  # where the loss is looked at
+        if not self.training:  # in training the loss is checked
             check_apart(predictions.values(), data.pos.to(dtype), topology, lattice)
         return predictions
 
@@ -252,10 +252,10 @@ class MultiFidelityPotential(Potential):
         return prediction
 
     def species_number(self, z: Tensor) -> Tensor:
-        """Number of each atom's element among ``species``, (n_atoms,) int64.
+        """Index of each atom's element in ``species``, (n_atoms,) int64.
 
         Raises:
-            MFPyGError: naming the elements that the potential does not know.
+            MFPyGError: for unknown elements, which are listed.
         """
         known: Tensor = self.backbone.species  # type: ignore[assignment]
         number = torch.searchsorted(known, z).clamp(max=len(known) - 1)
@@ -263,24 +263,24 @@ class MultiFidelityPotential(Potential):
             unknown = z[known[number] != z]
             symbols = dict(enumerate(chemical_symbols))
             names = ", ".join(symbols.get(i, f"number {i}") for i in unknown.unique().tolist()[:20])
-            having = ", ".join(chemical_symbols[i] for i in self.species)
-            raise MFPyGError(f"element {names} is unknown to this potential (it knows {having})")
+            supported = ", ".join(chemical_symbols[i] for i in self.species)
+            raise MFPyGError(f"element {names} is unknown to this potential (it knows {supported})")
         return number
 
 
 def _check_usable(weight: Tensor, data: Data, with_gradients: bool) -> None:
-    """Check that weights and data are in one place, and can be differentiated where that is wanted."""
+    """Check that weights and data are on the same device, and can be differentiated if needed."""
     if torch.is_inference_mode_enabled() and with_gradients:
         raise MFPyGError("forces are gradients, which torch.inference_mode() forbids; use torch.no_grad() instead")
     if weight.is_inference() and with_gradients:
         raise MFPyGError(
-            "the weights were made or moved in torch.inference_mode(), so that nothing can be differentiated; use "
+            "the weights were created or moved in torch.inference_mode(), so that autograd cannot use them; use "
             "copy.deepcopy(potential), or load and move it outside of inference mode"
         )
     if data.pos.device != weight.device:
         raise MFPyGError(
-            f"the data are on {data.pos.device}, but the potential is on {weight.device}; move one of them, as with "
-            f"data.to('{weight.device}')"
+            f"the data are on {data.pos.device}, but the potential is on {weight.device}; move one of them, for "
+            f"example with data.to('{weight.device}')"
         )
 
 

@@ -16,12 +16,11 @@ class Prediction:
 
     Attributes:
         energy: total energies in kcal/mol, (n_graphs,) float64.
-        forces: −dE/dx in kcal/mol/Å, (n_atoms, 3), or ``None`` where not asked for.
-        atomic_energies: their share of each atom in kcal/mol, (n_atoms,) float64.
-        hierarchicality: the regulariser of HIP-NN, (n_graphs,).
+        forces: −dE/dx in kcal/mol/Å, (n_atoms, 3); ``None`` if not requested.
+        atomic_energies: contribution of each atom to the energy in kcal/mol, (n_atoms,) float64.
+        hierarchicality: regularization term of HIP-NN, (n_graphs,).
         stress: (1/V) dE/dε in kcal/mol/Å³ at the strain ε = 0 of positions and cell, x → x (I + ε) with ε symmetric;
-            (n_graphs, 3, 3), symmetric; ``None`` where not asked for. Positive where the crystal pulls itself
-            together (tension), as in ASE.
+            (n_graphs, 3, 3), symmetric; ``None`` if not requested. Positive under tension, as in ASE.
     """
 
     energy: Tensor
@@ -31,15 +30,15 @@ class Prediction:
     stress: Tensor | None = None
 
     def detached(self) -> Prediction:
-        """A copy without a graph of gradients."""
+        """Copy with all tensors detached."""
         return self._of_all(Tensor.detach)
 
     def without_last(self, n: int) -> Prediction:
-        """A copy without the last n graphs, of one atom each."""
+        """Copy without the last n graphs, which must have one atom each."""
         return self._of_all(lambda value: value[: len(value) - n])
 
     def of_edges(self, edges: Tensor, n_edges: int) -> Prediction:
-        """A copy with −dE/dr of these edges, (n,) int64, of so many, in ``forces``; the others' are zero."""
+        """Copy whose ``forces``, −dE/dr of ``edges`` (n,) int64, are extended by zeros to ``n_edges`` edges."""
         assert self.forces is not None
         return dataclasses.replace(self, forces=self.forces.new_zeros(n_edges, 3).index_copy_(0, edges, self.forces))
 

@@ -1,4 +1,4 @@
-"""SchNet, in PyTorch Geometric's implementation."""
+"""SchNet backbone, from the layers of PyTorch Geometric."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mfpyg.models.backbone import Backbone, check_elements
 
 
 class State(NamedTuple):
-    """State handed from block to block.
+    """State passed from block to block.
 
     Attributes:
-        features: of the atoms, (n_atoms, n_features).
+        features: features of the atoms, (n_atoms, n_features).
         edge_index: sources and targets, (2, n_edges).
         dist: lengths of the edges in Å, (n_edges,).
-        radial: Gaussians of them, (n_edges, n_gaussians).
+        radial: Gaussian basis of the lengths, (n_edges, n_gaussians).
     """
 
     features: Tensor
@@ -29,7 +29,7 @@ class State(NamedTuple):
 
 
 class Block(nn.Module):
-    """An interaction of PyG's SchNet with its residual connection."""
+    """Interaction of PyG's SchNet with a residual connection."""
 
     def __init__(self, interaction: nn.Module) -> None:
         super().__init__()
@@ -41,17 +41,17 @@ class Block(nn.Module):
 
 
 class SchNetBackbone(Backbone):
-    """SchNet without its output layers: the features after every interaction.
+    """SchNet without output layers.
 
-    The features after the last are those that :class:`torch_geometric.nn.models.SchNet` hands to its output layers.
+    The features after the last block equal the input of the output layers of :class:`torch_geometric.nn.models.SchNet`.
     (Schütt et al., NeurIPS 2017, arXiv 1706.08566.)
 
     Args:
-        species: atomic numbers that the network knows.
+        species: atomic numbers.
         n_interactions: number of blocks.
         n_features: width of the features.
         n_filters: width of the continuous filters.
-        n_gaussians: radial basis functions, evenly spaced up to the cutoff.
+        n_gaussians: number of radial basis functions, evenly spaced up to the cutoff.
         cutoff: in Å.
     """
 

@@ -1,4 +1,4 @@
-"""The atoms that a potential predicts energies of, with their neighbours, and what may be wrong with them."""
+"""Input of a prediction, atoms and their neighbours, and checks of it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mfpyg.lattice import Lattice
 from mfpyg.models.prediction import Prediction
 
 OVERLAP = 0.01
-"""Å. Nuclei are never this close, and what divides by smaller distances runs out of digits."""
+"""Distance in Å below which atoms overlap. Divisions by smaller distances lose all digits."""
 
 
 @dataclass
 class System:
-    """Atoms and their neighbours, as networks take them.
+    """Atoms and their neighbours.
 
     Attributes:
-        pos: (n_atoms, 3) in Å, in the precision of the weights; vectors, (n_edges, 3), of an
-            :class:`~mfpyg.graph.EdgeTopology`.
-        species: number of each atom's element among those of the potential, (n_atoms,) int64.
+        pos: positions (n_atoms, 3) in Å, in the dtype of the weights; with an :class:`~mfpyg.graph.EdgeTopology`, edge
+            vectors (n_edges, 3).
+        species: index of each atom's element in the ``species`` of the potential, (n_atoms,) int64.
         topology: atoms and neighbours.
-        lattice: cells, where something repeats.
-        prepared: by the backbone, where it does so beforehand.
+        lattice: cells of periodic graphs.
+        prepared: result of the backbone's ``prepare``, if it has been called.
     """
 
     pos: Tensor
@@ -40,10 +40,11 @@ class System:
 
 
 def with_isolated_atoms(system: System, elements: Tensor) -> System:
-    """The system, followed by one atom of each element, (n_species,) int64, as a graph of its own.
+    """Append one atom of each element in ``elements`` (n_species,) int64, each as a separate graph.
 
-    The network gives an atom that is alone an energy ε that depends on its element only. Where this is subtracted from
-    every atomic energy, E_i = E⁰(z_i) + ε_i − ε(z_i alone), level by level, fragments part to the reference energies.
+    The energy ε that the network predicts for an isolated atom depends on its element only. It is subtracted from every
+    atomic energy, level by level, E_i = E⁰(z_i) + ε_i − ε(z_i isolated), so that the energy of isolated atoms is the
+    reference energy.
     """
     n, topology = len(elements), system.topology
     number = torch.arange(n, device=elements.device)
@@ -58,16 +59,16 @@ def with_isolated_atoms(system: System, elements: Tensor) -> System:
         cubes = torch.eye(3, dtype=lattice.cell.dtype, device=lattice.cell.device).expand(n, 3, 3)
         lattice = Lattice(torch.cat([lattice.cell, cubes]), torch.cat([lattice.pbc, lattice.pbc.new_zeros(n, 3)]))
     species, pos = torch.cat([system.species, number]), system.pos
-    if not isinstance(topology, EdgeTopology):  # whose atoms have no positions
+    if not isinstance(topology, EdgeTopology):  # pos holds edge vectors
         pos = torch.cat([pos, pos.new_zeros(n, 3)])
     return dataclasses.replace(system, pos=pos, species=species, topology=new, lattice=lattice)
 
 
 def check_volumes(lattice: Lattice | None, n_graphs: int) -> None:
-    """Check that every graph has a volume, by which a stress is divided.
+    """Check that every graph has a volume, as the definition of the stress needs it.
 
     Raises:
-        MFPyGError: for the first that does not repeat in all directions.
+        MFPyGError: for the first graph that is not periodic in all directions.
     """
     repeats = torch.zeros(n_graphs, 3, dtype=torch.bool) if lattice is None else lattice.pbc
     without = (~repeats.all(dim=1)).nonzero()
@@ -84,9 +85,9 @@ class Overlap:
     """The two closest atoms of a batch.
 
     Attributes:
-        graph: in which they are.
-        atoms: their numbers in it; the same one twice where it is the atom's own image.
-        distance: in Å.
+        graph: number of the graph.
+        atoms: numbers of the atoms in the graph; equal for an atom and its own image.
+        distance: distance in Å.
     """
 
     graph: int
@@ -96,18 +97,18 @@ class Overlap:
     def __str__(self) -> str:
         one, two = self.atoms
         if one == two:
-            return f"atom {one} is {self.distance:.1e} Å from an image of its own"
+            return f"atom {one} is {self.distance:.1e} Å from its own image"
         where = "at the same place" if self.distance == 0 else f"{self.distance:.1e} Å apart"
         return f"atoms {one} and {two} are {where}"
 
 
 def find_overlap(pos: Tensor, topology: Topology, lattice: Lattice | None) -> Overlap | None:
-    """The closest two atoms, if they are closer than :data:`OVERLAP`.
+    """Find the two closest atoms; ``None`` if they are at least :data:`OVERLAP` apart.
 
     Args:
-        pos: (n_atoms, 3) in Å.
+        pos: positions (n_atoms, 3) in Å.
         topology: atoms and neighbours.
-        lattice: cells, where something repeats.
+        lattice: cells of periodic graphs.
     """
     distances = topology.at(pos.detach(), lattice).edge_dist.detach()  # (n_edges,)
     if not len(distances) or not distances.min() < OVERLAP:
@@ -120,9 +121,7 @@ def find_overlap(pos: Tensor, topology: Topology, lattice: Lattice | None) -> Ov
 
 
 def check_apart(predictions: Iterable[Prediction], pos: Tensor, topology: Topology, lattice: Lattice | None) -> None:
-    """Check, where something predicted is not finite, that this is not because atoms overlap.
-
-    Distances are looked at only then; otherwise this costs some sums.
+    """Check for overlapping atoms if a prediction is not finite; otherwise this only takes a few sums.
 
     Raises:
         MFPyGError: naming the two closest atoms, if they overlap.

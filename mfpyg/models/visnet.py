@@ -1,4 +1,4 @@
-"""ViSNet, in PyTorch Geometric's implementation, on the edges of any graph."""
+"""ViSNet backbone, from the layers of PyTorch Geometric."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from mfpyg.models.backbone import Backbone, check_elements
 
 
 class State(NamedTuple):
-    """State handed from block to block. Edges include one from each atom to itself, of length zero.
+    """State passed from block to block. Edges include a self-loop of length zero for each atom.
 
     Attributes:
-        features: of the atoms, (n_atoms, 2 n_features); of the level, not used by the next block.
-        scalars: of the atoms, (n_atoms, n_features).
-        vectors: harmonics of the atoms, (n_atoms, n_harmonics, n_features).
+        features: features of the level, (n_atoms, 2 n_features); not used by the next block.
+        scalars: scalar features of the atoms, (n_atoms, n_features).
+        vectors: vector features of the atoms, (n_atoms, n_harmonics, n_features).
         edges: features of the edges, (n_edges, n_features).
         edge_index: sources and targets, (2, n_edges).
         dist: lengths of the edges in Å, (n_edges,).
-        harmonics: of the edges, (n_edges, n_harmonics).
+        harmonics: spherical harmonics of the edges, (n_edges, n_harmonics).
     """
 
     features: Tensor
@@ -36,13 +36,13 @@ class State(NamedTuple):
 
 
 class Block(nn.Module):
-    """A message-passing layer of PyG's ViSNet with its residual connections."""
+    """Message-passing layer of PyG's ViSNet with residual connections."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.layer = layer
-        # Beyond PyG: this bias is zero at the start, and if it were trained, vectors and with them forces would jump
-        # where an atom crosses the cutoff, as it is added to what vanishes there.
+        # Unlike in PyG, this bias stays zero: it is added to a term that vanishes at the cutoff, so that vectors and
+        # forces would otherwise be discontinuous there.
         layer.s_proj.bias.requires_grad_(False)  # type: ignore[union-attr, operator]
 
     def forward(self, state: State) -> State:
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class LastBlock(Block):
-    """The last layer, and the normalisation of scalars and vectors after it."""
+    """The last layer, followed by the normalization of scalars and vectors."""
 
     def __init__(self, layer: nn.Module, norm: nn.Module, vector_norm: nn.Module) -> None:
         super().__init__(layer)
@@ -67,19 +67,19 @@ class LastBlock(Block):
 
 
 class ViSNetBackbone(Backbone):
-    """ViSNet without its output layers: the scalars after every layer, and squared lengths of the vectors.
+    """ViSNet without output layers. Its features are the scalars and the squared lengths of the vectors.
 
-    Scalars and vectors after the last layer are those of :class:`torch_geometric.nn.models.ViSNet`, whose output
-    layers take lengths of the vectors, too. (Wang et al., Nat. Commun. 15, 313 (2024), arXiv 2210.16518.)
+    After the last layer, scalars and vectors equal those of :class:`torch_geometric.nn.models.ViSNet`, whose output
+    layers also use lengths of the vectors. (Wang et al., Nat. Commun. 15, 313 (2024), arXiv 2210.16518.)
 
     Args:
-        species: atomic numbers that the network knows.
+        species: atomic numbers.
         n_interactions: number of blocks.
         n_features: width of scalars, vectors and edges.
-        n_heads: attention heads.
-        n_radial: radial basis functions.
+        n_heads: number of attention heads.
+        n_radial: number of radial basis functions.
         l_max: highest degree of the harmonics, 1 or 2.
-        vertex: whether edges see the geometry around their target, too.
+        vertex: whether edge features depend on the geometry around the target as well.
         cutoff: in Å.
     """
 
@@ -125,9 +125,9 @@ class ViSNetBackbone(Backbone):
         return State(invariants(scalars, vectors), scalars, vectors, edges, edge_index, dist, harmonics)
 
     def embedded(self, graph: Graph, radial: Tensor) -> Tensor:
-        """Species of the atoms and of their neighbours, (n_atoms, n_features).
+        """Embedding of the species of the atoms and their neighbours, (n_atoms, n_features).
 
-        As PyG's ``NeighborEmbedding``, which takes an atom's own periodic image for the atom itself and leaves it out.
+        Like PyG's ``NeighborEmbedding``, but including an atom's own periodic images, which that skips as self-loops.
         """
         layer = self.neighbour_embedding
         filters = layer.distance_proj(radial) * layer.cutoff(graph.edge_dist).unsqueeze(1)  # (n_edges, n_features)
@@ -138,5 +138,5 @@ class ViSNetBackbone(Backbone):
 
 
 def invariants(scalars: Tensor, vectors: Tensor) -> Tensor:
-    """Scalars, and squared lengths of the vectors, beside each other: (n_atoms, 2F)."""
+    """Concatenated scalars and squared lengths of the vectors, (n_atoms, 2F)."""
     return torch.cat([scalars, vectors.square().sum(dim=1)], dim=1)
