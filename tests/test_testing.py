@@ -107,7 +107,7 @@ def _crowded(graph: Graph, x: Tensor) -> Tensor:
         (_chiral, "energy unchanged by reflection"),
         (_directed, "energy unchanged by rotation"),
         (_numbered, "energy unchanged by order of the atoms"),
-        (_coupled, "energies of a batch are each graph's own"),
+        (_coupled, "energies in a batch are those of single graphs"),
         (_cut_off_from_gradients, "forces are the negative numerical gradient"),
         (_rounded, "forces are the negative numerical gradient"),
         (_random, "a prediction repeats to the last bit"),
@@ -175,7 +175,7 @@ class _WithoutImages(Simple):
 @pytest.mark.parametrize(
     ("network", "law"),
     [
-        (_Normed, "energy in training does not see another graph"),
+        (_Normed, "energy in training independent of another graph"),
         (_Nearest, "energy continuous on a path through a crowd"),
         (_WithoutImages, "energy of a supercell is that of its cells"),
     ],

@@ -1,1 +1,1 @@
-"""Predictions of trained potentials for many configurations: frames, files, and the rows of a data set."""
+"""Batched predictions of trained potentials: for frames, files and data sets."""

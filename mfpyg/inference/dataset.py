@@ -1,7 +1,7 @@
-"""Predictions of labelled data sets, batch by batch or conformation by conformation, and stored beside their run.
+"""Predictions for labelled data sets.
 
-A run's predictions are stored in its folder with what they depend on: the checkpoint's SHA-256, the data's
-fingerprint, the conformations and the version of the package.
+The predictions of a run are stored in its folder, together with what they depend on: the SHA-256 of the checkpoint, the
+fingerprint of the data, the conformations and the version of the package.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from mfpyg.models import Potential, Prediction
 from mfpyg.torch_defaults import with_default_torch_settings
 
 FORMAT = 1
-"""Version of the stored predictions."""
+"""Version of the format of stored predictions."""
 
 BATCH_SIZE = 128
-"""Maximum number of conformations in a batch; no second derivatives are kept."""
+"""Maximum number of conformations in a batch."""
 
 ATOMS = 4096
 """Maximum number of atoms in a batch of more than one conformation."""
 
 
 def common_columns(potential: Potential, dataset: ConformationDataset) -> dict[str, int]:
-    """Fidelities that a potential and a data set share, with their columns among the T of the data set.
+    """Fidelities that a potential and a data set share, with their columns in the labels of the data set.
 
     Raises:
-        MFPyGError: if there is none.
+        MFPyGError: if there are none.
     """
     columns = {name: dataset.fidelities.index(name) for name in potential.fidelities if name in dataset.fidelities}
     if not columns:
@@ -60,18 +60,18 @@ def predicted(
     split: str = "",
     track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
 ) -> Iterator[tuple[np.ndarray, Batch, dict[str, Prediction]]]:
-    """Predict what has a label, batch by batch, conformations of like size together.
+    """Predict labelled quantities in batches of conformations of similar size.
 
     Args:
-        potential: in evaluation mode.
-        dataset: all of it, not a part.
+        potential: potential in evaluation mode.
+        dataset: whole data set, not a subset.
         rows: numbers of the conformations, (n,) int64.
-        columns: of :func:`common_columns`.
-        split: what progress is shown of.
-        track: shows the progress over the batches of a split.
+        columns: result of :func:`common_columns`.
+        split: name of the split, for the progress bar.
+        track: wraps the batches of a split to show progress.
 
     Yields:
-        Numbers of a batch's conformations, the batch, and predictions of each fidelity that has a label in it.
+        Numbers of the conformations of a batch, the batch, and predictions of each fidelity with a label in it.
     """
     device = next(potential.parameters()).device
     plan = by_size(rows, dataset.slices["z"].diff().numpy(), BATCH_SIZE, ATOMS)
@@ -81,19 +81,19 @@ def predicted(
 
 
 def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, bool]:
-    """Fidelities with a label in the batch; True where forces are among them."""
+    """Fidelities with a label in the batch; the value is True if they have forces."""
     energy, forces = batch.energy_mask.any(dim=0), batch.forces_mask.any(dim=0)
     return {name: bool(forces[t]) for name, t in columns.items() if energy[t] or forces[t]}
 
 
 @dataclass
 class Predictions:
-    """Predictions of n conformations with N atoms altogether; NaN where the data have no label.
+    """Predictions for n conformations with N atoms in total; NaN where the data have no label.
 
     Attributes:
         rows: numbers of the conformations in the data set, (n,) int64.
         energy: total energies of each fidelity in kcal/mol, (n,) float64.
-        forces: of each fidelity that has any, in kcal/mol/Å, (N, 3) float32.
+        forces: forces of each fidelity with labelled forces in kcal/mol/Å, (N, 3) float32.
         reference: sums of the atomic reference energies of each fidelity in kcal/mol, (n,) float64.
     """
 
@@ -109,11 +109,11 @@ def predict_rows(
     dataset: ConformationDataset,
     rows: np.ndarray,
 ) -> Predictions:
-    """Predict every label that these conformations have.
+    """Predict all labels of the given conformations.
 
     Args:
-        potential: in evaluation mode.
-        dataset: all of it, not a part; with at least one of the potential's fidelities.
+        potential: potential in evaluation mode.
+        dataset: whole data set, not a subset; must have at least one of the potential's fidelities.
         rows: numbers of the conformations, (n,) int64.
 
     Raises:
@@ -138,25 +138,24 @@ def predict_rows(
                 atoms, _, _ = rows_of(torch.from_numpy(starts), torch.from_numpy(at[mask]))
                 of_labelled = mask[batch.batch.cpu().numpy()]
                 forces[name][atoms.numpy()] = prediction.forces.cpu().numpy()[of_labelled]
-    found = Predictions(rows, energy, forces, reference)
-    _check_finite(found, dataset, columns, n_atoms)
-    found.forces = {name: of for name, of in forces.items() if not np.isnan(of).all()}
-    return found
+    predictions_of_rows = Predictions(rows, energy, forces, reference)
+    _check_finite(predictions_of_rows, dataset, columns, n_atoms)
+    predictions_of_rows.forces = {name: values for name, values in forces.items() if not np.isnan(values).all()}
+    return predictions_of_rows
 
 
 def _check_finite(
-    found: Predictions, dataset: ConformationDataset, columns: dict[str, int], n_atoms: np.ndarray
+    predictions: Predictions, dataset: ConformationDataset, columns: dict[str, int], n_atoms: np.ndarray
 ) -> None:
-    # A prediction that is NaN must not pass for a label that is missing.
+    # A NaN prediction must not be taken for a missing label.
     for name, column in columns.items():
-        has_energy = dataset._data.energy_mask[found.rows, column].numpy()
-        has_forces = dataset._data.forces_mask[found.rows, column].numpy()
-        bad = has_energy & ~np.isfinite(found.energy[name])
-        owner = np.repeat(np.arange(len(found.rows)), n_atoms)
-        wrong = owner[has_forces[owner] & ~np.isfinite(found.forces[name]).all(axis=1)]
-        bad[wrong] = True
+        has_energy = dataset._data.energy_mask[predictions.rows, column].numpy()
+        has_forces = dataset._data.forces_mask[predictions.rows, column].numpy()
+        bad = has_energy & ~np.isfinite(predictions.energy[name])
+        owner = np.repeat(np.arange(len(predictions.rows)), n_atoms)
+        bad[owner[has_forces[owner] & ~np.isfinite(predictions.forces[name]).all(axis=1)]] = True
         if bad.any():
-            row = int(found.rows[np.flatnonzero(bad)[0]])
+            row = int(predictions.rows[np.flatnonzero(bad)[0]])
             molecule = dataset.molecules[int(dataset._data.molecule[row])]
             raise MFPyGError(
                 f"the potential predicts NaN or infinity for '{name}' of {bad.sum()} conformations, the first being "
@@ -165,10 +164,10 @@ def _check_finite(
 
 
 def average(members: Sequence[Predictions]) -> Predictions:
-    """The prediction of an ensemble: the mean of its members' energies and forces.
+    """Prediction of an ensemble: the mean of the energies and forces of its members.
 
     Raises:
-        MFPyGError: if the members are not of the same conformations or fidelities.
+        MFPyGError: if the members predict different conformations or fidelities.
     """
     first = members[0]
     for other in members[1:]:
@@ -190,16 +189,16 @@ def run_predictions(
     *,
     device: torch.device | str = "cpu",
 ) -> Predictions:
-    """Predictions of a run's best epoch: those stored in its folder, or new ones, which are stored there.
+    """Predictions of the best epoch of a run, which are stored in its folder and reused.
 
     Args:
-        run: folder of mfpyg-train.
-        dataset: all of it, not a part.
+        run: run folder of mfpyg-train.
+        dataset: whole data set, not a subset.
         rows: numbers of the conformations, (n,) int64.
-        device: where to predict.
+        device: device to predict on.
 
     Raises:
-        MFPyGError: if the run cannot be read or its folder not be written to, or as :func:`predict_rows`.
+        MFPyGError: if the run cannot be read or its folder cannot be written to, or as :func:`predict_rows`.
     """
     rows_hash = hashlib.sha256(np.ascontiguousarray(rows, np.int64).data).hexdigest()
     path = run / f"predictions-{dataset.fingerprint[:8]}-{rows_hash[:8]}.npz"
@@ -211,9 +210,9 @@ def run_predictions(
         "rows": rows_hash,
         "fidelities": list(dataset.fidelities),
     }
-    stored = read_npz(path) if zipfile.is_zipfile(path) else {}  # one that was cut off is made anew
+    stored = read_npz(path) if zipfile.is_zipfile(path) else {}  # a truncated file is replaced
     if str(stored.get("about")) == json.dumps(about):
-        return Predictions(rows, _of(stored, "energy"), _of(stored, "forces"), _of(stored, "reference"))
+        return Predictions(rows, *(_by_fidelity(stored, kind) for kind in ("energy", "forces", "reference")))
     found = predict_rows(load(run).to(device), dataset, rows)
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
     for kind in ("energy", "forces", "reference"):
@@ -222,10 +221,10 @@ def run_predictions(
     return found
 
 
-def _of(stored: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
+def _by_fidelity(stored: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
     return {key.partition("/")[2]: values for key, values in stored.items() if key.startswith(f"{kind}/")}
 
 
 def _save(name: str, arrays: dict[str, Any]) -> None:
-    with open(name, "wb") as file:  # a file of the handle, as numpy appends .npz to a name
+    with open(name, "wb") as file:  # numpy would append .npz to a name
         np.savez(file, **arrays)

@@ -1,4 +1,4 @@
-"""Ensembles of trained potentials: the mean of their predictions, and its spread."""
+"""Ensembles of trained potentials: mean and standard deviation of their predictions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Model = str | os.PathLike[str] | Potential
 
 
 class Ensemble:
-    """Potentials that share fidelities.
+    """Potentials with common fidelities.
 
     Args:
         models: one potential, run folder or checkpoint, or several.
-        device: where to put them; where they are (the CPU for files), if not given.
+        device: device to move them to; default: their current device (the CPU for files).
 
     Attributes:
         members: the potentials, in evaluation mode.
-        fidelities: that all members have, in the order of the first.
+        fidelities: fidelities that all members have, in the order of the first.
 
     Raises:
         MFPyGError: for no model, a file that cannot be read, or members without a common fidelity.
@@ -46,22 +46,22 @@ class Ensemble:
             self.members = [member.to(device) for member in self.members]
         common = [name for name in self.members[0].fidelities if all(name in m.fidelities for m in self.members)]
         if not common:
-            of_each = "; ".join(", ".join(member.fidelities) for member in self.members)
-            raise MFPyGError(f"the models have no fidelity in common ({of_each}); expected members of one ensemble")
+            known = "; ".join(", ".join(member.fidelities) for member in self.members)
+            raise MFPyGError(f"the models have no fidelity in common ({known}); expected members of one ensemble")
         self.fidelities = tuple(common)
-        for member in self.members:  # what one has warned of need not be said again
+        for member in self.members:  # warn once, not once per member
             member._warned = self.members[0]._warned
 
     @property
     def device(self) -> torch.device:
-        """Of the first member."""
+        """Device of the first member."""
         return next(self.members[0].parameters()).device
 
     def fidelity(self, name: str | None) -> str:
-        """The fidelity of this name; without one, the only one there is.
+        """Check the name of a fidelity; ``None`` stands for the only one.
 
         Raises:
-            MFPyGError: for an unknown one, or none given among several.
+            MFPyGError: for an unknown fidelity, or ``None`` if there are several.
         """
         if name is None:
             if len(self.fidelities) > 1:
@@ -75,28 +75,28 @@ class Ensemble:
     def predict(
         self, data: Data, wanted: Mapping[str, bool], stress: bool = False
     ) -> tuple[dict[str, Prediction], dict[str, Prediction] | None]:
-        """Mean and standard deviation of the members' predictions.
+        """Mean and standard deviation of the predictions of the members.
 
         Args:
             data, wanted, stress: as in :meth:`mfpyg.models.Potential.predict`.
 
         Returns:
-            The means, and the standard deviations (of the sample, n − 1) of every entry; ``None`` for one member.
+            The means, and the sample standard deviations (n − 1), which are ``None`` for a single member.
 
         Raises:
             MFPyGError: as :meth:`mfpyg.models.Potential.predict`.
         """
-        found = [member.predict(data, wanted, stress) for member in self.members]
-        if len(found) == 1:
-            return found[0], None
-        means = {name: _over([one[name] for one in found], lambda x: x.mean(dim=0)) for name in wanted}
-        return means, {name: _over([one[name] for one in found], lambda x: x.std(dim=0)) for name in wanted}
+        predictions = [member.predict(data, wanted, stress) for member in self.members]
+        if len(predictions) == 1:
+            return predictions[0], None
+        means = {name: _reduce([p[name] for p in predictions], lambda x: x.mean(dim=0)) for name in wanted}
+        return means, {name: _reduce([p[name] for p in predictions], lambda x: x.std(dim=0)) for name in wanted}
 
 
-def _over(predictions: Sequence[Prediction], reduce: Callable[[Tensor], Tensor]) -> Prediction:
-    """A reduction over members of every value that predictions have."""
+def _reduce(predictions: Sequence[Prediction], reduction: Callable[[Tensor], Tensor]) -> Prediction:
+    """Reduce every field over the members."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Prediction):
-        of_each = [getattr(prediction, field.name) for prediction in predictions]
-        values[field.name] = None if of_each[0] is None else reduce(torch.stack(of_each))
+        members = [getattr(prediction, field.name) for prediction in predictions]
+        values[field.name] = None if members[0] is None else reduction(torch.stack(members))
     return Prediction(**values)

@@ -1,8 +1,8 @@
-"""Frames in extended XYZ, written so that ASE reads back every value as it was.
+"""Writer for extended XYZ that ASE reads back without changes to any value.
 
-ASE's own writer is not enough: an empty string swallows the value behind it; backslashes, line ends and arrays of one
-number are lost, and strings such as ``"1.5"`` or ``"T"`` come back as numbers and truth values. Where the text of a
-value in the comment line is not certain, it is read back with ASE's reader first, and JSON is the second try.
+ASE's own writer is not enough: an empty string swallows the next value; backslashes, line ends and arrays of one number
+are lost, and strings such as ``"1.5"`` or ``"T"`` come back as numbers and booleans. Values in the comment line that
+may be read differently are tested with ASE's reader first, as text and then as JSON.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from mfpyg.datasets.frames import Frame
 FORMATS = {"f": ("R", "%16.8f"), "i": ("I", "%8d"), "u": ("I", "%8d"), "b": ("L", " %.1s")} | dict.fromkeys(
     "UO", ("S", "%-2s")
 )
-"""Type and format of a column by numpy's kind, as ASE writes them."""
+"""Type and format of a column by numpy dtype kind, as in ASE."""
 
 _ALL_DIGITS = "%16s"
-"""Format of a column of numbers that 8 decimals would change."""
+"""Format of a column of numbers that need more than 8 decimals."""
 
 _COLUMN_NAME = re.compile(r"""[^\s:="'\\{}\[\],]+""")
 RESERVED = {"symbols", "positions", "numbers", "species", "pos", "Z", "Properties", "Lattice", "pbc"}
 _OF_ASE = {"charge", "move_mask"} | {*per_config_properties}
-"""Columns that ASE takes for something else."""
+"""Column names with a special meaning in ASE."""
 
 _KEY = re.compile(r"(?!uid$)[A-Za-z_][A-Za-z0-9_.-]*", re.IGNORECASE)
 _TEXT = re.compile(r"([A-Za-z_][A-Za-z0-9_.:/+-]*)( [A-Za-z0-9_.:/+ -]*)?")
 _NO_TEXT = {"t", "f", "true", "false", "nan", "inf", "infinity", "_json"}
-"""First words of what ASE may read as something else, in one capitalisation or another."""
+"""First words, in lower case, of text that ASE may not read as text."""
 
 Columns = dict[str, tuple[np.ndarray, str]]
-"""Columns of the atoms' lines by name: values (n_atoms, width) and format."""
+"""Per-atom columns by name: values (n_atoms, width) and format."""
 
 
 def frame_as_text(frame: Frame, columns: Columns, pairs: list[str]) -> str:
-    """The lines of a frame with these columns and these ``key=value`` in its comment."""
+    """Format a frame with per-atom columns and ``key=value`` pairs in its comment line."""
     arrays = [array for array, _ in columns.values()]
     properties, formats, all_floats = _layout(
         tuple((name, array.dtype.kind, array.shape[1], form) for name, (array, form) in columns.items())
@@ -53,17 +53,17 @@ def frame_as_text(frame: Frame, columns: Columns, pairs: list[str]) -> str:
         numbers = np.concatenate(arrays, axis=1).ravel().tolist()
     else:
         rows = zip(*(array.tolist() for array in arrays), strict=True)
-        numbers = [value for of_atom in rows for values in of_atom for value in values]
+        numbers = [value for row in rows for values in row for value in values]
     cell = frame.cell.ravel().tolist()
     lattice = f'Lattice="{" ".join(map(str, cell))}" ' if any(cell) else ""
-    about = " ".join([*pairs, _pbc(*frame.pbc.tolist())])
-    head = f"{len(frame.z)}\n{lattice}Properties={properties} {about}\n"
+    comment = " ".join([*pairs, _pbc(*frame.pbc.tolist())])
+    head = f"{len(frame.z)}\n{lattice}Properties={properties} {comment}\n"
     return head + _template(frame.z.tobytes(), formats) % tuple(numbers)
 
 
 @functools.lru_cache(maxsize=256)
 def _layout(columns: tuple[tuple[str, str, int, str], ...]) -> tuple[str, str, bool]:
-    """``Properties``, the format of a line, and whether all are reals, of columns by name, kind, width and format."""
+    """``Properties``, format of a line, and whether all columns are real; columns are (name, kind, width, format)."""
     properties = "".join(f":{name}:{FORMATS[kind][0]}:{width}" for name, kind, width, _ in columns)
     formats = "".join(f" {form}" * width for _, _, width, form in columns)
     return f"species:S:1{properties}", formats, {kind for _, kind, _, _ in columns} == {"f"}
@@ -71,18 +71,18 @@ def _layout(columns: tuple[tuple[str, str, int, str], ...]) -> tuple[str, str, b
 
 @functools.lru_cache(maxsize=1024)
 def _template(numbers: bytes, formats: str) -> str:
-    """The lines of the atoms of these atomic numbers, (n,) int64 as bytes, each with these formats to be filled."""
+    """Format string of the lines of all atoms; ``numbers`` are the bytes of atomic numbers (n,) int64."""
     symbols = [chemical_symbols[z] for z in np.frombuffer(numbers, dtype=np.int64).tolist()]
     return "".join(f"{symbol:<2}{formats}\n" for symbol in symbols)
 
 
 @functools.lru_cache
-def _pbc(*repeats: bool) -> str:
-    return f'pbc="{" ".join("FT"[repeated] for repeated in repeats)}"'
+def _pbc(*pbc: bool) -> str:
+    return f'pbc="{" ".join("FT"[periodic] for periodic in pbc)}"'
 
 
 def add_column(columns: Columns, name: str, value: Any) -> str | None:
-    """Add per-atom values to the columns, of which ``pos`` is one, or return why that is not possible."""
+    """Add per-atom values to columns, which must include ``pos``; if that is not possible, return the reason."""
     array = np.asarray(value)
     kind = array.dtype.kind
     rows = array.shape[:1] == columns["pos"][0].shape[:1]
@@ -93,35 +93,35 @@ def add_column(columns: Columns, name: str, value: Any) -> str | None:
     if problem is not None:
         return problem
     if kind in "iu" and array.dtype != np.int32 and not -(2**31) <= int(array.min()) <= int(array.max()) < 2**31:
-        return "whole numbers of more than 32 bits"  # which ASE reads them with
+        return "integers of more than 32 bits"  # ASE reads int32
     if kind in "UO" and not all(isinstance(word, str) and _is_word(word) for word in array.flat):
-        return "per-atom values that are no words"
+        return "per-atom values that are not words"
     columns[name] = array, FORMATS[kind][1]
     return None
 
 
 @functools.lru_cache(maxsize=256)
 def _problem(name: str, width: int, others: tuple[tuple[str, int], ...]) -> str | None:
-    """Why a column cannot have this name beside others."""
+    """Reason why a column cannot have this name, given the names and widths of other columns."""
     if not _COLUMN_NAME.fullmatch(name) or name in RESERVED | _OF_ASE:
-        return "a name that no column can have"
+        return "not a valid column name"
     if not _fields(name, width).isdisjoint({"species", *(field for other in others for field in _fields(*other))}):
-        return "a name that with its number is that of another column"
+        return "numbered names that clash with another column"
     return None
 
 
 def _fields(name: str, width: int) -> set[str]:
-    """ASE's names of the columns of an array: the array's own, or one with a number for each."""
+    """ASE's names of the columns of an array: its name, followed by a number if there are several."""
     return {name} if width == 1 else {f"{name}{number}" for number in range(width)}
 
 
 def _is_word(text: str) -> bool:
-    """True for text without white space that UTF-8 can hold."""
+    """True for printable text without white space."""
     return text.isprintable() and text.split() == [text]
 
 
 def choose_digits(columns: Columns) -> None:
-    """Choose the format of columns of numbers: ASE's 8 decimals, or all digits where those would change them."""
+    """Choose the format of columns of real numbers: ASE's 8 decimals, or all digits if needed."""
     floats = [(name, array) for name, (array, _) in columns.items() if array.dtype.kind == "f"]
     exact = _has_8_digits(np.concatenate([array for _, array in floats], axis=1) if len(floats) > 1 else floats[0][1])
     for name, array in floats:
@@ -129,24 +129,23 @@ def choose_digits(columns: Columns) -> None:
 
 
 def _has_8_digits(values: np.ndarray) -> bool:
-    """True if 8 decimals hold all numbers."""
+    """True if 8 decimals represent all numbers exactly."""
     values = values.astype(np.float64, copy=False)
     with np.errstate(over="ignore"):
         return not np.count_nonzero(np.rint(values * 1e8) / 1e8 != values)
 
 
 def pair(key: Any, value: Any) -> str | None:
-    """``key=value`` as ASE reads it back; ``None`` if there is no such text.
+    """Format ``key=value`` such that ASE reads it back; ``None`` if that is not possible.
 
-    Lists of numbers come back as arrays and arrays of strings as lists, with the same content; a space group as its
-    symbol.
+    Lists of numbers are read back as arrays, arrays of strings as lists, and a space group as its symbol.
     """
-    text = _certain(key, value) if _is_plain(key) else None
+    text = _simple_text(key, value) if _is_plain(key) else None
     if text is not None:
         return f"{key}={text}"
     if type(value) is str:
-        return _of_text(key, value)
-    return _read_back(key, value, _candidates(value))
+        return _string_pair(key, value)
+    return _first_readable(key, value, _candidates(value))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -154,8 +153,8 @@ def _is_plain(key: Any) -> bool:
     return isinstance(key, str) and _KEY.fullmatch(key) is not None
 
 
-def _certain(key: str, value: Any) -> str | None:
-    """Text of a value that ASE certainly reads back: numbers, arrays of numbers, words."""
+def _simple_text(key: str, value: Any) -> str | None:
+    """Text of a value that ASE is known to read back: numbers, arrays of numbers, words."""
     if key in SPECIAL_3_3_KEYS:
         if not isinstance(value, np.ndarray) or value.shape != (3, 3):
             return None
@@ -175,13 +174,13 @@ def _certain(key: str, value: Any) -> str | None:
     return None
 
 
-@functools.lru_cache(maxsize=1024)  # frames repeat their words
-def _of_text(key: Any, value: str) -> str | None:
-    return _read_back(key, value, _candidates(value))
+@functools.lru_cache(maxsize=1024)  # frames repeat their strings
+def _string_pair(key: Any, value: str) -> str | None:
+    return _first_readable(key, value, _candidates(value))
 
 
-def _read_back(key: Any, value: Any, texts: Iterator[str]) -> str | None:
-    """First of the texts that ASE reads as the value, between other values."""
+def _first_readable(key: Any, value: Any, texts: Iterator[str]) -> str | None:
+    """``key=text`` with the first text that ASE reads as the value, with other pairs before and after."""
     if not isinstance(key, str) or not key.isprintable():
         return None
     name = key if _is_plain(key) else _quoted(key)
@@ -193,7 +192,7 @@ def _read_back(key: Any, value: Any, texts: Iterator[str]) -> str | None:
                 continue
             if len(found) == 3 and key in found and _same(found[key], value):
                 return f"{name}={text}"
-    except (TypeError, ValueError, RecursionError):  # no JSON: an object, a circle
+    except (TypeError, ValueError, RecursionError):  # not representable in JSON
         pass
     return None
 

@@ -1,6 +1,6 @@
-"""Prediction of files: frames in any format that ASE reads to extended XYZ, JSON, JSON lines or CSV.
+"""Prediction of files: from any format that ASE reads to extended XYZ, JSON, JSON lines or CSV.
 
-Both sides are streamed, so that memory does not grow with the number of frames.
+Input and output are streamed, so that memory does not grow with the number of frames.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from mfpyg.inference.frames import BATCH_SIZE, FramePrediction, names_of, predic
 from mfpyg.units import energy_unit
 
 _PREDICTED = {"energy", "energies", "free_energy", "forces", "stress", "stresses"}
-"""Results that make no sense beside our energy."""
+"""Results in the input that are replaced by the predictions."""
 
 _QUANTITIES = ("energy", "energy_std", "forces", "forces_std", "stress", "stress_std")
 
 _NAMED = 10
-"""Values named in the warning about those that are not kept; more are counted."""
+"""Maximum number of values named in the warning about values that are not kept."""
 
 Track = Callable[[Iterator[FramePrediction]], Iterable[FramePrediction]]
 
@@ -53,30 +53,29 @@ def predict_file(
     output_format: str | None = None,
     track: Track = iter,
 ) -> int:
-    """Predict all frames of a file; the target is replaced in one step when the last one is written.
+    """Predict all frames of a file. The target is written atomically.
 
     Args:
         ensemble: one potential or several.
-        source: what ASE reads, see :func:`mfpyg.datasets.frames.frames_of`.
-        target: of which the suffix says the format; may exist, but not be the source.
-        fidelities: a name or several; may be left out only where there is a single one.
-        forces: whether forces are wanted; if not given, in all formats but CSV.
-        stress: whether stresses are wanted, of frames that repeat in all directions.
-        unit: of energies, see :data:`mfpyg.units.ENERGY_UNITS`; forces are per Å.
-        batch_size: most frames predicted at once.
-        input_format: ASE's name of it, where the file does not say.
-        output_format: ``extxyz``, ``json``, ``jsonl`` or ``csv``; if not given, by the target's suffix.
-        track: shows the progress.
+        source: file that ASE reads, see :func:`mfpyg.datasets.frames.frames_of`.
+        target: output file; may exist, but must differ from the source.
+        fidelities: one or several names; optional if there is only one fidelity.
+        forces: whether to predict forces; default: in all formats except CSV.
+        stress: whether to predict stresses of frames that are periodic in all directions.
+        unit: unit of energies, see :data:`mfpyg.units.ENERGY_UNITS`; forces are per Å.
+        batch_size: maximum number of frames in a batch.
+        input_format: ASE's name of the format; default: determined from the file.
+        output_format: ``extxyz``, ``json``, ``jsonl`` or ``csv``; default: by the suffix of the target.
+        track: wraps the predictions to show progress.
 
     Returns:
         The number of frames.
 
     Warns:
-        MFPyGWarning: naming what frames came with that extended XYZ cannot hold or that is predicted anew.
+        MFPyGWarning: naming values of the input that extended XYZ cannot represent or that are replaced by predictions.
 
     Raises:
-        MFPyGError: if either file or a name is not as it should be, or a frame cannot be read or predicted, which it
-            names; nothing is left at the target's place then but what was there before.
+        MFPyGError: for an invalid file or name, or a frame that cannot be read or predicted; keeps the old target.
     """
     format_name = format_of(target, output_format)
     if target.exists() and source.exists() and target.samefile(source):
@@ -86,16 +85,16 @@ def predict_file(
     names = names_of(ensemble, fidelities)
     output = output_of(names, unit, len(ensemble.members) > 1, forces, stress)
     frames = frames_of(source, input_format)
-    found = predict_frames(
+    predictions = predict_frames(
         ensemble, frames, names, forces=forces, stress=stress, unit=unit, batch_size=batch_size, source=str(source)
     )
     n_frames = 0
 
     def counted() -> Iterator[FramePrediction]:
         nonlocal n_frames
-        for one in track(found):
+        for prediction in track(predictions):
             n_frames += 1
-            yield one
+            yield prediction
 
     def write(name: str) -> None:
         with open(name, "w", encoding="utf-8", newline="\n") as file:
@@ -105,19 +104,19 @@ def predict_file(
     if output.lost:
         more = f" and {len(output.lost) - _NAMED} more" if len(output.lost) > _NAMED else ""
         listed = ", ".join(f"{shown(name)} ({reason})" for name, reason in list(output.lost.items())[:_NAMED])
-        warnings.warn(f"{target} is without some of what frames came with: {listed}{more}", MFPyGWarning, stacklevel=2)
+        warnings.warn(f"{target} lacks some values of the input: {listed}{more}", MFPyGWarning, stacklevel=2)
     return n_frames
 
 
 @dataclass(frozen=True)
 class Output:
-    """Predictions written for each frame.
+    """Contents of the output for each frame.
 
     Attributes:
-        fidelities: names, in the order in which they are written.
-        unit: of energies, a key of :data:`mfpyg.units.ENERGY_UNITS`; forces are per Å, stresses per Å³.
-        quantities: those of the attributes of :class:`mfpyg.inference.frames.Values` that predictions have.
-        lost: what frames came with and extended XYZ is without, each with the reason; grows while it is written.
+        fidelities: names of the fidelities, in the order in which they are written.
+        unit: unit of energies, a key of :data:`mfpyg.units.ENERGY_UNITS`; forces are per Å, stresses per Å³.
+        quantities: attributes of :class:`mfpyg.inference.frames.Values` to write.
+        lost: names of input values that are not written to extended XYZ, with the reason; filled while writing.
     """
 
     fidelities: tuple[str, ...]
@@ -127,20 +126,23 @@ class Output:
 
     @property
     def as_results(self) -> bool:
-        """True if ASE may read the values as results of a calculator: those of one fidelity in eV."""
+        """True if ASE may read the values as calculator results: a single fidelity in eV."""
         return len(self.fidelities) == 1 and self.unit == "eV"
 
     def unit_of(self, quantity: str) -> str:
-        """The unit of a quantity."""
+        """Unit of a quantity."""
         per = {"energy": "", "forces": "/Å", "stress": "/Å³"}
         return self.unit + per[quantity.removesuffix("_std")]
 
 
 def output_of(fidelities: Iterable[str], unit: str, spread: bool, forces: bool, stress: bool) -> Output:
-    """Output of these predictions.
+    """Create an output description.
 
     Args:
-        unit: as :func:`mfpyg.units.energy_unit` reads it.
+        fidelities: names of the fidelities.
+        unit: unit of energies, as accepted by :func:`mfpyg.units.energy_unit`.
+        spread: whether to write standard deviations.
+        forces, stress: whether to write them.
 
     Raises:
         MFPyGError: for an unknown unit.
@@ -151,21 +153,21 @@ def output_of(fidelities: Iterable[str], unit: str, spread: bool, forces: bool, 
 
 
 def as_extxyz(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:
-    """Frames as ASE's own writer writes them, where that loses nothing.
+    """Write extended XYZ, as ASE's writer does where that is lossless.
 
-    Values of one fidelity in eV are called ``energy``, ``forces`` and ``stress``, which ASE reads as a calculator's
-    results; all others have the fidelity's name before them (``cc_energy``), and ``energy_unit`` stands beside them
-    unless it is eV. What else a frame came with is read back by ASE as it was; what cannot be is left out, and so is
-    what is predicted anew, and ``output.lost`` says which. See :func:`mfpyg.inference.extxyz.pair` for the values of
-    the frame; columns of numbers have 8 digits after the point, as ASE's, or all where they need more.
+    Values of a single fidelity in eV are named ``energy``, ``forces`` and ``stress``, which ASE reads as calculator
+    results; otherwise names are prefixed with the fidelity (``cc_energy``), and ``energy_unit`` is added if it is not
+    eV. Other values of the input are written so that ASE reads them back unchanged, see
+    :func:`mfpyg.inference.extxyz.pair`; values for which that is impossible, or that are replaced by predictions, are
+    omitted and listed in ``output.lost``. Real columns have 8 decimals, as in ASE, or all digits if needed.
     """
     prefixes = {name: "" if output.as_results else f"{name}_" for name in output.fidelities}
     taken = {prefix + quantity for prefix in prefixes.values() for quantity in _QUANTITIES}
     taken |= _PREDICTED if output.as_results else {"energy_unit"}
-    taken |= {f"{name}{number}" for name in taken if "forces" in name for number in range(3)}  # what ASE makes of them
-    for one in predictions:
-        columns, pairs = _kept(one.frame, taken, output.lost)
-        for name, values in one.of.items():
+    taken |= {f"{name}{number}" for name in taken if "forces" in name for number in range(3)}  # ASE's column names
+    for prediction in predictions:
+        columns, pairs = _kept(prediction.frame, taken, output.lost)
+        for name, values in prediction.of.items():
             for quantity in output.quantities:
                 value = getattr(values, quantity)
                 if value is None:
@@ -176,11 +178,11 @@ def as_extxyz(predictions: Iterable[FramePrediction], output: Output) -> Iterato
                     pairs.append(pair(prefixes[name] + quantity, value) or "")
         if output.unit != "eV":
             pairs.append(f"energy_unit={output.unit}")
-        yield frame_as_text(one.frame, columns, pairs)
+        yield frame_as_text(prediction.frame, columns, pairs)
 
 
 def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns, list[str]]:
-    """Values of a frame that extended XYZ can hold: columns of the atoms, and ``key=value`` of the frame."""
+    """Input values to keep, as per-atom columns and ``key=value`` pairs; others are added to ``lost``."""
     columns: Columns = {"pos": (frame.pos, "")}
     pairs, reasons = [], {"constraints": "not read"} if frame.constrained else {}
     for key, value in frame.values.items():
@@ -213,42 +215,44 @@ def _full_stress(value: Any) -> Any:
 
 
 def as_json(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:
-    """One object: ``units``, ``fidelities`` and ``frames``, a list with a line for each."""
+    """Write one object with ``units``, ``fidelities`` and the list ``frames``, with one line per frame."""
     units = {quantity: output.unit_of(quantity) for quantity in output.quantities}
     head = {"units": units, "fidelities": output.fidelities}
     yield json.dumps(head, ensure_ascii=False)[:-1] + ', "frames": ['
-    between = "\n"
-    for one in predictions:
-        yield between + json.dumps(_plain(one, output), allow_nan=False)
-        between = ",\n"
+    separator = "\n"
+    for prediction in predictions:
+        yield separator + json.dumps(_as_dict(prediction, output), allow_nan=False)
+        separator = ",\n"
     yield "\n]}\n"
 
 
 def as_jsonl(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:
-    """A line for each frame, which says its unit, as there is no head."""
-    for one in predictions:
-        yield json.dumps({**_plain(one, output), "energy_unit": output.unit}, allow_nan=False) + "\n"
+    """Write one object per line and frame, each with its ``energy_unit``."""
+    for prediction in predictions:
+        yield json.dumps({**_as_dict(prediction, output), "energy_unit": output.unit}, allow_nan=False) + "\n"
 
 
-def _plain(one: FramePrediction, output: Output) -> dict[str, Any]:
-    """Number in the file, formula, and each fidelity's values; stresses are (3, 3), or ``None`` where there is none."""
-    about: dict[str, Any] = {"frame": one.frame.number, "formula": _formula(one.frame.z.tobytes())}
-    for name, values in one.of.items():
-        found = {quantity: getattr(values, quantity) for quantity in output.quantities}
-        about[name] = {key: v.tolist() if isinstance(v, np.ndarray) else v for key, v in found.items()}
-    return about
+def _as_dict(prediction: FramePrediction, output: Output) -> dict[str, Any]:
+    """Number of the frame, formula, and the values of each fidelity; stresses are (3, 3) or ``None``."""
+    frame = prediction.frame
+    result: dict[str, Any] = {"frame": frame.number, "formula": _formula(frame.z.tobytes())}
+    for name, values in prediction.of.items():
+        wanted = {quantity: getattr(values, quantity) for quantity in output.quantities}
+        result[name] = {key: v.tolist() if isinstance(v, np.ndarray) else v for key, v in wanted.items()}
+    return result
 
 
 def as_csv(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:
-    """A row for each frame, with units in the first; the numbers of forces and stresses in a cell, by spaces.
+    """Write a header with units, then one row per frame; forces and stresses are space-separated lists in one cell.
 
-    Forces are those of the first atom, then of the second; stresses xx, yy, zz, yz, xz, xy, as in ASE.
+    Forces are in the order of the atoms; stresses are xx, yy, zz, yz, xz, xy, as in ASE.
     """
     names = [f"{name}_{q} [{output.unit_of(q)}]" for name in output.fidelities for q in output.quantities]
     yield _csv_row(["frame", "formula", "n_atoms", *names])
-    for one in predictions:
-        row: list[Any] = [one.frame.number, _formula(one.frame.z.tobytes()), len(one.frame.z)]
-        for values in one.of.values():
+    for prediction in predictions:
+        frame = prediction.frame
+        row: list[Any] = [frame.number, _formula(frame.z.tobytes()), len(frame.z)]
+        for values in prediction.of.values():
             row += [_cell(getattr(values, quantity), quantity) for quantity in output.quantities]
         yield _csv_row(row)
 
@@ -267,20 +271,20 @@ def _csv_row(cells: list[Any]) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _formula(numbers: bytes) -> str:
-    """Hill's formula of atomic numbers, (n,) int64 as bytes."""
+    """Formula in Hill order; ``numbers`` are the bytes of atomic numbers (n,) int64."""
     return str(Symbols(np.frombuffer(numbers, dtype=np.int64)).get_chemical_formula())
 
 
 Writer = Callable[[Iterable[FramePrediction], Output], Iterator[str]]
 
 WRITERS: dict[str, Writer] = {"extxyz": as_extxyz, "json": as_json, "jsonl": as_jsonl, "csv": as_csv}
-"""Formats of the output, and how predictions become their text."""
+"""Writers by output format."""
 
 _SUFFIXES = {".xyz": "extxyz", ".extxyz": "extxyz", ".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
 
 
 def format_of(path: Path, name: str | None = None) -> str:
-    """The output format of this name; without one, that which the suffix of the file says.
+    """Output format by name, or else by the suffix of the file.
 
     Raises:
         MFPyGError: for an unknown name or suffix.
@@ -291,5 +295,5 @@ def format_of(path: Path, name: str | None = None) -> str:
         return name
     if path.suffix.lower() not in _SUFFIXES:
         known = ", ".join(_SUFFIXES)
-        raise MFPyGError(f"{path}: its suffix says no format (known: {known}); name one with --output-format")
+        raise MFPyGError(f"{path}: unknown suffix (known: {known}); choose a format with --output-format")
     return _SUFFIXES[path.suffix.lower()]

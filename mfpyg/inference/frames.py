@@ -1,4 +1,4 @@
-"""Batched prediction of frames: molecules and periodic systems of any sizes, in their order."""
+"""Batched prediction of frames, which may be molecules and periodic systems of any size."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Values(NamedTuple):
 
     Attributes:
         energy: total energy.
-        forces: (n, 3) float64; ``None`` where not asked for.
-        stress: (3, 3) float64, positive under tension; ``None`` where not asked for, and for a frame
-            that does not repeat in all directions.
-        energy_std, forces_std, stress_std: standard deviations over the members of an ensemble (sample, n − 1);
+        forces: (n, 3) float64; ``None`` if not requested.
+        stress: (3, 3) float64, positive under tension; ``None`` if not requested, or if the frame is not periodic in
+            all directions.
+        energy_std, forces_std, stress_std: sample standard deviations (n − 1) over the members of an ensemble;
             ``None`` for a single potential.
     """
 
@@ -54,8 +54,8 @@ class FramePrediction(NamedTuple):
     """A frame and its predictions.
 
     Attributes:
-        frame: as it was read.
-        of: the predictions by fidelity.
+        frame: frame as read.
+        of: predictions by fidelity.
     """
 
     frame: Frame
@@ -73,28 +73,28 @@ def predict_frames(
     batch_size: int = BATCH_SIZE,
     source: str = "",
 ) -> Iterator[FramePrediction]:
-    """Predict frames in batches of consecutive ones.
+    """Predict frames in batches of consecutive frames.
 
     A batch has at most ``batch_size`` frames and, unless it is a single frame, 4096 atoms; it may mix molecules and
-    periodic systems of any sizes. At most one batch of frames is in memory.
+    periodic systems. Only one batch is in memory at a time.
 
     Args:
         ensemble: one potential or several.
         frames: from :func:`mfpyg.datasets.frames.frames_of` or ASE; may be infinite.
-        fidelities: a name or several, all from one pass; may be left out only where there is a single one.
-        forces: whether forces are wanted; each fidelity's cost a backward pass.
-        stress: whether stresses are wanted, of frames that repeat in all directions.
-        unit: of energies, see :data:`mfpyg.units.ENERGY_UNITS`; lengths are in Å.
+        fidelities: one or several names, predicted in one pass; optional if there is only one fidelity.
+        forces: whether to compute forces, by a backward pass for each fidelity.
+        stress: whether to compute stresses of frames that are periodic in all directions.
+        unit: unit of energies, see :data:`mfpyg.units.ENERGY_UNITS`; lengths are in Å.
         batch_size: maximum number of frames in a batch.
-        source: name of the file for errors.
+        source: file name for error messages.
 
     Yields:
         A prediction for each frame, in the order of the frames.
 
     Raises:
-        MFPyGError: for an unknown fidelity, none given among several, an unknown unit, or a batch size less than one.
-            For a frame, which it names, without atoms, with elements that are unknown, positions or predictions that
-            are not finite, atoms that overlap, or a cell without a volume.
+        MFPyGError: for an unknown fidelity, none given although there are several, an unknown unit, or a batch size
+            below one; and for a frame, which it names, without atoms, with unknown elements, positions or predictions
+            that are not finite, overlapping atoms, or a cell without a volume.
 
     Example:
         >>> ensemble = Ensemble(["runs/seed-0", "runs/seed-1"])               # doctest: +SKIP
@@ -105,14 +105,14 @@ def predict_frames(
         raise MFPyGError(f"batch size is {batch_size}, expected at least 1")
     wanted = dict.fromkeys(names_of(ensemble, fidelities), forces)
     task = _Task(ensemble, wanted, stress, 1 / energy_factor(unit))
-    return _predicted(task, _batches(_numbered(frames), batch_size), source)
+    return _predict_batches(task, _batches(_numbered(frames), batch_size), source)
 
 
 def names_of(ensemble: Ensemble, fidelities: Sequence[str] | str | None) -> list[str]:
     """Names of the requested fidelities.
 
     Raises:
-        MFPyGError: for an unknown one, one given twice, or none given among several.
+        MFPyGError: for an unknown or repeated fidelity, or none given although there are several.
     """
     if fidelities is None or isinstance(fidelities, str):
         return [ensemble.fidelity(fidelities)]
@@ -125,7 +125,7 @@ def names_of(ensemble: Ensemble, fidelities: Sequence[str] | str | None) -> list
 
 @dataclass(frozen=True)
 class _Task:
-    """The requested predictions; ``factor`` is one kcal/mol in the unit."""
+    """What to predict; ``factor`` is 1 kcal/mol in the requested unit."""
 
     ensemble: Ensemble
     wanted: dict[str, bool]
@@ -133,23 +133,23 @@ class _Task:
     factor: float
 
 
-def _predicted(task: _Task, batches: Iterable[list[Frame]], source: str) -> Iterator[FramePrediction]:
+def _predict_batches(task: _Task, batches: Iterable[list[Frame]], source: str) -> Iterator[FramePrediction]:
     for batch in batches:
         interrupt.check()
         try:
-            found = _of_batch(task, batch)
+            predictions = _predict_batch(task, batch)
         except MFPyGError:
             for frame in batch:
                 if (error := _error_of(task, frame)) is not None:
                     raise MFPyGError(f"{source}{': ' if source else ''}frame {frame.number}: {error}") from error
             raise
-        yield from found
+        yield from predictions
 
 
 def _error_of(task: _Task, frame: Frame) -> MFPyGError | None:
-    """Error that predicting this frame alone raises."""
+    """Error raised by the prediction of a single frame."""
     try:
-        _of_batch(task, [frame])
+        _predict_batch(task, [frame])
     except MFPyGError as error:
         return error
     return None
@@ -161,7 +161,7 @@ def _numbered(frames: Iterable[Frame | Atoms]) -> Iterator[Frame]:
 
 
 def _batches(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
-    """Consecutive frames, bounded in number and in atoms."""
+    """Group consecutive frames, with limits on the numbers of frames and atoms."""
     batch: list[Frame] = []
     atoms = 0
     for frame in frames:
@@ -175,38 +175,38 @@ def _batches(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
 
 
 @with_default_torch_settings
-def _of_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]:
-    """Predictions of these frames; those with a stress in a batch of their own, as all of its graphs need a volume."""
+def _predict_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]:
+    """Predict a batch; if stresses are requested, frames with and without a volume are predicted separately."""
     if not task.stress:
-        return _of_alike(task, batch, False)
-    found: dict[int, FramePrediction] = {}
+        return _predict_graphs(task, batch, False)
+    result: dict[int, FramePrediction] = {}
     for with_volume in (True, False):
         numbers = [i for i, frame in enumerate(batch) if bool(frame.pbc.all()) == with_volume]
         if numbers:
-            predictions = _of_alike(task, [batch[i] for i in numbers], with_volume)
-            found.update(zip(numbers, predictions, strict=True))
-    return [found[i] for i in range(len(batch))]
+            predictions = _predict_graphs(task, [batch[i] for i in numbers], with_volume)
+            result.update(zip(numbers, predictions, strict=True))
+    return [result[i] for i in range(len(batch))]
 
 
-def _of_alike(task: _Task, batch: Sequence[Frame], stress: bool) -> list[FramePrediction]:
+def _predict_graphs(task: _Task, batch: Sequence[Frame], stress: bool) -> list[FramePrediction]:
     data = batch_of(batch, task.ensemble)
     mean, spread = task.ensemble.predict(data, task.wanted, stress)
     ends = np.cumsum([len(frame.z) for frame in batch]).tolist()
-    of_each = zip(
+    per_frame = zip(
         *(_split(mean[name], None if spread is None else spread[name], ends, task.factor) for name in task.wanted),
         strict=True,
     )
     return [
         FramePrediction(frame, dict(zip(task.wanted, values, strict=True)))
-        for frame, values in zip(batch, of_each, strict=True)
+        for frame, values in zip(batch, per_frame, strict=True)
     ]
 
 
 def _split(mean: Prediction, spread: Prediction | None, ends: Sequence[int], factor: float) -> Iterator[Values]:
-    """Predictions of one fidelity for each frame of a batch.
+    """Split the predictions of one fidelity by frame.
 
     Raises:
-        MFPyGError: if any of them is not finite.
+        MFPyGError: if a value is not finite.
     """
     columns: dict[str, Any] = {}
     for suffix, prediction in (("", mean), ("_std", spread)):
@@ -219,23 +219,23 @@ def _split(mean: Prediction, spread: Prediction | None, ends: Sequence[int], fac
                 raise MFPyGError("the prediction is not a finite number; check for atoms that are much too close")
             if quantity == "energy":
                 values = values.tolist()
-            columns[quantity + suffix] = _parted(values, ends) if quantity == "forces" else values
+            columns[quantity + suffix] = _split_rows(values, ends) if quantity == "forces" else values
     return map(Values, *(columns.get(name, repeat(None)) for name in Values._fields))
 
 
-def _parted(values: np.ndarray, ends: Sequence[int]) -> list[np.ndarray]:
-    """The rows of each frame; ``np.split`` takes twice as long."""
+def _split_rows(values: np.ndarray, ends: Sequence[int]) -> list[np.ndarray]:
+    """Rows of each frame, in half the time of ``np.split``."""
     return [values[first:end] for first, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
 def batch_of(frames: Sequence[Frame], ensemble: Ensemble) -> Data:
-    """The frames as one graph, on the device and in the precision of the ensemble.
+    """Collate frames, on the device and in the dtype of an ensemble.
 
-    Edges are found once for all members with the cutoff of the first; members with another cutoff find their own.
+    Edges are built with the cutoff of the first member; members with another cutoff build their own.
 
     Args:
-        frames: molecules and periodic systems of any sizes, at least one.
-        ensemble: that will predict.
+        frames: at least one molecule or periodic system.
+        ensemble: potentials that will predict.
 
     Returns:
         ``Data`` with ``z`` (n_atoms,), ``pos`` (n_atoms, 3), ``batch`` (n_atoms,), ``cell`` (n_frames, 3, 3), ``pbc``
@@ -243,11 +243,11 @@ def batch_of(frames: Sequence[Frame], ensemble: Ensemble) -> Data:
 
     Raises:
         MFPyGError: for a frame without atoms, positions that are not finite, an element unknown to the first member,
-            atoms that overlap, or a cell that makes no sense.
+            overlapping atoms, or an invalid cell.
     """
-    data = _collated(frames, ensemble)
+    data = _collate(frames, ensemble)
     first = ensemble.members[0]
-    first.species_number(data.z)  # an unknown element is the clearer complaint
+    first.species_number(data.z)  # before other checks, as its error is the most helpful
     topology, lattice = find_topology(data, first.cutoff)
     overlap = find_overlap(data.pos, topology, lattice)
     if overlap is not None:
@@ -257,8 +257,8 @@ def batch_of(frames: Sequence[Frame], ensemble: Ensemble) -> Data:
     return data
 
 
-def _collated(batch: Sequence[Frame], ensemble: Ensemble) -> Data:
-    """The frames as one graph without edges."""
+def _collate(batch: Sequence[Frame], ensemble: Ensemble) -> Data:
+    """Collate frames without edges."""
     n_atoms = np.array([len(frame.z) for frame in batch])
     if not n_atoms.all():
         raise MFPyGError("no atoms; expected at least one")

@@ -1,1 +1,1 @@
-"""Trained potentials in the programs that chemists use: one module a program, imported when it is asked for."""
+"""Interfaces to other programs, one module per program, which are imported on demand."""

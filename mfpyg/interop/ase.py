@@ -1,4 +1,4 @@
-"""Trained potentials in ASE: molecular dynamics, relaxations, vibrations, and whatever else takes a calculator."""
+"""ASE calculator for trained potentials."""
 
 from __future__ import annotations
 
@@ -52,29 +52,29 @@ class _CopyableLock:
 class MFPyGCalculator(Calculator):
     """Energies, forces and stresses of one fidelity, in eV, eV/Å and eV/Å³.
 
-    Only what is asked for is computed: forces, which take as long again as the energy, and the stress, which comes
-    with the forces. What was asked for at one geometry is computed at once at the next.
+    Only requested properties are computed: forces double the time, and the stress comes with the forces. Properties
+    requested at one geometry are computed together at the next.
 
-    Several models are an ensemble. Its results are means, and the standard deviations of the members (n − 1) stand
-    beside them as ``energy_std``, ``energies_std``, ``forces_std`` (of each component) and ``stress_std``.
+    Several models form an ensemble. The results are then means, and the sample standard deviations (n − 1) of the
+    members are in ``energy_std``, ``energies_std``, ``forces_std`` (per component) and ``stress_std``.
 
-    Several threads may share a calculator: they take turns, and what a method returns for ``atoms`` is of these atoms.
-    ``results`` are those of the last calculation, whichever thread made it.
+    Threads that share a calculator are serialized, and methods return the properties of the given ``atoms``, while
+    ``results`` are those of the last calculation in any thread.
 
     Args:
-        models: a potential, a run folder or a checkpoint, or several; potentials are copied.
-        fidelity: level of theory; may be left out where there is only one.
-        skin: of the neighbour list in Å; see :class:`mfpyg.interop.verlet.VerletList`.
-        device: where to compute, as ``"cuda"``; where the potential is, if not given; the CPU for files.
-        dtype: ``"float32"`` or ``"float64"``; as trained, if not given. Energies are float64 in any case.
-        compiled: whether to go through ``torch.compile``, see :mod:`mfpyg.models.compiled`; takes a minute or more at
-            first.
-        atoms: what to attach the calculator to.
+        models: a potential, run folder or checkpoint, or several; potentials are copied.
+        fidelity: level of theory; optional if there is only one.
+        skin: skin of the neighbour list in Å; see :class:`mfpyg.interop.verlet.VerletList`.
+        device: device such as ``"cuda"``; default: that of the potential, the CPU for files.
+        dtype: ``"float32"`` or ``"float64"``; default: as trained. Energies are always float64.
+        compiled: whether to use ``torch.compile``, see :mod:`mfpyg.models.compiled`; the first calculation then takes a
+            minute or more.
+        atoms: atoms to attach the calculator to.
 
     Raises:
         MFPyGError: for files that cannot be read, an unknown fidelity, device or precision, and a negative skin; when
-            computing, for no atoms, positions or a cell that make no sense, unknown elements, and atoms at one place.
-        CalculatorSetupError: when asked for a property without atoms before there were any.
+            computing, for no atoms, invalid positions or cells, unknown elements, and overlapping atoms.
+        CalculatorSetupError: for a property requested without atoms, if there were none before.
 
     Example:
         >>> atoms.calc = MFPyGCalculator("runs/example", fidelity="cc")       # doctest: +SKIP
@@ -96,48 +96,48 @@ class MFPyGCalculator(Calculator):
     ) -> None:
         self._lock = _CopyableLock()
         super().__init__(atoms=atoms)
-        self.ensemble = _prepared(models, device, dtype, compiled)
+        self.ensemble = _make_ensemble(models, device, dtype, compiled)
         members = self.ensemble.members
         if len(members) > 1:
             spread = [f"{name}_std" for name in self.implemented_properties if name != "free_energy"]
             self.implemented_properties = [*self.implemented_properties, *spread]
         self.parameters.update(
-            models=[type(one).__name__ if isinstance(one, Potential) else str(one) for one in _listed(models)],
+            models=[type(one).__name__ if isinstance(one, Potential) else str(one) for one in _as_list(models)],
             fidelity=self.ensemble.fidelity(fidelity),
             skin=float(skin),
             device=str(self.ensemble.device),
             dtype=str(members[0].dtype).removeprefix("torch."),
             compiled=bool(compiled),
         )
-        self.neighbours = self._list()
-        self._asked: set[str] = set()
-        self._asked_before: set[str] = set()
+        self.neighbours = self._make_list()
+        self._requested: set[str] = set()
+        self._requested_before: set[str] = set()
 
-    def _list(self) -> VerletList:
+    def _make_list(self) -> VerletList:
         first = self.ensemble.members[0]
         return VerletList(first.cutoff, self.parameters["skin"], first.dtype, first.engine)
 
     def set(self, **changes: Any) -> dict[str, Any]:
-        """Another ``fidelity`` or ``skin``; what was computed is forgotten.
+        """Change ``fidelity`` or ``skin``, and discard the results.
 
         Raises:
-            MFPyGError: for anything else.
+            MFPyGError: for other parameters.
         """
         for name in changes:
             if name not in _CHANGEABLE:
-                raise MFPyGError(f"'{name}' cannot be set (only {', '.join(_CHANGEABLE)}); make a new calculator")
+                raise MFPyGError(f"'{name}' cannot be set (only {', '.join(_CHANGEABLE)}); create a new calculator")
         if "fidelity" in changes:
             changes["fidelity"] = self.ensemble.fidelity(changes["fidelity"])
         with self._lock:
             changed = super().set(**changes)
             if "skin" in changed:
-                self.neighbours = self._list()
+                self.neighbours = self._make_list()
             if changed:
                 self.reset()
         return changed
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """Changes that a potential sees; as ASE's own, in a tenth of its time."""
+        """Changes that affect a potential; like ASE's method, but ten times faster."""
         old, new = self.atoms, atoms
         if old is None:
             return list(all_changes)
@@ -150,11 +150,11 @@ class MFPyGCalculator(Calculator):
         return [name for name, (a, b) in pairs.items() if _differ(a, b, tol)]
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
-        """See ASE; a float, or an array in ASE's units, of the last atoms if none are given."""
+        """See ASE. Without ``atoms``, the property of the last atoms."""
         with self._lock:
             value = super().get_property(name, atoms, allow_calculation)
             if allow_calculation:
-                self._asked.add(name)
+                self._requested.add(name)
         return value
 
     def calculate_properties(self, atoms: Atoms, properties: Sequence[str]) -> Properties:
@@ -163,7 +163,7 @@ class MFPyGCalculator(Calculator):
             return super().calculate_properties(atoms, properties)
 
     def export_properties(self) -> Properties:
-        """The results that ASE has a name for."""
+        """Results that have a name in ASE."""
         return Properties({name: value for name, value in self.results.items() if name in all_outputs})
 
     def calculate(
@@ -175,7 +175,7 @@ class MFPyGCalculator(Calculator):
         """Fill ``results``; called by ASE.
 
         Raises:
-            PropertyNotImplementedError: for the stress of what does not repeat in all three directions.
+            PropertyNotImplementedError: for the stress of atoms that are not periodic in all three directions.
             CalculatorSetupError: without atoms, if there were none before.
             MFPyGError: see the class.
         """
@@ -186,10 +186,10 @@ class MFPyGCalculator(Calculator):
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
             raise CalculatorSetupError(
-                "no atoms yet; give them, as in get_potential_energy(atoms), or set atoms.calc and ask the atoms"
+                "no atoms yet; pass them, as in get_potential_energy(atoms), or set atoms.calc and use methods of atoms"
             )
         if system_changes:
-            self.results, self._asked_before, self._asked = {}, self._asked, set()
+            self.results, self._requested_before, self._requested = {}, self._requested, set()
         forces, stress = self._derivatives(properties, self.atoms.pbc)
         data, fidelity = data_of(self.atoms), self.parameters["fidelity"]
         if self.parameters["device"] != "cpu":
@@ -203,7 +203,9 @@ class MFPyGCalculator(Calculator):
 
     def _derivatives(self, properties: Sequence[str], pbc: np.ndarray) -> tuple[bool, bool]:
         """Return whether to compute forces, and the stress."""
-        wanted, before = ({name.removesuffix("_std") for name in names} for names in (properties, self._asked_before))
+        wanted, before = (
+            {name.removesuffix("_std") for name in names} for names in (properties, self._requested_before)
+        )
         if "stress" in wanted and not pbc.all():
             raise PropertyNotImplementedError(
                 f"stress is not defined: pbc is {pbc.tolist()}, expected True in all three directions, with a cell"
@@ -213,28 +215,28 @@ class MFPyGCalculator(Calculator):
 
 
 def _differ(a: np.ndarray, b: np.ndarray, tol: float) -> bool:
-    if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes():  # in a fifth of the time
+    if a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes():  # five times faster
         return False
-    with np.errstate(invalid="ignore"):  # ∞ − ∞ is a change, as NaN is, but to the same bits
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN, which counts as a change
         return a.shape != b.shape or not (abs(a - b.astype(float)) <= tol).all()
 
 
-def _listed(models: Model | Sequence[Model]) -> list[Model]:
+def _as_list(models: Model | Sequence[Model]) -> list[Model]:
     return [models] if isinstance(models, str | os.PathLike | Potential) else list(models)
 
 
 @with_default_torch_settings
-def _prepared(
+def _make_ensemble(
     models: Model | Sequence[Model], device: str | torch.device | None, dtype: str | None, compiled: bool
 ) -> Ensemble:
-    """The members, in copies that nothing else trains, moves or rounds."""
+    """Create the ensemble from copies of the potentials."""
     if dtype is not None and dtype not in PRECISIONS:
         raise unknown_name("dtype", str(dtype), PRECISIONS)
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch does not know it, or has none
+    except (RuntimeError, AssertionError) as error:
         raise MFPyGError(f"device '{device}' cannot be used ({str(error).splitlines()[0]}); try 'cpu'") from error
-    ensemble = Ensemble([copy.deepcopy(one) if isinstance(one, Potential) else one for one in _listed(models)], device)
+    ensemble = Ensemble([copy.deepcopy(one) if isinstance(one, Potential) else one for one in _as_list(models)], device)
     for member in ensemble.members:
         member.requires_grad_(False)
         member.compiled = compiled
@@ -244,7 +246,7 @@ def _prepared(
 
 
 def _results(prediction: Prediction) -> dict[str, Any]:
-    """By ASE's names, in ASE's units."""
+    """Results with ASE's names and units."""
     results: dict[str, Any] = {
         "energy": float(prediction.energy) * KCAL_MOL_TO_EV,
         "energies": _array(prediction.atomic_energies),
@@ -261,10 +263,10 @@ def _array(values: torch.Tensor) -> np.ndarray:
 
 
 def data_of(atoms: Atoms) -> Data:
-    """The atoms as a graph without edges.
+    """Convert atoms to a graph without edges.
 
     Args:
-        atoms: a molecule or a periodic system; constraints and calculators are not looked at.
+        atoms: a molecule or a periodic system; constraints and calculators are ignored.
 
     Returns:
         ``Data`` with ``z`` (n,) int64 and ``pos`` (n, 3) float64 in Å, and ``cell`` (1, 3, 3) float64 in Å and
@@ -277,7 +279,7 @@ def data_of(atoms: Atoms) -> Data:
         raise MFPyGError("no atoms; expected at least one")
     if not np.isfinite(atoms.positions).all():
         number = int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])
-        raise MFPyGError(f"position of atom {number} is NaN or infinite; expected finite ones in Å")
+        raise MFPyGError(f"position of atom {number} is NaN or infinite; expected finite positions in Å")
     return Data(
         z=torch.from_numpy(atoms.numbers.astype(np.int64)),
         pos=torch.from_numpy(np.array(atoms.positions, dtype=np.float64)),

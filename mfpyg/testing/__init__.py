@@ -1,11 +1,11 @@
-"""The laws that every potential must obey, to be checked in one line::
+"""Checks of the physical laws that every potential must obey::
 
     from mfpyg.testing import check_potential
 
     check_potential(MyBackbone([1, 6, 7, 8]))
 
-Each is checked in float64 on random molecules, with random weights in place of those a network starts with, so that
-nothing is right only because a weight is zero.
+The laws are checked in float64 on random molecules. The weights are random instead of the initial ones, so that no law
+holds only because a weight is zero.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All laws, of every fidelity."""
+"""Check of all laws for every fidelity."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from mfpyg.torch_defaults import with_default_torch_settings
 
 @with_default_torch_settings
 def check_potential(potential: nn.Module, *, seed: int = 0) -> list[Law]:
-    """Check a potential, or a backbone, which linear heads of two fidelities are put on.
+    """Check a potential, or a backbone, to which linear heads for two fidelities are added.
 
-    That is, for each fidelity: energies do not change with rotation, reflection, translation and order of the atoms,
-    and forces turn with them; forces are the negative numerical gradient; energies and forces are continuous where an
-    atom crosses the cutoff, and energies on a path through a crowd of atoms; energies of fragments far from each other
-    add; graphs of a batch do not see each other, in training neither; a supercell is its cells (energy, forces,
-    stress); an atom alone has an energy that depends on nothing else and no force (its reference energy, where
-    ``potential.isolated`` is ``"reference"``); energies can be differentiated twice, and a loss of forces by the
-    weights; a prediction repeats to the last bit; and the loss of one fidelity leaves the parts of another alone.
+    The laws are, for each fidelity: energies are invariant, and forces equivariant, under rotation, reflection,
+    translation and permutation of atoms; forces are the negative numerical gradient; energies and forces are continuous
+    where an atom crosses the cutoff, and energies along a path through a crowd of atoms; energies of distant fragments
+    are additive; graphs of a batch are independent, also in training; a supercell has the energy, forces and stress of
+    its cells; an isolated atom has no force and an energy that depends on its element only (its reference energy if
+    ``potential.isolated`` is ``"reference"``); second derivatives of energies, and derivatives of a force loss with
+    respect to weights, are correct; predictions are reproducible to the last bit; and the loss of a fidelity has no
+    gradient in the private parts of another.
 
     Args:
-        potential: is not changed.
-        seed: of molecules and weights.
+        potential: potential or backbone; not modified.
+        seed: seed for molecules and weights.
 
     Returns:
         The laws with their errors, in the order above, fidelity by fidelity.
 
     Raises:
-        PotentialError: naming each law that is broken. An error of the potential itself comes as it is.
+        PotentialError: naming each broken law. Errors raised by the potential itself are not caught.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        prepared = _prepared(potential)
+        randomized = _randomized(potential)
         with torch.enable_grad():
-            laws = [law for name in prepared.fidelities for law in _laws(Subject(prepared, name))]
+            laws = [law for name in randomized.fidelities for law in _laws(Subject(randomized, name))]
     broken = [law for law in laws if not law.holds]
     if broken:
         listed = "\n".join(map(str, broken))
@@ -56,8 +57,8 @@ def _laws(subject: Subject) -> list[Law]:
     return laws
 
 
-def _prepared(module: nn.Module) -> MultiFidelityPotential:
-    """A copy in float64 on the CPU, in evaluation mode, with random weights and references."""
+def _randomized(module: nn.Module) -> MultiFidelityPotential:
+    """Copy in float64 on the CPU, in evaluation mode, with random weights and reference energies."""
     module = copy.deepcopy(module).cpu()
     potential = module if isinstance(module, MultiFidelityPotential) else MultiFidelityPotential(module, ["a", "b"])
     potential = potential.double().eval()
@@ -66,7 +67,7 @@ def _prepared(module: nn.Module) -> MultiFidelityPotential:
         for parameter in potential.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-        for parameter in potential.heads.parameters():  # small at the start; energies of some kcal/mol show errors
+        for parameter in potential.heads.parameters():  # initially too small; errors show at some kcal/mol
             parameter.normal_(std=0.3)
         for head in potential.heads:
             head.reference.copy_(torch.randn(len(potential.species)))  # type: ignore[operator, union-attr]

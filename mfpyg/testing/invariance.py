@@ -1,4 +1,4 @@
-"""Invariances: symmetries, atoms far away or in another graph, images of a cell, repetition."""
+"""Laws of invariance: symmetries, distant fragments, other graphs of a batch, supercells, reproducibility."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ def independence(s: Subject) -> list[Law]:
     return [
         Law("energies of far fragments add", error_of(energy, alone.sum().view(1)), 1e-10),
         Law("forces of far fragments are their own", error_of(together, own_forces), 1e-10),
-        Law("energies of a batch are each graph's own", error_of(in_batch, alone), 1e-10),
-        Law("forces of a batch are each graph's own", error_of(batch_forces, own_forces), 1e-10),
-        Law("energy unmoved by another graph", error_of(first[0], in_batch[0]), 1e-10),
-        Law("forces unmoved by another graph", error_of(still[: len(one.z)], batch_forces[: len(one.z)]), 1e-10),
-        Law("energy in training does not see another graph", _seen_in_training(s, one, two), 0.0),
+        Law("energies in a batch are those of single graphs", error_of(in_batch, alone), 1e-10),
+        Law("forces in a batch are those of single graphs", error_of(batch_forces, own_forces), 1e-10),
+        Law("energy independent of another graph", error_of(first[0], in_batch[0]), 1e-10),
+        Law("forces independent of another graph", error_of(still[: len(one.z)], batch_forces[: len(one.z)]), 1e-10),
+        Law("energy in training independent of another graph", _influence_in_training(s, one, two), 0.0),
     ]
 
 
-def _seen_in_training(s: Subject, one: Data, two: Data) -> float:
-    """Largest derivative of the energy of the first graph by positions in the second."""
+def _influence_in_training(s: Subject, one: Data, two: Data) -> float:
+    """Largest derivative of the energy of the first graph with respect to positions in the second."""
     batch = Batch.from_data_list([one, two])
     batch.pos = batch.pos.clone().requires_grad_()
     potential = s.potential.train()
@@ -60,13 +60,13 @@ def _seen_in_training(s: Subject, one: Data, two: Data) -> float:
 
 
 def supercell(s: Subject) -> list[Law]:
-    """A cell smaller than the cutoff, whose atoms see their own images, and twice the cell."""
+    """Compare a cell smaller than the cutoff, whose atoms interact with their own images, to the doubled cell."""
     pair = s.cluster(2)
     cell = 0.8 * s.cutoff * torch.eye(3, dtype=torch.float64) + 0.1 * torch.rand(3, 3, dtype=torch.float64)
-    all_ways = torch.ones(1, 3, dtype=torch.bool)
-    small = Data(z=pair.z, pos=pair.pos, cell=cell[None], pbc=all_ways)
+    pbc = torch.ones(1, 3, dtype=torch.bool)
+    small = Data(z=pair.z, pos=pair.pos, cell=cell[None], pbc=pbc)
     double = torch.cat([2 * cell[:1], cell[1:]])[None]
-    large = Data(z=pair.z.repeat(2), pos=torch.cat([pair.pos, pair.pos + cell[0]]), cell=double, pbc=all_ways)
+    large = Data(z=pair.z.repeat(2), pos=torch.cat([pair.pos, pair.pos + cell[0]]), cell=double, pbc=pbc)
     one, two = (s.potential.predict(data, {s.fidelity: True}, stress=True)[s.fidelity] for data in (small, large))
     assert one.forces is not None
     assert two.forces is not None
@@ -103,7 +103,7 @@ def repeats(s: Subject) -> list[Law]:
 
 
 def fidelities(s: Subject) -> list[Law]:
-    """Weights of the other fidelities get no gradient."""
+    """Check that weights of other fidelities get no gradient."""
     potential = s.potential.train()
     own = potential.fidelities.index(s.fidelity)
     others = [

@@ -1,4 +1,4 @@
-"""Derivatives against differences, and no steps."""
+"""Laws of smoothness: derivatives equal finite differences, and energies and forces are continuous."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mfpyg.testing.subject import Law, Subject, error_of, least, slope_of
 
 
 def gradient(s: Subject) -> list[Law]:
-    """Central differences of every coordinate; of several steps the best, as a network may be sharply curved."""
+    """Compare to central differences, with the best of several steps, as the curvature may be large."""
     pos, forces = s.molecule.pos, s.predict(s.molecule)[1]
 
     def error(step: float) -> float:
@@ -26,7 +26,7 @@ def gradient(s: Subject) -> list[Law]:
 
 
 def continuity(s: Subject) -> list[Law]:
-    """An atom on either side of the cutoff of another one, which has neighbours of its own, and one far inside."""
+    """Compare an atom just inside and just outside the cutoff of another, on the scale of one well inside."""
     direction = torch.randn(3, dtype=torch.float64)
     direction = direction / direction.norm()
     near = s.cluster(4)
@@ -47,7 +47,10 @@ def continuity(s: Subject) -> list[Law]:
 
 
 def crowd(s: Subject) -> list[Law]:
-    """A step of the energy on a straight path through other atoms, found by halving where it changes unlike forces."""
+    """Search for a step of the energy on a straight path through other atoms.
+
+    Bisection starts where the change of the energy differs most from the work of the forces.
+    """
     others = s.cluster(9)
     centre = others.pos.mean(dim=0)
     directions = torch.nn.functional.normalize(torch.randn(40, 3, dtype=torch.float64), dim=1)
@@ -64,8 +67,8 @@ def crowd(s: Subject) -> list[Law]:
     places = offsets.squeeze(1)
     energies, forces = at(places)
     spread = energies.max() - energies.min()
-    unlike = (energies.diff() + (forces[1:] + forces[:-1]) / 2 * places.diff()).abs()
-    begin = int(unlike.argmax()) if unlike.isfinite().all() else 0
+    mismatch = (energies.diff() + (forces[1:] + forces[:-1]) / 2 * places.diff()).abs()
+    begin = int(mismatch.argmax()) if mismatch.isfinite().all() else 0
     low, high = places[begin], places[begin + 1]
     for _ in range(30):
         middle = (low + high) / 2
@@ -76,7 +79,7 @@ def crowd(s: Subject) -> list[Law]:
 
 
 def second_derivatives(s: Subject) -> list[Law]:
-    """By positions, and of a loss of forces by the weights, along random directions, by central differences."""
+    """Compare derivatives of forces by positions, and of a force loss by weights, to central differences."""
     small = s.cluster(4)
     potential = s.potential
 

@@ -1,4 +1,4 @@
-"""A law and its error, and a potential with molecules to check it on."""
+"""Laws with their errors, and the potential and molecules that they are checked on."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mfpyg.models import MultiFidelityPotential
 
 
 class PotentialError(AssertionError):
-    """A potential breaks a law of physics, or of this package; the message says which, by how much."""
+    """A potential breaks a law of physics or of this package; the message lists the broken laws and their errors."""
 
 
 @dataclass
 class Law:
-    """A law that was checked.
+    """A checked law.
 
     Attributes:
-        name: of the law.
-        error: by how much it is broken, relative to the size of what is compared; 0 where it holds to the last bit.
-        allowed: the largest error that passes.
+        name: name of the law.
+        error: deviation relative to the size of the compared values; 0 if it holds to the last bit.
+        allowed: largest error that passes.
     """
 
     name: str
@@ -32,21 +32,21 @@ class Law:
 
     @property
     def holds(self) -> bool:
-        return self.error <= self.allowed  # not for NaN
+        return self.error <= self.allowed  # False for NaN
 
     def __str__(self) -> str:
         return f"{'ok  ' if self.holds else 'FAIL'}  {self.name}: {self.error:.1e} (allowed {self.allowed:.0e})"
 
 
 class Subject:
-    """A potential and molecules to try it on."""
+    """A potential and random molecules for the checks."""
 
     def __init__(self, potential: MultiFidelityPotential, fidelity: str) -> None:
         self.potential, self.cutoff, self.fidelity = potential, potential.cutoff, fidelity
         self.molecule = self.cluster(7)
 
     def cluster(self, n_atoms: int) -> Data:
-        """A random molecule whose atoms are 1 to 1.6 Å from the one they are bonded to, 0.95 Å from any."""
+        """Random molecule with bonds of 1 to 1.6 Å and all distances above 0.95 Å."""
         pos = torch.zeros(1, 3, dtype=torch.float64)
         while len(pos) < n_atoms:
             step = torch.randn(3, dtype=torch.float64)
@@ -56,16 +56,16 @@ class Subject:
         return self.of(pos)
 
     def of(self, pos: Tensor) -> Data:
-        """Atoms of random elements at these places."""
+        """Molecule of random elements at the given positions."""
         species = torch.tensor(self.potential.species)
         return Data(z=species[torch.randint(len(species), (len(pos),))], pos=pos)
 
     def energy(self, data: Data) -> Tensor:
-        """(n_graphs,)."""
+        """Energies (n_graphs,) of the fidelity."""
         return self.predict(data)[0]
 
     def predict(self, data: Data) -> tuple[Tensor, Tensor]:
-        """Energies (n_graphs,) and forces (n_atoms, 3) of the first fidelity."""
+        """Energies (n_graphs,) and forces (n_atoms, 3) of the fidelity."""
         prediction = self.potential.predict(data, {self.fidelity: True})[self.fidelity]
         assert prediction.forces is not None
         return prediction.energy, prediction.forces
@@ -75,7 +75,7 @@ class Subject:
 
 
 def error_of(actual: Tensor, expected: Tensor, scale: Tensor | None = None) -> float:
-    """Largest difference, relative to the largest of what is expected, or to another scale, and 1 at least."""
+    """Largest difference relative to the largest value of ``scale``, by default ``expected``, but at least 1."""
     size = float((expected if scale is None else scale).abs().max()) if expected.numel() else 0.0
     difference = (actual - expected).abs()
     if not torch.isfinite(difference).all():
@@ -90,6 +90,6 @@ def slope_of(function: Callable[[float], Tensor], step: float) -> Tensor:
 
 
 def least(error: Callable[[float], float], *steps: float) -> float:
-    """The least error of some steps; NaN if one is."""
+    """Least error of several steps; NaN if any is NaN."""
     errors = [error(step) for step in steps]
     return max(errors) if any(e != e for e in errors) else min(errors)

@@ -113,7 +113,7 @@ def test_what_is_not_kept_is_a_note(make_checkpoint: Callable[..., str], molecul
     ase.io.write("in.traj", atoms)
     command = [sys.executable, "-m", "mfpyg.cli.predict", make_checkpoint(), "in.traj", "-o", "out.xyz"]
     done = subprocess.run([*command, "--fidelity", "cc"], capture_output=True, text=True, check=True)
-    expected = "mfpyg-predict: note: out.xyz is without some of what frames came with: 'ragged' (list that the format"
+    expected = "mfpyg-predict: note: out.xyz lacks some values of the input: 'ragged' (list that the format"
     assert done.stderr.startswith(expected)
     assert done.stderr.count("\n") == 1
     found = ase.io.read("out.xyz")

@@ -211,7 +211,7 @@ def test_the_input_is_never_the_output(small_potential: Make, mixed_frames: Fram
     for target in (source, tmp_path / "link.xyz"):
         with pytest.raises(MFPyGError, match="is the input; choose another name"):
             predict_file(Ensemble(small_potential()), source, target, "cc")
-    with pytest.raises(MFPyGError, match="its suffix says no format"):
+    with pytest.raises(MFPyGError, match="unknown suffix"):
         predict_file(Ensemble(small_potential()), source, tmp_path / "out.txt", "cc")
     with pytest.raises(MFPyGError, match="did you mean 'jsonl'"):
         predict_file(Ensemble(small_potential()), source, tmp_path / "out.txt", "cc", output_format="json_l")
