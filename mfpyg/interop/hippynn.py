@@ -1,7 +1,7 @@
-"""Trained models of hippynn as potentials, and back; hippynn itself is not needed.
+"""Conversion of trained hippynn models to potentials, and back; hippynn need not be installed.
 
-The networks agree number for number: HIP-NN-TS with softplus and the cosine cutoff, which are hippynn's defaults. A
-file of hippynn holds weights and nothing else. The rest has to be said, and is checked as far as the weights tell.
+The networks are identical: HIP-NN-TS with softplus and the cosine cutoff, which are hippynn's defaults. A file of
+hippynn holds only weights; other parameters must be given, and are checked as far as the weights allow.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from mfpyg.units import ENERGY_UNITS, atomic_estimate, energy_factor, length_fac
 __all__ = ["export_hippynn", "load_hippynn"]
 
 OLD_CUSP = 1e-30
-"""Cusp constant of hippynn before it was stored."""
+"""Cusp constant of versions of hippynn that do not store it."""
 
 
 @with_default_torch_settings
@@ -55,32 +55,31 @@ def load_hippynn(
     length_unit: str = "Å",
     species: Sequence[int] | None = None,
 ) -> MultiFidelityPotential:
-    """The potential that hippynn has trained: a Hipnn, HipnnVec or HipnnQuad with an ``HEnergyNode`` for each fidelity.
+    """Load a trained hippynn model: a Hipnn, HipnnVec or HipnnQuad with an ``HEnergyNode`` for each fidelity.
 
-    What was subtracted from energies before training is neither in the file nor in the potential, and what a graph
-    computes without weights of its own, such as a sum of two energies, does not show in the file.
+    Energies subtracted before training, and nodes without weights, such as a sum of energies, are not in the file.
 
     Args:
-        path: ``best_model.pt`` or ``best_checkpoint.pt`` of a training, in which no code is run; or a graph's state
-            dictionary.
+        path: ``best_model.pt`` or ``best_checkpoint.pt``, loaded without running code from it; or the state dictionary
+            of a graph.
         cutoff: hippynn's ``dist_hard_max``.
-        fidelities: a name for each head, in the order of the file, which is the alphabetical one of the nodes' names in
-            hippynn; or ``{name: node}``, as ``{"cc": "node22"}``, to leave out others. Charges look like energies and
-            have to be left out. A name may say what was trained on, as ``"cc:E"``; energies and forces if not.
-        energy_unit: of the energies that hippynn gives, see :mod:`mfpyg.units`.
-        sign: −1 if those are negated, as binding energies that count positive.
-        length_unit: of ``cutoff``, and of the positions that hippynn takes.
-        species: atomic numbers in hippynn's order, its ``possible_species``, for files that do not hold them.
+        fidelities: a name for each head, in the order of the file, which is the alphabetical order of the nodes' names
+            in hippynn; or ``{name: node}``, as ``{"cc": "node22"}``, for some of them. Heads of charges look like those
+            of energies and must be left out. A name may include the trained labels, as ``"cc:E"``; default: ``EF``.
+        energy_unit: unit of hippynn's energies, see :mod:`mfpyg.units`.
+        sign: −1 if hippynn's energies are negated, as positive binding energies.
+        length_unit: unit of ``cutoff`` and of hippynn's positions.
+        species: atomic numbers in hippynn's order, its ``possible_species``; for files that do not contain them.
 
     Returns:
         The potential in evaluation mode and in the precision of the file, in kcal/mol and Å, for :func:`mfpyg.save`.
 
     Raises:
-        MFPyGError: for a file that is damaged or none of hippynn, a network that :class:`mfpyg.models.HIPNN` cannot be,
-            or arguments that do not fit the file.
+        MFPyGError: for a file that is damaged or not from hippynn, a network that :class:`mfpyg.models.HIPNN` does not
+            support, or arguments that do not match the file.
 
     Warns:
-        MFPyGWarning: for nodes that are ignored, and arguments that are not likely to be those of the file.
+        MFPyGWarning: for nodes that are ignored, and arguments that are unlikely to match the file.
 
     Example:
         >>> potential = load_hippynn(                                # doctest: +SKIP
@@ -100,7 +99,7 @@ def load_hippynn(
     check_numbers(state, heads.values())
     _check_cutoff(state, cutoff)
     settings = _settings(state, list(heads), cutoff * length, length)
-    with torch.random.fork_rng(devices=[]):  # the initial weights drawn here are replaced at once
+    with torch.random.fork_rng(devices=[]):  # the initial weights are replaced below
         potential = build_potential(settings, elements, [fidelity.name for fidelity in heads])
     potential.double() if settings.precision == 64 else potential.float()
     columns = torch.tensor([elements.index(number) for number in potential.species])
@@ -112,7 +111,7 @@ def load_hippynn(
     if state.others:
         listed = ", ".join(state.others[:8]) + (" …" if len(state.others) > 8 else "")
         warnings.warn(
-            f"{state.source}: ignored {listed}; an energy that depends on them, such as one of charges, comes without",
+            f"{state.source}: ignored {listed}; energies lack contributions that depend on them, such as charges",
             MFPyGWarning,
             stacklevel=3,
         )
@@ -120,7 +119,7 @@ def load_hippynn(
 
 
 def _elements(state: GraphState, species: Sequence[int] | None) -> tuple[int, ...]:
-    """Atomic numbers in the order of the columns, from the file or else from the user."""
+    """Atomic numbers in the order of the columns, from the file or from ``species``."""
     n_species = state.weights["blocks.0.0.base_layer.int_weights"].shape[2]
     given = None if species is None else tuple(number for number in species if number)  # 0 is hippynn's padding
     elements = given if state.elements is None else state.elements
@@ -130,23 +129,23 @@ def _elements(state: GraphState, species: Sequence[int] | None) -> tuple[int, ..
         )
     if given is not None and given != elements:
         raise MFPyGError(f"species are {list(given)}, but {state.source} has {list(elements)}")
-    known = set(range(1, len(chemical_symbols)))
-    if len(elements) != n_species or len(set(elements)) < len(elements) or not known.issuperset(elements):
+    known = range(1, len(chemical_symbols))
+    if len(elements) != n_species or len(set(elements)) < len(elements) or not set(known).issuperset(elements):
         raise MFPyGError(
-            f"{state.source}: its network is for {n_species} elements, but species are {list(elements)}; expected as "
-            "many, different atomic numbers"
+            f"{state.source}: its network is for {n_species} elements, but species are {list(elements)}; expected "
+            f"{n_species} different atomic numbers"
         )
     width = state.weights["blocks.0.0.base_layer.int_weights"].shape[1]
     if list(elements) != sorted(elements) and n_species == width:
         raise MFPyGError(
-            f"{state.source}: elements {list(elements)} are not in ascending order, in a network that is no wider than "
-            "their number and adds to them unchanged; mfpyg has it in that order alone"
+            f"{state.source}: elements {list(elements)} are not in ascending order; mfpyg requires that if n_features "
+            "is the number of elements"
         )
     return elements
 
 
 def _settings(state: GraphState, fidelities: Sequence[Fidelity], cutoff: float, length: float) -> TrainSettings:
-    """Settings that give the file's network, as far as its shapes tell them."""
+    """Settings of the file's network, as far as they follow from the shapes of its weights."""
     weights = state.weights
     first = weights["blocks.0.0.base_layer.int_weights"]
     order = sum(f"blocks.0.0.base_layer.{scales}" in weights for scales in ("vecscales", "quadscales"))
@@ -161,7 +160,7 @@ def _settings(state: GraphState, fidelities: Sequence[Fidelity], cutoff: float, 
         "n_sensitivities": first.shape[0],
         "tensor_order": order,
         "cutoff": cutoff,
-        "r_soft_min": centres.min().item(),  # where they are now; where they began is not known
+        "r_soft_min": centres.min().item(),  # the trained values, as the initial ones are not stored
         "r_soft_max": min(centres.max().item(), cutoff),
         "cusp": _cusp(state, order),
     }
@@ -178,7 +177,7 @@ def _settings(state: GraphState, fidelities: Sequence[Fidelity], cutoff: float, 
 
 
 def _cusp(state: GraphState, order: int) -> float:
-    """The constant c of the tensor norms, which all interactions must have in common; order 0 has none."""
+    """Cusp constant c, which must be the same in all interactions; order 0 has none."""
     found = {
         float(state.weights.get(f"blocks.{block}.0.base_layer.{EXTRA_STATE}", {"cusp_reg": OLD_CUSP})["cusp_reg"])
         for block in range(state.n_levels - 1)
@@ -190,10 +189,10 @@ def _cusp(state: GraphState, order: int) -> float:
 
 
 def _fill_network(potential: MultiFidelityPotential, state: GraphState, columns: Tensor, length: float) -> None:
-    """Give the backbone the weights of the file.
+    """Copy the weights of the file into the backbone.
 
     Raises:
-        MFPyGError: if it has others, as for layers of different widths.
+        MFPyGError: if their names or shapes differ, as for layers of different widths.
     """
     expected, weights = potential.backbone.state_dict(), {}
     for name, value in state.weights.items():
@@ -201,24 +200,24 @@ def _fill_network(potential: MultiFidelityPotential, state: GraphState, columns:
             continue
         if ".sensitivity." in name:
             value = (value.double() * length).reshape(-1).to(value.dtype)
-        whole = is_by_species(name) and value.shape[-1:] == (len(columns),)  # others are refused below
-        weights[our_name(name)] = value[..., columns] if whole else value
+        reorder = is_by_species(name) and value.shape[-1:] == (len(columns),)  # other shapes are refused below
+        weights[our_name(name)] = value[..., columns] if reorder else value
     theirs = {our_name(name): name for name in state.weights}
     for name in sorted(expected.keys() | weights.keys()):
         wanted, found = (tuple(w[name].shape) if name in w else "none" for w in (expected, weights))
         if wanted != found:
             raise MFPyGError(
-                f"{state.source}: weight '{theirs.get(name, name)}' has shape {found}, expected {wanted}, as mfpyg has "
-                "all layers in one width and all blocks alike"
+                f"{state.source}: weight '{theirs.get(name, name)}' has shape {found}, expected {wanted}, as in mfpyg "
+                "all layers have the same width and all blocks are alike"
             )
     potential.backbone.load_state_dict(weights)
 
 
 def _fill_head(head: Head, state: GraphState, node: str, columns: Tensor, energy: float) -> None:
-    """Give a head the weights of a node, times a factor.
+    """Copy the weights of a node, times the factor ``energy``, into a head.
 
     Raises:
-        MFPyGError: if they are for features of other widths.
+        MFPyGError: if their shapes do not match.
     """
     values = {name: value.double() * energy for name, value in state.heads[node].items()}
     first = 0 if has_references(state, node) else 1
@@ -237,17 +236,17 @@ def _fill_head(head: Head, state: GraphState, node: str, columns: Tensor, energy
 
 
 def _check_cutoff(state: GraphState, cutoff: float) -> None:
-    """Check a cutoff against the centres μ of the sensitivities, which start below it and hardly move in training.
+    """Check the cutoff against the centres μ of the sensitivities, which start below it and change little in training.
 
     Args:
-        state: of the graph.
-        cutoff: in the file's unit of length, as the centres.
+        state: state of the graph.
+        cutoff: cutoff in the file's unit of length, like the centres.
 
     Raises:
-        MFPyGError: if it is no positive number, or a sensitivity is centred beyond it by a fifth.
+        MFPyGError: if it is not a positive number, or a centre exceeds it by more than a fifth.
 
     Warns:
-        MFPyGWarning: if a sensitivity is centred beyond it at all, or all of them within half of it.
+        MFPyGWarning: if a centre exceeds it, or all are below half of it.
     """
     if isinstance(cutoff, bool) or not isinstance(cutoff, int | float) or not 0 < cutoff < math.inf:
         raise MFPyGError(f"cutoff is {cutoff!r}, expected hippynn's dist_hard_max, a number above 0")
@@ -255,7 +254,7 @@ def _check_cutoff(state: GraphState, cutoff: float) -> None:
     largest = centres.max().item()
     found = f"{state.source}: the outermost sensitivity is centred at {largest:.3g}"
     if largest > 1.2 * cutoff:
-        raise MFPyGError(f"{found}, which cutoff {cutoff:g} cuts off; give the dist_hard_max that it was trained with")
+        raise MFPyGError(f"{found}, far beyond cutoff {cutoff:g}; give the dist_hard_max that it was trained with")
     if largest > cutoff:
         _warn(f"{found}, beyond cutoff {cutoff:g}; make sure that this is the dist_hard_max that it was trained with")
     elif cutoff > 2 * largest:
@@ -265,13 +264,14 @@ def _check_cutoff(state: GraphState, cutoff: float) -> None:
 def _check_energies(fidelity: str, species: Sequence[int], reference: Tensor, energy_unit: str) -> None:
     """Check size and sign of reference energies.
 
-    Total energies are known well enough to tell units apart; others, as of atomisation, only show their sign.
+    Total energies are known well enough to recognize their unit; for others, such as atomization energies, only the
+    sign is checked.
 
     Args:
-        fidelity: whose they are.
+        fidelity: name of the fidelity.
         species: atomic numbers.
-        reference: of each element, in kcal/mol, (n_species,).
-        energy_unit: that the user says the file has.
+        reference: reference energies in kcal/mol, (n_species,).
+        energy_unit: unit of the file as given by the user.
 
     Warns:
         MFPyGWarning: if they look like total energies in another unit, or negated.
@@ -283,15 +283,15 @@ def _check_energies(fidelity: str, species: Sequence[int], reference: Tensor, en
     total = len(species) > 1 and ratio.sign().unique().numel() == 1 and bool(sizes.max() < 1.3 * sizes.min())
     if (reference > 1).all():
         _warn(
-            f"reference energies of '{fidelity}' are {listed} kcal/mol, but those of bound atoms are negative; if the "
-            "file's energies count binding positive, give the other sign"
+            f"reference energies of '{fidelity}' are {listed} kcal/mol, but those of bound atoms are negative; if "
+            "binding energies are positive in the file, give the other sign"
         )
     if total and abs(math.log(sizes.mean().item())) > math.log(1.5):
         size = energy_factor(energy_unit) / sizes.mean().item()  # of the file's unit, in kcal/mol
         unit = min(ENERGY_UNITS, key=lambda name: abs(math.log(ENERGY_UNITS[name] / size)))
         _warn(
-            f"reference energies of '{fidelity}' are {listed} kcal/mol, as of total energies if the file had them in "
-            f"{unit} instead of {energy_unit}; make sure of energy_unit"
+            f"reference energies of '{fidelity}' are {listed} kcal/mol, which are typical of total energies in {unit} "
+            f"instead of {energy_unit}; check energy_unit"
         )
 
 

@@ -1,4 +1,4 @@
-"""Export of potentials to hippynn: their weights under the names of a graph."""
+"""Export of potentials to hippynn, as a state dictionary of a graph."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def export_hippynn(
     heads: Mapping[str, str] | None = None,
     energy_unit: str = "kcal/mol",
 ) -> dict[str, Any]:
-    """A state dictionary that a graph of hippynn loads strictly, and then predicts as the potential does.
+    """Export a potential as a state dictionary for a graph of hippynn, which then predicts the same.
 
-    Build the graph as for a training, with an ``HEnergyNode`` for each fidelity::
+    Build the graph as for training, with an ``HEnergyNode`` for each fidelity::
 
         species, positions = inputs.SpeciesNode(db_name="Z"), inputs.PositionsNode(db_name="R")
         network = networks.HipnnQuad("HIPNN", (species, positions), module_kwargs={   # order 2; HipnnVec 1, Hipnn 0
@@ -58,18 +58,18 @@ def export_hippynn(
         heads = {name: model.names_dict[node] for name, node in energies.items()}
         model.load_state_dict(export_hippynn(potential, model.state_dict(), heads=heads))
 
-    Reference energies, which a potential has in float64, get the precision of the graph.
+    Reference energies are rounded to the precision of the graph.
 
     Args:
-        potential: of a HIP-NN-TS network with linear heads.
-        like: state dictionary of the graph, for its names and precision; weights of what the potential has not, such as
-            charges, stay as they are.
-        path: where to write it to, too, as a ``best_model.pt``.
-        heads: which node is which fidelity's, all of the graph's or some of them; may be left out for one of each.
-        energy_unit: that the graph is to give energies in, see :mod:`mfpyg.units`.
+        potential: potential with a HIP-NN-TS network and linear heads.
+        like: state dictionary of the graph, for its names and precision; weights that the potential does not have, such
+            as those of charges, are not changed.
+        path: optional file to write, in the format of ``best_model.pt``.
+        heads: ``{fidelity: node}`` for all or some nodes of the graph; optional for a single fidelity and node.
+        energy_unit: energy unit of the graph, see :mod:`mfpyg.units`.
 
     Raises:
-        MFPyGError: if the potential is one that hippynn has not, or the graph is another than described above.
+        MFPyGError: if hippynn does not support the potential, or the graph does not match it.
     """
     state = understand(like, "the graph")
     if heads is None and len(potential.fidelities) > 1:
@@ -83,9 +83,9 @@ def export_hippynn(
         raise MFPyGError(f"the graph has elements {sorted(elements)}, but the potential {list(potential.species)}")
     columns = torch.tensor([potential.species.index(number) for number in elements])
     nodes: dict[str, Mapping[str, Any]] = {}
-    nodes.update(dict.fromkeys([state.network, *state.copies], _of_network(backbone, state, columns)))
+    nodes.update(dict.fromkeys([state.network, *state.copies], _export_network(backbone, state, columns)))
     for fidelity, node in chosen.items():
-        nodes[node] = _of_head(potential.head(fidelity.name), state, node, columns, energy_factor(energy_unit))
+        nodes[node] = _export_head(potential.head(fidelity.name), state, node, columns, energy_factor(energy_unit))
     result = dict(like)
     for name, value in like.items():
         node, rest = split_name(name) or ("", "")
@@ -98,32 +98,34 @@ def export_hippynn(
 
 
 def _check_exportable(potential: Potential) -> HIPNN:
-    """Network of a potential that hippynn has, too.
+    """Return the network of a potential that hippynn supports.
 
     Raises:
-        MFPyGError: naming what hippynn does not have.
+        MFPyGError: naming what hippynn does not support.
     """
     if not isinstance(potential, MultiFidelityPotential) or not isinstance(potential.backbone, HIPNN):
         kind = type(getattr(potential, "backbone", potential)).__name__
-        raise MFPyGError(f"the potential is a {kind}, which hippynn has not; expected one with backbone hipnn")
+        raise MFPyGError(f"the potential is a {kind}, which hippynn does not support; expected backbone hipnn")
     if not all(isinstance(head, LinearHead) for head in potential.heads):
-        raise MFPyGError("the potential has nonlinear heads, which hippynn has not; expected head.kind linear")
+        raise MFPyGError("the potential has nonlinear heads, which hippynn does not support; expected head.kind linear")
     if potential.private or potential.isolated != "network":
         raise MFPyGError(
-            "the potential has private blocks, or energies relative to isolated atoms, which hippynn has not; expected "
-            "head.private_blocks 0 and head.isolated network"
+            "the potential has private blocks, or energies relative to isolated atoms, which hippynn does not support; "
+            "expected head.private_blocks 0 and head.isolated network"
         )
     return potential.backbone
 
 
-def _of_network(backbone: HIPNN, state: GraphState, columns: Tensor) -> dict[str, Any]:
-    """The backbone's weights by hippynn's names.
+def _export_network(backbone: HIPNN, state: GraphState, columns: Tensor) -> dict[str, Any]:
+    """Weights of the backbone by hippynn's names.
 
     Raises:
-        MFPyGError: if the graph's network is of other sizes.
+        MFPyGError: if the graph's network has other sizes.
     """
     if columns.tolist() != sorted(columns.tolist()) and backbone.feature_sizes[0] == backbone.feature_sizes[1]:
-        raise MFPyGError("the graph's elements are not in ascending order, which a network as narrow as theirs needs")
+        raise MFPyGError(
+            "the graph's elements are not in ascending order, which is required if n_features is their number"
+        )
     ours, result = backbone.state_dict(), {}
     for name, theirs in state.weights.items():
         if name.endswith(EXTRA_STATE):
@@ -136,23 +138,23 @@ def _of_network(backbone: HIPNN, state: GraphState, columns: Tensor) -> dict[str
         result[name] = value[..., columns] if is_by_species(name) else value
     stored_cusp = any(name.endswith(EXTRA_STATE) for name in result)
     if ours or (backbone.tensor_order and not stored_cusp):
-        missing = next(iter(ours), "its cusp constant, as it is of a hippynn before 0.0.4")
+        missing = next(iter(ours), "the cusp constant, which hippynn stores from 0.0.4")
         raise MFPyGError(
-            f"the graph lacks what the potential has ({missing}); build it with the sizes of the potential"
+            f"the graph lacks weights of the potential ({missing}); build it with the sizes of the potential"
         )
     return result
 
 
-def _of_head(head: Head, state: GraphState, node: str, columns: Tensor, unit: float) -> dict[str, Tensor]:
-    """A head's weights by hippynn's names, for energies in a unit of so many kcal/mol.
+def _export_head(head: Head, state: GraphState, node: str, columns: Tensor, unit: float) -> dict[str, Tensor]:
+    """Weights of a head by hippynn's names; ``unit`` is the energy unit of the graph in kcal/mol.
 
     Raises:
-        MFPyGError: if the graph's head is no usual one.
+        MFPyGError: if the graph's head has other layers.
     """
     result = {"layers.0.weight": head.reference[columns].unsqueeze(0) / unit}
     for number, layer in enumerate(head.levels, start=1):
         result.update({f"layers.{number}.{name}": value.double() / unit for name, value in layer.state_dict().items()})
     found = {name: value.shape for name, value in state.heads[node].items()}
     if not has_references(state, node) or found != {name: value.shape for name, value in result.items()}:
-        raise MFPyGError(f"the graph's '{node}' is no HEnergyNode with its default options, which the potential needs")
+        raise MFPyGError(f"the graph's '{node}' is not an HEnergyNode with default options, which the potential needs")
     return result

@@ -1,7 +1,7 @@
-"""State dictionaries of hippynn: reading them, the role of each node, and the names of weights in both packages.
+"""State dictionaries of hippynn: reading, identification of nodes, and names of weights in both packages.
 
-A graph of hippynn is a list of numbered nodes, so that its weights are called as ``moddict.node9.blocks.0.0.mu``. The
-numbers depend on all that the graph computes; what a node is shows in the rest of the names, and in the shapes.
+A graph of hippynn is a list of numbered nodes with weights such as ``moddict.node9.blocks.0.0.mu``. The numbers depend
+on the whole graph, so nodes are identified by the names and shapes of their weights.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _PARTS = {
     "quadscales": "tensor_scales.1",
 }
 EXTRA_STATE = "_extra_state"
-"""Last part of the name under which an interaction of hippynn keeps its cusp constant."""
+"""Last part of the name of the cusp constant of an interaction."""
 
-_FOREIGN = {  # parts of names that only other networks than HIP-NN-TS have
+_FOREIGN = {  # parts of names that do not occur in HIP-NN-TS
     "matching": "sensitivities behind a bottleneck",
     "mixing_weights": "HIP-HOP-NN",
     "activation": "an activation with weights",
@@ -45,7 +45,7 @@ _FOREIGN = {  # parts of names that only other networks than HIP-NN-TS have
 
 
 class _MetricTracker:
-    """Placeholder of hippynn's class, which is pickled beside the weights."""
+    """Placeholder for hippynn's class, which is pickled with the weights."""
 
 
 _MetricTracker.__module__, _MetricTracker.__qualname__ = "hippynn.experiment.metric_tracker", "MetricTracker"
@@ -56,14 +56,14 @@ class GraphState:
     """Contents of a state dictionary of hippynn.
 
     Attributes:
-        source: file or object, for errors.
-        network: name of the node with the network, as ``node17``.
-        weights: of the network, by hippynn's names within the node; what is no tensor (the cusp constants), too.
-        copies: nodes with the same network, for single atoms.
-        heads: ``{node: {name: weight}}`` of linear layers with one output, from the features of every level, or of all
-            but the first. Those of energies and of charges look alike.
-        elements: atomic numbers in the order of hippynn's columns; ``None`` if the graph does not say.
-        others: a weight of each other node, as ``node19.sensitivity.mu``.
+        source: file or object, for error messages.
+        network: name of the node of the network, such as ``node17``.
+        weights: weights of the network, and its cusp constants, by hippynn's names within the node.
+        copies: nodes with the same network, for isolated atoms.
+        heads: ``{node: {name: weight}}`` of linear layers with one output, on the features of all levels, or of all but
+            the first. Heads of energies and charges cannot be distinguished.
+        elements: atomic numbers in the order of hippynn's columns; ``None`` if not stored.
+        others: name of a weight of each other node, such as ``node19.sensitivity.mu``.
     """
 
     source: str
@@ -76,21 +76,21 @@ class GraphState:
 
     @property
     def n_levels(self) -> int:
-        """Levels of features, that of the elements included."""
+        """Number of levels of features, including that of the elements."""
         return count_levels(self.weights)
 
 
 def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
-    """The state dictionary in a ``best_model.pt`` or ``best_checkpoint.pt``; no code in it is run, nor hippynn needed.
+    """Read the state dictionary in a ``best_model.pt`` or ``best_checkpoint.pt``, without hippynn or running code.
 
     Raises:
-        MFPyGError: if the file is missing, damaged, or something else.
+        MFPyGError: if the file is missing, damaged, or of another kind.
     """
     path = Path(path)
     if not path.is_file():
         raise MFPyGError(f"{path}: no such file; expected best_model.pt or best_checkpoint.pt of a hippynn training")
     what = "best_model.pt or best_checkpoint.pt of a hippynn training"
-    if zipfile.is_zipfile(path):  # those of torch before 1.6 have no checksums
+    if zipfile.is_zipfile(path):  # files of torch before 1.6 have no checksums
         check_archive(path, what)
     with torch.serialization.safe_globals([_MetricTracker]):
         state = read_torch(path, what)
@@ -102,30 +102,30 @@ def read_state(path: str | os.PathLike[str]) -> Mapping[str, Any]:
 
 
 def split_name(name: Any) -> tuple[str, str] | None:
-    """Node and name within it, ``("node17", "blocks.0.0.res_layer.bias")``; ``None`` for a name of another kind."""
+    """Split a name, as into ``("node17", "blocks.0.0.res_layer.bias")``; ``None`` if it is not of a node."""
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     return match and (match["node"], match["rest"])
 
 
 def our_name(name: str) -> str:
-    """Name in :class:`mfpyg.models.HIPNN` of a weight that hippynn's network calls so."""
+    """Convert hippynn's name of a weight to that in :class:`mfpyg.models.HIPNN`."""
     return ".".join(_PARTS.get(part, part) for part in name.split("."))
 
 
 def is_by_species(name: str) -> bool:
-    """True for weights of hippynn's network with a column for each element."""
+    """True for weights of hippynn's network with one column per element."""
     return name.startswith("blocks.0.0.") and name.endswith(("int_weights", "selfint.weight", "adjust_layer.weight"))
 
 
 def understand(state: Mapping[str, Any], source: str) -> GraphState:
-    """Find the role of each node of a state dictionary.
+    """Identify the nodes of a state dictionary.
 
     Args:
-        state: of a graph.
-        source: for errors.
+        state: state dictionary of a graph.
+        source: file or object, for error messages.
 
     Raises:
-        MFPyGError: for no network, several, or another than HIP-NN-TS with residual layers.
+        MFPyGError: for no or several networks, or one other than HIP-NN-TS with residual layers.
     """
     nodes: dict[str, dict[str, Any]] = {}
     for name, value in state.items():
@@ -136,9 +136,9 @@ def understand(state: Mapping[str, Any], source: str) -> GraphState:
             nodes.setdefault(parts[0], {})[parts[1]] = value
     networks = {node: weights for node, weights in nodes.items() if any(name.startswith("blocks.") for name in weights)}
     if not networks:
-        raise MFPyGError(f"{source}: no network of hippynn in it; expected names such as moddict.node17.blocks.0.0.…")
+        raise MFPyGError(f"{source}: no network of hippynn found; expected names such as moddict.node17.blocks.0.0.…")
     network, *rest = networks
-    # A network that is evaluated on single atoms, too, stands there twice.
+    # A network that is also evaluated on isolated atoms is stored twice.
     copies = tuple(node for node in rest if _same(networks[node], networks[network]))
     if len(copies) < len(rest):
         raise MFPyGError(
@@ -158,7 +158,7 @@ def understand(state: Mapping[str, Any], source: str) -> GraphState:
 
 
 def count_levels(weights: Mapping[str, Any]) -> int:
-    """Number of levels of features of a network of hippynn: the elements, and one for each block."""
+    """Number of levels of features of a hippynn network: the elements, and one per block."""
     return 1 + len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
 
 
@@ -172,7 +172,7 @@ def _number(item: tuple[str, Any]) -> int:
 
 
 def _check_kind(weights: Mapping[str, Any], source: str) -> None:
-    """Check that :class:`mfpyg.models.HIPNN` can be this network."""
+    """Check that :class:`mfpyg.models.HIPNN` supports the network."""
     for name, value in weights.items():
         for part, meaning in _FOREIGN.items():
             if part in name.split("."):
@@ -182,13 +182,13 @@ def _check_kind(weights: Mapping[str, Any], source: str) -> None:
         if not (_is_cusp(value) if name.endswith(EXTRA_STATE) else torch.is_tensor(value)):
             raise MFPyGError(f"{source}: '{name}' is {type(value).__name__}, expected a tensor or a cusp constant")
         if not re.fullmatch(r"blocks\.\d+\.\d+\..+", name):
-            raise MFPyGError(f"{source}: its network has '{name}', expected blocks alone, as in Hipnn and HipnnQuad")
+            raise MFPyGError(f"{source}: its network has '{name}', expected only blocks, as in Hipnn and HipnnQuad")
     if "blocks.0.0.int_weights" in weights:
-        raise MFPyGError(f"{source}: a network without residual layers (resnet=False), which mfpyg has not")
+        raise MFPyGError(f"{source}: networks without residual layers (resnet=False) are not supported")
     first = weights.get("blocks.0.0.base_layer.int_weights")
     centres = [value for name, value in weights.items() if name.endswith("sensitivity.mu")]
     if first is None or first.dim() != 3 or not centres or not all(value.numel() for value in centres):
-        raise MFPyGError(f"{source}: its network is no HIP-NN; expected 'blocks.0.0.base_layer.int_weights' in 3 axes")
+        raise MFPyGError(f"{source}: its network is not HIP-NN; expected 'blocks.0.0.base_layer.int_weights' in 3 axes")
 
 
 def _is_cusp(value: Any) -> bool:
@@ -197,12 +197,12 @@ def _is_cusp(value: Any) -> bool:
 
 
 def _is_head(values: Mapping[str, Any], n_levels: int) -> bool:
-    """True for nodes of linear layers with one output, of all levels or all but the first."""
+    """True for linear layers with one output, on all levels or all but the first."""
     if not all(re.fullmatch(r"layers\.\d+\.(weight|bias)", name) for name in values):
         return False
     n_layers = sum(name.endswith("weight") for name in values)
     expected = {f"layers.{level}.weight" for level in range(n_layers)}
-    # Without any bias those of all but the first are an AtomizationEnergyNode, which adds no plain features up.
+    # Layers without biases on all but the first level are an AtomizationEnergyNode, whose energy is not their sum.
     has_bias = any(name.endswith("bias") for name in values)
     return (
         expected <= set(values)
@@ -213,9 +213,9 @@ def _is_head(values: Mapping[str, Any], n_levels: int) -> bool:
 
 
 def _elements(species_map: Any, source: str) -> tuple[int, ...]:
-    """Atomic numbers in the order of the columns; hippynn's map gives each its number, from 1, and 0 to all others."""
+    """Atomic numbers in the order of the columns; hippynn's map numbers elements from 1, and unknown ones 0."""
     if not torch.is_tensor(species_map) or species_map.dim() != 1 or species_map.is_floating_point():
-        raise MFPyGError(f"{source}: its species_map is damaged, expected a row of whole numbers")
+        raise MFPyGError(f"{source}: its species_map is damaged, expected a row of integers")
     numbers = {column: element for element, column in enumerate(species_map.tolist()) if column > 0}
     elements = tuple(numbers[column] for column in sorted(numbers))
     if not elements or max(elements) >= len(chemical_symbols) or sorted(numbers) != list(range(1, len(numbers) + 1)):
@@ -227,11 +227,11 @@ def choose_heads(state: GraphState, fidelities: str | Sequence[str] | Mapping[st
     """Assign nodes to fidelities.
 
     Args:
-        state: of the graph.
-        fidelities: a name for each head, in the order of the nodes' numbers; or ``{name: node}``.
+        state: state of the graph.
+        fidelities: a name for each head, in the order of the node numbers; or ``{name: node}``.
 
     Raises:
-        MFPyGError: if there are more or fewer heads than names, an unknown node, or a name or node twice.
+        MFPyGError: if the numbers of heads and names differ, or for an unknown node or a repeated name or node.
     """
     found = "; ".join(_describe_head(state, node) for node in state.heads) or "none"
     if isinstance(fidelities, Mapping):
@@ -240,22 +240,20 @@ def choose_heads(state: GraphState, fidelities: str | Sequence[str] | Mapping[st
         names, nodes = [fidelities] if isinstance(fidelities, str) else list(fidelities), list(state.heads)
     if len(names) != len(nodes) or not names:
         raise MFPyGError(
-            f"{state.source}: heads are {found}; but fidelities {', '.join(names) or 'none'}; name each, in this "
-            "order, or those wanted with their nodes, as {'cc': 'node22'}"
+            f"{state.source}: heads are {found}, but fidelities are {', '.join(names) or 'none'}; name all, in this "
+            "order, or some with their nodes, as {'cc': 'node22'}"
         )
     for node in nodes:
         if node not in state.heads:
-            raise MFPyGError(
-                f"{state.source}: '{node}' is no head of energies with one output; expected one of {found}"
-            )
+            raise MFPyGError(f"{state.source}: '{node}' is not an energy head with one output; expected one of {found}")
     chosen = [Fidelity.parse(name) if ":" in name else Fidelity(name, forces=True) for name in names]
     if len({fidelity.name for fidelity in chosen}) < len(names) or len(set(nodes)) < len(nodes):
-        raise MFPyGError(f"{state.source}: fidelities {fidelities} name one twice, expected different names and nodes")
+        raise MFPyGError(f"{state.source}: fidelities {fidelities} repeat a name or node; expected each once")
     return dict(zip(chosen, nodes, strict=True))
 
 
 def has_references(state: GraphState, node: str) -> bool:
-    """True if a head has a level of the elements alone, as without ``first_is_interacting``."""
+    """True if a head includes the level of the elements, as without ``first_is_interacting``."""
     n_layers = sum(name.endswith("weight") for name in state.heads[node])
     return n_layers == state.n_levels
 
@@ -271,7 +269,7 @@ def _describe_head(state: GraphState, node: str) -> str:
 
 
 def check_numbers(state: GraphState, nodes: Iterable[str]) -> None:
-    """Check that all weights are finite and of one of two precisions."""
+    """Check that all weights are finite, and all float32 or all float64."""
     named = {f"{state.network}.{name}": value for name, value in state.weights.items() if torch.is_tensor(value)}
     for node in nodes:
         named.update({f"{node}.{name}": value for name, value in state.heads[node].items()})

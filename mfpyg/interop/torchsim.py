@@ -1,7 +1,7 @@
-"""Trained potentials in torch-sim (``pip install torch-sim-atomistic``): many systems as one batch, on one GPU.
+"""torch-sim model of trained potentials (``pip install torch-sim-atomistic``): batched simulations on one GPU.
 
-torch-sim has eV and Å, cells whose lattice vectors are columns, and one ``pbc`` for all systems of a state, so that
-molecules and crystals go into states of their own.
+torch-sim uses eV and Å, cells with lattice vectors as columns, and one ``pbc`` for all systems of a state, so that
+molecules and crystals need separate states.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _SCALINGS: tuple[str, ...] = get_args(MemoryScaling)
 
 
 class MFPyGModel(ModelInterface):
-    """One fidelity of a trained potential as a model of torch-sim; all systems of a state in one pass.
+    """torch-sim model for one fidelity of a trained potential; all systems of a state are predicted in one pass.
 
     Args:
         models: a potential, run folder or checkpoint, or several, whose mean is taken.
-        fidelity: a name; may be left out where there is a single one.
-        device: where to compute; where the potential is (the CPU for files), if not given.
-        dtype: of positions, cells, forces and stresses, to which the weights are cast; that of the weights, if not
-            given. float64 where energy has to be conserved to more than float32 tells.
-        compute_forces: whether forces are wanted.
-        compute_stress: whether stresses are; cells that change need them. Of systems that do not repeat in all three
-            directions they are not defined, and NaN.
-        memory_scales_with: by what torch-sim's batchers judge how many systems fit into memory: atoms times density, as
-            the number of neighbours, or ``n_atoms`` for molecules, whose density torch-sim 0.3 takes from a cell.
+        fidelity: level of theory; optional if there is only one.
+        device: device to compute on; default: that of the potential, the CPU for files.
+        dtype: dtype of weights, positions, cells, forces and stresses; default: that of the weights. Use float64 to
+            conserve energy beyond float32 precision.
+        compute_forces: whether to compute forces.
+        compute_stress: whether to compute stresses, as needed for variable cells; NaN for systems that are not periodic
+            in all three directions.
+        memory_scales_with: measure by which torch-sim's batchers estimate memory: ``n_atoms_x_density``, which scales
+            like the number of neighbours, or ``n_atoms`` for molecules, as torch-sim 0.3 needs a cell for the density.
 
     Raises:
-        MFPyGError: for a file that cannot be read, an unknown fidelity or none given among several, or another type or
-            scaling.
+        MFPyGError: for a file that cannot be read, an unknown fidelity, none given although there are several, or an
+            unsupported dtype or scaling.
 
     Example:
         >>> import torch_sim as ts                                                        # doctest: +SKIP
@@ -75,17 +75,17 @@ class MFPyGModel(ModelInterface):
 
     @property
     def device(self) -> torch.device:
-        """Of the weights; ``to`` moves them."""
+        """Device of the weights; changed by ``to``."""
         return self._ensemble.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights; ``to`` casts them."""
+        """Dtype of the weights; changed by ``to``."""
         return self._ensemble.members[0].dtype
 
     @property
     def compute_stress(self) -> bool:
-        """True if stresses are computed; may be set."""
+        """Whether stresses are computed; may be set."""
         return self._compute_stress
 
     @compute_stress.setter
@@ -94,7 +94,7 @@ class MFPyGModel(ModelInterface):
 
     @property
     def compute_forces(self) -> bool:
-        """True if forces are computed; may be set."""
+        """Whether forces are computed; may be set."""
         return self._compute_forces
 
     @compute_forces.setter
@@ -102,22 +102,22 @@ class MFPyGModel(ModelInterface):
         self._compute_forces = value
 
     def forward(self, state: Any, **_: Any) -> dict[str, Tensor]:
-        """Energies, and what else is wanted, of all systems of a state.
+        """Predict energies, and forces and stresses as configured, of all systems of a state.
 
         Args:
-            state: a ``SimState``, or a dictionary to make one of.
+            state: a ``SimState``, or a dictionary with its arguments.
 
         Returns:
-            ``energy`` in eV, (n_systems,) float64, as total energies need it; ``forces`` in eV/Å, (n_atoms, 3);
-            ``stress`` in eV/Å³, (n_systems, 3, 3), positive under tension.
+            ``energy`` in eV, (n_systems,), always float64; ``forces`` in eV/Å, (n_atoms, 3); ``stress`` in eV/Å³,
+            (n_systems, 3, 3), positive under tension.
 
         Raises:
             MFPyGError: for an unknown element, or positions that are not finite.
         """
         with default_torch_settings():
-            return self._predicted(state)
+            return self._predict(state)
 
-    def _predicted(self, state: Any) -> dict[str, Tensor]:
+    def _predict(self, state: Any) -> dict[str, Tensor]:
         data = data_of_state(state if isinstance(state, SimState) else SimState(**state))
         defined = bool(data.pbc.all())
         wanted = {self.fidelity: self._compute_forces}
@@ -132,7 +132,7 @@ class MFPyGModel(ModelInterface):
 
 
 def data_of_state(state: SimState) -> Data:
-    """The systems of a state as a batch of graphs without edges.
+    """Convert a state to a batch of graphs without edges.
 
     Returns:
         ``Data`` with ``z`` (n_atoms,) int64, ``pos`` (n_atoms, 3) in Å, ``batch`` (n_atoms,) int64, ``cell``

@@ -184,7 +184,7 @@ def test_nodes_are_found_whatever_their_numbers_and_others_are_named(batch: Batc
     plain, full = peer(names=("a", "z")), peer(names=("a", "z"), extra=with_everything)
     assert plain.nodes() != full.nodes()
     with pytest.raises(
-        MFPyGError, match=r"heads are node\d+ with references H -13, .*; but fidelities dz, cc; name each"
+        MFPyGError, match=r"heads are node\d+ with references H -13, .*, but fidelities are dz, cc; name all"
     ):
         load_hippynn(full.state(), fidelities=["dz", "cc"], **SAID)  # charges look like energies
     with pytest.warns(MFPyGWarning, match=r"ignored .*node\d+\.sensitivity\.mu, .*charges"):
@@ -283,7 +283,7 @@ def altered(state: dict[str, Any], old: str, new: Any) -> dict[str, Any]:
     [
         (
             {"cutoff": 3.0},
-            r"outermost sensitivity is centred at 3\.\d+, which cutoff 3 cuts off; give the dist_hard_max",
+            r"outermost sensitivity is centred at 3\.\d+, far beyond cutoff 3; give the dist_hard_max",
         ),
         ({"cutoff": 0}, "cutoff is 0, expected"),
         ({"cutoff": float("nan")}, "cutoff is nan, expected"),
@@ -291,9 +291,9 @@ def altered(state: dict[str, Any], old: str, new: Any) -> dict[str, Any]:
         ({"energy_unit": "hartre"}, "unknown energy unit 'hartre'.*did you mean 'Hartree'"),
         ({"length_unit": "nm"}, "unknown length unit 'nm'"),
         ({"sign": 0}, "sign is 0, expected 1, or -1"),
-        ({"fidelities": []}, "but fidelities none; name each"),
-        ({"fidelities": ["dz", "cc"]}, "heads are node.*; but fidelities dz, cc; name each"),
-        ({"fidelities": {"dz": "node99"}}, "'node99' is no head of energies with one output; expected one of node"),
+        ({"fidelities": []}, "but fidelities are none; name all"),
+        ({"fidelities": ["dz", "cc"]}, "heads are node.*, but fidelities are dz, cc; name all"),
+        ({"fidelities": {"dz": "node99"}}, "'node99' is not an energy head with one output; expected one of node"),
         ({"fidelities": ["d z"]}, "malformed fidelity name 'd z'"),
         ({"fidelities": ["dz:X"]}, "malformed fidelity 'dz:X'"),
     ],
@@ -306,7 +306,7 @@ def test_what_is_said_is_checked(said: dict[str, Any], message: str) -> None:
 def test_a_name_or_a_node_twice_is_refused() -> None:
     state, nodes = peer(names=("a", "b")), peer(names=("a", "b")).nodes()
     for fidelities in (["dz", "dz"], ["dz:E", "dz:EF"], {"dz": nodes["a"], "cc": nodes["a"]}):
-        with pytest.raises(MFPyGError, match="name one twice"):
+        with pytest.raises(MFPyGError, match="repeat a name or node"):
             load_hippynn(state.state(), fidelities=fidelities, **SAID)
 
 
@@ -318,7 +318,7 @@ def test_a_name_or_a_node_twice_is_refused() -> None:
         (
             {},
             -1.0,
-            r"reference energies of 'dz' are H 13, .*; if the file's energies count binding positive, give the other",
+            r"reference energies of 'dz' are H 13, .*; if binding energies are positive in the file, give the other",
         ),
         ({"sign": -1}, 1.0, "give the other sign"),
     ],
@@ -346,15 +346,21 @@ def test_total_energies_tell_their_unit(unit: str, expected: str | None) -> None
         assert not messages
     else:
         assert len(messages) == 1
-        assert f"in {expected} instead of {unit}; make sure of energy_unit" in messages[0]
+        assert f"in {expected} instead of {unit}; check energy_unit" in messages[0]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"resnet": False}, "without residual layers .resnet=False"),
-        ({"resnet": 5}, r"weight 'blocks.0.0.\w+.*' has shape .*, expected .*, as mfpyg has all layers in one width"),
-        ({"n_features": (8, 6), "n_interaction_layers": None}, "has shape .*, as mfpyg has all layers in one width"),
+        (
+            {"resnet": 5},
+            r"weight 'blocks.0.0.\w+.*' has shape .*, expected .*, as in mfpyg all layers have the same width",
+        ),
+        (
+            {"n_features": (8, 6), "n_interaction_layers": None},
+            "has shape .*, as in mfpyg all layers have the same width",
+        ),
         ({"activation": torch.nn.PReLU}, "a network with an activation with weights"),
     ],
 )
@@ -420,8 +426,8 @@ def test_code_in_a_file_is_never_run(save: Any, place: str, tmp_path: Path, monk
         (b"PK\x03\x04" + bytes(100), "damaged, or not best_model.pt"),
         (b"\x80\x02.", "damaged, or not best_model.pt"),
         ([1, 2], "holds list, expected a state dictionary"),
-        ({}, "no network of hippynn in it"),
-        ({"state_dict": {"a": torch.ones(1)}, "mfpyg": 1, 3: 4}, "no network of hippynn in it"),
+        ({}, "no network of hippynn found"),
+        ({"state_dict": {"a": torch.ones(1)}, "mfpyg": 1, 3: 4}, "no network of hippynn found"),
         (None, "no such file"),
     ],
 )
@@ -590,7 +596,7 @@ def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFix
     file, out = str(tmp_path / "in.pt"), str(tmp_path / "out.ckpt")
     for arguments, message in (
         ([file, out, *said, "cc"], "heads are node"),
-        ([file, out, "--cutoff", "3", *said[2:], "dz", "cc"], "which cutoff 3 cuts off"),
+        ([file, out, "--cutoff", "3", *said[2:], "dz", "cc"], "far beyond cutoff 3"),
         ([file, out, *said, f"cc={node}", "dz"], "fidelity 'dz' has no node"),
         ([file, out, *said, f"cc={node}", f"cc={node}"], "fidelity 'cc' is given twice"),
         ([file, out, "--cutoff", "4", "--energy-unit", "kcal", "--fidelities", "cc"], "unknown energy unit 'kcal'"),

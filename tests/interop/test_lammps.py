@@ -187,7 +187,7 @@ def test_neighbors_that_are_no_images_are_refused() -> None:
     one = potential()
     found = Neighbours(crystal(), one.cutoff)
     found.x[:2] += 0.1  # without their images
-    with pytest.raises(MFPyGError, match="no periodic image"):
+    with pytest.raises(MFPyGError, match="not a periodic image"):
         UnifiedPotential(found, one, None, device=None).compute_forces(found.data)
     found = Neighbours(crystal(), one.cutoff)
     found.data.natomneigh += 1

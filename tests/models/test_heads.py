@@ -129,7 +129,7 @@ def test_private_blocks_that_there_are_not_are_refused() -> None:
         _potential(private_blocks=4)
     with pytest.raises(MFPyGError, match="private_blocks is -1"):
         _potential(private_blocks=-1)
-    with pytest.raises(MFPyGError, match=r"_Plain is no mfpyg.models.Backbone"):
+    with pytest.raises(MFPyGError, match=r"_Plain is not a mfpyg.models.Backbone"):
         MultiFidelityPotential(_Plain(), ["dz"], private_blocks=1)
     MultiFidelityPotential(_Plain(), ["dz"])
 
