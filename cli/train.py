@@ -69,8 +69,7 @@ def _set_environment(n_processes: int) -> None:
 def _train(settings: TrainSettings, folder: RunFolder, resume: bool) -> None:
     from rich.console import Console
 
-    from mfpyg.training.ending import Interrupted
-    from mfpyg.training.run import final_table, train
+    from mfpyg.training.run import Interrupted, final_table, train
 
     quiet_frameworks()
     console = Console(quiet=not is_main_process())

@@ -17,24 +17,24 @@ from mfpyg.training.optimizer import makes_step
 
 
 class WeightAverage(Callback):
-    r"""Averages the trained weights over the steps of the optimiser, and validates and saves the average.
+    r"""Keeps an exponential moving average of the trained weights, which is validated and saved.
 
     .. math:: \bar\theta_1 = \theta_1, \qquad \bar\theta_n = d\,\bar\theta_{n-1} + (1 - d)\,\theta_n
 
-    A checkpoint has the average among its weights (``state_dict``), so that whatever reads a potential from it gets
-    the one that was validated, and the weights that training goes on from as ``raw_weights``.
+    A checkpoint has the average in ``state_dict``, so that it loads as the validated potential, and the weights to
+    resume from in ``raw_weights``.
 
-    Lightning's own ``EMAWeightAveraging`` copies the whole module, its data and buffers, when a fit begins, and before
-    it comes to its device; this keeps the trained parameters alone, where they are.
+    Lightning's ``EMAWeightAveraging`` copies the whole module with its data and buffers at the start of a fit, before
+    it is moved to its device; this class copies only the trained parameters, on their device.
 
     Args:
-        decay: d.
+        decay: decay d.
     """
 
     def __init__(self, decay: float) -> None:
         self._update = get_ema_multi_avg_fn(decay)
         self._average: dict[str, Tensor] = {}
-        self._raw: dict[str, Tensor] | None = None  # of a checkpoint, until all of it is read
+        self._raw: dict[str, Tensor] | None = None  # from a checkpoint, until the fit starts
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -45,7 +45,7 @@ class WeightAverage(Callback):
         if self._raw is None:
             return
         if self._raw.keys() != _trained(module).keys():
-            raise MFPyGError("the checkpoint's raw_weights are not those that are trained; start the run anew")
+            raise MFPyGError("the checkpoint's raw_weights are not those of the trained weights; start the run anew")
         self._average = {name: value.detach().to(_trained(module)[name]) for name, value in self._raw.items()}
         self._raw = None
         self.swap(module)
@@ -90,7 +90,7 @@ def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
 
 @contextmanager
 def averaged(trainer: lightning.Trainer, module: nn.Module) -> Iterator[None]:
-    """The averaged weights in their place, if the training has an average."""
+    """Use the averaged weights within the context, if there is an average."""
     averages = [one for one in trainer.callbacks if isinstance(one, WeightAverage)]  # type: ignore[attr-defined]
     for average in averages:
         average.swap(module)

@@ -1,4 +1,4 @@
-"""Callbacks at the end of each epoch: checkpoints, the CSV log, and the line on the terminal."""
+"""Callbacks for checkpoints, the CSV log and the progress on the terminal."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.optimizer import makes_step
 from mfpyg.training.schedule import get_lr
 
-_ASK_EVERY = 10
-"""Steps between two questions of several processes whether to save."""
+_SYNC_EVERY = 10
+"""Steps between synchronisations of several processes on whether to save."""
 
 
 class Stopped(Exception):
-    """The user or the system wanted the training to stop; ``last.ckpt`` is of this moment."""
+    """The training was stopped by the user or the system; ``last.ckpt`` has its current state."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Checkpoints written in one step, and read without running any code that is in them."""
+    """Writes checkpoints atomically, and reads them without running code in them."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         save_torch(Path(path), checkpoint)
@@ -46,18 +46,18 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoint(Checkpoint):
-    """Saves ``last.ckpt`` after every epoch and every so often within one, and, in the last stage, ``best.ckpt`` after
-    every epoch with a new lowest metric; of a stage before, keeps the weights that it hands on.
+    """Saves ``last.ckpt`` after every epoch and at intervals within one, and ``best.ckpt`` at each new lowest metric.
 
-    Ctrl-C and SIGTERM are waited with until the step is made (until the epoch has ended, if it was the last one), and
-    end the training with a checkpoint and :class:`Stopped`. A second one comes at once, and leaves the last checkpoint.
+    ``best.ckpt`` is saved only in the last stage; earlier stages keep their weights for the next one. Ctrl-C and
+    SIGTERM are postponed to the end of the step (of the epoch, in its last step), and end the training with a
+    checkpoint and :class:`Stopped`. A second one stops at once and leaves the previous checkpoint.
 
     Args:
         run: the run folder.
-        minutes: between checkpoints within an epoch.
+        minutes: minutes between checkpoints within an epoch.
 
     Attributes:
-        weights: of the potential, that a stage before the last hands on; ``None`` until there are some.
+        weights: weights of the potential for the next stage, if any; ``None`` until there are some.
     """
 
     def __init__(self, run: Path, minutes: float) -> None:
@@ -69,9 +69,9 @@ class RunCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._saved = time.monotonic()
-        message = "stopping after this step; once more stops at once, and goes back to the last checkpoint"
+        message = "stopping after this step; a second time stops at once, without saving"
         self._interrupts = Postponed(message if trainer.is_global_zero else "")
-        self._interrupts.begin()  # here, as Lightning has handlers of its own by now
+        self._interrupts.begin()  # here, as Lightning has installed its handlers by now
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._interrupts.end()
@@ -88,7 +88,7 @@ class RunCheckpoint(Checkpoint):
         if batch_idx + 1 == trainer.num_training_batches or not makes_step(trainer, batch_idx):
             return
         step = batch_idx // trainer.accumulate_grad_batches
-        if trainer.world_size > 1 and step % _ASK_EVERY:  # all save, or none; asking takes a message
+        if trainer.world_size > 1 and step % _SYNC_EVERY:  # all processes save or none, which takes communication
             return
         due = time.monotonic() - self._saved >= 60 * self.minutes or self._interrupts.asked
         if trainer.strategy.reduce_boolean_decision(due, all=False):
@@ -113,7 +113,7 @@ class RunCheckpoint(Checkpoint):
             self.best_epoch = module.epoch
             trainer.save_checkpoint(self.run / "best.ckpt")
         if not module.place.last and (better if module.stage.hands_on == "best" else module.over):
-            with averaged(trainer, module):  # what was validated
+            with averaged(trainer, module):  # the validated weights
                 weights = module.potential.state_dict()
                 self.weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         self._save_last(trainer)
@@ -128,11 +128,11 @@ class RunCheckpoint(Checkpoint):
 
 
 class EpochLog(Callback):
-    """One row an epoch in ``metrics.csv``; a resumed run goes on where its checkpoint was.
+    """Writes one row per epoch to ``metrics.csv``; a resumed run continues from the epoch of its checkpoint.
 
     Args:
-        path: of the CSV file.
-        staged: true for a column with the name of the stage.
+        path: path of the CSV file.
+        staged: whether to add a column with the name of the stage.
     """
 
     def __init__(self, path: Path, staged: bool = False) -> None:
@@ -140,11 +140,11 @@ class EpochLog(Callback):
         self._started = 0.0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self._started = time.perf_counter()  # a resumed epoch has no start of its own
+        self._started = time.perf_counter()  # not called at the start of a resumed epoch
         if not trainer.is_global_zero or not self.path.is_file():
             return
         rows = self._rows()
-        whole = [row for row in rows if None not in row and None not in row.values()]  # none that was cut off
+        whole = [row for row in rows if None not in row and None not in row.values()]  # without a truncated row
         known = [row for row in whole if row.get("epoch", "").isdigit()]
         assert isinstance(module, MultiFidelityModule)
         self._write([row for row in known if int(row["epoch"]) < module.epoch])
@@ -163,7 +163,7 @@ class EpochLog(Callback):
             "seconds": f"{time.perf_counter() - self._started:.3f}",
             "lr": f"{get_lr(trainer):.6g}",
             "batch_size": str(data.batch_size),
-            # Lightning keeps what was logged of earlier epochs, too.
+            # Lightning also keeps values logged in earlier epochs.
             **{
                 name: f"{float(value):.6g}"
                 for name, value in sorted(trainer.callback_metrics.items())
@@ -172,7 +172,7 @@ class EpochLog(Callback):
             **{name: str(count) for name, count in sorted(module.labels_seen.items())},
         }
         header = self._header()
-        if not set(header).issuperset(row):  # a first row, or names that an older version did not know
+        if not set(header).issuperset(row):  # the first row, or columns that an older version did not write
             self._write([*self._rows(), row])
             return
         line = io.StringIO()
@@ -180,7 +180,7 @@ class EpochLog(Callback):
         append_text(self.path, line.getvalue())
 
     def _text(self) -> io.StringIO:
-        """Text of the file, wrong bytes replaced."""
+        """Text of the file, with invalid bytes replaced."""
         text = self.path.read_bytes().decode("utf-8", errors="replace") if self.path.is_file() else ""
         return io.StringIO(text.replace("\0", "\ufffd"), newline="")
 
@@ -188,7 +188,7 @@ class EpochLog(Callback):
         try:
             return list(csv.DictReader(self._text()))
         except csv.Error as error:
-            raise MFPyGError(f"{self.path}: damaged ({error}); remove it, and the run goes on without") from error
+            raise MFPyGError(f"{self.path}: damaged ({error}); remove it to continue without its rows") from error
 
     def _header(self) -> list[str]:
         try:
@@ -197,7 +197,7 @@ class EpochLog(Callback):
             return []
 
     def _write(self, rows: list[dict[str, str]]) -> None:
-        """Write all rows anew, under every name that one of them has."""
+        """Rewrite the file with these rows, whose columns may differ."""
         names = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         if names:
@@ -208,12 +208,12 @@ class EpochLog(Callback):
 
 
 class EpochProgress(Callback):
-    """A bar with the validation errors of the trained labels; without a terminal, twenty lines in all.
+    """Progress bar with the validation errors of the trained labels; without a terminal, about twenty lines in all.
 
     Args:
-        epochs: of the whole training.
-        console: where to write.
-        staged: true for lines that begin with the name of the stage.
+        epochs: epochs of the whole training.
+        console: console to write to.
+        staged: whether to show the name of the stage.
     """
 
     def __init__(self, epochs: int, console: Console, staged: bool = False) -> None:

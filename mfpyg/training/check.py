@@ -17,10 +17,10 @@ from mfpyg.training.strategies.outline import OUTLINED, outline_of
 
 
 def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
-    """Everything about the settings that can be checked without opening the data; the fidelities parsed.
+    """Check the settings as far as possible without opening the data, and return the parsed fidelities.
 
     Raises:
-        MFPyGError: in one line, for the first thing that is wrong.
+        MFPyGError: for the first inconsistency.
     """
     settings.check()
     fidelities = parse_fidelities(settings.fidelities)
@@ -41,12 +41,12 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     if settings.monitor not in ("sum", *names):
         raise unknown_name("monitor", settings.monitor, ["sum", *names])
     if not any(weight for (name, _), weight in weights.items() if settings.monitor in ("sum", name)):
-        raise MFPyGError(f"monitor {settings.monitor} weighs 0 in the loss, so that no epoch is best; give it a weight")
+        raise MFPyGError(f"monitor {settings.monitor} has weight 0 in the loss, so no epoch is best; give it a weight")
     return fidelities
 
 
 def check_warmup(settings: TrainSettings, stage: str, epochs: int) -> None:
-    """Check that a stage of so many epochs is not shorter than the warm-up.
+    """Check that a stage is not shorter than the warm-up.
 
     Raises:
         MFPyGError: if it is.
@@ -58,10 +58,10 @@ def check_warmup(settings: TrainSettings, stage: str, epochs: int) -> None:
 
 
 def check_same_references(settings: TrainSettings, folder: RunFolder) -> None:
-    """Check that the file of reference energies, if it is still there, is the one that a run was begun with.
+    """Check that the file of reference energies, if it still exists, is the one that a run was started with.
 
     Raises:
-        MFPyGError: naming the fidelities whose energies are others.
+        MFPyGError: naming the fidelities whose energies differ.
     """
     if (
         settings.references is None
@@ -73,13 +73,13 @@ def check_same_references(settings: TrainSettings, folder: RunFolder) -> None:
     changed = [name for name in {**before, **now} if now.get(name) != before.get(name)]
     if changed:
         raise MFPyGError(
-            f"{settings.references} has other reference energies of {', '.join(changed)} than {folder.path} was begun "
-            "with; restore the file, or train into another folder with --out"
+            f"{settings.references} has other reference energies of {', '.join(changed)} than {folder.path} was "
+            "started with; restore the file, or train into another folder with --out"
         )
 
 
 def given_references(settings: TrainSettings) -> GivenReferences:
-    """Reference energies of the file that the settings name, if any.
+    """Reference energies from the file named in the settings, if any.
 
     Raises:
         MFPyGError: as :func:`mfpyg.datasets.references.read_references`, or for a fidelity of init,
@@ -100,31 +100,31 @@ def given_references(settings: TrainSettings) -> GivenReferences:
 
 
 def check_installed(loggers: Sequence[str]) -> None:
-    """Check that the packages are there that runs are logged by.
+    """Check that the packages of the loggers are installed.
 
     Raises:
         MFPyGError: naming the first that is not.
     """
     for name in loggers:
         spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:  # a folder that wandb has made is no package
+        if spec is None or spec.origin is None:  # a folder that wandb has written is not a package
             raise MFPyGError(f"logger {name} needs the package {name}, which is not installed; pip install {name}")
 
 
 def label_fractions(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> dict[str, float]:
-    """The part of each fidelity's labels that is kept, where one is given; see :mod:`mfpyg.datasets.label_fraction`.
+    """Fraction of labels kept for each fidelity, where given; see :mod:`mfpyg.datasets.label_fraction`.
 
     Raises:
-        MFPyGError: if it is malformed, of a fidelity not trained on, or not above 0 and at most 1.
+        MFPyGError: if it is malformed, for a fidelity not trained on, or not above 0 and at most 1.
     """
     return parse_numbers("label_fraction", settings.label_fraction, fidelities, high=1.0)
 
 
 def check_minimum(settings: TrainSettings, fidelities: Sequence[str]) -> tuple[str, int] | None:
-    """The fidelity and the number of ``sampling.minimum``, if one is given.
+    """Parse ``sampling.minimum`` into fidelity and number, if given.
 
     Raises:
-        MFPyGError: if it is malformed, of a fidelity not trained on, or more than a batch holds.
+        MFPyGError: if it is malformed, for a fidelity not trained on, or larger than the batch size.
     """
     text = settings.sampling.minimum
     if text is None:

@@ -1,4 +1,4 @@
-"""The data set of a training, and its batches for training and validation, divided among processes."""
+"""Data set and data loaders of a training, distributed over processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mfpyg.training.stage import Stage
 def open_training_data(
     settings: TrainSettings, fidelities: tuple[Fidelity, ...], track: Track = iter
 ) -> ConformationDataset:
-    """The data set of the settings, with edges where they ask for stored ones."""
+    """Open the data set of the settings, with edges if they are stored."""
     pre_transform = RadiusGraph(_cutoff(settings), settings.engine) if settings.edges == "stored" else None
     names = [f.name for f in fidelities]
     return open_dataset(parse_specs(settings.sources), names, pre_transform=pre_transform, track=track)
@@ -35,23 +35,22 @@ def _cutoff(settings: TrainSettings) -> float:
     cutoff = getattr(settings.model, "cutoff", None)
     if cutoff is None:
         raise MFPyGError(
-            f"edges can't be stored: backbone '{settings.backbone}' has no option 'cutoff'; use edges batch"
+            f"edges cannot be stored: backbone '{settings.backbone}' has no option 'cutoff'; use edges batch"
         )
     return float(cutoff)
 
 
 class ConformationData(lightning.LightningDataModule):
-    """Loaders of what a stage is trained and validated on.
+    """Training and validation loaders of a stage.
 
-    Training batches are drawn anew each epoch from the seed and the epoch's number alone, so that a
-    resumed run sees what an uninterrupted one would have seen. Whole batches are the same whatever the
-    number of processes, to which their conformations are dealt out by size, so that all have equal work. A process
-    reads its own share alone.
+    Training batches depend only on the seed and the epoch, so that a resumed run sees the same batches as an
+    uninterrupted one. Whole batches do not depend on the number of processes; their conformations are distributed by
+    size, for equal work, and a process reads only its own share.
 
     Args:
-        stage: with its data set and its sampling.
-        batch_size: over all processes; the plateau schedule raises it.
-        epochs_before: epochs of the stages before.
+        stage: stage with its data set and sampling.
+        batch_size: batch size over all processes; the plateau schedule raises it.
+        epochs_before: number of epochs of earlier stages.
     """
 
     def __init__(self, stage: Stage, batch_size: int, epochs_before: int = 0) -> None:
@@ -87,8 +86,10 @@ class ConformationData(lightning.LightningDataModule):
         return self._loader(lambda epoch: np.array_split(self.val, n_batches), 0)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """A process whose share of a batch is empty computes on a graph without labels, which adds exactly zero to all
-        sums; so no network has to know what to do without any graph."""
+        """Replace an empty share of a batch by a graph without labels, which adds exactly zero to all sums.
+
+        So networks need not support empty batches.
+        """
         if batch.num_graphs:
             return batch
         smallest = self.train.rows[self.n_atoms[self.train.rows].argmin()]

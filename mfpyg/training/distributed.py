@@ -1,7 +1,7 @@
-"""Several processes for one training; importable without torch.
+"""Training in several processes; importable without torch.
 
 On one machine ``mfpyg-train --devices N`` starts them through torch's elastic launcher, as ``torchrun`` does; on
-several machines ``torchrun`` or ``srun`` starts them. The launcher ends all processes when one of them has failed.
+several machines ``torchrun`` or ``srun`` starts them. The launcher ends all processes when one of them fails.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 RUN_ID = "mfpyg-train"
-"""Of torch's launcher where ``mfpyg-train`` has started the processes itself."""
+"""Run ID of torch's launcher if ``mfpyg-train`` has started the processes itself."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Process:
     """One of the processes of a training.
 
     Attributes:
-        launcher: ``mfpyg-train``, ``torchrun`` or ``srun``; ``None`` for a process that was started alone.
-        rank: number among all processes.
+        launcher: ``mfpyg-train``, ``torchrun`` or ``srun``; ``None`` for a single process.
+        rank: rank among all processes.
         world_size: number of processes.
         nodes: number of machines.
     """
@@ -44,13 +44,13 @@ class Process:
 
 
 def this_process(environment: Mapping[str, str] = os.environ) -> Process:
-    """This process, by the variables that launchers set.
+    """Detect this process from the environment variables of launchers.
 
-    Several tasks of one step of ``srun`` are the processes of one training. An allocation alone, as of ``salloc`` and
-    in a batch script, has started nothing, nor has the shell of ``srun --pty bash``.
+    The tasks of one ``srun`` step are the processes of one training. An allocation alone, by ``salloc`` or in a batch
+    script, starts no processes, nor does ``srun --pty bash``.
 
     Raises:
-        MFPyGError: if a launcher's variables are missing or no numbers.
+        MFPyGError: if a launcher's variable is missing or not a number.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         launcher = RUN_ID if environment["TORCHELASTIC_RUN_ID"] == RUN_ID else "torchrun"
@@ -64,26 +64,26 @@ def this_process(environment: Mapping[str, str] = os.environ) -> Process:
 
 
 def is_main_process() -> bool:
-    """True in the process that was started alone, and in the first one of several."""
+    """True in a single process, and in the first one of several."""
     return this_process().rank == 0
 
 
 def environment_of(process: Process) -> ClusterEnvironment:
-    """Lightning's environment for a process, which Lightning would otherwise guess from the variables of a job."""
+    """Lightning's environment for a process, which Lightning would otherwise guess from the job's variables."""
     from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
     if process.launcher is None:
         return LightningEnvironment()
     if process.launcher == "srun":
-        return SLURMEnvironment(auto_requeue=False)  # it would write a checkpoint beside ours; SIGTERM saves one
+        return SLURMEnvironment(auto_requeue=False)  # it would write its own checkpoint; SIGTERM saves one
     return TorchElasticEnvironment()
 
 
 def check_processes(settings: TrainSettings) -> None:
-    """Check that as many processes were started as the settings say, or can be started here.
+    """Check that the number of processes matches the settings, or that they can be started here.
 
     Raises:
-        MFPyGError: with the number of processes, and what has started them.
+        MFPyGError: with the number of processes and their launcher.
     """
     found = this_process()
     if found.launcher is None:
@@ -105,25 +105,25 @@ def check_processes(settings: TrainSettings) -> None:
 def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
     """Run ``mfpyg-train`` in several processes on this machine, and wait for them.
 
-    Ctrl-C and SIGTERM are passed on to all of them, which then save their step.
+    Ctrl-C and SIGTERM are passed on to all of them, which then save a checkpoint.
 
     Args:
-        arguments: of the command.
-        number: of processes.
-        folder: of the run.
+        arguments: arguments of the command.
+        number: number of processes.
+        folder: run folder.
 
     Returns:
-        The status to exit with.
+        The exit status.
 
     Raises:
-        MFPyGError: the first error of a process, or the signal that has killed it.
-        KeyboardInterrupt: if they were stopped, and none could say so.
+        MFPyGError: the first error of a process, or the signal that killed it.
+        KeyboardInterrupt: if they were stopped without a checkpoint.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    for name in ("multiprocessing.api", "agent.server.api"):  # what they report is raised below
+    for name in ("multiprocessing.api", "agent.server.api"):  # their reports are raised below
         logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.CRITICAL)
     try:
         with tempfile.TemporaryDirectory() as errors:
@@ -153,18 +153,18 @@ def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
 def _status_of(failure: ProcessFailure, process: str, advice: str) -> int:
     if failure.exitcode < 0:
         raise MFPyGError(
-            f"{process} was ended by {failure.signal_name()}, the others with it; SIGKILL may mean that memory ran "
+            f"{process} was ended by {failure.signal_name()}, and the others with it; SIGKILL may mean that memory ran "
             f"out; {advice}"
         )
     if failure.exitcode == INTERRUPT_STATUS:
         return INTERRUPT_STATUS
-    said: Any = failure.message
-    if not isinstance(said, dict):  # it has not come to tell
+    report: Any = failure.message
+    if not isinstance(report, dict):  # it ended without a report
         raise MFPyGError(f"{process} ended with status {failure.exitcode}; {advice}")
-    kind, _, message = said["message"].partition(": ")
+    kind, _, message = report["message"].partition(": ")
     if kind == MFPyGError.__name__:
         raise MFPyGError(message)
-    print(said["extraInfo"]["py_callstack"], file=sys.stderr)
+    print(report["extraInfo"]["py_callstack"], file=sys.stderr)
     return 1
 
 
@@ -172,8 +172,8 @@ def run_as_worker(command: Callable[[], None], process: Process) -> None:
     """Run a command as one of several processes; its error is recorded for the launcher.
 
     Raises:
-        SystemExit: after an error, where :func:`launch` reports it.
-        MFPyGError: with the number of the process, where each process reports its own.
+        SystemExit: after an error that :func:`launch` reports.
+        MFPyGError: with the rank of the process, if each process reports its own errors.
     """
     try:
         command()
@@ -183,15 +183,15 @@ def run_as_worker(command: Callable[[], None], process: Process) -> None:
         raise
     except Exception as error:
         known = isinstance(error, MFPyGError)
-        told = MFPyGError(f"process {process.rank}: {error}" if process.rank else str(error)) if known else error
-        _record(told)
+        reported = MFPyGError(f"process {process.rank}: {error}" if process.rank else str(error)) if known else error
+        _record(reported)
         if process.launcher == RUN_ID:
             raise SystemExit(ERROR_STATUS if known else 1) from error
-        raise told from error
+        raise reported from error
 
 
 def _record(error: Exception) -> None:
-    """Record an error for the launcher, whole or not at all: it may stop this process in the middle of writing."""
+    """Record an error for the launcher atomically, as it may stop this process while it writes."""
     from torch.distributed.elastic.multiprocessing.errors import ErrorHandler
 
     file = os.environ.get("TORCHELASTIC_ERROR_FILE")
@@ -211,7 +211,5 @@ def _number(environment: Mapping[str, str], name: str, otherwise: int | None = N
     if text is None and otherwise is not None:
         return otherwise
     if text is None or not text.isdecimal():
-        raise MFPyGError(
-            f"environment variable {name} is {text or 'missing'}, expected the number that a launcher sets"
-        )
+        raise MFPyGError(f"environment variable {name} is {text or 'missing'}, expected a number set by the launcher")
     return int(text)

@@ -1,4 +1,4 @@
-"""The stages of a training: made by its strategy, and each run in a ``lightning.Trainer.fit`` of its own."""
+"""Training in the stages of a strategy, each in its own ``lightning.Trainer.fit``."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from mfpyg.training.strategies import finetune
 
 
 def stages_of(inputs: Inputs) -> tuple[Potential, list[Stage]]:
-    """The potential that a training begins with, and its stages, by the strategy of the settings.
+    """Initial potential and stages of a training, by the strategy of the settings.
 
     Raises:
-        MFPyGError: if the data or the backbone lack what the strategy needs, or a stage is shorter than the warm-up.
+        MFPyGError: if the strategy does not support the data or the backbone, or a stage is shorter than the warm-up.
     """
     settings = inputs.settings
     if inputs.start is not None:
@@ -49,7 +49,7 @@ def stages_of(inputs: Inputs) -> tuple[Potential, list[Stage]]:
     strategy = strategies.find(settings.strategy)
     potential, stages = strategy.make(inputs, settings.strategy_options)
     if not stages:
-        raise MFPyGError(f"strategy {settings.strategy} makes no stages, expected at least one")
+        raise MFPyGError(f"strategy {settings.strategy} returns no stages, expected at least one")
     if settings.strategy != "mfl":
         steps = math.ceil(math.ceil(inputs.budget / settings.batch_size) / settings.optim.accumulate)
         named = ", then ".join(f"{stage.name} {stage.epochs:,}" for stage in stages)
@@ -70,34 +70,34 @@ def fit(
     resume: bool = False,
     more: Sequence[Callback] = (),
 ) -> None:
-    """Train a potential in stages, into a run folder.
+    """Train a potential in stages, and save it to a run folder.
 
-    The checkpoint at the end of a stage before the last is of the finished stage, and holds what it hands on; a run
-    that is resumed from there begins the next one.
+    The checkpoint at the end of a stage before the last has the weights for the next stage, which a run resumed from
+    it begins.
 
     Args:
-        inputs: of the training.
-        potential: of the first stage, with fresh weights.
-        stages: one after the other.
-        folder: of the run.
-        console: for progress.
-        device: where to compute.
-        loggers: besides ``metrics.csv``.
-        resume: go on from ``last.ckpt``.
-        more: other callbacks of all stages.
+        inputs: inputs of the training.
+        potential: initial potential.
+        stages: stages in their order.
+        folder: run folder.
+        console: console for progress.
+        device: device to compute on.
+        loggers: loggers besides ``metrics.csv``.
+        resume: continue from ``last.ckpt``.
+        more: additional callbacks for all stages.
 
     Raises:
         MFPyGError: if the state in ``last.ckpt`` does not fit, or the loss becomes NaN.
-        Stopped: when the user or the system wanted the training to stop.
+        Stopped: if the training is stopped by the user or the system.
     """
     settings, environment = inputs.settings, environment_of(this_process())
-    # A refused run is left as it was.
+    # The folder of a run that cannot be resumed is left unchanged.
     restored = Restored(lambda: folder.write_config(settings) if is_main_process() and resume else None)
     place, state = Place(last=len(stages) == 1), None
     if resume:
         potential, place, state = _resumed(folder, potential, stages, settings)
     for stage in stages[place.number :]:
-        potential = _started(stage, potential, settings)
+        potential = _start(stage, potential, settings)
         described, compiled = _described(inputs, potential, stages), settings.compile == "on"
         module = MultiFidelityModule(
             potential, stage, described, inputs.dataset.molecules, compiled, settings.optim, place
@@ -111,18 +111,18 @@ def fit(
         if not place.last:
             assert saving.weights is not None
             potential.load_state_dict(saving.weights)
-            place = _next(place, module.epoch, module.step, len(stages))
+            place = _next_place(place, module.epoch, module.step, len(stages))
         state = None
     if settings.n_processes > 1:
-        torch.distributed.destroy_process_group()  # its threads may abort while Python ends
+        torch.distributed.destroy_process_group()  # its threads may abort at interpreter exit
 
 
-def _started(stage: Stage, potential: Potential, settings: TrainSettings) -> Potential:
+def _start(stage: Stage, potential: Potential, settings: TrainSettings) -> Potential:
     potential = stage.start(potential)
     return potential.double() if settings.precision == 64 else potential
 
 
-def _next(place: Place, epochs: int, steps: int, n_stages: int) -> Place:
+def _next_place(place: Place, epochs: int, steps: int, n_stages: int) -> Place:
     number = place.number + 1
     return Place(number, epochs, steps, number == n_stages - 1)
 
@@ -130,26 +130,26 @@ def _next(place: Place, epochs: int, steps: int, n_stages: int) -> Place:
 def _resumed(
     folder: RunFolder, potential: Potential, stages: Sequence[Stage], settings: TrainSettings
 ) -> tuple[Potential, Place, Path | None]:
-    """The potential of the stage before the one that a run goes on in, that stage, and its state if it has begun."""
+    """Potential and stage to resume with, and the checkpoint of the stage if it has begun."""
     checkpoint = read_checkpoint(folder.last)
-    if "stage" not in checkpoint:  # mfpyg 0.1.0 had a single one
+    if "stage" not in checkpoint:  # mfpyg 0.1.0 had a single stage
         return potential, Place(), folder.last
     stored, callbacks = checkpoint["stage"], checkpoint["callbacks"]
     place = Place(**{field.name: stored[field.name] for field in dataclasses.fields(Place)})
-    for stage in stages[: place.number]:  # their weights are in that of the stage
-        potential = _started(stage, potential, settings)
+    for stage in stages[: place.number]:  # the checkpoint has their weights
+        potential = _start(stage, potential, settings)
     if place.last or not stored["over"]:
         return potential, place, folder.last
-    potential = _started(stages[place.number], potential, settings)
+    potential = _start(stages[place.number], potential, settings)
     potential.load_state_dict(callbacks[RunCheckpoint.__qualname__]["weights"])
     states, rank = callbacks[GeneratorState.__qualname__]["processes"], this_process().rank
     if rank < len(states):
         set_generators(states[rank])
-    return potential, _next(place, checkpoint["progress"]["epochs"], checkpoint["global_step"], len(stages)), None
+    return potential, _next_place(place, checkpoint["progress"]["epochs"], checkpoint["global_step"], len(stages)), None
 
 
 def _described(inputs: Inputs, potential: Potential, stages: Sequence[Stage]) -> dict[str, Any]:
-    """Contents of checkpoints besides weights and state, see :func:`mfpyg.checkpoint.describe`."""
+    """Metadata of checkpoints, see :func:`mfpyg.checkpoint.describe`."""
     settings, dataset = inputs.settings, inputs.dataset
     record = None if inputs.start is None else inputs.start.record
     trained = [fidelity.name for fidelity in parse_fidelities(settings.fidelities)]
@@ -172,7 +172,7 @@ def _described(inputs: Inputs, potential: Potential, stages: Sequence[Stage]) ->
 def _callbacks(
     settings: TrainSettings, stage: Stage, folder: RunFolder, console: Console, staged: bool
 ) -> list[Callback]:
-    """Callbacks of a stage, less the one that saves, which Lightning calls last."""
+    """Callbacks of a stage without the one that saves, which Lightning calls last."""
     optim = settings.optim
     stopping = (
         [EarlyStopping(stage.monitor, patience=optim.stop_after, check_on_train_epoch_end=True)]
@@ -181,7 +181,7 @@ def _callbacks(
     )
     return [
         GeneratorState(),
-        *([] if optim.ema is None else [WeightAverage(optim.ema)]),  # before what saves or looks at the weights
+        *([] if optim.ema is None else [WeightAverage(optim.ema)]),  # before callbacks that read the weights
         Schedule(optim, stage.lr, stage.monitor, settings.batch_size),
         EpochLog(folder.log, staged),
         EpochProgress(settings.epochs, console, staged),
@@ -197,13 +197,13 @@ def trainer_of(
     device: torch.device,
     environment: ClusterEnvironment,
 ) -> lightning.Trainer:
-    """Lightning's trainer of a stage."""
+    """Lightning trainer for a stage."""
     return lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=settings.devices,
         num_nodes=settings.nodes,
-        # Parameters that a step leaves alone are looked for: levels take turns, and a backbone may have some that it
-        # never uses. Buckets of gradients then stay as they are, and a resumed run adds in the order of the first.
+        # A step may not use all parameters: levels take turns, and a backbone may have unused ones. Gradient buckets
+        # are then never rebuilt, so that a resumed run adds gradients in the same order.
         strategy=DDPStrategy(find_unused_parameters=True) if settings.n_processes > 1 else "auto",
         precision="64-true" if settings.precision == 64 else "32-true",
         max_epochs=epochs,
@@ -213,8 +213,8 @@ def trainer_of(
         plugins=[SafeCheckpointIO(), environment],
         logger=list(loggers),
         num_sanity_val_steps=0,
-        reload_dataloaders_every_n_epochs=1,  # a new order each epoch, at the batch size of now
-        use_distributed_sampler=False,  # ours shares out whole batches
+        reload_dataloaders_every_n_epochs=1,  # a new order each epoch, at the current batch size
+        use_distributed_sampler=False,  # ConformationData distributes the batches
         inference_mode=False,  # validation forces are gradients
         enable_progress_bar=False,
         enable_model_summary=False,

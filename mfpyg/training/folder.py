@@ -1,4 +1,4 @@
-"""The run folder: what it holds, and when it may be written to."""
+"""Run folder: its files, and checks before it is written to."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.lock import HOLDER, LOCK
 
 MAY_CHANGE = ("epochs", "checkpoint_minutes", "logger", "devices", "nodes", "accelerator", "threads", "dataset")
-"""Settings that a resumed run may change; the epochs only with strategy ``mfl``, and of the data the place alone."""
+"""Settings that a resumed run may change: ``epochs`` only with strategy ``mfl``, and only the location of the data."""
 
 LOGGED = ("tensorboard", "wandb", "mlflow.db", "mlruns")
-"""Where loggers write to, in the run folder."""
+"""Files and folders in the run folder that loggers write."""
 
 
 class RunFolder:
-    """``config.yaml``, ``versions.json``, ``splits.npz``, ``metrics.csv``, ``best.ckpt``, ``last.ckpt``,
-    ``metrics.json``, ``metrics.txt``; ``references.yaml`` where reference energies were given; ``loggers.json`` and
-    what is in ``LOGGED``, where there are loggers.
+    """Folder of a run.
+
+    Its files are ``config.yaml``, ``versions.json``, ``splits.npz``, ``metrics.csv``, ``best.ckpt``, ``last.ckpt``,
+    ``metrics.json`` and ``metrics.txt``; ``references.yaml`` if reference energies were given; ``loggers.json`` and
+    those in ``LOGGED`` if there are loggers.
 
     Args:
-        path: of the folder.
+        path: path of the folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,10 +48,10 @@ class RunFolder:
         self.loggers = path / "loggers.json"
 
     def check_new(self) -> None:
-        """Check that nothing would be overwritten but a run that never reached a checkpoint.
+        """Check that nothing would be overwritten except a run that never reached a checkpoint.
 
         Raises:
-            MFPyGError: if the folder holds anything.
+            MFPyGError: if the folder contains anything else.
         """
         if self._unstarted():
             self._check_logged()
@@ -61,17 +63,19 @@ class RunFolder:
         if self.path.exists() and (
             not self.path.is_dir() or any(p.name not in (LOCK, HOLDER) for p in self.path.iterdir())
         ):
-            what = "exists, is not empty and no run folder" if self.path.is_dir() else "exists and is a file"
+            what = "exists, is not empty and is not a run folder" if self.path.is_dir() else "exists and is a file"
             raise MFPyGError(f"{self.path} {what}; choose another folder with --out")
 
     def check_resumable(self) -> None:
-        """Check that there is a run with a checkpoint to go on from.
+        """Check that there is a run with a checkpoint to resume from.
 
         Raises:
-            MFPyGError: if the folder is no run, or stopped before its first epoch ended.
+            MFPyGError: if the folder is not a run folder, or its run stopped before the first epoch ended.
         """
         if not self.config.is_file():
-            raise MFPyGError(f"{self.path} is no run folder, it has no config.yaml; expected one mfpyg-train wrote")
+            raise MFPyGError(
+                f"{self.path} is not a run folder, it has no config.yaml; expected one written by mfpyg-train"
+            )
         if not self.last.is_file():
             raise MFPyGError(f"{self.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
 
@@ -81,17 +85,17 @@ class RunFolder:
         """Advice for a run that has ended early."""
         if self.last.is_file():
             return f"continue with: mfpyg-train --resume {self.path}"
-        return "it had not come to its first checkpoint, so that nothing was kept"
+        return "there was no checkpoint yet, so nothing was saved"
 
     def _check_logged(self) -> None:
-        """Check that what loggers get is written to this folder, not to where a link in it leads."""
+        """Check that loggers write to this folder, not through a link to another place."""
         for name in LOGGED:
             if (self.path / name).is_symlink():
                 raise MFPyGError(f"{self.path / name}: a link to another place; remove it")
 
     def _unstarted(self) -> bool:
-        """True if the folder holds a run that was killed before its first checkpoint, and nothing else."""
-        # The versions tell it from a folder in which somebody keeps a config.yaml.
+        """True if the folder contains only a run that was killed before its first checkpoint."""
+        # versions.json distinguishes it from a folder in which a user keeps a config.yaml.
         if not self.versions.is_file() or self.last.is_file():
             return False
         own = {*self._own_files(), *self.path.glob(".*.tmp"), *map(self.path.joinpath, (LOCK, HOLDER, *LOGGED))}
@@ -102,7 +106,7 @@ class RunFolder:
         return {self.versions, self.config, self.splits, self.references, self.log, self.best, self.loggers}
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed run had not finished to write; only for who has the folder's lock."""
+        """Remove temporary files of a killed run; requires the lock of the folder."""
         for file in (*self._own_files(), self.last, self.metrics, self.table):
             for path in self.path.glob(f".{file.name}.*.tmp"):
                 path.unlink(missing_ok=True)
@@ -114,10 +118,10 @@ class RunFolder:
         versions: Mapping[str, str],
         references: GivenReferences | None = None,
     ) -> None:
-        """Make the folder and write what is known before training.
+        """Create the folder and write the files known before training.
 
         Raises:
-            MFPyGError: if the folder can't be made, or written to.
+            MFPyGError: if the folder cannot be created or written to.
         """
         make_folder(self.path)
         if self._unstarted():
@@ -126,11 +130,11 @@ class RunFolder:
         self.write_config(settings)
         if references:
             write_text(self.references, as_text(references))
-        # A file of the handle, as numpy appends .npz to a name.
+        # Through a file handle, as numpy appends .npz to a name.
         replace_file(self.splits, lambda name: _save_npz(name, splits))
 
     def read_references(self) -> GivenReferences:
-        """Reference energies that were given when the run began.
+        """Reference energies that the run was started with.
 
         Raises:
             MFPyGError: if the file is damaged.
@@ -142,7 +146,7 @@ class RunFolder:
         write_text(self.config, yaml.safe_dump(to_dict(settings), sort_keys=False, allow_unicode=True))
 
     def discard_unstarted(self) -> None:
-        """Remove what a run that stopped before its first checkpoint has written."""
+        """Remove the files of a run that stopped before its first checkpoint."""
         if not self.path.is_dir() or not self._unstarted():
             return
         self._remove_own_files()
@@ -158,15 +162,15 @@ class RunFolder:
         """Settings of the run.
 
         Raises:
-            MFPyGError: if the folder is no run, or its configuration is damaged.
+            MFPyGError: if the folder is not a run folder, or its configuration is damaged.
         """
         return from_dict(read_yaml(self.config))
 
     def data_named(self, described: Mapping[str, Any]) -> list[str]:
-        """The run's data sets, where its settings say: those are kept up when it is resumed on data that have moved.
+        """Data sets of the run, from its settings, which are updated when it is resumed on moved data.
 
         Args:
-            described: what the checkpoint says, which counts where there are no such settings.
+            described: metadata of the checkpoint, used if there are no such settings.
         """
         with contextlib.suppress(MFPyGError):
             return self.read_settings().sources
@@ -174,15 +178,15 @@ class RunFolder:
         return [name] if isinstance(name, str) else list(name)
 
     def read_versions(self) -> dict[str, str]:
-        """Versions that the run was started with; nothing where the file is missing or damaged."""
+        """Versions that the run was started with; empty if the file is missing or damaged."""
         return _read_json(self.versions)
 
     def read_loggers(self) -> dict[str, str]:
-        """Each logger's name of this run; nothing where the file is missing or damaged."""
+        """Name of this run in each logger; empty if the file is missing or damaged."""
         return _read_json(self.loggers)
 
     def write_loggers(self, runs: Mapping[str, str]) -> None:
-        """Write ``loggers.json``, by which a resumed run is logged where it was."""
+        """Write ``loggers.json``, by which a resumed run continues the same runs of the loggers."""
         write_text(self.loggers, json.dumps(runs, indent=2) + "\n")
 
     def read_splits(self) -> dict[str, np.ndarray]:
@@ -213,7 +217,7 @@ def _save_npz(name: str, splits: Mapping[str, np.ndarray]) -> None:
 
 
 def check_same(before: TrainSettings, now: TrainSettings) -> None:
-    """Check that a resumed run differs only in what may change.
+    """Check that a resumed run differs only in settings that may change.
 
     Raises:
         MFPyGError: naming every other difference.
@@ -223,16 +227,16 @@ def check_same(before: TrainSettings, now: TrainSettings) -> None:
 
 def may_change(before: TrainSettings) -> tuple[str, ...]:
     """Settings that a resumed run may change."""
-    # Other strategies divide the epochs among stages, of which one may be over.
+    # Other strategies divide the epochs among stages, some of which may be over.
     return tuple(name for name in MAY_CHANGE if name != "epochs" or before.strategy == "mfl")
 
 
 def setting_changes(before: TrainSettings, now: TrainSettings) -> list[str]:
-    """Every setting that is different and may not be, in words."""
+    """Descriptions of all differences in settings that may not change."""
     old, new = flat(to_dict(before)), flat(to_dict(now))
-    for settings, values in ((before, old), (now, new)):  # the files may have moved, as those of dataset
+    for settings, values in ((before, old), (now, new)):  # the files may have moved, as with dataset
         values["split.files"] = [name for name, _ in settings.split.sources]
-    kept = [name for name in dict.fromkeys([*old, *new]) if name not in (*may_change(before), "out")]  # where it is now
+    kept = [name for name in dict.fromkeys([*old, *new]) if name not in (*may_change(before), "out")]
     absent = "absent"
     return [
         f"{name} was {old.get(name, absent)}, now {new.get(name, absent)}"
@@ -242,10 +246,10 @@ def setting_changes(before: TrainSettings, now: TrainSettings) -> list[str]:
 
 
 def check_nothing_changed(changes: list[str], before: TrainSettings, where: str = "") -> None:
-    """Refuse what is changed.
+    """Raise if there are changes.
 
     Raises:
-        MFPyGError: naming all of it.
+        MFPyGError: naming all changes.
     """
     if changes:
         raise MFPyGError(

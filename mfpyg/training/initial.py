@@ -1,4 +1,4 @@
-"""The trained potential that a training begins with, and what the settings leave to it."""
+"""Initial potential of a training (``--init``), and the settings taken from it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.training.folder import RunFolder
 
 NETWORK = ("backbone", "model", "head", "precision")
-"""Settings of the network, which a training that goes on from its weights can't change."""
+"""Settings of the network, which cannot change when its weights are trained further."""
 
 FRESH = "fresh"
-"""For ``finetune.head_from``: weights drawn anew."""
+"""Value of ``finetune.head_from`` for random weights."""
 
 
 @dataclass(frozen=True)
 class InitialModel:
-    """The trained potential that ``--init`` names.
+    """Trained potential named by ``--init``.
 
     Attributes:
-        path: as it was given.
-        sha256: of the checkpoint file.
-        checkpoint: its contents.
+        path: path as given.
+        sha256: SHA-256 of the checkpoint file.
+        checkpoint: contents of the checkpoint.
     """
 
     path: str
@@ -45,7 +45,7 @@ class InitialModel:
 
     @property
     def described(self) -> Mapping[str, Any]:
-        """Description of the potential in the checkpoint."""
+        """Metadata of the checkpoint."""
         found: Mapping[str, Any] = self.checkpoint["mfpyg"]
         return found
 
@@ -57,7 +57,7 @@ class InitialModel:
 
     @property
     def network(self) -> dict[str, Any]:
-        """The settings of its network, nested plain values."""
+        """Settings of its network, as nested plain values."""
         values = to_dict(from_dict(self.described["config"]))
         return {name: values[name] for name in NETWORK}
 
@@ -70,14 +70,14 @@ class InitialModel:
         """The potential, in evaluation mode.
 
         Raises:
-            MFPyGError: if the weights do not fit what the checkpoint says of itself.
+            MFPyGError: if the weights do not match the metadata of the checkpoint.
         """
         potential = potential_of(self.checkpoint, self.path)
         assert isinstance(potential, MultiFidelityPotential)
         return potential
 
     def is_of(self, dataset: ConformationDataset) -> bool:
-        """True if it was trained on the conformations of a data set, of whichever levels."""
+        """True if it was trained on the conformations of a data set, with any levels."""
         data = self.described["data"]
         if data["fingerprint"] == dataset.fingerprint:
             return True
@@ -87,8 +87,7 @@ class InitialModel:
         return self.path
 
     def record(self) -> dict[str, Any]:
-        """Record of it in the checkpoints of the training: plain values, those of its own beginnings
-        included."""
+        """Record for the checkpoints of the training: plain values, including its own initial potential."""
         return {
             "path": self.path,
             "sha256": self.sha256,
@@ -100,19 +99,19 @@ class InitialModel:
 
 
 def read_initial(path: str) -> InitialModel:
-    """The potential to begin with.
+    """Read the initial potential.
 
     Args:
-        path: run folder, whose best epoch is meant, or a checkpoint.
+        path: run folder (its best epoch), or checkpoint.
 
     Raises:
-        MFPyGError: if it can't be read, or is one of Δ-learning.
+        MFPyGError: if it cannot be read, or is a Δ-learning potential.
     """
     checkpoint = read_checkpoint(path)
     described = checkpoint["mfpyg"]
     if described.get("base_level") is not None:
         raise MFPyGError(
-            f"{path}: a potential of strategy delta, the sum of two networks, can't be trained further; expected one "
+            f"{path}: a potential of strategy delta, the sum of two networks, cannot be trained further; expected one "
             "of strategy mfl, tl or meta"
         )
     unknown = [name for name in described["fidelities"] if name not in trained_labels(described)]
@@ -123,18 +122,18 @@ def read_initial(path: str) -> InitialModel:
 
 @dataclass(frozen=True)
 class Start:
-    """Potential that a training continues from.
+    """Initial potential of a new or resumed run.
 
     Attributes:
-        potential: in a run that is resumed, with the new fidelities already.
-        record: of :meth:`InitialModel.record`.
+        potential: the potential; in a resumed run, with the new fidelities already.
+        record: from :meth:`InitialModel.record`.
     """
 
     potential: MultiFidelityPotential
     record: Mapping[str, Any]
 
     def with_trained(self, species: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """Elements that each fidelity was trained on before or in this training; unknown where it was before."""
+        """Elements that each fidelity was trained on, before or in this training; left out if unknown."""
         before = self.potential.trained_species
         old = [fidelity.name for fidelity in parse_fidelities(self.record["fidelities"])]
         known = {name: found for name, found in species.items() if name in before or name not in old}
@@ -142,16 +141,16 @@ class Start:
 
 
 def start_of(model: InitialModel) -> Start:
-    """The beginning of a new run.
+    """Start of a new run.
 
     Raises:
-        MFPyGError: if the model's weights do not fit what it says of itself.
+        MFPyGError: if the weights of the model do not match its metadata.
     """
     return Start(model.potential(), model.record())
 
 
 def start_of_resumed(folder: RunFolder) -> Start:
-    """The start of a run that is resumed, which needs the model that it began with no more.
+    """Start of a resumed run, which no longer needs its initial model.
 
     Raises:
         MFPyGError: if its last checkpoint is damaged.
@@ -159,17 +158,17 @@ def start_of_resumed(folder: RunFolder) -> Start:
     checkpoint = read_checkpoint(folder.last)
     potential, record = potential_of(checkpoint, str(folder.last)), checkpoint["mfpyg"].get("init")
     if not isinstance(potential, MultiFidelityPotential) or not isinstance(record, dict):
-        raise MFPyGError(f"{folder.last}: damaged, it does not say which potential the training began with")
+        raise MFPyGError(f"{folder.last}: damaged, it does not say which potential the run was started with")
     return Start(potential, record)
 
 
 def completed(settings: TrainSettings, model: InitialModel) -> TrainSettings:
-    """The settings with everything that they leave to the model: what is trained on, and from where it is copied.
+    """Complete the settings from the model: fidelities to train on, and the one that new ones are copied from.
 
-    What is complete already is only checked.
+    Complete settings are only checked.
 
     Raises:
-        MFPyGError: if they contradict the model or themselves.
+        MFPyGError: if the settings contradict the model or themselves.
     """
     _check_network(settings, model)
     _check_sha256(settings, model)
@@ -214,7 +213,7 @@ def _old(settings: TrainSettings, added: Sequence[Fidelity]) -> str:
     old = settings.finetune.old
     if old == "replayed" and not added:
         raise MFPyGError(
-            "finetune.old is replayed, but no fidelity is added; fidelities says which of init's are trained on"
+            "finetune.old is replayed, but no fidelity is added; select the ones to train on with fidelities"
         )
     if old != "auto":
         return old
@@ -222,23 +221,23 @@ def _old(settings: TrainSettings, added: Sequence[Fidelity]) -> str:
 
 
 def _trained(settings: TrainSettings, model: InitialModel, added: Sequence[Fidelity]) -> tuple[Fidelity, ...]:
-    """The model's own fidelities that are trained on: those named, or all of them where any are."""
+    """Existing fidelities to train on: those named, or else all, if any are trained."""
     named = _named(settings, model, added)
     if added and settings.finetune.old != "replayed":
         if named:
             raise MFPyGError(
                 f"fidelities are {' '.join(map(str, named))}, but finetune.old is {settings.finetune.old}; leave them "
-                "out, as only what is added is trained on, or use finetune.old replayed"
+                "out, as only added ones are trained on, or use finetune.old replayed"
             )
         return ()
     if not named:
         named = tuple(model.fidelities.values())
-        _check_there(settings, named)
+        _check_levels(settings, named)
     return named
 
 
 def _named(settings: TrainSettings, model: InitialModel, added: Sequence[Fidelity]) -> tuple[Fidelity, ...]:
-    """The model's own fidelities among those of the settings, which name the added ones, too, once completed."""
+    """Existing fidelities among those of the settings, which include the added ones once completed."""
     new = {fidelity.name: fidelity for fidelity in added}
     own = []
     for fidelity in parse_fidelities(settings.fidelities) if settings.fidelities else ():
@@ -247,7 +246,7 @@ def _named(settings: TrainSettings, model: InitialModel, added: Sequence[Fidelit
         if fidelity.name not in new and fidelity.name not in model.fidelities:
             known = ", ".join(model.fidelities)
             raise MFPyGError(
-                f"{model} has no fidelity '{fidelity.name}' to train further (it has {known}); a new one is added by "
+                f"{model} has no fidelity '{fidelity.name}' to train further (it has {known}); add a new one with "
                 f"add_fidelity {fidelity}"
             )
         if fidelity.name not in new:
@@ -259,7 +258,7 @@ def _head_from(settings: TrainSettings, model: InitialModel, added: Sequence[Fid
     name = settings.finetune.head_from
     if not added:
         if name is not None:
-            raise MFPyGError(f"finetune.head_from is {name}, but no fidelity is added that could begin with it")
+            raise MFPyGError(f"finetune.head_from is {name}, but no fidelity is added")
         return None
     if name is None:
         return list(model.fidelities)[-1]
@@ -268,8 +267,8 @@ def _head_from(settings: TrainSettings, model: InitialModel, added: Sequence[Fid
     return name
 
 
-def _check_there(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> None:
-    """Check that the data can have the labels that the model was trained on, which nobody has asked for by name."""
+def _check_levels(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> None:
+    """Check that the levels of the data include the labels that the model was trained on."""
     specs = parse_specs(settings.sources)
     levels = {level.name: level for level in combined_levels(specs)}
     lacking = [

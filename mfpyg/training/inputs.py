@@ -1,4 +1,4 @@
-"""Inputs of a training, which its stages share: settings, labels, splits, elements, reference energies."""
+"""Inputs shared by the stages of a training: settings, labels, splits, elements, reference energies."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ AnyStage = TypeVar("AnyStage", bound=Stage)
 
 @dataclass(frozen=True)
 class Elements:
-    """The elements of the training split.
+    """Elements of the training split.
 
     Attributes:
         species: atomic numbers, ascending.
-        counts: atoms of each in every conformation of the data set, (n_conformations, n_species) float64.
+        counts: number of atoms of each in every conformation of the data set, (n_conformations, n_species) float64.
     """
 
     species: tuple[int, ...]
@@ -46,16 +46,16 @@ class Elements:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs from which a strategy makes the stages of a training.
+    """Inputs from which a strategy creates the stages of a training.
 
     Attributes:
-        settings: checked.
-        fidelities: all that are trained on, in the order given.
-        dataset: with the labels that the training may see.
+        settings: checked settings.
+        fidelities: fidelities to train on, in the order given.
+        dataset: data set with the labels available for training.
         splits: ``{"train": rows, "val": rows, …}``.
         given: reference energies that are not fitted.
-        start: the potential that is trained further, if any.
-        notes: lines for the user, added to as references are fitted.
+        start: potential to train further, if any.
+        notes: lines for the user; fitted references add theirs.
     """
 
     settings: TrainSettings
@@ -68,10 +68,10 @@ class Inputs:
 
     @functools.cached_property
     def elements(self) -> Elements:
-        """The elements that a potential can be trained on.
+        """Elements that a potential can be trained on.
 
         Raises:
-            MFPyGError: if another split has an element that the training split has not.
+            MFPyGError: if another split has an element that the training split does not have.
         """
         every = species_of(self.dataset)
         counts = compositions(self.dataset, every)
@@ -88,11 +88,11 @@ class Inputs:
 
     @functools.cached_property
     def budget(self) -> int:
-        """Conformations of an epoch of strategy ``mfl``, which decide the optimiser steps of an epoch of any stage."""
+        """Conformations per epoch of strategy ``mfl``, which set the optimiser steps per epoch of every stage."""
         return len(self.rows("train", self.fidelities))
 
     def column(self, fidelity: str) -> int:
-        """Number of a fidelity among the T of the data set."""
+        """Column of a fidelity among the T of the data set."""
         return self.dataset.fidelities.index(fidelity)
 
     def rows(self, split: str, fidelities: Sequence[Fidelity]) -> np.ndarray:
@@ -101,25 +101,25 @@ class Inputs:
         return rows[labelled_rows(self.dataset, rows, fidelities).any(axis=1)]
 
     def potential(self, fidelities: Sequence[str]) -> MultiFidelityPotential:
-        """A potential with fresh weights, drawn from torch's global generator, and no reference energies yet."""
+        """Potential with weights drawn from torch's global generator, and no reference energies yet."""
         return build_potential(self.settings, self.elements.species, fidelities)
 
     def references(self, fidelities: Sequence[str]) -> dict[str, Tensor]:
-        """Reference energies of each fidelity, (n_species,) float64, given or fitted to its labels in training."""
+        """Reference energies of each fidelity, (n_species,) float64, given or fitted to its training labels."""
         rows, elements = self.splits["train"], self.elements
         fitted = fit_references(self.dataset, rows, elements.species, fidelities, elements.counts, self.given)
         self.notes.extend(reference_notes(fitted))
         return {name: torch.from_numpy(references.energies) for name, references in fitted.items()}
 
     def loss(self, fidelities: Sequence[Fidelity]) -> MultiFidelityLoss:
-        """The loss of the labels of some fidelities, weighted as the settings say."""
+        """Loss of the labels of some fidelities, with the weights of the settings."""
         every = parse_weights(self.settings.weights, self.fidelities)
         columns = {f.name: self.column(f.name) for f in fidelities}
         weights = {key: weight for key, weight in every.items() if key[0] in columns}
         return MultiFidelityLoss(fidelities, columns, weights, self.settings.hierarchicality)
 
     def sampling(self, rows: np.ndarray, seed: int | None = None) -> Sampling:
-        """Batches of these conformations, (n,) int64, as many an epoch as the budget says."""
+        """Sampling of these conformations, (n,) int64, with as many batches per epoch as the budget gives."""
         settings = self.settings
         return Sampling(
             rows,
@@ -131,13 +131,13 @@ class Inputs:
         )
 
     def relabelled(self, fidelity: str, rows: np.ndarray, energy: Tensor, forces: Tensor | None = None) -> Inputs:
-        """Inputs with other labels of a fidelity in some conformations, where they may have had none.
+        """Inputs with new labels of a fidelity in some conformations, which may have had none.
 
         Args:
-            fidelity: of the data set.
-            rows: numbers of the conformations, (n,) int64.
-            energy: in kcal/mol, (n,) float64.
-            forces: in kcal/mol/Å, (N, 3), of the N atoms of these conformations, one after the other; or none.
+            fidelity: fidelity of the data set.
+            rows: indices of the conformations, (n,) int64.
+            energy: energies in kcal/mol, (n,) float64.
+            forces: forces in kcal/mol/Å, (N, 3), of the N atoms of these conformations in order, if any.
         """
         dataset, column, chosen = copy.copy(self.dataset), self.column(fidelity), torch.from_numpy(rows)
         dataset._data, dataset._data_list = copy.copy(self.dataset._data), None
@@ -152,14 +152,14 @@ class Inputs:
     def stage(
         self, kind: type[AnyStage], name: str, fidelities: Sequence[Fidelity], epochs: int, **others: Any
     ) -> AnyStage:
-        """A stage on all labels of some fidelities, at the settings' rate, unless ``others`` say otherwise.
+        """Create a stage on all labels of some fidelities, with the learning rate of the settings.
 
         Args:
             kind: :class:`Stage`, or a subclass.
-            name, fidelities, epochs: of the stage.
-            others: further attributes of the stage.
+            name, fidelities, epochs: attributes of the stage.
+            others: further attributes, which replace the defaults.
         """
-        usual: dict[str, Any] = {
+        defaults: dict[str, Any] = {
             "loss": self.loss(fidelities),
             "lr": self.settings.optim.lr,
             "weight_decay": self.settings.optim.weight_decay,
@@ -167,12 +167,12 @@ class Inputs:
             "val": self.rows("val", fidelities),
         }
         if "train" not in others:
-            usual["train"] = self.sampling(self.rows("train", fidelities))
-        return kind(name=name, fidelities=tuple(fidelities), epochs=epochs, **{**usual, **others})
+            defaults["train"] = self.sampling(self.rows("train", fidelities))
+        return kind(name=name, fidelities=tuple(fidelities), epochs=epochs, **{**defaults, **others})
 
 
 def reference_notes(fitted: Mapping[str, References]) -> list[str]:
-    """A line for each fidelity whose references are those of isolated atoms, or not determined by the labels."""
+    """Notes on fidelities whose references are those of isolated atoms, or not determined by the labels."""
     notes = []
     for name, references in fitted.items():
         if references.isolated:
@@ -183,6 +183,6 @@ def reference_notes(fitted: Mapping[str, References]) -> list[str]:
             used = f"they are extrapolated from those of {sources}" if sources else "their least-norm values are used"
             notes.append(
                 f"note: the {name} labels do not determine the reference energies of "
-                f"{', '.join(references.undetermined)} one by one; {used}; references can give others"
+                f"{', '.join(references.undetermined)} individually; {used}; give others with references"
             )
     return notes

@@ -1,4 +1,4 @@
-"""Labels of a training: which conformations carry some, and whether those that are trained on are there."""
+"""Labels of a training: which conformations have them, and checks that those trained on exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mfpyg.training.check import label_fractions
 
 
 def labelled_rows(dataset: ConformationDataset, rows: np.ndarray, fidelities: Sequence[Fidelity]) -> np.ndarray:
-    """True where one of the rows carries a label of a fidelity that is trained on, (n, T) bool."""
+    """True where a row has a label of a fidelity to train on, (n, T) bool."""
     columns = []
     for fidelity in fidelities:
         column = dataset.fidelities.index(fidelity.name)
@@ -34,7 +34,7 @@ def with_labels_kept(
     dataset: ConformationDataset,
     splits: Mapping[str, np.ndarray],
 ) -> ConformationDataset:
-    """The data set with the part of the labels that the settings keep, see :mod:`mfpyg.datasets.label_fraction`."""
+    """Data set with the fraction of labels that the settings keep, see :mod:`mfpyg.datasets.label_fraction`."""
     return thin_labels(dataset, splits, label_fractions(settings, fidelities), settings.split_seed)
 
 
@@ -44,7 +44,7 @@ def label_notes(
     splits: Mapping[str, np.ndarray],
     fidelities: tuple[Fidelity, ...],
 ) -> list[str]:
-    """Lines for the user about the labels and conformations that are trained on.
+    """Notes on the labels and conformations that are trained on.
 
     Raises:
         MFPyGError: as :func:`check_labels`.
@@ -53,7 +53,7 @@ def label_notes(
     for name in label_fractions(settings, fidelities):
         any_label = (Fidelity(name, energy=True, forces=True),)
         train, val = (int(labelled_rows(dataset, splits[split], any_label).sum()) for split in ("train", "val"))
-        lines.append(f"labels of {name} are kept of {train:,} conformations in train and {val:,} in val")
+        lines.append(f"labels of {name} are kept for {train:,} conformations in train and {val:,} in val")
     lines += check_labels(settings, dataset, splits, fidelities)
     left_out = len(dataset) - sum(len(rows) for rows in splits.values())
     if left_out:
@@ -62,7 +62,7 @@ def label_notes(
 
 
 def _needed(settings: TrainSettings) -> tuple[str, ...]:
-    """Fidelities without whose labels in the validation split no epoch, or stage, can be judged."""
+    """Fidelities that need labels in the validation split to choose the best epoch of each stage."""
     if settings.strategy != "mfl":
         return tuple(f.name for f in parse_fidelities(settings.fidelities))
     return () if settings.monitor == "sum" else (settings.monitor,)
@@ -77,11 +77,11 @@ def check_labels(
     """Check that every kind of label to train on occurs in the training split.
 
     Returns:
-        A line for each kind that the validation split lacks, which the choice of the best epoch can't see, and one
-        for the conformations that carry no label to train on.
+        Notes on labels missing in the validation split, which do not affect the choice of the best epoch, and on
+        conformations without labels to train on.
 
     Raises:
-        MFPyGError: naming the first that does not, or if nothing is left to choose the best epoch by.
+        MFPyGError: naming the first kind that does not, or if there are no labels to choose the best epoch by.
     """
     rows, notes, seen = splits["train"], [], []
     labelled = int(labelled_rows(dataset, rows, fidelities).any(axis=1).sum())
@@ -112,7 +112,7 @@ def check_labels(
 def labelled_species(
     dataset: ConformationDataset, rows: np.ndarray, fidelities: Sequence[Fidelity]
 ) -> dict[str, tuple[int, ...]]:
-    """Atomic numbers in the labels of each fidelity in some conformations, (n,) int64."""
+    """Atomic numbers in the labels of each fidelity, over the conformations ``rows``, (n,) int64."""
     species = species_of(dataset)
     there = compositions(dataset, species)[rows] > 0  # (n, n_species)
     labelled = labelled_rows(dataset, rows, fidelities)  # (n, n_fidelities)

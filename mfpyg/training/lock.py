@@ -1,4 +1,4 @@
-"""One training at a time in a run folder."""
+"""Lock of a run folder, for one training at a time."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         (folder / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except Timeout:
         raise MFPyGError(
-            f"{folder}: another mfpyg-train works in this folder ({_holder(folder)}); wait until it has ended, or "
+            f"{folder}: another mfpyg-train is running in this folder ({_holder(folder)}); wait until it has ended, or "
             "choose another folder with --out"
         ) from None
     except OSError as error:
         raise MFPyGError(
-            f"{folder / LOCK}: can't write or lock it ({error.strerror}); choose another folder with --out"
+            f"{folder / LOCK}: cannot write or lock it ({error.strerror}); choose another folder with --out"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Experiment trackers that a run is logged by, besides its own ``metrics.csv``: TensorBoard, Weights & Biases, MLflow.
+"""Experiment loggers besides ``metrics.csv``: TensorBoard, Weights & Biases, MLflow.
 
-What they write goes into the run folder, unless their environment variables, such as ``MLFLOW_TRACKING_URI``, say
-otherwise. A resumed run goes on in the same run of theirs.
+They write to the run folder, unless their environment variables, such as ``MLFLOW_TRACKING_URI``, say otherwise. A
+resumed run continues the same logger runs.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from mfpyg.training.distributed import is_main_process
 from mfpyg.training.folder import RunFolder
 
 PROJECT = "mfpyg"
-"""Project of Weights & Biases, experiment of MLflow, where the environment names none."""
+"""Default project of Weights & Biases, and default experiment of MLflow."""
 
 
 class Loggers:
-    """The loggers of a run, in its first process; the others have none.
+    """Loggers of a run, in its first process; the others have none.
 
     Args:
-        settings: of the run.
-        folder: of the run, which is there already.
+        settings: settings of the run.
+        folder: run folder, which must exist.
 
     Raises:
-        MFPyGError: if one can't begin or go on with its run, as when it is not logged in.
+        MFPyGError: if a logger cannot start or continue its run, for example without a login.
     """
 
     def __init__(self, settings: TrainSettings, folder: RunFolder) -> None:
         self.folder, self.of = folder, dict[str, Logger]()
-        usual = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
+        default = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
         runs = folder.read_loggers()
-        for name in (settings.logger or usual) if is_main_process() else ():
-            with _told(name):
+        for name in (settings.logger or default) if is_main_process() else ():
+            with _errors_in_one_line(name):
                 self.of[name] = logger = self._open(name, runs.get(name))
                 if name not in runs:
                     logger.log_hyperparams(flat(to_dict(settings)))
@@ -66,7 +66,7 @@ class Loggers:
 
     @contextmanager
     def ended(self) -> Iterator[None]:
-        """End what they have started, with the training."""
+        """End the runs of the loggers at the end of the context."""
         failed = True
         try:
             yield
@@ -78,11 +78,11 @@ class Loggers:
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Turn any error of a tracker, of which each has its own kinds, into one line."""
+def _errors_in_one_line(name: str) -> Iterator[None]:
+    """Convert any error of a logger, each with its own exceptions, into one line."""
     try:
         yield
     except Exception as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         hint = "; WANDB_MODE=offline needs no connection" if name == "wandb" else ""
-        raise MFPyGError(f"logger {name} can't be started: {reason}{hint}") from error
+        raise MFPyGError(f"logger {name} cannot be started: {reason}{hint}") from error

@@ -1,4 +1,4 @@
-"""The multi-fidelity loss (eqs. 1-3 of the MFL paper), with masks, over any number of processes."""
+"""Multi-fidelity loss (eqs. 1-3 of the MFL paper) with masked labels, over any number of processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mfpyg.models import Prediction
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Σ over processes, whose gradient makes DDP's mean of the gradients their sum.
+    """Sum over processes, with a gradient that turns DDP's mean of gradients into a sum.
 
     Every process holds the same loss L(Σ_r S_r) of the summed S. The parameters' gradient is
     Σ_r L'·dS_r/dθ; DDP divides the sum by the number of processes, so the gradient passed to each
@@ -35,26 +35,26 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def sum_over_processes(local: Tensor) -> Tensor:
-    """Sum of a tensor over all processes of a distributed run; itself in a run of one."""
+    """Sum of a tensor over all processes of a distributed run; the tensor itself in a single process."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return _SumOverProcesses.apply(local)
     return local
 
 
 class MultiFidelityLoss(nn.Module):
-    r"""Errors of every fidelity and property, and the hierarchicality of every fidelity.
+    r"""Loss of the errors of every fidelity and property, and of the hierarchicality of every fidelity.
 
     .. math:: L = \sum_f \Big[\sum_{p \in \{E, F\}} w_{fp} (\mathrm{RMSE}_{fp} + \mathrm{MAE}_{fp})
               + w_R\, \bar R_f\Big]
 
     over the labelled entries only, :math:`\bar R_f` being the mean hierarchicality of the molecules
-    that carry a label of f. Sums and counts are added over all processes before roots and ratios are
-    taken, so that several processes have the loss of one on the same batch. What has no label in a
-    batch contributes exactly zero, with a zero gradient.
+    that have a label of f. Sums and counts are added over all processes before roots and ratios are
+    taken, so that the loss does not depend on the number of processes. Labels missing in a batch contribute
+    exactly zero, with a zero gradient.
 
     Args:
-        fidelities: with the labels to train on.
-        columns: ``{fidelity: its number among the T of the data set}``.
+        fidelities: fidelities with the labels to train on.
+        columns: ``{fidelity: column among the T of the data set}``.
         weights: ``{(fidelity, "energy" | "forces"): w}`` for every label trained on.
         hierarchicality: w_R.
     """
@@ -86,7 +86,7 @@ class MultiFidelityLoss(nn.Module):
         return [(name, prop, self.columns[name]) for name, prop in self.weights]
 
     def labelled(self, sums: Tensor) -> dict[str, bool]:
-        """True for each fidelity that there is a label of, by the sums over all processes, (n_labels, 3)."""
+        """Whether each fidelity has a label, from the sums over all processes, (n_labels, 3)."""
         there = (sums[:, 0] > 0).tolist()
         return {
             f.name: any(n for (name, _), n in zip(self.weights, there, strict=True) if name == f.name)
@@ -94,7 +94,7 @@ class MultiFidelityLoss(nn.Module):
         }
 
     def forward(self, predictions: Mapping[str, Prediction], batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss of a batch, and the error sums it was made of, both over all processes.
+        """Loss of a batch and its error sums, both over all processes.
 
         Returns:
             The loss, and (n_labels, 3) float64 as :meth:`sums` gives them.

@@ -1,4 +1,4 @@
-"""The training and validation step, as a LightningModule."""
+"""Training and validation steps, as a LightningModule."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from mfpyg.training.stage import Place, Stage, Step, train_only
 
 
 @dataclass
-class _Compared:
-    """A batch whose gradient the optimiser's next step takes.
+class _AccumulatedBatch:
+    """Batch whose gradient is part of the next optimiser step.
 
     Attributes:
-        potential, loss, batch: that were compared.
-        labelled: True for each fidelity that the batch, over all processes, has a label of.
+        potential, loss, batch: arguments of :meth:`MultiFidelityModule.compare`.
+        labelled: whether the batch, over all processes, has a label of each fidelity.
     """
 
     potential: MultiFidelityPotential
@@ -38,20 +38,20 @@ class _Compared:
 
 
 class MultiFidelityModule(lightning.LightningModule):
-    """Trains a potential in one stage of a training.
+    """LightningModule that trains a potential in one stage of a training.
 
     Logged at the end of every epoch, over all processes: ``train/…`` and ``val/…`` for each label
-    (``val/cc/energy_rmse``), for each fidelity (``val/cc/loss``) and their sum (``val/loss``); and how
-    many energies and force components of each were trained on (``train/cc/energy_labels``).
+    (``val/cc/energy_rmse``), for each fidelity (``val/cc/loss``) and their sum (``val/loss``); and the
+    numbers of energies and force components trained on (``train/cc/energy_labels``).
 
     Args:
-        potential: that the stage trains.
-        stage: parameters, loss and optimiser.
-        metadata: plain values that go into every checkpoint under ``"mfpyg"``.
-        molecules: names, by which a conformation that breaks the training is reported.
-        compiled: True for training steps through ``torch.compile``; validation, where it gains nothing, is not.
+        potential: potential to train.
+        stage: stage with the parameters to train, the loss and the optimiser.
+        metadata: plain values saved in every checkpoint under ``"mfpyg"``.
+        molecules: names of the molecules, for errors about a conformation.
+        compiled: whether to compile training steps with ``torch.compile``; validation does not benefit from it.
         optim: settings of the optimiser.
-        place: where in the whole training the stage is.
+        place: position of the stage in the whole training.
     """
 
     def __init__(
@@ -66,34 +66,34 @@ class MultiFidelityModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.potential, self.stage, self.loss = potential, stage, stage.loss
-        self.losses = nn.ModuleList(stage.losses())  # whose tensors go to the device with this
+        self.losses = nn.ModuleList(stage.losses())  # registered, so that their tensors move to the device
         self.metadata, self.molecules, self.compiled = dict(metadata or {}), list(molecules), compiled
         self.optim, self.place = optim or OptimSettings(), place or Place()
         self.labels_seen: dict[str, int] = {}
-        """Energies and force components of each fidelity in the last epoch; exact, which a logged float is not."""
+        """Numbers of energies and force components of each fidelity in the last epoch; exact, unlike logged floats."""
         self.logged: set[str] = set()
-        """Names of all that was logged of the last epoch."""
+        """Names of all values logged in the last epoch."""
         self._n_steps = 1
         self._optimizer: torch.optim.Optimizer | None = None
         self._sums: dict[str, Tensor] = {}
-        self._window: list[_Compared] = []
-        """Batches since the last step of the optimiser."""
+        self._window: list[_AccumulatedBatch] = []
+        """Batches since the last optimiser step."""
         self._val_fault: tuple[str, bool] | None = None
         train_only(potential, stage.trained(potential))
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch in the whole training."""
+        """Epoch number in the whole training."""
         return self.place.epochs + self.current_epoch
 
     @property
     def step(self) -> int:
-        """Steps of the optimiser in the whole training."""
+        """Number of optimiser steps in the whole training."""
         return self.place.steps + self.global_step
 
     @property
     def over(self) -> bool:
-        """True once the stage has had all its epochs, or is stopped early."""
+        """True once the stage has finished all its epochs or was stopped early."""
         ended = "train" not in self._sums
         return ended and (self.current_epoch + 1 >= self.stage.epochs or self.trainer.should_stop)
 
@@ -114,7 +114,7 @@ class MultiFidelityModule(lightning.LightningModule):
         return value
 
     def optimizer_step(self, epoch: int, batch_idx: int, *arguments: Any, **more: Any) -> None:
-        # Here, and not at the end of the batch, as a checkpoint made then has to be of the weights afterwards.
+        # Not at the end of the batch, as checkpoints saved there must have the weights after this.
         super().optimizer_step(epoch, batch_idx, *arguments, **more)
         self.stage.after_step(self.potential, self._step(batch_idx))
 
@@ -125,7 +125,7 @@ class MultiFidelityModule(lightning.LightningModule):
         """Loss of a potential on a batch, and the error sums, as :class:`MultiFidelityLoss` gives them.
 
         Raises:
-            MFPyGError: if the loss is not finite, naming the conformation where that comes from.
+            MFPyGError: if the loss is not finite, naming the conformation that causes it.
         """
         assert isinstance(potential, MultiFidelityPotential)
         predictions = self._predicted(potential, loss, batch, self.compiled)
@@ -133,7 +133,7 @@ class MultiFidelityModule(lightning.LightningModule):
         if not torch.isfinite(value):
             what = "NaN" if value.isnan() else "infinite"
             raise self._failure(f"the loss became {what}", self._fault(potential, loss, batch, predictions))
-        self._window.append(_Compared(potential, loss, batch, loss.labelled(sums)))
+        self._window.append(_AccumulatedBatch(potential, loss, batch, loss.labelled(sums)))
         return value, sums
 
     def _predicted(
@@ -142,7 +142,7 @@ class MultiFidelityModule(lightning.LightningModule):
         before, potential.compiled = potential.compiled, compiled
         try:
             return potential.predict(batch, loss.wanted)
-        except MFPyGError as error:  # which knows the number of the graph alone
+        except MFPyGError as error:  # which only has the index of the graph
             fault = fault_of_data(potential, batch, loss.labels, self.molecules)
             if fault is None:
                 raise
@@ -151,16 +151,14 @@ class MultiFidelityModule(lightning.LightningModule):
             potential.compiled = before
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Before clipping, which a gradient that is left out has no part in.
+        """Drop gradients of fidelities without labels, which must not affect clipping, and check the others.
 
         Raises:
             MFPyGError: if the gradient is not finite.
         """
-        window, self._window = self._window, []  # no batch is kept while the next one is computed
+        window, self._window = self._window, []  # free the batches before the next one is computed
         last = window[-1]
-        if (
-            len(window) < self.optim.accumulate
-        ):  # at the end of an epoch, where Lightning divides by the number wanted, too
+        if len(window) < self.optim.accumulate:  # at the end of an epoch; Lightning divides by the full number
             average_over(last.potential, len(window), self.optim.accumulate)
         labelled = {name: any(of.labelled[name] for of in window) for name in last.labelled}
         skip_unlabelled(last.potential, labelled)
@@ -174,9 +172,9 @@ class MultiFidelityModule(lightning.LightningModule):
         if split not in self._sums:
             self._sums[split] = sums
             return
-        before = self._sums[split].to(sums)  # those of a resumed epoch were read before the module came to its device
+        before = self._sums[split].to(sums)  # a resumed epoch's were loaded on the CPU
         if before.shape != sums.shape:
-            raise MFPyGError("the sums of errors in last.ckpt are not those of these labels; start the run anew")
+            raise MFPyGError("the error sums in last.ckpt are not those of these labels; start the run anew")
         self._sums[split] = sums + before
 
     def validation_step(self, batch: Batch, batch_number: int) -> None:
@@ -187,12 +185,12 @@ class MultiFidelityModule(lightning.LightningModule):
         self._add("val", sums)
 
     def on_validation_epoch_end(self) -> None:
-        # Those of the training step are over all processes already.
+        # The sums of training steps are over all processes already.
         self._sums["val"] = sum_over_processes(self._sums["val"])
         self.logged = set()
         self._log("train", self.stage.train_loss, self._sums.pop("train"))
         self._log("val", self.loss, self._sums.pop("val"))
-        if self.place.steps:  # loggers count on from stage to stage, where Lightning names the last step made
+        if self.place.steps:  # loggers count steps over all stages, Lightning only those of this one
             self.log_dict({"epoch": float(self.epoch), "step": float(self.step - 1)}, batch_size=1)
 
     def _log(self, split: str, loss: MultiFidelityLoss, sums: Tensor) -> None:
@@ -220,7 +218,7 @@ class MultiFidelityModule(lightning.LightningModule):
         batch: Batch,
         predictions: Mapping[str, Prediction] | None,
     ) -> tuple[str, bool] | None:
-        """Description of what is not finite in a batch, and True if that is the data."""
+        """Description of non-finite values in a batch, and whether they are in the data."""
         fault = fault_of_data(potential, batch, loss.labels, self.molecules)
         if fault is not None:
             return fault, True
@@ -228,9 +226,9 @@ class MultiFidelityModule(lightning.LightningModule):
         return None if fault is None else (fault, False)
 
     def _failure(self, what: str, fault: tuple[str, bool] | None) -> MFPyGError:
-        """The error that ends the run: what became of the numbers, when, and because of what.
+        """Error that ends the run: what happened, when, and why.
 
-        For all processes at once, as what they found is put together.
+        All processes must call it, as their findings are gathered.
         """
         fault = first_cause(fault)
         because = "" if fault is None else f": {fault[0]}"
@@ -248,11 +246,11 @@ class MultiFidelityModule(lightning.LightningModule):
         checkpoint["mfpyg"] = self.metadata
         checkpoint["progress"] = {"epochs": self.epoch + (not unfinished), "sums": dict(self._sums)}
         checkpoint["stage"] = {**dataclasses.asdict(self.place), "over": self.over, "state": self.stage.state_dict()}
-        checkpoint["epoch"], checkpoint["global_step"] = self.epoch, self.step  # Lightning's own are in "loops"
+        checkpoint["epoch"], checkpoint["global_step"] = self.epoch, self.step  # Lightning's own counts are in "loops"
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._sums = dict(checkpoint.get("progress", {}).get("sums", {}))
-        if "stage" in checkpoint:  # 0.1.0 had a single one
+        if "stage" in checkpoint:  # mfpyg 0.1.0 had a single stage
             self.stage.load_state_dict(checkpoint["stage"]["state"])
-        if self.metadata:  # references come with the weights; fitted on another machine they differ in the last digit
+        if self.metadata:  # those of the weights; a fit on another machine may differ in the last digit
             self.metadata["reference_energies"] = checkpoint["mfpyg"]["reference_energies"]

@@ -1,5 +1,4 @@
-"""Adam with decoupled weight decay, and steps of the optimiser that must not be made: of weights that no label of the
-batch is about, and along a gradient that is not finite."""
+"""Adam with decoupled weight decay; no steps of weights without labels in the batch, or with non-finite gradients."""
 
 from __future__ import annotations
 
@@ -19,10 +18,10 @@ Cause = TypeVar("Cause")
 
 
 def decaying(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters of a module that weight decay acts on: weight matrices and embeddings.
+    """Parameters of a module that weight decay applies to: weight matrices and embeddings.
 
-    A parameter of two or more dimensions is one. So is a flat one that is called ``weight``, as e3nn has them, but not
-    that of a normalisation layer. This leaves out biases, HIP-NN's μ, σ and tensor scales, and Bessel frequencies.
+    These are parameters of two or more dimensions, and flat ones named ``weight``, as in e3nn, except in normalisation
+    layers. This leaves out biases, HIP-NN's μ, σ and tensor scales, and Bessel frequencies.
     """
     return [
         parameter
@@ -35,12 +34,12 @@ def decaying(module: nn.Module) -> list[nn.Parameter]:
 def groups(
     module: nn.Module, trained: Iterable[nn.Parameter], weight_decay: float
 ) -> list[nn.Parameter] | list[dict[str, Any]]:
-    """Parameter groups of an optimiser: those that decay, and those that do not.
+    """Parameter groups of an optimiser: those with weight decay, and those without.
 
     Args:
-        module: that the parameters are of, see :func:`decaying`.
-        trained: its parameters that are trained.
-        weight_decay: 0 for one group of all, in their order.
+        module: module of the parameters, see :func:`decaying`.
+        trained: its parameters to train.
+        weight_decay: weight decay; 0 for a single group of all, in their order.
     """
     if not weight_decay:
         return list(trained)
@@ -59,13 +58,13 @@ def adam(
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> torch.optim.Optimizer:
-    """Adam, or AdamW where there is weight decay; both leave a parameter without a gradient alone.
+    """Adam, or AdamW if there is weight decay; both skip parameters without a gradient.
 
     Args:
-        module, trained, weight_decay: see :func:`groups`; a step multiplies what decays by
+        module, trained, weight_decay: see :func:`groups`; a step multiplies decaying parameters by
             1 − learning rate × weight decay.
         lr: initial learning rate.
-        betas: of Adam.
+        betas: coefficients of Adam's moments.
     """
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     # Fused: a step of a small network is bound by the number of calls, not by arithmetic.
@@ -73,19 +72,19 @@ def adam(
 
 
 class Diverged(MFPyGError):
-    """Weights have grown until a loss or a gradient is no finite number; the message says where."""
+    """The weights have grown until a loss or a gradient is not finite; the message says where."""
 
 
 def skip_unlabelled(potential: MultiFidelityPotential, labelled: Mapping[str, bool]) -> None:
-    """Take the gradients away from what the labels of a batch say nothing of.
+    """Remove the gradients of parameters that no label of a batch depends on.
 
-    A gradient of zero would not do: Adam would go on moving a head by the momentum of earlier batches, and let
-    its moments decay. Without a gradient, neither weights nor moments change. What fidelities share, the backbone, is
-    left out of a step only where no fidelity has a label.
+    With zero gradients, Adam would still move a head by the momentum of earlier batches, and let its moments decay.
+    Without a gradient, neither weights nor moments change. The shared backbone is left out of a step only if no
+    fidelity has a label.
 
     Args:
-        potential: after the backward pass.
-        labelled: True for each fidelity predicted that has a label in the batch, over all processes.
+        potential: potential after the backward pass.
+        labelled: whether each predicted fidelity has a label in the batch, over all processes.
     """
     without = [name for name, there in labelled.items() if not there]
     if not without:
@@ -96,20 +95,20 @@ def skip_unlabelled(potential: MultiFidelityPotential, labelled: Mapping[str, bo
 
 
 def average_over(potential: MultiFidelityPotential, batches: int, divided_by: int) -> None:
-    """Make gradients that were added up over some batches, and divided by another number, their average."""
+    """Turn gradients that were summed over some batches, and divided by another number, into their average."""
     for parameter in potential.parameters():
         if parameter.grad is not None:
             parameter.grad.mul_(divided_by / batches)
 
 
 def makes_step(trainer: lightning.Trainer, batch_number: int) -> bool:
-    """True if the optimiser makes a step after a batch of the epoch, instead of waiting for more gradients."""
+    """True if the optimiser makes a step after this batch of the epoch instead of accumulating gradients."""
     n = batch_number + 1
     return n % trainer.accumulate_grad_batches == 0 or n == trainer.num_training_batches
 
 
 def fault_of_gradients(potential: MultiFidelityPotential) -> str | None:
-    """Description of a gradient that is not finite, or whose square, which Adam keeps, is not; ``None`` if all are."""
+    """Description of a gradient that is not finite, or whose square is not (Adam needs it); ``None`` if all are."""
     found = {name: p.grad for name, p in potential.named_parameters() if p.grad is not None}
     if not found:
         return None
@@ -123,7 +122,7 @@ def fault_of_gradients(potential: MultiFidelityPotential) -> str | None:
 
 
 def _owner(potential: MultiFidelityPotential, parameter: str) -> str:
-    """``" (of cc)"`` for a parameter that a fidelity has of its own."""
+    """``" (of cc)"`` for a parameter that only this fidelity uses."""
     wanted = potential.get_parameter(parameter)
     for name in potential.fidelities:
         if any(p is wanted for p in potential.parts_of([name]).parameters()):
@@ -132,9 +131,9 @@ def _owner(potential: MultiFidelityPotential, parameter: str) -> str:
 
 
 def first_cause(cause: Cause | None) -> Cause | None:
-    """The cause that the first process that knows one gives; of a run of one process, its own.
+    """Cause from the first process that has one; in a single process, its own.
 
-    All processes have to call it, as they do where what they have in common is not finite.
+    All processes must call it.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return cause
@@ -144,7 +143,7 @@ def first_cause(cause: Cause | None) -> Cause | None:
 
 
 def checked_when_loaded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """An optimiser that refuses the state of other weights, or of other options.
+    """Make an optimiser refuse the state of other weights or options.
 
     Fused steps would write beyond the end of a smaller state.
     """
@@ -155,7 +154,7 @@ def checked_when_loaded(optimizer: torch.optim.Optimizer) -> torch.optim.Optimiz
 
 
 def _check_loaded(optimizer: torch.optim.Optimizer, made: Sequence[Mapping[str, Any]]) -> None:
-    """Check the state just loaded; ``made`` has the options of each group of parameters."""
+    """Check the loaded state; ``made`` has the options of each group of parameters."""
     damaged = "the checkpoint's optimiser is damaged or that of other weights"
     for group, options in zip(optimizer.param_groups, made, strict=True):
         other = [name for name, value in options.items() if group.get(name) != value]

@@ -1,4 +1,4 @@
-"""Checks that a run can be resumed from its last checkpoint, and the differences that are found."""
+"""Checks that a run can be resumed from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def check_resumable(
     """Check that the last checkpoint is of this run, and of these data and splits.
 
     Args:
-        folder: of the run.
-        settings: now.
-        dataset: as it is opened now.
-        splits: as the folder has them now.
+        folder: run folder.
+        settings: current settings.
+        dataset: current data set.
+        splits: current splits of the folder.
 
     Returns:
         Whether there is anything left to train; not if it had stopped early, or its last stage is over.
 
     Raises:
-        MFPyGError: naming what is missing or damaged, or everything that is different.
+        MFPyGError: naming what is missing or damaged, or all differences.
     """
     folder.check_resumable()
     checkpoint = read_last(folder)
     states = checkpoint["callbacks"].values()
-    if any(state.get("best_epoch", -1) >= 0 for state in states):  # needed in the end; better missed now
+    if any(state.get("best_epoch", -1) >= 0 for state in states):  # needed at the end; fail early
         read_checkpoint(folder.best)
     described = checkpoint["mfpyg"]
     before = from_dict(described["config"])
@@ -52,7 +52,7 @@ def check_resumable(
     done = epochs_done(checkpoint)
     if settings.epochs < done:
         raise MFPyGError(f"{folder.path} has {done} epochs already; --epochs {settings.epochs} is less")
-    stage = checkpoint.get("stage", {"last": True, "over": False})  # mfpyg 0.1.0 had a single one
+    stage = checkpoint.get("stage", {"last": True, "over": False})  # mfpyg 0.1.0 had a single stage
     if not stage["last"]:
         return True
     stopped = any("wait_count" in state and state["wait_count"] >= state["patience"] for state in states)
@@ -60,35 +60,36 @@ def check_resumable(
 
 
 def read_last(folder: RunFolder) -> dict[str, Any]:
-    """The contents of ``last.ckpt``.
+    """Contents of ``last.ckpt``.
 
     Raises:
-        MFPyGError: if it is damaged, saying what else there is to go on from.
+        MFPyGError: if it is damaged, saying how else to continue.
     """
     try:
         checkpoint = read_checkpoint(folder.last)
         potential_of(checkpoint, str(folder.last))
         for name in ("callbacks", "optimizer_states", "loops", "global_step"):
             if name not in checkpoint:
-                raise MFPyGError(f"{folder.last}: lacks {name}, it is not the state of a training but a potential")
+                raise MFPyGError(f"{folder.last}: lacks {name}, it is a potential without the state of a training")
     except UnreadableError:
         raise
     except MFPyGError as error:
-        raise MFPyGError(f"{error}; {_way_out(folder)}") from error
+        raise MFPyGError(f"{error}; {_recovery(folder)}") from error
     return checkpoint
 
 
-def _way_out(folder: RunFolder) -> str:
+def _recovery(folder: RunFolder) -> str:
+    """Advice for a damaged ``last.ckpt``."""
     try:
         epochs = epochs_done(read_checkpoint(folder.best))
     except MFPyGError:
-        return f"there is no sound {folder.best} either, so the run has to be started anew"
-    return f"{folder.best} is sound: copied over {folder.last}, the run goes on from there, after {epochs} epochs"
+        return f"{folder.best} is missing or damaged, too; start the run anew"
+    return f"{folder.best} is intact: copy it over {folder.last} to continue after {epochs} epochs"
 
 
 def _data_changes(before: Mapping[str, Any], dataset: ConformationDataset) -> list[str]:
     if before["fingerprint"] == dataset.fingerprint:
-        levels, now = before.get("levels"), list(dataset.fidelities)  # 0.1.0 did not write them
+        levels, now = before.get("levels"), list(dataset.fidelities)  # mfpyg 0.1.0 did not write them
         return [] if levels in (None, now) else [f"levels of the data were {', '.join(levels)}, now {', '.join(now)}"]
     which = "labels"
     if before.get("geometries") != dataset.geometries:
@@ -100,33 +101,33 @@ def _data_changes(before: Mapping[str, Any], dataset: ConformationDataset) -> li
 
 
 def _split_changes(before: Mapping[str, Any], splits: Mapping[str, np.ndarray]) -> list[str]:
-    """Differences of the splits; the order of their numbers counts, as batches are drawn from it."""
+    """Differences between splits; the order matters, as batches are drawn from it."""
     changes = []
     for name in dict.fromkeys([*before, *splits]):
         old = before[name].tolist() if name in before else []
         new = splits[name].tolist() if name in splits else []
         if old != new:
             other = len(set(map(str, new)) - set(map(str, old)))
-            changes.append(f"split {name} had {len(old)} conformations, now {len(new)}, of them {other} others")
+            changes.append(f"split {name} had {len(old)} conformations, now {len(new)}, {other} of them others")
     return changes
 
 
 def version_notes(folder: RunFolder, backbone: str) -> list[str]:
-    """A line if packages that the numbers depend on are not those that the run was started with."""
+    """Note on packages whose versions differ from those that the run was started with, if any."""
     before, now = folder.read_versions(), versions(backbone)
     changed = [
         f"{name} was {before[name]}, now {now[name]}" for name in now if before.get(name, now[name]) != now[name]
     ]
     if not changed:
         return []
-    return [f"note: {'; '.join(changed)}: the weights need not be those of an uninterrupted run to the last bit"]
+    return [f"note: {'; '.join(changed)}: the weights may differ from those of an uninterrupted run in the last bits"]
 
 
 class Restored(Callback):
-    """Notes that the state of a checkpoint was restored and training has begun.
+    """Callback that records that the state of a checkpoint was restored and training has begun.
 
     Args:
-        then: called at that moment.
+        then: function called at that point.
     """
 
     def __init__(self, then: Callable[[], Any]) -> None:
@@ -141,7 +142,7 @@ class Restored(Callback):
         """Report a state that Lightning or torch cannot restore in one line.
 
         Args:
-            checkpoint: that is resumed, if any.
+            checkpoint: checkpoint to resume from, if any.
 
         Raises:
             MFPyGError: for an error before training has begun.

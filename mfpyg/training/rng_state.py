@@ -1,7 +1,7 @@
-"""The random generators that a training may draw from, as a part of its state.
+"""States of the random generators, as part of the state of a training.
 
-The package itself draws only initial weights from them: orders of batches follow from the seed and the epoch. A
-backbone of others may draw in every step, as dropout does.
+The package itself draws only initial weights from them: the order of batches depends on the seed and the epoch. A
+third-party backbone may draw in every step, as dropout does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 
 
 def seed_generators(seed: int) -> None:
-    """Begin the generators of torch, numpy and Python anew."""
+    """Seed the generators of torch, numpy and Python."""
     torch.manual_seed(seed)
     np.random.seed(np.random.SeedSequence(seed).generate_state(4))
     random.seed(seed)
@@ -41,7 +41,7 @@ def generator_states() -> dict[str, Any]:
 
 
 def set_generators(states: Mapping[str, Any]) -> None:
-    """Put the generators of this process where they were; that of a GPU, if there is one now and was then."""
+    """Restore the generators of this process; that of a GPU if there is one now and was then."""
     torch.set_rng_state(_numbers(states["torch"]))
     if states["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(_numbers(states["cuda"]))
@@ -60,9 +60,9 @@ def _numbers(text: str) -> torch.Tensor:
 
 
 class GeneratorState(Callback):
-    """Keeps the generators of every process in the checkpoints, and puts them back when a run is resumed.
+    """Saves the generators of every process in checkpoints, and restores them when a run is resumed.
 
-    With other numbers of processes than before, those that are new go on from the seed.
+    With more processes than before, the new ones continue from the seed.
     """
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ class GeneratorState(Callback):
             set_generators(self._states[trainer.global_rank])
 
     def state_dict(self) -> dict[str, Any]:
-        """Of all processes, each of which has to ask."""
+        """States of all processes, each of which must call this."""
         states = [generator_states()]
         if self._trainer is not None and self._trainer.world_size > 1:
             states *= self._trainer.world_size

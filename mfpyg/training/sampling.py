@@ -1,13 +1,13 @@
-"""Sampling of epochs and batches, where fidelities have unequal amounts of labels.
+"""Sampling of epochs and batches when fidelities have different numbers of labels.
 
-A conformation belongs to the class of the rarest fidelity that it carries a label of. An epoch draws N
+A conformation belongs to the class of the rarest fidelity that it has a label of. An epoch draws N
 conformations, N being their number, class c with a share
 
     p_c ∝ n_c^(1/τ),        n_c: conformations of the class,
 
 τ = 1 being the proportional strategy, in which every conformation is drawn once, and τ → ∞ the balanced one.
-A class is gone through in one shuffled order after the other, over the epochs, so that all its conformations come
-equally often. Everything follows from the seed and the epoch's number.
+Each class is traversed in one shuffled order after the other across epochs, so that all its conformations are drawn
+equally often. Everything is determined by the seed and the epoch number.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from mfpyg.errors import MFPyGError
 
 @dataclass
 class Sampling:
-    """Conformations of the batches of each epoch.
+    """Conformations in the batches of each epoch.
 
     Attributes:
-        rows: numbers of the conformations to train on, (n,) int64.
-        labelled: True where one carries a label of a fidelity trained on, (n, T) bool; each of at least one.
-        seed: of all orders.
+        rows: indices of the conformations to train on, (n,) int64.
+        labelled: whether each has a label of each fidelity trained on, (n, T) bool; each has at least one.
+        seed: seed of all orders.
         temperature: τ; ``math.inf`` for balanced.
-        minimum: number among the T, and fewest graphs with a label of it in each batch; ``None`` for any.
-        n_atoms: of each conformation, (n,), where graphs of like size are to be brought together.
-        window: batches within which they are; 0 for none.
-        budget: an epoch has as many batches as one of this number of conformations would have, for which there may
-            be fewer: they are gone through in one shuffled order after the other, over the epochs, and no batch has
-            more of them than there are. Of one class, whatever the temperature. ``None`` for the plain number.
+        minimum: column of a fidelity among the T, and minimum number of graphs per batch with a label of it.
+        n_atoms: number of atoms of each conformation, (n,); needed with ``window``.
+        window: number of batches within which graphs of similar size are grouped; 0 for no grouping.
+        budget: number of conformations that sets the number of batches per epoch; ``rows`` are then traversed in one
+            shuffled order after the other, as a single class, and no batch has more than there are. ``None`` for the
+            number of ``rows``.
     """
 
     rows: np.ndarray
@@ -60,10 +60,10 @@ class Sampling:
             )
 
     def batches(self, epoch: int, batch_size: int) -> list[np.ndarray]:
-        """Numbers of the conformations in each batch of an epoch.
+        """Indices of the conformations in each batch of an epoch.
 
-        Batches have nearly equal sizes, none more than ``batch_size``, so that no small last one gets
-        the weight of a large one.
+        Batches have nearly equal sizes, at most ``batch_size``, so that no small last one gets the weight of a large
+        one.
         """
         random = np.random.default_rng((self.seed, epoch))
         n_batches = math.ceil((self.budget or len(self.rows)) / batch_size)
@@ -83,7 +83,7 @@ class Sampling:
         return [self.rows[batch] for batch in batches]
 
     def shares(self) -> np.ndarray:
-        """Number of conformations of each class that an epoch draws, (n_classes,) int64; N in all."""
+        """Number of conformations of each class drawn per epoch, (n_classes,) int64; N in total."""
         sizes = np.array([len(members) for members in self.classes], np.float64)
         weights = sizes ** (1 / self.temperature)
         exact = len(self.rows) * weights / weights.sum()
@@ -93,20 +93,20 @@ class Sampling:
         return counts
 
     def _drawn(self, epoch: int) -> list[np.ndarray]:
-        """The members of each class that this epoch draws: the next ones in its endless sequence of orders."""
+        """Members of each class drawn in this epoch: the next ones in its endless sequence of orders."""
         drawn = []
         for number, (members, count) in enumerate(zip(self.classes, self.shares(), strict=True)):
             drawn.append(self._next(members, number, epoch, int(count)))
         return drawn
 
     def _in_turn(self, epoch: int, n_batches: int) -> np.ndarray:
-        """Members for the budget, fewer where a batch would hold more than there are."""
+        """Conformations for the budget, fewer where a batch would have more than there are."""
         assert self.budget is not None
         n = len(self.rows)
         return self._next(np.arange(n), len(self.classes), epoch, min(self.budget, n_batches * n))
 
     def _next(self, members: np.ndarray, number: int, epoch: int, count: int) -> np.ndarray:
-        """Members that an epoch draws of the endless sequence of shuffled orders of the seed and a number."""
+        """Members drawn in an epoch from an endless sequence of shuffled orders, given by the seed and ``number``."""
         if not count:
             return members[:0]
         start = epoch * count
@@ -124,7 +124,7 @@ class Sampling:
     def _with_minimum(
         self, batches: Sequence[np.ndarray], fidelity: int, least: int, random: np.random.Generator
     ) -> list[np.ndarray]:
-        """Exchange graphs among batches, and where there are too few labels in all, draw labelled ones again."""
+        """Exchange graphs among batches, and draw labelled ones again if there are too few in total."""
         having = self.labelled[:, fidelity]
         least_in = [min(least, len(batch)) for batch in batches]
         found = [int(having[batch].sum()) for batch in batches]
@@ -154,13 +154,13 @@ class Sampling:
 
 @dataclass
 class Interleaved:
-    """Batches of one sampling for some steps, then of the next, round and round.
+    """Batches of one sampling for a run of steps, then of the next, in turn.
 
-    Every epoch begins with a run of its own, so that its last one may be shorter.
+    Every epoch begins a new run, so that the last run of an epoch may be shorter.
 
     Attributes:
-        samplings: with as many batches an epoch each.
-        length: steps of a run.
+        samplings: samplings with equal numbers of batches per epoch.
+        length: number of steps of a run.
     """
 
     samplings: Sequence[Sampling]
@@ -168,11 +168,11 @@ class Interleaved:
 
     @property
     def rows(self) -> np.ndarray:
-        """Conformations of any of them, (n,) int64."""
+        """Conformations of all samplings, (n,) int64."""
         return np.unique(np.concatenate([sampling.rows for sampling in self.samplings]))
 
     def which(self, epoch: int, step: int, n_steps: int) -> int:
-        """The number of the sampling that a step of an epoch of ``n_steps`` takes its batch from."""
+        """Index of the sampling that a step takes its batch from, in an epoch of ``n_steps``."""
         runs = math.ceil(n_steps / self.length)
         return (epoch * runs + step // self.length) % len(self.samplings)
 
@@ -181,7 +181,7 @@ class Interleaved:
         return (step + 1) % self.length == 0 or step + 1 == n_steps
 
     def batches(self, epoch: int, batch_size: int) -> list[np.ndarray]:
-        """Numbers of the conformations in each batch of an epoch."""
+        """Indices of the conformations in each batch of an epoch."""
         every = [sampling.batches(epoch, batch_size) for sampling in self.samplings]
         n_steps = len(every[0])
         assert all(len(batches) == n_steps for batches in every)

@@ -13,16 +13,16 @@ from mfpyg.training.data import ConformationData
 
 
 class Plateau:
-    """Schedule by a metric that no longer improves: raises the batch size first, then lowers the rate.
+    """Schedule on plateaus of a metric: raises the batch size first, then lowers the rate.
 
     (Smith et al., arXiv:1711.00489.) After ``patience`` epochs without an improvement by at least one
     part in 10⁴, the batch size is divided by ``factor``, up to its maximum; from then on the
     rate is multiplied by ``factor``.
 
     Args:
-        patience: epochs without improvement that are borne.
-        factor: less than 1.
-        max_batch_size: where raising ends.
+        patience: epochs without improvement to wait.
+        factor: factor less than 1.
+        max_batch_size: maximum batch size.
     """
 
     THRESHOLD = 1e-4
@@ -33,7 +33,7 @@ class Plateau:
         self.waited = 0
 
     def step(self, metric: float, batch_size: int, lr: float) -> tuple[int, float]:
-        """Batch size and learning rate of the next epoch, given those of the last and its metric."""
+        """Batch size and learning rate of the next epoch, given those of the last one and its metric."""
         if metric < self.best * (1 - self.THRESHOLD):
             self.best, self.waited = metric, 0
             return batch_size, lr
@@ -52,16 +52,16 @@ def cosine(progress: float) -> float:
 
 
 class Schedule(Callback):
-    """Applies the schedule that the settings name to the optimiser and the data.
+    """Applies the schedule of the settings to the optimiser and the data.
 
-    A warm-up of w epochs multiplies its rate by min(t / w, 1), t being the epochs done, a part of one included, when
-    the step will have been made.
+    A warm-up of w epochs multiplies the rate by min(t / w, 1), t being the epochs, which may be fractional, after the
+    step.
 
     Args:
-        settings: of the optimiser.
+        settings: settings of the optimiser.
         lr: initial learning rate.
         monitor: name of the metric that the plateau schedule follows.
-        batch_size: initial one; also the largest, unless the settings give one.
+        batch_size: initial batch size; also the maximum, unless the settings give one.
     """
 
     def __init__(self, settings: OptimSettings, lr: float, monitor: str, batch_size: int) -> None:
@@ -77,7 +77,7 @@ class Schedule(Callback):
         warming = before < self.settings.warmup
         if self.settings.schedule == "cosine":
             lr *= cosine(min(before / trainer.max_epochs, 1.0))
-        elif not warming:  # the rate is the optimiser's, which the plateau schedule lowers
+        elif not warming:  # keep the rate, which the plateau schedule lowers
             return
         _set_lr(trainer, lr * min(after / self.settings.warmup, 1.0) if warming else lr)
 
@@ -96,7 +96,7 @@ class Schedule(Callback):
 
 
 def get_lr(trainer: lightning.Trainer) -> float:
-    """The learning rate now."""
+    """Current learning rate."""
     return float(trainer.optimizers[0].param_groups[0]["lr"])
 
 

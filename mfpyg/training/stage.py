@@ -1,4 +1,4 @@
-"""A stage of a training: which labels, which parameters, which batches, which optimiser, and for how many epochs."""
+"""Stage of a training: its labels, parameters, batches, optimiser and epochs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mfpyg.training.sampling import Interleaved, Sampling
 
 
 class Step(NamedTuple):
-    """A training batch: the epoch of the whole training, its number within that epoch, and how many there are."""
+    """Training batch: epoch in the whole training, index within the epoch, and number of batches per epoch."""
 
     epoch: int
     number: int
@@ -33,9 +33,9 @@ class Place:
     """Position of a stage in its training.
 
     Attributes:
-        number: of the stage, from 0.
-        epochs, steps: epochs, and steps of the optimiser, of the stages before.
-        last: true of the last stage.
+        number: index of the stage, from 0.
+        epochs, steps: numbers of epochs and of optimiser steps of earlier stages.
+        last: whether it is the last stage.
     """
 
     number: int = 0
@@ -46,20 +46,20 @@ class Place:
 
 @dataclass(kw_only=True)
 class Stage:
-    """A part of a training, of one ``lightning.Trainer.fit``; this one trains everything that requires gradients.
+    """Part of a training, run in one ``lightning.Trainer.fit``; this class trains all parameters with gradients.
 
     Attributes:
-        name: in ``metrics.csv`` and on the terminal, where there are several stages.
-        fidelities: whose labels are trained on, and whose errors are shown.
-        epochs: at most.
-        loss: of the validation, and of the metrics; of the training batches, too, unless :meth:`compared` says another.
+        name: name in ``metrics.csv`` and on the terminal, if there are several stages.
+        fidelities: fidelities to train on, whose errors are shown.
+        epochs: maximum number of epochs.
+        loss: loss for validation and metrics, and for training batches unless :meth:`compared` returns another.
         lr: initial learning rate.
-        dataset: with the labels that the stage may see.
+        dataset: data set with the labels available to the stage.
         train: sampling of the training batches.
-        val: conformations of the validation, (n,) int64.
+        val: conformations for validation, (n,) int64.
         weight_decay: see :func:`mfpyg.training.optimizer.adam`.
-        monitor: metric by which the best epoch is chosen, and that the schedule and early stopping follow.
-        hands_on: weights that the next stage begins with: those of the ``best`` epoch, or of the ``last``.
+        monitor: metric for the choice of the best epoch, the schedule and early stopping.
+        hands_on: epoch whose weights the next stage starts from, ``best`` or ``last``.
     """
 
     name: str
@@ -75,24 +75,24 @@ class Stage:
     hands_on: Literal["best", "last"] = "best"
 
     def start(self, potential: Potential) -> Potential:
-        """The potential that the stage trains, made of the one that the stage before has handed on.
+        """Potential to train in this stage, made from that of the previous stage.
 
-        Of a run that is resumed in this stage, or in a later one, the weights are read in afterwards. Weights that are
-        drawn have to be the same then, whatever was drawn before.
+        If a run is resumed in this stage or a later one, the weights are loaded afterwards. Randomly drawn weights must
+        not depend on earlier draws.
         """
         return potential
 
     def trained(self, potential: Potential) -> list[nn.Parameter]:
-        """The parameters that are trained."""
+        """Parameters to train."""
         return [parameter for parameter in potential.parameters() if parameter.requires_grad]
 
     def optimizer(self, potential: Potential) -> torch.optim.Optimizer:
-        """A fresh optimiser of the parameters that are trained."""
+        """New optimiser of the parameters to train."""
         return adam(potential, self.trained(potential), self.lr, self.weight_decay)
 
     @property
     def train_loss(self) -> MultiFidelityLoss:
-        """The loss that the metrics of the training batches are of."""
+        """Loss for the metrics of the training batches."""
         return self.loss
 
     def losses(self) -> list[MultiFidelityLoss]:
@@ -102,7 +102,7 @@ class Stage:
     def compared(
         self, potential: Potential, batch: Batch, step: Step
     ) -> tuple[MultiFidelityPotential, MultiFidelityLoss, Batch]:
-        """The network, the loss and the batch of a training step; labels of that loss are among ``train_loss``'s."""
+        """Network, loss and batch of a training step; the labels of the loss must be among those of ``train_loss``."""
         assert isinstance(potential, MultiFidelityPotential)
         return potential, self.loss, batch
 
@@ -114,11 +114,11 @@ class Stage:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over the state of a checkpoint."""
+        """Restore the state from a checkpoint."""
 
 
 def train_only(potential: nn.Module, trained: Iterable[nn.Parameter]) -> None:
-    """Let these parameters of a potential have gradients, and no others."""
+    """Enable gradients for these parameters of a potential, and for no others."""
     for parameter in potential.parameters():
         parameter.grad = None
         parameter.requires_grad_(False)
@@ -127,7 +127,7 @@ def train_only(potential: nn.Module, trained: Iterable[nn.Parameter]) -> None:
 
 
 def trained_species(stages: Sequence[Stage]) -> dict[str, tuple[int, ...]]:
-    """Atomic numbers in the labels that the stages train each fidelity on."""
+    """Atomic numbers in the training labels of each fidelity, over all stages."""
     found: dict[str, set[int]] = {}
     for stage in stages:
         for name, species in labelled_species(stage.dataset, stage.train.rows, stage.fidelities).items():

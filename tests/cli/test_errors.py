@@ -202,7 +202,7 @@ def test_run_folder_that_cannot_be_made_is_named(refused: Refused) -> None:
 def test_resume_wants_a_run(refused: Refused) -> None:
     Path("empty").mkdir()
     for folder in ("empty", "none"):
-        assert f"{folder} is no run folder" in refused(train, "--resume", folder)
+        assert f"{folder} is not a run folder" in refused(train, "--resume", folder)
 
 
 def test_resume_and_config_exclude_each_other(refused: Refused) -> None:
@@ -491,8 +491,8 @@ def test_underscores_and_dashes_name_the_same_option(monkeypatch: pytest.MonkeyP
 
 def test_monitor_that_weighs_nothing_is_refused(refused: Refused) -> None:
     options = ["--fidelities", "dz:EF", "cc:E", "--weights", "cc:E=0"]
-    assert "monitor cc weighs 0" in refused(train, *options, "--monitor", "cc")
-    assert "monitor sum weighs 0" in refused(train, *options, "dz:EF=0")
+    assert "monitor cc has weight 0" in refused(train, *options, "--monitor", "cc")
+    assert "monitor sum has weight 0" in refused(train, *options, "dz:EF=0")
 
 
 def test_engine_that_is_not_installed_is_refused_before_torch_is_imported() -> None:

@@ -95,13 +95,13 @@ def test_learning_rate_is_lower_where_new_labels_alone_move_the_network(untraine
         ("MODEL --add-fidelity dz:E", "model.ckpt has 'dz' already (it has dz, mp2)"),
         ("MODEL --add-fidelity ccc:E", "unknown fidelity of minichno 'ccc'"),
         ("MODEL --add-fidelity cc:EF", "has forces of 'cc'"),
-        ("MODEL --fidelities cc:E", "has no fidelity 'cc' to train further (it has dz, mp2); a new one is added"),
+        ("MODEL --fidelities cc:E", "has no fidelity 'cc' to train further (it has dz, mp2); add a new one"),
         ("ADD --fidelities cc:EF", "fidelities say cc:EF, add_fidelity says cc:E"),
         ("ADD --fidelities dz:E --finetune.old kept", "finetune.old is kept; leave them out"),
         ("MODEL --finetune.old replayed", "finetune.old is replayed, but no fidelity is added"),
         ("ADD --finetune.old frozn", "did you mean 'frozen'?"),
         ("ADD --finetune.head-from dzz", "did you mean 'dz'?"),
-        ("MODEL --finetune.head-from dz", "no fidelity is added that could begin with it"),
+        ("MODEL --finetune.head-from dz", "finetune.head_from is dz, but no fidelity is added"),
         ("ADD --finetune.sha256 abc", "is not the checkpoint that the settings were made for"),
         ("ADD --backbone painn", "model.ckpt has backbone hipnn, not painn"),
         ("ADD --model.n-features 64", "has model.n_features 6, but the settings say 64"),
@@ -111,7 +111,7 @@ def test_learning_rate_is_lower_where_new_labels_alone_move_the_network(untraine
         ("ADD --strategy tl", "init works only with strategy mfl, not with tl"),
         ("ADD --monitor tz", "unknown monitor 'tz'"),
         ("ADD --epohcs 3", "did you mean '--epochs'?"),
-        ("ADD --split.test 0.3", "split.val and split.test do nothing"),
+        ("ADD --split.test 0.3", "split.val and split.test have no effect"),
         ("ADD --finetune.old frozen --label-fraction dz=0.1", "unknown fidelity of label_fraction"),
     ],
 )  # fmt: skip
@@ -132,7 +132,7 @@ def test_difference_learning_is_refused(capsys: pytest.CaptureFixture[str], untr
     checkpoint["mfpyg"]["base_level"] = "dz"
     torch.save(checkpoint, "model.ckpt")
     message = refused(capsys, train, "--init", "model.ckpt", "--add-fidelity", "cc:E")
-    assert "a potential of strategy delta, the sum of two networks, can't be trained further" in message
+    assert "a potential of strategy delta, the sum of two networks, cannot be trained further" in message
 
 
 WATER = '3\nProperties=species:S:1:pos:R:3 {} pbc="F F F"\nO 0 0 {}\n{} 0.96 0 0\nH -0.24 0.93 0\n'

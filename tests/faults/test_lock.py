@@ -53,7 +53,7 @@ def test_second_run_is_refused_and_the_first_goes_on(
 
     ended = forks.run(*OPTIONS, "--out", "run", hit=hit)
     assert ended.status == 0, ended.output
-    assert f"run: another mfpyg-train works in this folder (process {errors[2]} on" in errors[0]
+    assert f"run: another mfpyg-train is running in this folder (process {errors[2]} on" in errors[0]
     assert "run exists; continue it with --resume run" in errors[1]
     for path in Path("run").glob("evaluation*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -69,7 +69,7 @@ def test_two_that_start_at_once(
         ended = forks.run(*OPTIONS, "--out", "run")
     assert ended.status == 2
     assert ended.output.count("\n") == 1, ended.output
-    assert f"another mfpyg-train works in this folder (process {os.getpid()} on" in ended.output
+    assert f"another mfpyg-train is running in this folder (process {os.getpid()} on" in ended.output
     assert not Path("run").exists()
 
 

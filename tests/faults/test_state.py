@@ -173,9 +173,9 @@ def test_damaged_checkpoint_says_what_else_there_is(
 
     error = refused()
     assert "cut/last.ckpt: damaged" in error
-    assert "cut/best.ckpt is sound: copied over cut/last.ckpt, the run goes on from there, after" in error
+    assert "cut/best.ckpt is intact: copy it over cut/last.ckpt to continue after" in error
     best.rename("best")
-    assert "there is no sound cut/best.ckpt either, so the run has to be started anew" in refused()
+    assert "cut/best.ckpt is missing or damaged, too; start the run anew" in refused()
     shutil.move("best", best)
     shutil.copy(best, last)
     noisy(0)

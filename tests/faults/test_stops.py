@@ -56,7 +56,7 @@ def test_run_stops_with_the_state_of_the_moment(
     forks: Any, whole: Path, assert_same_run: Callable[[Path, Path], None], aim: dict[str, Any], step: int
 ) -> None:
     ended = forks.run(*OPTIONS, "--out", "cut", aim={"signal": "SIGINT", **aim})
-    words = f"saved is step {step}, after {step // 10} whole epochs", "continue with: mfpyg-train --resume cut"
+    words = f"saved at step {step}, after {step // 10} complete epochs", "continue with: mfpyg-train --resume cut"
     assert_stopped(ended, *words)
     assert "stopping after this step" in ended.output
     assert torch.load(forks.folder / "cut" / "last.ckpt", weights_only=True)["global_step"] == step
@@ -71,16 +71,16 @@ def test_second_one_stops_at_once_and_keeps_the_last_checkpoint(
 ) -> None:
     aim = {"file": "last.ckpt", "moment": moment, "after": 3, "signal": number, "twice": True}
     ended = forks.run(*OPTIONS, "--out", "cut", aim=aim)
-    assert_stopped(ended, "the last checkpoint is step 3, after 0 whole epochs", "--resume cut")
+    assert_stopped(ended, "the last checkpoint is at step 3, after 0 complete epochs", "--resume cut")
     forks.whole("--resume", "cut")
     assert_same_run(whole, forks.folder / "cut")
 
 
 def test_nothing_is_left_of_a_run_that_made_no_step(forks: Any) -> None:
     aim = {"file": "step", "moment": "half", "after": 0, "signal": "SIGINT", "twice": True}
-    assert_stopped(forks.run(*OPTIONS, "--out", "here/cut", aim=aim), "nothing was kept")
+    assert_stopped(forks.run(*OPTIONS, "--out", "here/cut", aim=aim), "nothing was saved")
     aim = {"file": "splits.npz", "moment": "half", "after": 0, "signal": "SIGTERM"}
-    assert_stopped(forks.run(*OPTIONS, "--out", "here/cut", aim=aim), "nothing was kept")
+    assert_stopped(forks.run(*OPTIONS, "--out", "here/cut", aim=aim), "nothing was saved")
     assert not (forks.folder / "here").exists()
 
 

@@ -91,7 +91,7 @@ def test_nothing_is_left_of_a_run_that_explodes_at_once(
 ) -> None:
     monkeypatch.setattr(Schedule, "on_train_batch_start", rates(1e6))
     error = error_of(capsys, *MAIN, *TINY, "--out", tmp_path / "run")
-    assert "no epoch had ended, nothing was kept" in error
+    assert "no epoch was completed, nothing was saved" in error
     assert not (tmp_path / "run").exists()
 
 

@@ -282,21 +282,21 @@ def test_splits_of_the_same_conformations_are_those_of_the_model(minichno: MiniC
     n = len(seen & set(splits["test"].tolist()))
     assert n > 0
     assert notes == [
-        f"note: {n} of {len(splits['test'])} in test were for training or validation of init; errors there are too low"
+        f"note: {n} of {len(splits['test'])} in test were in training or validation of init; errors there are too low"
     ]
     # Other data have splits of their own.
     settings.split.method = "auto"
     part = minichno.copy(range(0, 788, 2))
     splits, notes = splits_to_go_on(settings, part, initial)
     assert max(rows.max() for rows in splits.values()) < len(part)
-    assert "what of it may be in val and test is not told apart" in notes[0]
+    assert "val and test may contain some of it" in notes[0]
 
 
 def test_fractions_that_would_do_nothing_are_refused(minichno: MiniCHNO, untrained: Make) -> None:
     model = untrained("dz:EF")
     settings = parse(["--init", str(model), "--add-fidelity", "cc:E", "--split.val=0.2"])[0]
     with pytest.raises(
-        MFPyGError, match=r"split.val and split.test do nothing where init was trained on the same data"
+        MFPyGError, match=r"split.val and split.test have no effect, as init was trained on the same data"
     ):
         splits_to_go_on(settings, minichno, read_initial(str(model)))
 

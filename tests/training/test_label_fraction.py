@@ -256,7 +256,7 @@ def test_labels_seen_tables_and_evaluation_are_of_what_is_kept(
     run = tmp_path / "run"
     options = ["--fidelities", "dz:EF", "cc:E", *TINY, "--epochs=1", "--sampling.strategy=balanced"]
     train.main([*options, "--label-fraction", "cc=0.1", "--out", str(run)])
-    assert "labels of cc are kept of 60 conformations in train and 7 in val" in capsys.readouterr().out
+    assert "labels of cc are kept for 60 conformations in train and 7 in val" in capsys.readouterr().out
     (row,) = rows(run)
     # Balanced: half of the 604 that an epoch draws carry a cc label, though only 60 have one.
     assert int(row["train/cc/energy_labels"]) == 302

@@ -106,7 +106,7 @@ def test_one_node_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
             "srun started 8 processes on 2 nodes, but devices 8 and nodes 1 make 8; give --devices 4 --nodes 2",
         ),
         (TORCHRUN, 2, 2, "torchrun started 8 processes on 2 nodes, but devices 2 and nodes 2 make 4; give --devices 4"),
-        ({**TORCHRUN, "RANK": "x"}, 4, 2, "environment variable RANK is x, expected the number that a launcher sets"),
+        ({**TORCHRUN, "RANK": "x"}, 4, 2, "environment variable RANK is x, expected a number set by the launcher"),
         ({**SRUN, "SLURM_STEP_NUM_TASKS": "7"}, 4, 2, "started 7 processes on 2 nodes, .*; start as many on each node"),
     ],
 )

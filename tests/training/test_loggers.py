@@ -84,7 +84,7 @@ def test_logger_that_can_not_start_is_one_line(monkeypatch: pytest.MonkeyPatch) 
     settings = s.from_dict({"logger": ["wandb"]})
     with pytest.raises(MFPyGError) as refused:
         Loggers(settings, RunFolder(Path("run")))
-    said = "logger wandb can't be started: no key at all; WANDB_MODE=offline needs no connection"
+    said = "logger wandb cannot be started: no key at all; WANDB_MODE=offline needs no connection"
     assert str(refused.value) == said
 
 

@@ -140,7 +140,7 @@ def test_run_killed_within_an_epoch_ends_with_the_same_weights(
 
 
 def test_error_that_an_interrupt_led_to_is_an_interrupt() -> None:
-    from mfpyg.training.ending import _is_interrupt
+    from mfpyg.training.run import _is_interrupt
 
     def stumble(first: type[BaseException]) -> BaseException:
         try:

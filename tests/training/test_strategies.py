@@ -123,9 +123,9 @@ def test_base_is_the_last_lower_level_unless_another_is_named() -> None:
     ("strategy", "fidelities", "changes", "message"),
     [
         ("tll", (), {}, r"unknown strategy 'tll' \(known: mfl, tl, delta, meta\); did you mean 'tl'"),
-        ("tl", ("cc:E",), {}, "strategy tl goes from level to level, but there is cc alone"),
+        ("tl", ("cc:E",), {}, "strategy tl needs several fidelities, but there is only cc"),
         ("tl", (), {"target": "ccc"}, r"unknown target 'ccc' \(known: dz, cc\); did you mean 'cc'"),
-        ("tl", (), {"weights": ["cc:E=0"]}, "cc weighs 0 in the loss"),
+        ("tl", (), {"weights": ["cc:E=0"]}, "cc has weight 0 in the loss"),
         ("tl", (), {"transfer": {"share": ["dz"]}}, "transfer.share is 'dz', expected a fidelity and a number"),
         ("tl", (), {"transfer": {"share": ["tz=1"]}}, "unknown fidelity of transfer.share 'tz'"),
         ("tl", (), {"transfer": {"share": ["dz=0"]}}, "transfer.share of dz is 0, expected a number above 0"),
@@ -134,8 +134,8 @@ def test_base_is_the_last_lower_level_unless_another_is_named() -> None:
         ("tl", (), {"transfer": {"frozen": "backbon"}}, "did you mean 'backbone'"),
         ("tl", (), {"transfer": {"frozen": -1}}, "transfer.frozen is -1"),
         ("tl", (), {"transfer": {"lr": 0.0}}, "transfer.lr is 0.0"),
-        ("tl", (), {"head": {"private_blocks": 1}}, "head.private_blocks does nothing with strategy tl"),
-        ("delta", (), {"head": {"private_blocks": 1}}, "head.private_blocks does nothing with strategy delta"),
+        ("tl", (), {"head": {"private_blocks": 1}}, "head.private_blocks has no effect with strategy tl"),
+        ("delta", (), {"head": {"private_blocks": 1}}, "head.private_blocks has no effect with strategy delta"),
         ("delta", (), {"delta": {"base": "cc"}}, r"unknown delta.base 'cc' \(known: dz\)"),
         ("delta", (), {"delta": {"share": 1.0}}, "delta.share is 1.0"),
         ("delta", ("dz:E", "tz:EF"), {}, "learns tz:EF from differences to dz:E, which lacks forces; give dz those"),
@@ -256,7 +256,7 @@ def test_frozen_blocks_and_what_comes_before_them(name: str) -> None:
 def test_blocks_of_a_backbone_without_any_cannot_be_frozen() -> None:
     plain = torch.nn.Linear(2, 2)
     assert len(frozen_parameters(plain, "backbone")) == 2
-    with pytest.raises(MFPyGError, match="whose blocks can be told apart; use none or backbone"):
+    with pytest.raises(MFPyGError, match="its blocks are unknown; use none or backbone"):
         frozen_parameters(plain, 1)
 
 

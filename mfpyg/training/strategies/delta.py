@@ -1,6 +1,6 @@
 """Δ-learning: a model of the lower levels, then one of E_target − E_base on the conformations that have both labels.
 
-The validation of the second stage is that of the sum against the target's labels, by which the best epoch is chosen.
+The second stage is validated by the errors of the sum against the target's labels, by which the best epoch is chosen.
 (Ramakrishnan et al., J. Chem. Theory Comput. 11, 2087 (2015).)
 """
 
@@ -31,7 +31,7 @@ class BaseStage(Stage):
     """Trains the base model on all lower levels at once.
 
     Attributes:
-        references: energies of each level, (n_species,) float64.
+        references: reference energies of each level, (n_species,) float64.
     """
 
     references: dict[str, Tensor]
@@ -44,13 +44,13 @@ class BaseStage(Stage):
 
 @dataclass(kw_only=True)
 class DifferenceStage(Stage):
-    """Trains a second model on the difference of two levels, and leaves the base model as it is.
+    """Trains a second model on the difference of two levels, with the base model frozen.
 
     Attributes:
-        inputs: of the training.
+        inputs: inputs of the training.
         base: level that the difference is added to.
-        difference_loss: of the difference, which stands behind the T levels of the data set.
-        reference: energies of the difference, (n_species,) float64.
+        difference_loss: loss of the difference, whose column follows the T levels of the data set.
+        reference: reference energies of the difference, (n_species,) float64.
     """
 
     inputs: Inputs
@@ -60,7 +60,7 @@ class DifferenceStage(Stage):
 
     @property
     def target(self) -> str:
-        """The level that is learnt."""
+        """Name of the target level."""
         return self.fidelities[0].name
 
     @property
@@ -70,7 +70,7 @@ class DifferenceStage(Stage):
     def start(self, potential: Potential) -> Potential:
         assert isinstance(potential, MultiFidelityPotential)
         name = difference_name(self.target, self.base)
-        with torch.random.fork_rng():  # the same weights whatever was drawn before, as in a resumed run
+        with torch.random.fork_rng():  # weights independent of earlier draws, for resumed runs
             torch.manual_seed(self.inputs.settings.seed + 1)
             difference = self.inputs.potential([name])
         difference.reference(name).copy_(self.reference)
@@ -94,7 +94,7 @@ class DifferenceStage(Stage):
 
 
 def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
-    """The potential of the base, and its stage and that of the difference.
+    """Potential of the base model, and the stages of the base and of the difference.
 
     Raises:
         MFPyGError: if no conformation has both labels.
@@ -124,7 +124,7 @@ def _difference(inputs: Inputs, outline: StageOutline, base: Fidelity, base_refe
 
 
 def _fitted(inputs: Inputs, target: str, base: str, base_reference: Tensor) -> Tensor:
-    """Reference energies of the difference, where both energies are known."""
+    """Reference energies of the difference, fitted to conformations with both energies."""
     dataset, elements, rows = inputs.dataset, inputs.elements, inputs.splits["train"]
     mask = dataset._data.energy_mask.numpy()[rows]
     rows = rows[mask[:, inputs.column(target)] & mask[:, inputs.column(base)]]
@@ -138,10 +138,10 @@ def _fitted(inputs: Inputs, target: str, base: str, base_reference: Tensor) -> T
 
 
 def paired_rows(inputs: Inputs, target: Fidelity, base: Fidelity) -> np.ndarray:
-    """Conformations of the training split that carry a label of both levels that the target asks for, (n,) int64.
+    """Training conformations with labels of both levels for a property of the target, (n,) int64.
 
     Raises:
-        MFPyGError: if there are none, of energies or of forces.
+        MFPyGError: if there are none for the energies, or for the forces.
     """
     rows, data = inputs.splits["train"], inputs.dataset._data
     having = np.zeros(len(rows), bool)

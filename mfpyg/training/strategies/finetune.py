@@ -1,4 +1,4 @@
-"""Training a trained potential further: with new levels of theory, or on more data of those it has."""
+"""Further training of a potential, on new levels of theory or on more data of its own."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from mfpyg.training.strategies.joint import joint_stage
 
 
 def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
-    """The potential to train further, with the new fidelities, and the stage that does so.
+    """Potential to train further, with the new fidelities, and its stage.
 
     Args:
-        inputs: with the start; its settings are completed, see :func:`mfpyg.training.initial.completed`.
+        inputs: inputs with a start and settings completed by :func:`mfpyg.training.initial.completed`.
 
     Raises:
         MFPyGError: if the potential does not know an element of the data.
@@ -45,7 +45,7 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
     potential.train()
     trained = list(potential.parts_of([f.name for f in inputs.fidelities]).parameters())
     if settings.finetune.old == "frozen":
-        potential.backbone.eval()  # nor may statistics that a network keeps of its batches change
+        potential.backbone.eval()  # batch statistics must not change either
     else:
         trained += potential.backbone.parameters()
     train_only(potential, trained)
@@ -58,7 +58,7 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
 
 
 def _add_fidelities(inputs: Inputs, potential: MultiFidelityPotential) -> None:
-    """Give the potential the fidelities that it lacks, with reference energies of their own."""
+    """Add the new fidelities to the potential, with their own reference energies."""
     source = inputs.settings.finetune.head_from
     like = potential.fidelities[-1] if source in (None, FRESH) else source
     fitted = {}
@@ -78,15 +78,15 @@ def fit_to_predictions(
     like: str,
     given: Mapping[int, float],
 ) -> References:
-    """Shifts of the reference energies of a fidelity, by least squares of its labels less its predictions.
+    """Shifts of the reference energies of a fidelity, by a least-squares fit of labels minus predictions.
 
-    A fit of the labels themselves, as for new networks, would have to do without knowing how strongly the labelled
-    molecules are bound, which the network it is added to knows: of few labels its error is that of a poor sample.
+    A fit to the labels themselves, as for new networks, would ignore binding energies, which the existing network
+    predicts, and be poor with few labels.
 
     Args:
-        potential: in evaluation mode.
-        dataset, rows: with the labels, and the conformations of them to fit to.
-        fidelity: of both.
+        potential: potential in evaluation mode.
+        dataset, rows: data set, and its conformations to fit to.
+        fidelity: fidelity of the potential and of the data set.
         like: fidelity that it is a copy of.
         given: reference energies in kcal/mol, by atomic number, that are not fitted.
     """
@@ -108,7 +108,7 @@ def check_elements_known(
     """Check that the potential knows every element of every split.
 
     Raises:
-        MFPyGError: naming those that it does not.
+        MFPyGError: naming the unknown ones.
     """
     unknown = tuple(number for number in species_of(dataset) if number not in potential.species)
     counts = compositions(dataset, unknown)
@@ -126,35 +126,35 @@ def check_elements_known(
 def splits_to_go_on(
     settings: TrainSettings, dataset: ConformationDataset, model: InitialModel
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Splits of the data: those of the model's training if it was trained on the same conformations.
+    """Splits of the data: those of the model if it was trained on the same conformations.
 
-    So nothing that it was trained on comes into the test. Another ``split.method`` than ``auto`` is done as it says,
-    and so are ``split.files``.
+    This keeps its training data out of the test. ``split.files``, and a ``split.method`` other than ``auto``, take
+    precedence.
 
     Returns:
-        The splits, and lines for the user.
+        The splits, and notes for the user.
 
     Raises:
         MFPyGError: as :func:`mfpyg.datasets.splits.make_splits`, or for fractions that would have no effect.
     """
     same = model.is_of(dataset)
     if same and settings.split.method == "auto" and not settings.split.files:
-        usual = SplitSettings()
-        if (settings.split.val, settings.split.test) != (usual.val, usual.test):
+        defaults = SplitSettings()
+        if (settings.split.val, settings.split.test) != (defaults.val, defaults.test):
             raise MFPyGError(
-                "split.val and split.test do nothing where init was trained on the same data, whose splits are kept; "
-                "leave them out, or name another split.method than auto"
+                "split.val and split.test have no effect, as init was trained on the same data and its splits are "
+                "kept; leave them out, or give a split.method other than auto"
             )
         return model.splits, ["the splits are those of init, which was trained on the same conformations"]
     splits = make_splits(dataset, settings.split, settings.split_seed)
     if not same:
         named = model.described["data"]["name"]
         data = named if isinstance(named, str) else " + ".join(named)
-        return splits, [f"note: init was trained on {data}; what of it may be in val and test is not told apart"]
+        return splits, [f"note: init was trained on {data}; val and test may contain some of it"]
     seen = np.concatenate([model.splits[name] for name in ("train", "val")])
     counts = {name: int(np.isin(rows, seen).sum()) for name, rows in splits.items() if name not in ("train", "val")}
     return splits, [
-        f"note: {n:,} of {len(splits[name]):,} in {name} were for training or validation of init; errors there are too "
+        f"note: {n:,} of {len(splits[name]):,} in {name} were in training or validation of init; errors there are too "
         "low"
         for name, n in counts.items()
         if n
@@ -162,7 +162,7 @@ def splits_to_go_on(
 
 
 def method_notes(dataset: ConformationDataset, model: InitialModel) -> list[str]:
-    """A line for each fidelity that is another level of theory here than in the data of the model."""
+    """Notes on fidelities whose level of theory differs from that in the data of the model."""
     before = model.described["data"]["methods"]
     return [
         f"note: '{level.name}' is {level.method} here, but {before[level.name]} in the data of init"

@@ -1,4 +1,4 @@
-"""Training on all levels at once, ``mfl``: one stage."""
+"""Training on all levels at once (strategy ``mfl``), in one stage."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mfpyg.training.stage import Stage
 
 
 def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
-    """The potential of all levels, with fresh weights, and the stage that trains it.
+    """Potential of all levels, with fresh weights, and its stage.
 
     Raises:
-        MFPyGError: if a split other than training has elements of its own.
+        MFPyGError: if a split has elements that the training split does not have.
     """
     names = [f.name for f in inputs.fidelities]
     potential = inputs.potential(names)
@@ -27,7 +27,7 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
 
 
 def joint_stage(inputs: Inputs) -> Stage:
-    """A stage on all labels, sampled, weighted and monitored as the settings say."""
+    """Stage on all labels, with the sampling, weights and monitor of the settings."""
     settings = inputs.settings
     monitor = "val/loss" if settings.monitor == "sum" else f"val/{settings.monitor}/loss"
     train = joint_sampling(inputs)
@@ -35,10 +35,10 @@ def joint_stage(inputs: Inputs) -> Stage:
 
 
 def joint_sampling(inputs: Inputs) -> Sampling:
-    """Batches of all conformations that carry a label.
+    """Sampling of all conformations with a label.
 
     Raises:
-        MFPyGError: if there are fewer labels than asked for in each batch.
+        MFPyGError: if there are fewer labels than the minimum per batch.
     """
     settings, names = inputs.settings, [f.name for f in inputs.fidelities]
     rows = inputs.rows("train", inputs.fidelities)
@@ -55,5 +55,5 @@ def joint_sampling(inputs: Inputs) -> Sampling:
 
 
 def temperature_of(settings: SamplingSettings) -> float:
-    """The temperature of :mod:`mfpyg.training.sampling` that a sampling strategy means."""
+    """Temperature τ of a sampling strategy, see :mod:`mfpyg.training.sampling`."""
     return {"proportional": 1.0, "balanced": math.inf, "temperature": settings.temperature or 2.0}[settings.strategy]

@@ -6,9 +6,9 @@ and then
 .. math:: \varphi \leftarrow \varphi + \epsilon\, (\tilde\varphi - \varphi),
 
 (algorithm 1 of Nichol et al., "On first-order meta-learning algorithms", arXiv 1803.02999; ε and k are settings).
-Shared are the weights of the backbone. What a level has of its own, its head and private blocks, belongs to the task
-and keeps what it has learnt. The moments of Adam (with β₁ = 0, as there) go on from one run to the next. Every
-epoch begins with a new run, so that the validation always sees φ. Adaptation is ordinary training on the target.
+The weights of the backbone are shared. The head and private blocks of a level belong to the task and are not reset.
+The moments of Adam (with β₁ = 0, as in the paper) are kept from one run of inner steps to the next. Every epoch begins
+with a new run, so that validation always uses φ. Adaptation is ordinary training on the target.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from mfpyg.training.strategies.outline import outline_of
 
 @torch.no_grad()
 def outer_step(weights: Sequence[Tensor], before: Sequence[Tensor], rate: float) -> None:
-    """φ + ε (φ̃ − φ) in place of φ̃.
+    """Replace φ̃ by φ + ε (φ̃ − φ).
 
     Args:
-        weights: φ̃, what the inner steps have led to; changed.
-        before: φ, what they began with.
+        weights: φ̃, the weights after the inner steps; changed in place.
+        before: φ, the weights before the inner steps.
         rate: ε; 1 leaves φ̃.
     """
     for weight, old in zip(weights, before, strict=True):
-        old = old.to(weight)  # that of a checkpoint lies on the CPU
+        old = old.to(weight)  # one from a checkpoint is on the CPU
         weight.copy_(old + rate * (weight - old))
 
 
 @dataclass(kw_only=True)
 class MetaStage(Stage):
-    """Reptile over all levels; it hands on its last φ, as a low loss before adaptation is not its aim.
+    """Reptile over all levels; hands on the last φ, as a low loss before adaptation is not its aim.
 
     Attributes:
-        settings: of the strategy.
-        train: of one level after the other.
-        of_level: loss of each level, in the order of its turns.
-        references: energies of each level, (n_species,) float64.
+        settings: options of the strategy.
+        train: sampling of the levels in turn.
+        of_level: loss of each level, in the order of ``train``.
+        references: reference energies of each level, (n_species,) float64.
     """
 
     settings: MetaSettings
@@ -64,7 +64,7 @@ class MetaStage(Stage):
 
     def __post_init__(self) -> None:
         self.before: list[Tensor] | None = None
-        """φ, within a run of inner steps."""
+        """φ during a run of inner steps."""
 
     def losses(self) -> list[MultiFidelityLoss]:
         return [*super().losses(), *self.of_level]
@@ -76,7 +76,7 @@ class MetaStage(Stage):
 
     def optimizer(self, potential: Potential) -> torch.optim.Optimizer:
         trained = self.trained(potential)
-        if self.settings.optimiser == "sgd":  # whose weight decay is a decoupled one, as it has no moments
+        if self.settings.optimiser == "sgd":  # without moments its weight decay is decoupled
             of_weights = groups(potential, trained, self.weight_decay)
             return checked_when_loaded(torch.optim.SGD(of_weights, lr=self.lr, fused=True))
         return adam(potential, trained, self.lr, self.weight_decay, betas=(0.0, 0.999))
@@ -104,7 +104,7 @@ class MetaStage(Stage):
 
 
 class AdaptationStage(Stage):
-    """Trains on the target; the other levels' heads, which the weights no longer belong to, are dropped."""
+    """Trains on the target; the heads of the other levels, which no longer fit the backbone, are dropped."""
 
     def start(self, potential: Potential) -> Potential:
         assert isinstance(potential, MultiFidelityPotential)
@@ -113,7 +113,7 @@ class AdaptationStage(Stage):
 
 
 def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
-    """The potential of all levels, and the two stages."""
+    """Potential of all levels, and the two stages."""
     settings = inputs.settings
     before, after = outline_of(settings, inputs.fidelities).stages
     names = [f.name for f in before.fidelities]

@@ -1,8 +1,8 @@
-"""Outline of a training in stages: levels and epochs of each; importable without torch.
+"""Levels and epochs of the stages of a training; importable without torch.
 
-The budget of a training is its number of optimiser steps: as many in an epoch of any stage as an epoch of training
-on all levels at once (``mfl``) has with the same data, labels and batch size, and as many epochs in all. Where a
-stage has fewer conformations, it goes through them several times an epoch.
+All strategies have the same budget of optimiser steps: as many per epoch of any stage as in an epoch of training on all
+levels at once (``mfl``) with the same data, labels and batch size, and as many epochs in total. A stage with fewer
+conformations repeats them within an epoch.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from mfpyg.fidelity import Fidelity, parse_numbers, parse_weights
 from mfpyg.settings import TrainSettings
 
 OUTLINED = ("tl", "delta", "meta")
-"""Strategies whose stages are known without the data."""
+"""Strategies whose stages do not depend on the data."""
 
 
 @dataclass(frozen=True)
 class StageOutline:
-    """A stage of a training.
+    """Outline of a stage.
 
     Attributes:
-        name: in ``metrics.csv`` and on the terminal.
-        fidelities: whose labels are trained on.
-        epochs: at most.
+        name: name in ``metrics.csv`` and on the terminal.
+        fidelities: fidelities to train on.
+        epochs: maximum number of epochs.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Outline:
     """Stages of one of the strategies ``tl``, ``delta`` and ``meta`` on a list of fidelities.
 
     Attributes:
-        target: the fidelity that it ends with.
-        lower: the others, in the order given.
-        stages: one after the other.
-        base: of strategy ``delta``, the level that the difference is added to.
+        target: final fidelity.
+        lower: the other fidelities, in the order given.
+        stages: stages in their order.
+        base: level that the difference is added to, in strategy ``delta``.
     """
 
     target: Fidelity
@@ -51,15 +51,15 @@ class Outline:
 
 
 def outline_of(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> Outline:
-    """The stages of the strategy that the settings name.
+    """Stages of the strategy of the settings.
 
     Raises:
-        MFPyGError: if there are too few fidelities or epochs, a level is unknown or weighs nothing, or its labels do
-            not go with those of the target.
+        MFPyGError: if there are too few fidelities or epochs, a level is unknown or has weight 0, or its labels do not
+            include those of the target.
     """
     strategy, names = settings.strategy, [f.name for f in fidelities]
     if len(fidelities) < 2:
-        raise MFPyGError(f"strategy {strategy} goes from level to level, but there is {names[0]} alone; name another")
+        raise MFPyGError(f"strategy {strategy} needs several fidelities, but there is only {names[0]}; name another")
     _check_weights(settings, fidelities)
     if settings.target is not None and settings.target not in names:
         raise unknown_name("target", settings.target, names)
@@ -87,8 +87,8 @@ def _check_weights(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> N
     for fidelity in fidelities:
         if not any(weight for (name, _), weight in weights.items() if name == fidelity.name):
             raise MFPyGError(
-                f"{fidelity.name} weighs 0 in the loss, but strategy {settings.strategy} trains on it alone; give it a "
-                "weight, or leave it out"
+                f"{fidelity.name} has weight 0 in the loss, but strategy {settings.strategy} trains on it alone; "
+                "give it a weight, or leave it out"
             )
 
 
@@ -105,12 +105,12 @@ def _base_of(settings: TrainSettings, lower: tuple[Fidelity, ...], target: Fidel
             f"labels, or leave them out of {target.name}"
         )
     if settings.head.private_blocks and len(lower) == 1:
-        raise MFPyGError("head.private_blocks does nothing with strategy delta and one lower level")
+        raise MFPyGError("head.private_blocks has no effect with strategy delta and one lower level")
     return base
 
 
 def divided(epochs: int, shares: Sequence[float]) -> list[int]:
-    """Epochs of each stage, by their shares, at least one each.
+    """Distribute epochs over stages by their shares, at least one each.
 
     Raises:
         MFPyGError: if there are fewer epochs than stages.
@@ -122,6 +122,6 @@ def divided(epochs: int, shares: Sequence[float]) -> list[int]:
     while sum(counts) != epochs:
         step = 1 if sum(counts) < epochs else -1
         possible = [i for i, count in enumerate(counts) if count + step >= 1]
-        # To the one that has too little by most, or from the one that has too much by most; the first of equals.
+        # The stage that deviates most from its exact share, the first of equals.
         counts[max(possible, key=lambda i: (step * (exact[i] - counts[i]), -i))] += step
     return counts

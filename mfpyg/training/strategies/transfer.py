@@ -1,7 +1,7 @@
-"""Transfer learning: one level after the other, each beginning with the weights of the one before.
+"""Transfer learning: one level after the other, each starting from the weights of the one before.
 
-The potential has one fidelity at any time. When a level is done, its head becomes that of the next, whose reference
-energies are fitted to its own labels; a part of the backbone may stay as the first level has left it.
+The potential has one fidelity at a time. The head of a level becomes that of the next, whose reference energies are
+fitted to its own labels; part of the backbone may be frozen after the first level.
 (Smith et al., Nat. Commun. 10, 2903 (2019), where the target is coupled cluster and the first level a DFT.)
 """
 
@@ -23,8 +23,8 @@ class LevelStage(Stage):
     """Trains on one level.
 
     Attributes:
-        reference: energies of the level, (n_species,) float64.
-        frozen: what is left as it is, see :func:`frozen_parameters`.
+        reference: reference energies of the level, (n_species,) float64.
+        frozen: part of the backbone that is not trained, see :func:`frozen_parameters`.
     """
 
     reference: Tensor
@@ -43,14 +43,14 @@ class LevelStage(Stage):
 
 
 def frozen_parameters(backbone: nn.Module, frozen: int | str) -> list[nn.Parameter]:
-    """The parameters of a backbone that later levels leave alone.
+    """Parameters of a backbone that are frozen after the first level.
 
     Args:
-        backbone: any.
-        frozen: ``"none"``, ``"backbone"``, or a number of first blocks; what stands before them is frozen with them.
+        backbone: any backbone.
+        frozen: ``"none"``, ``"backbone"``, or a number of first blocks, frozen with everything before them.
 
     Raises:
-        MFPyGError: for more blocks than there are, or a backbone whose blocks can't be told apart.
+        MFPyGError: for more blocks than there are, or a backbone whose blocks are unknown.
     """
     if frozen in ("none", 0):
         return []
@@ -59,8 +59,8 @@ def frozen_parameters(backbone: nn.Module, frozen: int | str) -> list[nn.Paramet
     assert isinstance(frozen, int)
     if not isinstance(backbone, Backbone):
         raise MFPyGError(
-            f"transfer.frozen is {frozen}, but backbone {type(backbone).__name__} is no mfpyg.models.Backbone, whose "
-            "blocks can be told apart; use none or backbone"
+            f"transfer.frozen is {frozen}, but backbone {type(backbone).__name__} is not a mfpyg.models.Backbone, so "
+            "its blocks are unknown; use none or backbone"
         )
     if frozen > len(backbone.blocks):
         raise MFPyGError(f"transfer.frozen is {frozen}, expected at most the backbone's {len(backbone.blocks)} blocks")
@@ -69,10 +69,10 @@ def frozen_parameters(backbone: nn.Module, frozen: int | str) -> list[nn.Paramet
 
 
 def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
-    """The potential, and a stage for each level.
+    """Potential, and a stage for each level.
 
     Raises:
-        MFPyGError: if what is to be frozen is not there.
+        MFPyGError: if the part to freeze does not exist.
     """
     settings, outlines = inputs.settings, outline_of(inputs.settings, inputs.fidelities).stages
     names = [outline.name for outline in outlines]
@@ -81,7 +81,7 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
     references, made = inputs.references(names), list[Stage]()
     for outline in outlines:
         later = {"frozen": settings.transfer.frozen, "lr": settings.transfer.lr or settings.optim.lr}
-        others = later if made else {"frozen": "none"}  # the first level teaches everything
+        others = later if made else {"frozen": "none"}  # the first level trains everything
         made.append(
             inputs.stage(
                 LevelStage,
