@@ -92,7 +92,7 @@ def periodic_radius_graph(
 
 
 def _choose(pos: Tensor, counts: Tensor, candidates: Tensor) -> str:
-    """Engine that ``auto`` stands for: by the atoms of each graph and the candidates of each of its atoms."""
+    """Choose the engine for ``auto`` by the atoms of each graph and the candidates per atom."""
     large = pos.device.type == "cpu" and int((counts * candidates).sum()) > _PAIRS_FOR_VESIN * len(counts)
     return "vesin" if large else "torch"
 

@@ -187,7 +187,7 @@ def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns,
     pairs, reasons = [], {"constraints": "not read"} if frame.constrained else {}
     for key, value in frame.values.items():
         if key in taken:
-            reasons[key] = "predicted anew"
+            reasons[key] = "replaced by the prediction"
         elif key in frame.columns:
             reason = add_column(columns, key, value)
             if reason is not None:
@@ -201,7 +201,7 @@ def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns,
                     "written as its symbol" if text else f"{type(value).__name__} that the format cannot hold"
                 )
     for key, value in frame.hidden.items():
-        reason = "predicted anew" if key in taken else add_column(columns, key, value)
+        reason = "replaced by the prediction" if key in taken else add_column(columns, key, value)
         if reason is not None:
             reasons[f"{key} of the atoms"] = reason
     for key, reason in reasons.items():

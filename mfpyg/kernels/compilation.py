@@ -102,8 +102,8 @@ def _load(dtype: torch.dtype, n_features: int, n_sensitivities: int, n_component
         raise NoCompilerError(f"the native kernel takes float32 and float64, not {str(dtype).removeprefix('torch.')}")
     cc = find_compiler("CC", ("cc", "gcc", "clang"))
     if cc is None:
-        sought = f"CC is '{os.environ['CC']}'" if os.environ.get("CC") else "cc, gcc or clang"
-        raise NoCompilerError(f"no C compiler found ({sought}); install one, or set CC")
+        tried = f"CC is '{os.environ['CC']}'" if os.environ.get("CC") else "cc, gcc or clang"
+        raise NoCompilerError(f"no C compiler found ({tried}); install one, or set CC")
     real, mask = _TYPES[dtype]
     sizes = [f"-DREAL={real}", f"-DMASK={mask}", f"-DF={n_features}", f"-DN={n_sensitivities}", f"-DC={n_components}"]
     target = _target(cc)

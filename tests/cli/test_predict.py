@@ -133,7 +133,7 @@ def test_what_is_not_kept_is_a_note(make_checkpoint: Callable[..., str], molecul
         (["MODEL", "in.xyz", "-o", "."], "is a folder"),
         (["MODEL", "in.xyz", "-o", "no/out.xyz"], "no: no such folder"),
         (["MODEL", "in.xyz", "-o", "/dev/null"], "no ordinary file"),
-        (["MODEL", "in.xyz", "-o", "out.txt", "--fidelity", "cc"], "name one with --output-format"),
+        (["MODEL", "in.xyz", "-o", "out.txt", "--fidelity", "cc"], "choose a format with --output-format"),
         (["MODEL", "in.xyz", "-o", "out.xyz"], "no fidelity given"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "ccc"], "did you mean 'cc'?"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelty", "cc"], "did you mean '--fidelity'?"),

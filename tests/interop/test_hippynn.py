@@ -502,7 +502,7 @@ def test_what_hippynn_has_not_is_not_exported() -> None:
     with pytest.raises(MFPyGError, match="unknown fidelity 'tz'"):
         export_hippynn(potential(), state, heads={"tz": heads["cc"]})
     interacting = peer(names=("cc", "dz"), first_is_interacting=True)
-    with pytest.raises(MFPyGError, match="no HEnergyNode with its default options"):
+    with pytest.raises(MFPyGError, match="not an HEnergyNode with default options"):
         export_hippynn(potential(), interacting.state(), heads=interacting.nodes())
 
 
@@ -625,7 +625,7 @@ def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_what_was_put_together_by_hand_is_not_saved(tmp_path: Path) -> None:
     potential = MultiFidelityPotential(HIPNN([1, 8], n_features=4), ["dz"])
-    with pytest.raises(MFPyGError, match="put together by hand"):
+    with pytest.raises(MFPyGError, match="assembled by hand"):
         mfpyg.save(potential, tmp_path / "model.ckpt")
     imported = load_hippynn(peer().state(), fidelities=["dz"], **SAID)
     with pytest.raises(MFPyGError, match="unknown precision '16'"):
