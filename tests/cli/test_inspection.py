@@ -290,7 +290,7 @@ def test_study_is_counted(run: Path, tmp_path: Path) -> None:
 def test_what_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "none.ckpt: no such file" in refusal(capsys, str(tmp_path / "none.ckpt"))
     assert "unknown data set 'minichn'" in refusal(capsys, "minichn")
-    assert "no run folder, no study and no processed data set" in refusal(capsys, str(tmp_path))
+    assert "not a run folder, a study or a processed data set" in refusal(capsys, str(tmp_path))
     (tmp_path / "config.yaml").write_text("epochs: 1\n")
     assert "no checkpoint" in refusal(capsys, str(tmp_path))
     refusal(capsys)

@@ -192,7 +192,7 @@ def test_job_that_could_say_nothing(slurm: Path, tmp_path: Path, monkeypatch: py
 
 def test_refusals(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_REFUSES", "1")
-    with pytest.raises(MFPyGError, match=r"sbatch refused the runs: .*invalid partition specified: nowhere; look at"):
+    with pytest.raises(MFPyGError, match=r"sbatch refused the runs: .*invalid partition specified: nowhere; check"):
         run_on_cluster(scripts(tmp_path, ENDS), executor(tmp_path), tmp_path)
 
 
