@@ -1,4 +1,4 @@
-"""The parser of the commands, and how a command ends: its errors in a line, its status, its warnings."""
+"""Argument parser of the commands, and their errors, exit statuses and warnings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mfpyg.files import FULL
 
 
 class _Words(argparse.Action):
-    """A list of words; those of data add up over several options of the name, of others the last option counts."""
+    """List of words; repeated options of data sets add up, of other repeated options the last one counts."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         before = namespace.get(self.dest) if self.dest in ("dataset", "split.files") else None
@@ -30,7 +30,7 @@ class _Words(argparse.Action):
 
 
 class Parser(ArgumentParser):
-    """Options with hyphens or underscores, lists of several words, and errors in one line."""
+    """Argument parser with hyphens or underscores in option names, lists of words, and errors in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,8 +38,8 @@ class Parser(ArgumentParser):
         """Descriptions of the types of options, for errors."""
 
     def add_argument(self, *args: Any, **kwargs: Any) -> Any:
-        """Add an option; jsonargparse does so for each field of a class, too, and copies this to groups."""
-        if args[-1] == f"{args[0]}+":  # a list, which jsonargparse would take in brackets, or word by word as --name+
+        """Add an option; jsonargparse also calls this for each field of a class."""
+        if args[-1] == f"{args[0]}+":  # a list, which jsonargparse expects in brackets or as repeated --name+
             kwargs = {"type": str, "nargs": "+", "action": _Words, "metavar": "ITEM", "default": kwargs["default"]}
             args = args[:1]
         if "default" in kwargs:
@@ -54,10 +54,10 @@ class Parser(ArgumentParser):
         raise MFPyGError(message) from ex
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **kwargs: Any) -> Namespace:  # type: ignore[override]
-        """Parse the options, refusing an unknown name before anything else.
+        """Parse the options; unknown names are refused first.
 
         Raises:
-            MFPyGError: for an unknown name, a value of the wrong kind, or a required option that is missing.
+            MFPyGError: for an unknown name, a value of the wrong type, or a missing required option.
         """
         words = hyphenated(sys.argv[1:] if args is None else args)
         known = [option for action in self._actions for option in action.option_strings]
@@ -71,12 +71,12 @@ class Parser(ArgumentParser):
 
 
 def hyphenated(arguments: Iterable[str]) -> list[str]:
-    """The arguments with hyphens in the names of options where underscores were given."""
+    """Replace underscores in the names of options by hyphens."""
     return [re.sub(r"^--[^=]*", lambda m: m[0].replace("_", "-"), argument) for argument in arguments]
 
 
 def quiet_frameworks() -> None:
-    """Keep tips, hardware notes and deprecation warnings of Lightning and others off the terminal.
+    """Suppress tips, hardware notes and deprecation warnings of Lightning and others.
 
     To be called after the import of Lightning, which sets the levels of its loggers.
     """
@@ -90,10 +90,10 @@ def quiet_frameworks() -> None:
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Run with so many threads of torch; as many as before with ``None``.
+    """Run with a number of torch threads.
 
     Args:
-        number: of threads, also of Lightning, which looks at ``OMP_NUM_THREADS``.
+        number: number of threads, also for Lightning, which reads ``OMP_NUM_THREADS``; ``None``: unchanged.
     """
     if number is None:
         yield
@@ -114,10 +114,10 @@ def threads(number: int | None) -> Iterator[None]:
 
 
 def check_json_target(name: str) -> None:
-    """Check that a file can be written where ``--json`` says, before anything is computed.
+    """Check that the file of ``--json`` can be written, before anything is computed.
 
     Raises:
-        MFPyGError: if it can't.
+        MFPyGError: if it cannot.
     """
     target = Path(name)
     if not name or target.is_dir():
@@ -125,13 +125,13 @@ def check_json_target(name: str) -> None:
     if not target.parent.is_dir():
         raise MFPyGError(f"{target.parent}: no such folder; expected one to write {target.name} to")
     if not os.access(target.parent, os.W_OK):
-        raise MFPyGError(f"{target.parent}: can't write {target.name} there; name another place with --json")
+        raise MFPyGError(f"{target.parent}: cannot write {target.name} there; name another place with --json")
 
 
 def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[str] | None) -> None:
-    """Run a command: the user's mistakes become one line and status 2, Ctrl-C becomes status 130.
+    """Run a command: a user error prints one line and gives status 2, Ctrl-C gives status 130.
 
-    What the system refuses about a file, such as a name that is too long, is the user's to fix, too.
+    Errors of the system about a file, such as a name that is too long, count as user errors.
     """
     quiet_frameworks()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))  # not in the temporary folder
@@ -143,32 +143,32 @@ def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[
     except OSError as error:
         reason = error.strerror or type(error).__name__
         if error.errno in FULL:
-            _end(f"{name}: error: {error.filename or 'the output'}: can't write it ({reason})", ERROR_STATUS)
+            _end(f"{name}: error: {error.filename or 'the output'}: cannot write it ({reason})", ERROR_STATUS)
         if error.filename is None:
             raise
-        _end(f"{name}: error: {str(error.filename)!r} can't be read or written ({reason})", ERROR_STATUS)
+        _end(f"{name}: error: {str(error.filename)!r} cannot be read or written ({reason})", ERROR_STATUS)
     except KeyboardInterrupt:
         _end(f"{name}: stopped", INTERRUPT_STATUS)
 
 
 def _end(message: str, status: int) -> NoReturn:
-    """Print a last line and exit; the status alone says it where there is no room for the line."""
+    """Print a last line and exit; on a full disk, only the status is left."""
     try:
         print(message, file=sys.stderr, flush=True)
     except OSError as error:
         if error.errno not in FULL:
             raise
-    _give_up_output()
+    _discard_unwritable_output()
     sys.exit(status)
 
 
-def _give_up_output() -> None:
-    """Write no more to what is full, or Python would try once more, and change the status, at its end."""
+def _discard_unwritable_output() -> None:
+    """Stop writing to a full disk, as Python would try again at exit and change the status."""
     for stream in (sys.stdout, sys.stderr):
-        _give_up(stream)
+        _discard_if_unwritable(stream)
 
 
-def _give_up(stream: TextIO) -> None:
+def _discard_if_unwritable(stream: TextIO) -> None:
     try:
         stream.flush()
     except OSError:
@@ -179,7 +179,7 @@ def _give_up(stream: TextIO) -> None:
 
 @contextmanager
 def _own_warnings_shown(name: str) -> Iterator[None]:
-    """Print the package's own warnings in one line each, and all others as before."""
+    """Print the package's own warnings in one line each, and all others as usual."""
     others, shown = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:

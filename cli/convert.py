@@ -1,4 +1,4 @@
-"""``mfpyg-convert``: a trained model of hippynn to a checkpoint."""
+"""``mfpyg-convert``: convert a trained hippynn model to a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="A trained model of hippynn to a checkpoint that mfpyg.load and the commands open. Example: "
+        description="Convert a trained hippynn model to a checkpoint that mfpyg.load and the commands open. Example: "
         "mfpyg-convert best_model.pt model.ckpt --cutoff 6.5 --fidelities cc:E dz:EF --energy-unit kcal/mol",
     )
     parser.add_argument("file", metavar="FILE", help="best_model.pt or best_checkpoint.pt of hippynn")
-    parser.add_argument("out", metavar="OUT", help="the checkpoint, a new file")
+    parser.add_argument("out", metavar="OUT", help="checkpoint to write, a new file")
     parser.add_argument("--cutoff", type=float, required=True, help="hippynn's dist_hard_max")
     parser.add_argument(
         "--fidelities",
         nargs="+",
         required=True,
         metavar="NAME",
-        help="a name for each head of energies, in the alphabetical order of their names in hippynn, or NAME=node22 to "
-        "choose; NAME:EF or NAME:E tells what it was trained on",
+        help="a name for each energy head, in the alphabetical order of their names in hippynn, or NAME=node22 to "
+        "choose; NAME:EF or NAME:E gives the labels it was trained on",
     )
-    parser.add_argument("--energy-unit", required=True, metavar="UNIT", help="of its energies, as Hartree or kcal/mol")
-    parser.add_argument("--length-unit", default="Å", metavar="UNIT", help="of its positions and of the cutoff (Å)")
-    parser.add_argument("--sign", type=int, default=1, help="-1 where its energies are negated")
-    parser.add_argument("--species", type=int, nargs="+", help="atomic numbers in its order, if the file lacks them")
+    parser.add_argument(
+        "--energy-unit", required=True, metavar="UNIT", help="unit of its energies, as Hartree or kcal/mol"
+    )
+    parser.add_argument("--length-unit", default="Å", metavar="UNIT", help="unit of its positions and cutoff")
+    parser.add_argument("--sign", type=int, default=1, help="-1 if its energies are negated")
+    parser.add_argument("--species", type=int, nargs="+", help="atomic numbers in its order, if not in the file")
     return parser
 
 
@@ -73,13 +75,13 @@ def convert_command(arguments: Sequence[str]) -> None:
 
 
 def _named(texts: Sequence[str]) -> list[str] | Mapping[str, str]:
-    """Names in the order of the heads, or with their nodes where these are given."""
+    """Names in the order of the heads, or with their nodes if given."""
     pairs = [text.partition("=") for text in texts]
     if not any(equals for _, equals, _ in pairs):
         return list(texts)
     for name, equals, node in pairs:
         if not equals:
-            raise MFPyGError(f"fidelity '{name}' has no node, but others have; expected NAME=NODE for all")
+            raise MFPyGError(f"fidelity '{name}' has no node, but others do; expected NAME=NODE for all")
         if [other for other, *_ in pairs].count(name) > 1:
             raise MFPyGError(f"fidelity '{name}' is given twice, the second time with {node}; give it once")
     return {name: node for name, _, node in pairs}

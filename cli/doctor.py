@@ -1,4 +1,4 @@
-"""``mfpyg-doctor``: look for what ruins training before training starts."""
+"""``mfpyg-doctor``: check data for errors that ruin training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STYLES = {"certain": "bold red", "suspect": "yellow", "note": "dim"}
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
-    """Entry point; status 1 where something is certainly wrong."""
+    """Entry point; exit status 1 if something is certainly wrong."""
     run(NAME, doctor_command, arguments)
 
 
@@ -33,7 +33,7 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Look for what ruins training before it starts: wrong units, gradients taken for forces, "
+        description="Check data for errors that ruin training: wrong units, gradients taken for forces, "
         "duplicates across the split, missing labels. Exit status 1 if something is certainly wrong. "
         "Example: mfpyg-doctor ani1x:ani1x-release.h5",
     )
@@ -41,19 +41,17 @@ def build_parser() -> Parser:
         "dataset",
         metavar="DATA",
         nargs="+",
-        help=f"{DATASETS}; several become one data set",
+        help=f"{DATASETS}; several are combined",
     )
-    parser.add_argument(
-        "--fidelities", nargs="+", metavar="NAME", help="levels to look at; the usual ones if not given"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the findings there as JSON; - for standard output, alone")
+    parser.add_argument("--fidelities", nargs="+", metavar="NAME", help="levels to check; null: the usual ones")
+    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON to FILE; -: only to standard output")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the split, as in training")
     parser.words["seed"] = in_words(int)
     return parser
 
 
 def doctor_command(arguments: Sequence[str]) -> None:
-    """Parse, look, print; exit with status 1 where something is certainly wrong."""
+    """Parse, check, print; exit with status 1 if something is certainly wrong."""
     options = build_parser().parse_args(arguments)
     if options.seed < 0:
         raise MFPyGError(f"--seed is {options.seed}, expected a whole number of at least 0")
@@ -92,7 +90,7 @@ def _healthy(specs: tuple[DatasetSpec, ...], names: tuple[str, ...], target: str
 
 
 def as_json(view: View, findings: Sequence[Finding], specs: Sequence[DatasetSpec]) -> dict[str, Any]:
-    """Everything that was found, as plain values."""
+    """All findings, as plain values."""
     from mfpyg.doctor import SEVERITIES
 
     return {
@@ -106,7 +104,7 @@ def as_json(view: View, findings: Sequence[Finding], specs: Sequence[DatasetSpec
 
 
 def findings_table(findings: Sequence[Finding]) -> Any:
-    """Severity, fidelity, what, and evidence with the fix below it, as a rich table."""
+    """Rich table of severity, fidelity, check, and evidence with the fix below it."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -127,7 +125,7 @@ def findings_table(findings: Sequence[Finding]) -> Any:
 
 
 def verdict(view: View, findings: Sequence[Finding]) -> str:
-    """The last line."""
+    """Summary of the findings in one line."""
     counts = {name: sum(finding.severity == name for finding in findings) for name in _STYLES}
     what = f"{len(view):,} conformations, fidelities {', '.join(level.name for _, level in view.levels)}"
     if not findings:

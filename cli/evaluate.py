@@ -33,26 +33,24 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Errors of a trained potential against every label of its fidelities, those it was not "
-        "trained on too. Example: mfpyg-evaluate runs/example --plot",
+        description="Errors of a trained potential on all labels of its fidelities, including those it was not "
+        "trained on. Example: mfpyg-evaluate runs/example --plot",
     )
     parser.add_argument("run", metavar="RUN", help="run folder of mfpyg-train, or a checkpoint")
     parser.add_argument(
         "--dataset",
         metavar="SPEC",
         action="append",
-        help="other data, named as for mfpyg-train; may be given several times (default: the run's own)",
+        help="other data, as for mfpyg-train; may be given several times; null: the run's own",
     )
     parser.add_argument(
         "--split",
         metavar="{" + ",".join(SPLITS) + "}",
-        help="one split, or one of the run's further ones (default: every one there is)",
+        help="a single split, of these or of the run; null: all",
     )
-    parser.add_argument(
-        "--json", metavar="OUT", help="where the errors go (default: evaluation….json in the run folder)"
-    )
-    parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="where to compute")
-    parser.add_argument("--plot", action="store_true", help="draw parity plots, beside the JSON file")
+    parser.add_argument("--json", metavar="OUT", help="file for the errors; null: evaluation….json in the run folder")
+    parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="device to compute on")
+    parser.add_argument("--plot", action="store_true", help="draw parity plots next to the JSON file")
     return parser
 
 
@@ -73,12 +71,12 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     if not out.parent.is_dir():
         raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
     if not os.access(out.parent, os.W_OK):
-        raise MFPyGError(f"{out.parent}: can't write {out.name} there; name another place with --json")
+        raise MFPyGError(f"{out.parent}: cannot write {out.name} there; name another place with --json")
     _evaluate(path, specs, options.split, out, options.plot, options.accelerator)
 
 
 def _check_further_split(path: Path, split: str) -> None:
-    """Check that a split that is none of the usual ones is one of the run's."""
+    """Check that the run has a split with this name."""
     from mfpyg.files import read_npz
 
     splits = (path if path.is_dir() else path.parent) / "splits.npz"
@@ -88,12 +86,12 @@ def _check_further_split(path: Path, split: str) -> None:
 
 
 def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | None) -> Path:
-    """In the run folder, by the names of checkpoint, data and split, so that different ones stand side by side."""
+    """File in the run folder named after checkpoint, data and split, so that different ones do not collide."""
     parts = ["evaluation"]
     if path.is_file() and path.stem != "best":
         parts.append(path.stem)
     for spec in specs or ():
-        # The place and the levels, too: files of one name, and one file read in two ways, are different data.
+        # With path and levels, as files of the same name, or one file with other levels, are different data.
         whole = hashlib.sha256(f"{spec.path and spec.path.resolve()} {spec}".encode()).hexdigest()[:6]
         parts += [spec.name] if spec.path is None else [spec.name, spec.path.stem, whole]
     if split is not None:
@@ -134,7 +132,7 @@ def _evaluate(
     _note_methods(console, dataset, described["data"]["methods"])
     rows = _rows(console, dataset, described, spec, split)
     if split != "all" and dataset.fingerprint == fingerprint:
-        # Data of another name may have the same numbers under other names of levels.
+        # Data of another name may have the same values under other names of levels.
         kept = label_fractions(settings, trained)
         fractions = {name: part for name, part in kept.items() if name in dataset.fidelities}
         dataset = thin_labels(dataset, _splits_of(described, len(dataset)), fractions, settings.split_seed)
@@ -166,15 +164,15 @@ def _open(
     fingerprint: str,
     track: Track,
 ) -> ConformationDataset:
-    """The data to evaluate on.
+    """Open the data to evaluate on.
 
-    Those of the training, which may have moved, are opened as there: with levels that the potential may not have.
+    The training data, which may have moved, are opened as in training, with levels that the potential may not have.
 
     Args:
-        specs: of the data.
+        specs: data sets.
         trained, known: fidelities that were trained on, and that the potential has.
-        own: whether the data are those of the training for certain.
-        fingerprint: of those.
+        own: whether the data are certainly those of the training.
+        fingerprint: fingerprint of the training data.
         track: shows the progress of processing.
 
     Raises:
@@ -207,7 +205,7 @@ def _note_methods(console: Any, dataset: ConformationDataset, trained: dict[str,
 
 
 def _splits_of(described: dict[str, Any], n: int) -> dict[str, np.ndarray]:
-    """Rows of each split, all of which must be among ``n``."""
+    """Rows of each split, checked to be less than ``n``."""
     import numpy as np
 
     splits = {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
@@ -220,7 +218,7 @@ def _splits_of(described: dict[str, Any], n: int) -> dict[str, np.ndarray]:
 def _rows(
     console: Any, dataset: ConformationDataset, described: dict[str, Any], spec: str, split: str | None
 ) -> dict[str, np.ndarray]:
-    """Conformations to evaluate on: the run's splits on its own data, all of any other unless it says."""
+    """Conformations to evaluate on: the splits of the run for its own data, else all, or the given split."""
     import numpy as np
 
     everything = {"all": np.arange(len(dataset))}
@@ -229,7 +227,7 @@ def _rows(
     if dataset.fingerprint == described["data"]["fingerprint"]:
         splits = _splits_of(described, len(dataset))
     elif split is None:
-        text = f"note: all of {spec}; what may be among the training data is not told apart"
+        text = f"note: all of {spec} is evaluated, which may include training data"
         console.print(text, highlight=False, soft_wrap=True)
         return everything
     else:

@@ -1,4 +1,4 @@
-"""``mfpyg-inspect``: what a checkpoint, a run, a study or a processed data set holds."""
+"""``mfpyg-inspect``: show the contents of a checkpoint, a run, a study or a processed data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="What a file of this package holds; nothing in it is run. Example: mfpyg-inspect runs/example",
+        description="Show the contents of a file of this package; no code in it is run. "
+        "Example: mfpyg-inspect runs/example",
     )
     parser.add_argument(
         "file",
@@ -29,13 +30,15 @@ def build_parser() -> Parser:
         help="checkpoint, run folder, study folder, processed data set (.pt), or a data set as --dataset of "
         "mfpyg-train names it, such as minichno",
     )
-    parser.add_argument("--all", action="store_true", help="show all settings, not only those that are no defaults")
-    parser.add_argument("--json", metavar="OUT", help="write everything there as JSON; - for standard output, alone")
+    parser.add_argument(
+        "--all", action="store_true", help="show all settings, not only those that differ from the defaults"
+    )
+    parser.add_argument("--json", metavar="OUT", help="write everything as JSON to OUT; -: only to standard output")
     return parser
 
 
 def inspect_command(arguments: Sequence[str]) -> None:
-    """Parse, look, print."""
+    """Parse, inspect, print."""
     options = build_parser().parse_args(arguments)
     if options.json not in (None, "-"):
         check_json_target(options.json)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NAME = "mfpyg-predict"
 ACCELERATORS = ("auto", "cpu", "cuda")
 OUTPUT_FORMATS = ("extxyz", "json", "jsonl", "csv")
-_FRAMES_A_STEP = 64  # moving the bar takes as long as a frame
+_FRAMES_PER_UPDATE = 64  # updating the bar takes as long as a frame
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -37,35 +37,40 @@ def build_parser() -> Parser:
         "paths",
         metavar="MODEL... FILE",
         nargs="*",
-        help="run folders of mfpyg-train or checkpoints, several of which make an ensemble; the last is the input",
+        help="run folders of mfpyg-train or checkpoints, several of which form an ensemble, and then the input file",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        help="where predictions go, replaced if it exists: .xyz, .json, .jsonl (a line a frame), .csv (a row a frame)",
+        help="file for the predictions, replaced if it exists: .xyz, .json, .jsonl (a line per frame), .csv (a row per "
+        "frame)",
     )
     parser.add_argument(
         "--fidelity",
         metavar="NAME",
         nargs="+",
-        help="levels of theory, or all (default: the only one, where the models have only one in common)",
+        help="levels of theory, or all; null: the only one that the models have in common",
     )
-    parser.add_argument("--forces", action="store_true", help="forces in CSV too, all numbers of a frame in one cell")
-    parser.add_argument("--no-forces", action="store_true", help="energies alone")
-    parser.add_argument("--stress", action="store_true", help="stresses of frames that repeat in all directions")
+    parser.add_argument(
+        "--forces", action="store_true", help="write forces to CSV, too, all numbers of a frame in one cell"
+    )
+    parser.add_argument("--no-forces", action="store_true", help="predict only energies")
+    parser.add_argument(
+        "--stress", action="store_true", help="predict stresses of frames that are periodic in all directions"
+    )
     parser.add_argument(
         "--units",
         default="eV",
         metavar="{" + ",".join(ENERGY_UNITS) + "}",
-        help="of energies; forces are per Å. Other than in eV, values in extended XYZ are not under ASE's names",
+        help="unit of energies; forces are per Å. If it is not eV, values in extended XYZ do not have ASE's names",
     )
-    parser.add_argument("--format", metavar="NAME", help="ASE's name of the input's format (default: guessed)")
+    parser.add_argument("--format", metavar="NAME", help="ASE's name of the input's format; null: guessed")
     parser.add_argument(
-        "--output-format", metavar="{" + ",".join(OUTPUT_FORMATS) + "}", help="default: by the suffix of OUT"
+        "--output-format", metavar="{" + ",".join(OUTPUT_FORMATS) + "}", help="null: by the suffix of OUT"
     )
-    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="most frames predicted at once")
-    parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="where to compute")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="maximum number of frames per batch")
+    parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="device to compute on")
     parser.words["batch_size"] = in_words(int)
     return parser
 
@@ -74,8 +79,8 @@ def predict_command(arguments: Sequence[str]) -> None:
     """Parse, check, predict."""
     options = build_parser().parse_args(arguments)
     if len(options.paths) < 2:
-        found = f"found {options.paths[0]} alone" if options.paths else "found none"
-        raise MFPyGError(f"expected a model or several and then the input file, before all options; {found}")
+        found = f"found only {options.paths[0]}" if options.paths else "found none"
+        raise MFPyGError(f"expected one or more models and then the input file, before all options; {found}")
     if options.output is None:
         raise MFPyGError("option -o is missing; expected the name of a file for the predictions")
     if options.accelerator not in ACCELERATORS:
@@ -95,7 +100,7 @@ def predict_command(arguments: Sequence[str]) -> None:
 
 
 def _check_paths(models: Sequence[Path], source: Path, out: Path) -> None:
-    """Check what can be checked of them before torch is imported."""
+    """Check the paths before torch is imported."""
     for model in models:
         if not model.exists():
             raise MFPyGError(f"{model}: no such run folder or checkpoint")
@@ -106,11 +111,11 @@ def _check_paths(models: Sequence[Path], source: Path, out: Path) -> None:
     if out.is_dir():
         raise MFPyGError(f"{out} is a folder; expected the name of a file for the predictions")
     if out.exists() and not out.is_file():
-        raise MFPyGError(f"{out} is no ordinary file, and can't be replaced by one; expected the name of one")
+        raise MFPyGError(f"{out} is not a regular file and cannot be replaced; expected the name of a file")
     if not out.parent.is_dir():
         raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
     if not os.access(out.parent, os.W_OK):
-        raise MFPyGError(f"{out.parent}: can't write {out.name} there; name another place with -o")
+        raise MFPyGError(f"{out.parent}: cannot write {out.name} there; name another place with -o")
     for path in (*models, source):
         if out.exists() and out.samefile(path):
             raise MFPyGError(f"{out} is one of the inputs; choose another name for the output")
@@ -143,7 +148,7 @@ def _predict(options: Any, models: Sequence[Path], source: Path) -> None:
 
 
 def _shown(console: Any, found: Iterator[FramePrediction], name: str) -> Iterator[FramePrediction]:
-    """The predictions, with a bar that moves as the file is read, or, where that is not known, counts frames."""
+    """Predictions with a progress bar of the part of the file that is read, or of frames if that is unknown."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[frames]:,} frames")]
@@ -153,7 +158,7 @@ def _shown(console: Any, found: Iterator[FramePrediction], name: str) -> Iterato
     ) as progress:  # fmt: skip
         task = progress.add_task(name, total=None, frames=0)
         for number, one in enumerate(found):
-            if number % _FRAMES_A_STEP == 0:
+            if number % _FRAMES_PER_UPDATE == 0:
                 read = one.frame.read
                 progress.update(task, completed=read, total=1.0 if read else None, frames=number)
             yield one

@@ -1,4 +1,4 @@
-"""``mfpyg-preprocess``: turn a raw file into the processed data set that training opens."""
+"""``mfpyg-preprocess``: convert a raw file to the processed data set used for training."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Process a data set once, so that training opens it at once, and show what is in it. "
+        description="Process a data set, so that training opens it quickly, and show its contents. "
         "Example: mfpyg-preprocess ani1x:ani1x-release.h5",
     )
     parser.add_argument(
         "dataset",
         metavar="SPEC",
         nargs="+",
-        help=f"{DATASETS}; several become one data set",
+        help=f"{DATASETS}; several are combined",
     )
     parser.add_argument(
         "--fidelities",
         nargs="+",
         metavar="NAME",
-        help="levels to train on beyond the usual dz tz mp2 cc, which are processed together",
+        help="levels to process, if others than the usual dz tz mp2 cc are needed",
     )
     parser.add_argument(
         "--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, as --edges stored"

@@ -106,10 +106,10 @@ def _open_data(
     more: Mapping[str, DatasetSpec],
     anything_to_train: bool,
 ) -> dict[str, ConformationDataset]:
-    """The data to evaluate on; those to train on are opened once, so that they are processed before runs share them.
+    """Open the data to evaluate on; training data are opened once, so that they are processed before runs share them.
 
     Raises:
-        MFPyGError: if a file is missing or wrong, or the data are not those that a run was started on.
+        MFPyGError: if a file is missing or invalid, or the data are not those that a run was started on.
     """
     from mfpyg.datasets.spec import open_dataset
     from mfpyg.study.ensembles import check_data
@@ -133,7 +133,7 @@ def _train_on_cluster(jobs: Sequence[Job], cluster: Slurm, at_a_time: int | None
 
 @contextmanager
 def _followed(jobs: Sequence[Job], left: Callable[[], str] = lambda: "") -> Iterator[StudyProgress]:
-    """Show how far jobs are; on Ctrl-C say how many are done, what is left, and how to go on."""
+    """Show the progress of jobs; on Ctrl-C, say how many are done, what is left, and how to continue."""
     from rich.console import Console
 
     from mfpyg.study.jobs import StudyProgress
@@ -145,7 +145,7 @@ def _followed(jobs: Sequence[Job], left: Callable[[], str] = lambda: "") -> Iter
     except KeyboardInterrupt:
         done = sum(job.state == "done" for job in jobs)
         console.print(
-            f"{NAME}: stopped; {done} of {len(jobs)} runs are done{left()}, the same command goes on",
+            f"{NAME}: stopped; {done} of {len(jobs)} runs are done{left()}; the same command continues",
             highlight=False,
             soft_wrap=True,
         )

@@ -1,4 +1,4 @@
-"""Options of ``mfpyg-study``, its own and those that it hands to ``mfpyg-train``."""
+"""Options of ``mfpyg-study``, its own and those passed on to ``mfpyg-train``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FIXED = (
 )
 """Options of mfpyg-train that a study sets itself, or that make no sense in one."""
 SPLITS = ("test", "ood")
-"""On which every model is evaluated."""
+"""Splits that every model is evaluated on."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,61 +38,65 @@ def build_parser() -> argparse.ArgumentParser:
         prog=NAME,
         allow_abbrev=False,
         usage=f"{NAME} MODEL [MODEL ...] --out FOLDER [options] [options of mfpyg-train]",
-        description="Train models as ensembles on the same splits, several at a time, and write tables, figures and a "
-        "report. What is there already is not repeated, and what was stopped goes on. "
+        description="Train ensembles of models on the same splits, several at a time, and write tables, figures and a "
+        "report. Finished runs are not repeated, and stopped ones continue. "
         f"Example: {NAME} tables2-4 --members 5 --out studies/paper",
     )
     parser.add_argument(
         "models",
         metavar="MODEL",
         nargs="+",
-        help=f"as the paper names them, such as SF-CC/E or MF-DZ/EF-CC/E; {', '.join(SETS)}: those of its tables",
+        help=f"model names of the paper, such as SF-CC/E or MF-DZ/EF-CC/E; {', '.join(SETS)}: those of its tables",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="where runs, tables and the report go")
-    parser.add_argument("--members", type=int, default=8, metavar="N", help="of each ensemble (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, metavar="N", help="runs at a time; a core, or a GPU of --gpus, each")
-    parser.add_argument("--gpus", nargs="+", metavar="N", help="numbers of the GPUs, one run each at a time")
+    parser.add_argument("--out", metavar="FOLDER", help="folder for runs, tables and the report")
+    parser.add_argument(
+        "--members", type=int, default=8, metavar="N", help="models per ensemble (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="runs at a time (default: one per core, or per GPU of --gpus)"
+    )
+    parser.add_argument("--gpus", nargs="+", metavar="N", help="numbers of the GPUs to use")
     parser.add_argument(
         "--launcher",
         default="local",
         metavar="{local,slurm}",
-        help="where the runs are: here, or jobs of a cluster (local)",
+        help="run on this machine, or as jobs of a cluster (default: local)",
     )
     parser.add_argument(
         "--slurm", nargs="+", default=[], metavar="NAME=VALUE",
-        help="what sbatch is to ask for each run, as partition=gpu time=240 gpus_per_node=1; time in minutes",
+        help="options of sbatch for each run, as partition=gpu time=240 gpus_per_node=1; time in minutes",
     )  # fmt: skip
     parser.add_argument(
         "--strategies", nargs="+", default=["mfl"], metavar="NAME",
-        help="mfl, tl, delta, meta: how the models of several fidelities are trained (mfl)",
+        help="strategies for models of several fidelities: mfl, tl, delta, meta (default: mfl)",
     )  # fmt: skip
     parser.add_argument(
         "--label-fraction", nargs="+", default=["1"], metavar="X",
-        help="shares of the target's labels to train on, as 1 0.3 0.1 or cc=0.1; each is an ensemble of its own (1)",
+        help="fractions of the target's labels to train on, as 1 0.3 0.1 or cc=0.1, an ensemble for each (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--evaluate", nargs="+", default=[], metavar="NAME=SPEC",
-        help="more data to evaluate on, as comp6=comp6:COMP6/COMP6v1; the splits test and ood always are",
+        help="data to evaluate on besides the splits test and ood, as comp6=comp6:COMP6/COMP6v1",
     )  # fmt: skip
     return parser
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], TrainSettings]:
-    """The options of this command, those of mfpyg-train, and the settings that these make of any run.
+    """Options of this command, options for ``mfpyg-train``, and the settings common to all runs.
 
     Raises:
-        MFPyGError: for an option that neither has, or that a study sets itself.
+        MFPyGError: for an option that neither command has, or that a study sets itself.
     """
     parsed, options = build_parser().parse_known_args(hyphenated(arguments))
     for option in options:
         name = option.split("=", 1)[0]
         if name in _FIXED:
-            raise MFPyGError(f"option {name} can't be given; a study sets it for each run")
+            raise MFPyGError(f"option {name} cannot be given; a study sets it for each run")
     return parsed, options, train_options.parse(["--fidelities", "any:E", *options])[0]
 
 
 def levels_of(settings: TrainSettings, folder: Path) -> list[str]:
-    """Names of the levels that the data of a study in this folder have."""
+    """Names of the levels in the data of the study in this folder."""
     if (folder / "study.yaml").is_file():
         specs = recorded_specs(settings.sources, f"the same command with {train_options.new_data(settings)}")
     else:
@@ -101,10 +105,10 @@ def levels_of(settings: TrainSettings, folder: Path) -> list[str]:
 
 
 def label_fraction(text: str, plan: StudyPlan) -> float:
-    """The share of the target's labels that ``0.1`` or ``cc=0.1`` stands for.
+    """Parse a fraction of the target's labels such as ``0.1`` or ``cc=0.1``.
 
     Raises:
-        MFPyGError: for what is no number, or another level than the target of all models.
+        MFPyGError: if it is not a number, or names another level than the target of all models.
     """
     name, _, number = text.rpartition("=")
     try:
@@ -119,10 +123,10 @@ def label_fraction(text: str, plan: StudyPlan) -> float:
 
 
 def runs_at_a_time(jobs: int | None, gpus: Sequence[str]) -> int:
-    """Number of runs at a time: as asked for, else one for each GPU or core.
+    """Number of runs at a time: as given, else one per GPU or core.
 
     Raises:
-        MFPyGError: for GPUs that are no numbers or not different ones, or a number of runs below one.
+        MFPyGError: for GPUs that are not distinct numbers, or a number of runs below one.
     """
     for gpu in gpus:
         if not gpu.isdecimal() or gpus.count(gpu) > 1:
@@ -134,16 +138,16 @@ def runs_at_a_time(jobs: int | None, gpus: Sequence[str]) -> int:
 
 
 def splits_of(settings: TrainSettings) -> list[str]:
-    """Splits that every model is evaluated on: the usual ones, and those that ``split.files`` has besides."""
+    """Splits that every model is evaluated on: the usual ones, and additional ones of ``split.files``."""
     further = [name for name, _ in settings.split.sources if name not in ("train", "val", *SPLITS)]
     return [*SPLITS, *dict.fromkeys(further)]
 
 
 def data_named(texts: Sequence[str], taken: Sequence[str]) -> dict[str, DatasetSpec]:
-    """The data sets of ``--evaluate NAME=SPEC`` by their names.
+    """Data sets of ``--evaluate NAME=SPEC`` by name.
 
     Raises:
-        MFPyGError: for another form, or a name that is given twice or taken.
+        MFPyGError: for a malformed entry, or a name that is given twice or taken.
     """
     found: dict[str, DatasetSpec] = {}
     for text in texts:
@@ -157,10 +161,10 @@ def data_named(texts: Sequence[str], taken: Sequence[str]) -> dict[str, DatasetS
 
 
 def cluster_of(parsed: argparse.Namespace) -> Slurm | None:
-    """The cluster that the options ask for, if any.
+    """Cluster to run on, if any.
 
     Raises:
-        MFPyGError: for an unknown launcher, or options that are of the other one.
+        MFPyGError: for an unknown launcher, or options of the other one.
     """
     if parsed.launcher not in ("local", "slurm"):
         raise unknown_name("launcher", parsed.launcher, ("local", "slurm"))
@@ -170,6 +174,6 @@ def cluster_of(parsed: argparse.Namespace) -> Slurm | None:
         return None
     if parsed.gpus:
         raise MFPyGError(
-            "gpus are those of this machine; with launcher slurm ask for them with --slurm gpus_per_node=1"
+            "gpus are those of this machine; with launcher slurm, request them with --slurm gpus_per_node=1"
         )
     return Slurm.parse(parsed.slurm)

@@ -1,4 +1,4 @@
-"""``mfpyg-train``: train a multi-fidelity potential and show how far it is from the truth."""
+"""``mfpyg-train``: train a multi-fidelity potential and print its errors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 
 def train_command(arguments: Sequence[str]) -> None:
-    """Run the command as the process that this is; where several are wanted, start them."""
+    """Run the command, as a worker if a launcher has started this process."""
     process = this_process()
     if process.launcher is None:
         _command(arguments)
@@ -35,7 +35,7 @@ def train_command(arguments: Sequence[str]) -> None:
 
 
 def _command(arguments: Sequence[str]) -> None:
-    """Parse, check what can be checked at once, train, evaluate."""
+    """Parse, check, train, evaluate; with several devices, start the processes that do so."""
     settings, resumed = parse(arguments)
     if resumed is not None:
         recorded_specs(settings.sources, f"{NAME} --resume {resumed} {new_data(settings)}")
@@ -60,7 +60,7 @@ def _command(arguments: Sequence[str]) -> None:
 
 
 def _set_environment(n_processes: int) -> None:
-    """Variables of the processes that are started, where the user has not set them."""
+    """Set environment variables for the processes to start, unless the user has set them."""
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # seconds to save a step before a process is killed
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // n_processes, 1)))
@@ -84,7 +84,7 @@ def _train(settings: TrainSettings, folder: RunFolder, resume: bool) -> None:
         except KeyboardInterrupt:
             again = f"mfpyg-train --resume {folder.path}"
             console.print(
-                f"{NAME}: stopped; the training has ended, its table comes with: {again}",
+                f"{NAME}: stopped; the training has ended, print its table with: {again}",
                 highlight=False,
                 soft_wrap=True,
             )

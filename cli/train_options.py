@@ -1,4 +1,4 @@
-"""From the command line of ``mfpyg-train``, a file of settings or a run to the settings of a training."""
+"""Options of ``mfpyg-train``, and settings from the command line, a YAML file or a run."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 NAME = "mfpyg-train"
 DESCRIPTION = (
-    "Train one network on several levels of theory at once, and report the errors of energies and forces of each. "
+    "Train one network on several levels of theory, and report the energy and force errors of each. "
     "Example: mfpyg-train --fidelities dz:EF cc:E"
 )
 
 
 def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
-    """Settings from the command line, the file of ``--config`` or the run of ``--resume``, and the presets.
+    """Settings from the command line, the file of ``--config`` or the run of ``--resume``, and the preset.
 
     Returns:
         The settings, and the run folder to resume, if any.
 
     Raises:
-        MFPyGError: for an unknown name or a value of the wrong kind.
+        MFPyGError: for an unknown name or a value of the wrong type.
     """
     first = _first(arguments)
     resumed, path, stored = _stored(first)
@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     parser = build_parser(backbone, str(first.preset or stored.get("preset") or s.default_preset(first.dataset or [])))
     given = parser.parse_args(arguments, defaults=False).as_dict()
     if resumed is not None and "out" in given:
-        raise MFPyGError("--resume goes on in the folder of its run; leave --out out")
+        raise MFPyGError("--resume continues in the folder of its run; leave --out out")
     for name in ("preset", "backbone"):
         if given.get(name, stored.get(name)) != stored.get(name, given.get(name)):
             raise MFPyGError(
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
 
 
 def _first(arguments: Sequence[str]) -> argparse.Namespace:
-    """The arguments that decide which options and defaults there are; all others are left to their parser."""
+    """Parse the arguments that determine the other options and the defaults."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--config", "--resume", "--init", "--backbone", "--preset"):
         parser.add_argument(name, nargs="?")
@@ -79,10 +79,10 @@ def _first(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _stored(first: argparse.Namespace) -> tuple[Path | None, Path | None, dict[str, Any]]:
-    """The run to resume, the file of settings, each if any, and what that file says.
+    """Run to resume and file of settings, each if any, and the contents of the file.
 
     Raises:
-        MFPyGError: if there is no such run or file, or both are given.
+        MFPyGError: if the run or the file does not exist, or both are given.
     """
     if not first.resume:
         path = Path(first.config) if first.config else None
@@ -100,7 +100,7 @@ def _stored(first: argparse.Namespace) -> tuple[Path | None, Path | None, dict[s
 
 
 def _initial(path: Any) -> InitialModel | None:
-    """The potential that a new run begins with, if any; torch is imported only then."""
+    """Initial potential of a new run, if any; torch is imported only then."""
     if path is None:
         return None
     from mfpyg.training.initial import read_initial
@@ -117,7 +117,7 @@ def _completed(settings: s.TrainSettings, model: InitialModel | None) -> s.Train
 
 
 def build_parser(backbone: str, preset: str = "small") -> Parser:
-    """The parser of all settings, with the options of one backbone and the defaults of a preset."""
+    """Parser of all settings, with the options of a backbone and the defaults of a preset."""
     usage = f"{NAME} --fidelities NAME:LABELS [NAME:LABELS ...] [options]"
     parser = Parser(prog=NAME, usage=usage, description=DESCRIPTION)
     parser.add_argument("--config", default=argparse.SUPPRESS, help="YAML file with any of the settings below")
@@ -140,7 +140,7 @@ def build_parser(backbone: str, preset: str = "small") -> Parser:
 
 
 def _describe(parser: Parser, cls: type, prefix: str = "") -> None:
-    """Give the options of a settings class the help of its fields."""
+    """Set the help and metavar of the options of a settings class from its fields."""
     hints = typing.get_type_hints(cls)
     fields = {prefix + f.name: f for f in dataclasses.fields(cls)}
     for action in parser._actions:
@@ -159,13 +159,13 @@ def _metavar(kind: Any, choices: tuple[str, ...]) -> str:
 
 
 def new_data(settings: s.TrainSettings) -> str:
-    """The option that says where the data of a run are, in words for the user."""
+    """Option that names the data of a run, for messages."""
     return "--split.files train=NEW …" if settings.split.files else "--dataset NEW"
 
 
 def default_out(settings: s.TrainSettings) -> str:
-    """Name of the run folder: data set, backbone and strategy if not the default ones, whether a potential is trained
-    further, fidelities, their labels' parts and seed."""
+    """Default run folder, named after data set, backbone and strategy (if not the default), init, fidelities, label
+    fractions and seed."""
     labels = "+".join(spec.label for spec in parse_specs(settings.sources))
     backbone = [] if settings.backbone == "hipnn" else [settings.backbone]
     strategy = [] if settings.strategy == "mfl" else [settings.strategy]

@@ -1,9 +1,9 @@
-"""An own network as a backbone: written, checked against physics, and trained on two fidelities.
+"""A custom backbone: defined, checked against physics, and trained on two fidelities.
 
     python examples/own_backbone.py --epochs 20 --out runs/own
 
-Options are those of mfpyg-train. In a package of your own, an entry point in the group ``mfpyg.backbones`` replaces
-``register`` and ``main``: then ``mfpyg-train --backbone own`` is all.
+Options are those of mfpyg-train. In your own package, an entry point in the group ``mfpyg.backbones`` replaces
+``register`` and ``main``: then run ``mfpyg-train --backbone own``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class State(NamedTuple):
 class Block(nn.Module):
     def __init__(self, n_features: int, n_radial: int) -> None:
         super().__init__()
-        self.filter = nn.Linear(n_radial, n_features, bias=False)  # no bias: nothing may be left at the cutoff
+        self.filter = nn.Linear(n_radial, n_features, bias=False)  # no bias, so that messages vanish at the cutoff
         self.update = nn.Sequential(nn.Linear(n_features, n_features), nn.SiLU(), nn.Linear(n_features, n_features))
 
     def forward(self, state: State) -> State:
@@ -41,14 +41,14 @@ class Block(nn.Module):
 
 
 class Own(Backbone):
-    """Neighbours seen through filters of their distance.
+    """Message passing with filters of the interatomic distance.
 
     Args:
         species: atomic numbers that the network knows.
         n_interactions: interaction blocks.
         n_features: width of the features.
         n_radial: Gaussians of the distance.
-        cutoff: in Å.
+        cutoff: cutoff in Å.
     """
 
     def __init__(

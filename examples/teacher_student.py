@@ -1,10 +1,10 @@
-"""A strategy of one's own: the predictions of a trained potential are the labels of a cheap level.
+"""A custom strategy: the predictions of a trained potential are the labels of a cheap level.
 
     mfpyg-train --fidelities dz:EF cc:E --out runs/teacher
     python examples/teacher_student.py --fidelities tz:EF cc:E --strategy-options teacher=runs/teacher of=dz level=tz
 
-Other options are those of mfpyg-train. In a package of your own, an entry point in the group ``mfpyg.strategies``
-replaces ``register`` and ``main``: then ``mfpyg-train --strategy teacher-student`` is all.
+Other options are those of mfpyg-train. In your own package, an entry point in the group ``mfpyg.strategies`` replaces
+``register`` and ``main``: then run ``mfpyg-train --strategy teacher-student``.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from mfpyg.training.strategies import joint
 def teacher_student(
     inputs: Inputs, teacher: str = "", of: str = "dz", level: str = "dz"
 ) -> tuple[Potential, list[Stage]]:
-    """Trains on all levels at once, one of them being what a teacher predicts.
+    """Train on all levels at once, with labels of one level predicted by a teacher.
 
     Args:
-        inputs: of the training.
+        inputs: inputs of the training.
         teacher: run folder or checkpoint of the teacher.
-        of: fidelity of the teacher that is asked for.
+        of: fidelity of the teacher to predict.
         level: fidelity whose labels the predictions become, in training and validation.
     """
     potential = mfpyg.load(teacher)

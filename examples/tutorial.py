@@ -1,12 +1,12 @@
-"""From labels to molecular dynamics at the coupled-cluster level, for which nobody computed a force.
+"""From labels to molecular dynamics at the coupled-cluster level, without training on coupled-cluster forces.
 
     python examples/tutorial.py
 
-Run it whole, or cell by cell in an editor that knows ``# %%``. It takes some five minutes on a laptop and writes a
-model, a trajectory and a picture into ``tutorial/``; ``--help`` says how to make it smaller.
+Run it as a whole, or cell by cell in an editor that supports ``# %%``. It takes about five minutes on a laptop and
+writes a model, a trajectory and a figure to ``tutorial/``; see ``--help`` for options that make it shorter.
 """
 
-# %% What we want
+# %% Options
 from __future__ import annotations
 
 import argparse
@@ -14,15 +14,15 @@ import sys
 from pathlib import Path
 
 options = argparse.ArgumentParser(description=__doc__)
-options.add_argument("--epochs", type=int, default=160, help="of training")
-options.add_argument("--steps", type=int, default=8000, help="of dynamics, half a femtosecond each")
-options.add_argument("--molecule", default="CH3OH", help="a formula of ASE's collection g2 that is small enough")
-options.add_argument("--out", default="tutorial", help="folder for what comes out")
+options.add_argument("--epochs", type=int, default=160, help="training epochs")
+options.add_argument("--steps", type=int, default=8000, help="steps of dynamics, half a femtosecond each")
+options.add_argument("--molecule", default="CH3OH", help="a small molecule of ASE's collection g2")
+options.add_argument("--out", default="tutorial", help="output folder")
 wanted = options.parse_args([] if "ipykernel" in sys.modules else None)
 out = Path(wanted.out)
 
 # %% The data: 788 conformations of small molecules. Every one has energies and forces of a cheap density functional
-# (dz) and the energy of coupled cluster (cc). A few have coupled-cluster forces; these are for the test alone.
+# (dz) and the coupled-cluster energy (cc). A few have coupled-cluster forces, which are only used for testing.
 from mfpyg.datasets import MiniCHNO
 
 dataset = MiniCHNO()
@@ -30,7 +30,7 @@ print(dataset)
 for level in dataset.label_counts():
     print(f"{level['name']:7}{level['method']:32}{level['energies']:5} energies {level['forces']:5} with forces")
 
-# %% Training: one network, and an output layer for each level. The same as
+# %% Training: one network with an output layer for each level. The same as
 # mfpyg-train --fidelities dz:EF cc:E --out tutorial/model
 from mfpyg.cli.train import main as train
 
@@ -38,8 +38,8 @@ model = out / "model"
 if not (model / "metrics.json").is_file():
     train(["--fidelities", "dz:EF", "cc:E", "--epochs", str(wanted.epochs), "--out", str(model)])
 
-# %% How good are the forces that it never saw? Coupled-cluster forces of the test split against the network's, and
-# against those of the density functional, which is what one would have to be content with.
+# %% How good are the forces it was never trained on? Coupled-cluster forces of the test split against those of the
+# network, and of the density functional, which would be the alternative.
 import numpy as np
 import torch
 
@@ -61,7 +61,7 @@ def rmse(forces: torch.Tensor) -> float:
 
 print(f"cc forces are off by {rmse(learned):.1f} kcal/mol/Å; those of the functional by {rmse(cheap):.1f}")
 
-# %% The potential as a calculator of ASE: everything that ASE can do, it can do at the coupled-cluster level.
+# %% The potential as an ASE calculator: everything that ASE can do, at the coupled-cluster level.
 from ase.build import molecule
 from ase.optimize import BFGS
 from ase.vibrations import Vibrations
@@ -71,8 +71,8 @@ from mfpyg.interop.ase import MFPyGCalculator
 atoms = molecule(wanted.molecule)
 atoms.calc = MFPyGCalculator(model, fidelity="cc")
 BFGS(atoms, logfile=None).run(fmax=0.001, steps=500)
-# The network's norms are nearly kinked where an atom's neighbours balance each other, as at a minimum: displacements
-# of the size of the thermal motion see the surface, smaller ones the kink.
+# The network's norms are nearly kinked where an atom's neighbours balance each other, as at a minimum: use
+# displacements of the size of the thermal motion, as smaller ones see the kink.
 vibrations = Vibrations(atoms, name=str(out / "vibrations"), delta=0.05)
 vibrations.clean()
 vibrations.run()
@@ -110,13 +110,13 @@ total = (np.array(energies) - energies[0]) * units.mol / units.kcal / len(atoms)
 drift = np.polyfit(time, total, 1)[0]
 print(f"{wanted.steps} steps at {np.mean(temperatures):.0f} K; total energy drifts by {drift:.4f} kcal/mol/atom/ps")
 
-# %% The spectrum of the motion: how much of it has which frequency, from the velocities weighted by mass.
+# %% The vibrational spectrum of the motion, from the mass-weighted velocities.
 weighted = np.array(velocities) * np.sqrt(atoms.get_masses())[:, None]
 window = np.hanning(len(weighted))[:, None, None]
 spectrum = (np.abs(np.fft.rfft(weighted * window, axis=0)) ** 2).sum(axis=(1, 2))
 wavenumber = np.fft.rfftfreq(len(weighted), STEP * 1e-15) / 2.99792458e10  # cm⁻¹
 
-# %% One picture of it all.
+# %% A figure of all results.
 import matplotlib
 
 matplotlib.use("Agg")

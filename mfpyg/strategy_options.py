@@ -18,7 +18,7 @@ class TransferSettings:
         "everything before them), or backbone, all but the head",
         low=0,
     )
-    share: list[str] = setting([], "relative shares of the levels in the epochs, as dz=2 cc=1; 1 if not given")
+    share: list[str] = setting([], "relative numbers of epochs of the levels, as dz=2 cc=1; 1 if not given")
     lr: float | None = setting(
         None, "initial learning rate after the first level; null: optim.lr", low=1e-12, high=10.0
     )

@@ -56,7 +56,7 @@ def test_wrong_options_are_refused(option: str, message: str) -> None:
 def test_a_strategy_without_stages_is_refused() -> None:
     strategies.register("mine", lambda inputs: (None, []))
     inputs: Any = SimpleNamespace(settings=settings_of(), start=None)
-    with pytest.raises(MFPyGError, match="strategy mine makes no stages"):
+    with pytest.raises(MFPyGError, match="strategy mine returns no stages"):
         stages_of(inputs)
 
 

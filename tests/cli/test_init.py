@@ -123,7 +123,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], untrained: Ma
 
 
 def test_study_has_no_use_for_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--init can't be given" in refused(capsys, study, "SF-CC/E", "--out", "new", "--init", "x")
+    assert "--init cannot be given" in refused(capsys, study, "SF-CC/E", "--out", "new", "--init", "x")
 
 
 def test_difference_learning_is_refused(capsys: pytest.CaptureFixture[str], untrained: Make) -> None:

@@ -125,14 +125,14 @@ def test_what_is_not_kept_is_a_note(make_checkpoint: Callable[..., str], molecul
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected a model or several and then the input file"),
-        (["MODEL"], "expected a model or several and then the input file"),
+        ([], "expected one or more models and then the input file"),
+        (["MODEL"], "expected one or more models and then the input file"),
         (["MODEL", "in.xyz"], "option -o is missing"),
         (["MODEL", "in.xyz", "-o", "in.xyz"], "in.xyz is one of the inputs"),
         (["MODEL", "in.xyz", "-o", "MODEL"], "is one of the inputs"),
         (["MODEL", "in.xyz", "-o", "."], "is a folder"),
         (["MODEL", "in.xyz", "-o", "no/out.xyz"], "no: no such folder"),
-        (["MODEL", "in.xyz", "-o", "/dev/null"], "no ordinary file"),
+        (["MODEL", "in.xyz", "-o", "/dev/null"], "not a regular file"),
         (["MODEL", "in.xyz", "-o", "out.txt", "--fidelity", "cc"], "choose a format with --output-format"),
         (["MODEL", "in.xyz", "-o", "out.xyz"], "no fidelity given"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "ccc"], "did you mean 'cc'?"),

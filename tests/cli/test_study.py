@@ -61,11 +61,11 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         ("SF-CC/E --out", "--out"),
         ("SF-CC/E --out new --strategies joint", "unknown strategy 'joint' (known: mfl, tl, delta, meta)"),
         ("SF-CC/E --out new --epohcs 3", "unknown option --epohcs; did you mean '--epochs'?"),
-        ("SF-CC/E --out new --seed 3", "option --seed can't be given; a study sets it for each run"),
-        ("SF-CC/E --out new --split.seed=3", "option --split.seed can't be given"),
+        ("SF-CC/E --out new --seed 3", "option --seed cannot be given; a study sets it for each run"),
+        ("SF-CC/E --out new --split.seed=3", "option --split.seed cannot be given"),
         ("SF-CC/E --out new --split_seed=3", "unknown option --split-seed"),
-        ("SF-CC/E --out new --target dz", "option --target can't be given"),
-        ("SF-CC/E --out new --resume x", "option --resume can't be given"),
+        ("SF-CC/E --out new --target dz", "option --target cannot be given"),
+        ("SF-CC/E --out new --resume x", "option --resume cannot be given"),
         ("SF-CC/E --out new --members 0", "members is 0, expected at least 1"),
         ("SF-CC/E --out new --members x", "--members: invalid int value: 'x'"),
         ("SF-CC/E --out new --jobs 0", "jobs is 0, expected at least 1"),
@@ -199,7 +199,7 @@ def test_interrupted_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert out.endswith("of 2 runs are done, the same command goes on\n")
+    assert out.endswith("of 2 runs are done; the same command continues\n")
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert not [line for line in listed.splitlines() if "mfpyg.cli.train" in line and str(folders[0].parent) in line]
     epochs = [(folder / "metrics.csv").read_text().count("\n") - 1 for folder in folders]

@@ -89,7 +89,7 @@ def test_final_table_that_was_stopped_comes_with_resume(
 ) -> None:
     aim = {"file": "table", "moment": "half", "after": 0, "signal": "SIGTERM"}
     ended = forks.run(*OPTIONS, "--out", "cut", aim=aim)
-    assert_stopped(ended, "the training has ended, its table comes with: mfpyg-train --resume cut")
+    assert_stopped(ended, "the training has ended, print its table with: mfpyg-train --resume cut")
     assert not (forks.folder / "cut" / "metrics.json").exists()
     forks.whole("--resume", "cut")
     assert_same_run(whole, forks.folder / "cut")
