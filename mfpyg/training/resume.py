@@ -107,8 +107,8 @@ def _split_changes(before: Mapping[str, Any], splits: Mapping[str, np.ndarray]) 
         old = before[name].tolist() if name in before else []
         new = splits[name].tolist() if name in splits else []
         if old != new:
-            other = len(set(map(str, new)) - set(map(str, old)))
-            changes.append(f"split {name} had {len(old)} conformations, now {len(new)}, {other} of them others")
+            new_rows = len(set(map(str, new)) - set(map(str, old)))
+            changes.append(f"split {name} had {len(old)} conformations, now {len(new)}, {new_rows} of them new")
     return changes
 
 

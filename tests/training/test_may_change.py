@@ -126,7 +126,7 @@ def test_checkpoint_of_another_run(run: Path, made: Path, capsys: pytest.Capture
     error = refused(capsys, run)
     assert "fidelities was ['cc:E'], now ['dz:E']" in error
     assert "seed was 3, now 0" in error
-    assert "split train had 604 conformations, now 604, of them" in error
+    assert "split train had 604 conformations, now 604, " in error
     assert "split val had 67 conformations" in error
     assert "split test" not in error  # which the file says
 
@@ -147,8 +147,8 @@ def test_edited_splits(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     splits["train"], splits["test"] = np.sort(np.append(splits["train"], moved)), splits["test"][5:]
     np.savez(run / "splits.npz", **splits)
     error = refused(capsys, run)
-    assert "split train had 604 conformations, now 609, of them 5 others" in error
-    assert "split test had 72 conformations, now 67, of them 0 others" in error
+    assert "split train had 604 conformations, now 609, 5 of them new" in error
+    assert "split test had 72 conformations, now 67, 0 of them new" in error
 
 
 @pytest.mark.slow
