@@ -77,7 +77,9 @@ class RunFolder:
                 f"{self.path} is not a run folder, it has no config.yaml; expected one written by mfpyg-train"
             )
         if not self.last.is_file():
-            raise MFPyGError(f"{self.path}: no last.ckpt, the run stopped before its first epoch ended; start it anew")
+            raise MFPyGError(
+                f"{self.path}: no last.ckpt, the run stopped before its first epoch ended; start a new run"
+            )
 
         self._check_logged()
 

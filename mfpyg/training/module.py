@@ -174,7 +174,7 @@ class MultiFidelityModule(lightning.LightningModule):
             return
         before = self._sums[split].to(sums)  # a resumed epoch's were loaded on the CPU
         if before.shape != sums.shape:
-            raise MFPyGError("the error sums in last.ckpt are not those of these labels; start the run anew")
+            raise MFPyGError("the error sums in last.ckpt are not those of these labels; start a new run")
         self._sums[split] = sums + before
 
     def validation_step(self, batch: Batch, batch_number: int) -> None:

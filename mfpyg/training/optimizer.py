@@ -160,13 +160,11 @@ def _check_loaded(optimizer: torch.optim.Optimizer, made: Sequence[Mapping[str, 
         other = [name for name, value in options.items() if group.get(name) != value]
         lr = group["lr"]
         if other or not isinstance(lr, float) or not math.isfinite(lr):
-            raise MFPyGError(f"{damaged}: its {', '.join(other) or 'lr'} cannot be resumed; start the run anew")
+            raise MFPyGError(f"{damaged}: its {', '.join(other) or 'lr'} cannot be resumed; start a new run")
     trained = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             right = () if name == "step" else weight.shape
             fits = isinstance(value, Tensor) and value.shape == right and bool(torch.isfinite(value).all())
             if not fits or id(weight) not in trained:
-                raise MFPyGError(
-                    f"{damaged}: its {name} does not fit a weight {tuple(weight.shape)}; start the run anew"
-                )
+                raise MFPyGError(f"{damaged}: its {name} does not fit a weight {tuple(weight.shape)}; start a new run")

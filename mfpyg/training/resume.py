@@ -83,7 +83,7 @@ def _recovery(folder: RunFolder) -> str:
     try:
         epochs = epochs_done(read_checkpoint(folder.best))
     except MFPyGError:
-        return f"{folder.best} is missing or damaged, too; start the run anew"
+        return f"{folder.best} is missing or damaged, too; start a new run"
     return f"{folder.best} is intact: copy it over {folder.last} to continue after {epochs} epochs"
 
 

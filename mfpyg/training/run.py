@@ -163,7 +163,7 @@ def _after_divergence(folder: RunFolder, settings: TrainSettings) -> str:
     if not folder.last.is_file():
         return "no epoch was completed, nothing was saved"
     if settings.strategy != "mfl" or not folder.best.is_file():
-        return f"{folder.last} is from before, but --resume would diverge again; start anew in another folder"
+        return f"{folder.last} is from before, but --resume would diverge again; start a new run in another folder"
     rate = f"{settings.optim.lr / 10:g}"
     return (
         f"best.ckpt and last.ckpt in {folder.path} are from before; --resume would diverge again, so continue from "

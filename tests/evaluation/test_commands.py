@@ -249,7 +249,7 @@ def test_run_killed_before_its_first_checkpoint_can_be_started_anew(
     killed.mkdir()
     for name in ("config.yaml", "versions.json", "splits.npz", "metrics.csv"):
         shutil.copy(run / name, killed / name)
-    assert "start it anew" in one_line_error(capsys, train, "--resume", str(killed))
+    assert "start a new run" in one_line_error(capsys, train, "--resume", str(killed))
     train.main(["--fidelities", "dz:E", "--out", str(killed), *TINY, "--epochs=1"])
     assert (killed / "metrics.csv").read_text().count("\n") == 2
 

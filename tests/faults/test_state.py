@@ -175,7 +175,7 @@ def test_damaged_checkpoint_says_what_else_there_is(
     assert "cut/last.ckpt: damaged" in error
     assert "cut/best.ckpt is intact: copy it over cut/last.ckpt to continue after" in error
     best.rename("best")
-    assert "cut/best.ckpt is missing or damaged, too; start the run anew" in refused()
+    assert "cut/best.ckpt is missing or damaged, too; start a new run" in refused()
     shutil.move("best", best)
     shutil.copy(best, last)
     noisy(0)

@@ -173,8 +173,8 @@ def test_killed_process_ends_the_run_which_goes_on(trainer: Any) -> None:
     assert time.monotonic() - begin < 60
     assert command.returncode == 2, output
     assert [line for line in output.splitlines() if "error" in line.lower()] == [
-        "mfpyg-train: error: process 1 of 2 was ended by SIGKILL, the others with it; SIGKILL may mean that memory ran "
-        "out; continue with: mfpyg-train --resume killed"
+        "mfpyg-train: error: process 1 of 2 was ended by SIGKILL, and the others with it; SIGKILL may mean that memory "
+        "ran out; continue with: mfpyg-train --resume killed"
     ]
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     trainer.run("--resume", "killed")
