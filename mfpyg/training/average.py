@@ -45,7 +45,7 @@ class WeightAverage(Callback):
         if self._raw is None:
             return
         if self._raw.keys() != _trained(module).keys():
-            raise MFPyGError("the checkpoint's raw_weights are not those of the trained weights; start a new run")
+            raise MFPyGError("the checkpoint's raw_weights are not those that are trained; start a new run")
         self._average = {name: value.detach().to(_trained(module)[name]) for name, value in self._raw.items()}
         self._raw = None
         self.swap(module)

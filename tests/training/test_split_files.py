@@ -169,7 +169,7 @@ def test_commands_of_the_readme(
     command, *arguments = readme("Choose how data are split.")[number]
     assert command == "mfpyg-train"
     train.main([*arguments, *TINY, "--epochs=1", "--out=run"])
-    said = "split.files names no val; 20% of train is for validation" in capsys.readouterr().out
+    said = "split.files names no val; 20% of train is used for validation" in capsys.readouterr().out
     assert said == (number == 1)
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert {split: rows["dft"]["energy"]["n"] for split, rows in metrics.items()} == sizes
@@ -228,7 +228,7 @@ def test_potential_is_trained_further_on_files_of_their_own(capsys: pytest.Captu
         "train": {"cc"},
         "val": {"cc"},
     }
-    assert "note: split.files names no val; 30% of train is for validation" in capsys.readouterr().out
+    assert "note: split.files names no val; 30% of train is used for validation" in capsys.readouterr().out
 
 
 @pytest.mark.slow
