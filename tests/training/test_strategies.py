@@ -506,7 +506,7 @@ class Boundary:
         self.before: dict[str, torch.Tensor] = {}
         self.after: dict[str, torch.Tensor] = {}
         self.epochs: list[dict[str, torch.Tensor]] = []
-        started, end = fit._started, RunCheckpoint.on_train_epoch_end
+        started, end = fit._start, RunCheckpoint.on_train_epoch_end
 
         def spy(stage: Stage, potential: Potential, settings: s.TrainSettings) -> Potential:
             self.before = _copied(potential)
@@ -518,7 +518,7 @@ class Boundary:
             self.epochs.append(_copied(module.potential))
             end(callback, trainer, module)
 
-        patch.setattr(fit, "_started", spy)
+        patch.setattr(fit, "_start", spy)
         patch.setattr(RunCheckpoint, "on_train_epoch_end", epoch_end)
 
 
