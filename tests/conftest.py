@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
+from .forks import Forks
+
 # Tests run beside each other; torch's threads, in the processes that they start, too, would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -36,6 +38,22 @@ def _interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def forks_in(_own_cache: None) -> Iterator[Callable[[Path], Forks]]:
+    """``forks_in(folder)`` runs commands there without the time of their imports; the bundled data are processed."""
+    from mfpyg.datasets.spec import open_dataset, parse_specs
+
+    open_dataset(parse_specs(["minichno"]), ["dz", "cc"])
+    process = Forks.serve()
+    yield lambda folder: Forks(folder, process)
+    process.communicate(timeout=60)
+
+
+@pytest.fixture
+def forks(tmp_path: Path, forks_in: Callable[[Path], Forks]) -> Forks:
+    return forks_in(tmp_path)
 
 
 @pytest.fixture

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Optional
 
 import pytest
@@ -211,65 +207,59 @@ class Wide(HIPNN):
 class Package:
     """An installed package with an entry point, and commands that see it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.site, self.folder = folder / "site", folder / "work"
+    def __init__(self, forks: Any) -> None:
+        self.site, self.folder, self._forks = forks.folder / "site", forks.folder, forks
         info = self.site / "wide_networks-1.2.dist-info"
         info.mkdir(parents=True)
-        self.folder.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wide-networks\nVersion: 1.2\n")
         (info / "entry_points.txt").write_text("[mfpyg.backbones]\nwide = wide_networks:Wide\n")
         (self.site / "wide_networks.py").write_text(_MODULE)
 
-    def remove(self) -> None:
-        shutil.rmtree(self.site)
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join([str(self.site), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(
-            [sys.executable, *command], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=300
-        )
-
-    def train(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("-m", "mfpyg.cli.train", *arguments)
+    def run(self, command: str, *arguments: str) -> Any:
+        return self._forks.run(*arguments, command=command, site=str(self.site))
 
 
 @pytest.fixture
-def package(tmp_path: Path) -> Package:
-    return Package(tmp_path)
-
-
-def test_an_installed_package_is_named_and_its_options_shown(package: Package) -> None:
-    shown = package.train("--backbone", "wide", "--help")
-    assert "--model.breadth N" in shown.stdout
-    assert "of the features" in shown.stdout
-    wrong = package.train("--backbone", "wide", "--fidelities", "dz:E", "--model.bread", "3")
-    assert "did you mean '--model.breadth'" in wrong.stderr
-    assert wrong.returncode == 2
-
-
-def test_names_are_listed_without_importing_a_package(package: Package) -> None:
-    (package.site / "wide_networks.py").write_text("raise RuntimeError('imported')")
-    assert package.train("--fidelities", "dz:E", "--backbone", "nonsense").stderr.count("\n") == 1
-    assert "imported" not in package.train("--help").stdout
-    broken = package.train("--backbone", "wide", "--fidelities", "dz:E")
-    assert broken.returncode == 2
-    assert "package wide-networks cannot be imported (RuntimeError: imported)" in broken.stderr
-    assert broken.stderr.count("\n") == 1
+def package(forks: Any) -> Package:
+    return Package(forks)
 
 
 @pytest.mark.slow
-def test_a_run_of_a_plug_in_from_training_to_a_missing_package(package: Package) -> None:
+def test_options_of_an_installed_package_are_shown(package: Package) -> None:
+    shown = package.run("train", "--backbone", "wide", "--help").output
+    assert "--model.breadth N" in shown
+    assert "of the features" in shown
+    wrong = package.run("train", "--backbone", "wide", "--fidelities", "dz:E", "--model.bread", "3")
+    assert wrong.status == 2
+    assert "did you mean '--model.breadth'" in wrong.output
+
+
+@pytest.mark.slow
+def test_names_are_listed_without_importing_a_package(package: Package) -> None:
+    (package.site / "wide_networks.py").write_text("raise RuntimeError('imported')")
+    unknown = package.run("train", "--fidelities", "dz:E", "--backbone", "nonsense").output
+    assert unknown.count("\n") == 1
+    assert "wide" in unknown
+    assert "imported" not in package.run("train", "--help").output
+    broken = package.run("train", "--backbone", "wide", "--fidelities", "dz:E")
+    assert broken.status == 2
+    assert "wide-networks" in broken.output
+    assert "RuntimeError: imported" in broken.output
+    assert broken.output.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_run_of_an_installed_package_from_training_to_its_absence(package: Package) -> None:
     arguments = ["--fidelities", "dz:EF", "cc:E", "--backbone", "wide", "--model.breadth", "5", "--epochs", "1"]
-    done = package.train(*arguments, "--batch-size", "64", "--out", "run")
-    assert done.returncode == 0, done.stderr
-    loading = "import mfpyg; print(mfpyg.load('run').backbone.feature_sizes)"
-    assert package.run("-c", loading).stdout.strip() == "(4, 5, 5)"
-    package.remove()
-    missing = package.run("-c", loading)
-    assert missing.returncode
-    assert "its backbone 'wide' comes from package wide-networks, which is not installed" in missing.stderr
-    resumed = package.train("--resume", "run", "--epochs", "2")
-    assert resumed.returncode == 2
-    assert "its backbone 'wide' comes from package wide-networks, which is not installed" in resumed.stderr
-    assert resumed.stderr.count("\n") == 1
+    done = package.run("train", *arguments, "--batch-size", "64", "--out", "run")
+    assert done.status == 0, done.output
+    (package.folder / "load.py").write_text("import mfpyg; print(mfpyg.load('run').backbone.feature_sizes)")
+    assert package.run("load.py").output.strip() == "(4, 5, 5)"
+    shutil.rmtree(package.site)
+    missing = package.run("load.py")
+    assert missing.status
+    assert "'wide' comes from package wide-networks, which is not installed" in missing.output
+    resumed = package.run("train", "--resume", "run", "--epochs", "2")
+    assert resumed.status == 2
+    assert "'wide' comes from package wide-networks, which is not installed" in resumed.output
+    assert resumed.output.count("\n") == 1

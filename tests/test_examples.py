@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,43 +18,32 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
 @pytest.mark.slow
-def test_own_backbone(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "own_backbone.py"), "--epochs", "1", "--batch-size", "64", "--out", "run"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ok  ") > 20
-    assert "FAIL" not in done.stdout
-    assert (tmp_path / "run" / "metrics.json").is_file()
-    assert "backbone: own" in (tmp_path / "run" / "config.yaml").read_text()
+def test_own_backbone(forks: Any) -> None:
+    output = forks.whole("--epochs=1", "--batch-size=64", "--out=run", command=str(EXAMPLES / "own_backbone.py"))
+    assert output.count("ok  ") > 20
+    assert "FAIL" not in output
+    assert (forks.folder / "run" / "metrics.json").is_file()
+    assert "backbone: own" in (forks.folder / "run" / "config.yaml").read_text()
 
 
 @pytest.mark.slow
-def test_teacher_student(tmp_path: Path) -> None:
-    small = ["--epochs=2", "--batch-size=64", "--model.n-features=6", "--model.n-atom-layers=1", "--threads=1"]
-    train.main([*small, "--fidelities", "dz:EF", "cc:E", "--out", str(tmp_path / "teacher")])
-    script = [
-        sys.executable,
-        str(EXAMPLES / "teacher_student.py"),
-        *small,
-        "--fidelities",
-        "tz:EF",
-        "cc:E",
-        "--out=run",
-    ]
+def test_teacher_student(forks: Any) -> None:
+    folder, small = forks.folder, ["--epochs=2", "--batch-size=64", "--model.n-features=6", "--model.n-atom-layers=1"]
+    forks.whole(*small, "--fidelities", "dz:EF", "cc:E", "--out=teacher")
 
-    def run(*options: str) -> subprocess.CompletedProcess[str]:
-        command = [*script, "--strategy-options", *options]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    def run(*options: str) -> Any:
+        arguments = [*small, "--fidelities", "tz:EF", "cc:E", "--out=run", "--strategy-options", *options]
+        return forks.run(*arguments, command=str(EXAMPLES / "teacher_student.py"))
 
     wrong = run("taecher=teacher")
-    assert wrong.returncode == 2
-    assert "did you mean 'strategy_options.teacher'" in wrong.stderr
+    assert wrong.status == 2
+    assert "did you mean 'strategy_options.teacher'" in wrong.output
     done = run("teacher=teacher", "level=tz")
-    assert done.returncode == 0, done.stderr
-    assert "tz has the labels that teacher predicts for dz" in done.stdout
-    assert "val/tz/forces_rmse" in (tmp_path / "run" / "metrics.csv").read_text()
-    student, teacher = mfpyg.load(tmp_path / "run"), mfpyg.load(tmp_path / "teacher")
-    splits = np.load(tmp_path / "run" / "splits.npz")
+    assert done.status == 0, done.output
+    assert "tz has the labels that teacher predicts for dz" in done.output
+    assert "val/tz/forces_rmse" in (folder / "run" / "metrics.csv").read_text()
+    student, teacher = mfpyg.load(folder / "run"), mfpyg.load(folder / "teacher")
+    splits = np.load(folder / "run" / "splits.npz")
     rows, dataset = [*splits["train"], *splits["val"]], MiniCHNO()
     # References are a fit of the labels, here of the teacher's predictions, also where tz has no label.
     energies = [float(teacher(dataset[int(row)], fidelity="dz", forces=False).energy) for row in splits["train"]]
@@ -67,14 +54,13 @@ def test_teacher_student(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_tutorial(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "tutorial.py"), "--epochs", "2", "--steps", "20", "--molecule", "H2O"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env=dict(os.environ))
-    assert done.returncode == 0, done.stderr
-    assert "cc forces are off by" in done.stdout
-    assert "harmonic frequencies in cm⁻¹:" in done.stdout
-    assert (tmp_path / "tutorial" / "tutorial.png").stat().st_size > 10_000
-    assert (tmp_path / "tutorial" / "model" / "best.ckpt").is_file()
+def test_tutorial(forks: Any) -> None:
+    short = ["--epochs=2", "--steps=20", "--molecule=H2O"]
+    output = forks.whole(*short, command=str(EXAMPLES / "tutorial.py"))
+    assert "cc forces are off by" in output
+    assert "harmonic frequencies in cm⁻¹:" in output
+    assert (forks.folder / "tutorial" / "tutorial.png").stat().st_size > 10_000
+    assert (forks.folder / "tutorial" / "model" / "best.ckpt").is_file()
 
 
 @pytest.mark.slow

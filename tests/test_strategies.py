@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import mfpyg
 from mfpyg import settings as s
 from mfpyg import strategies
 from mfpyg.errors import MFPyGError
@@ -56,7 +53,7 @@ def test_wrong_options_are_refused(option: str, message: str) -> None:
 def test_a_strategy_without_stages_is_refused() -> None:
     strategies.register("mine", lambda inputs: (None, []))
     inputs: Any = SimpleNamespace(settings=settings_of(), start=None)
-    with pytest.raises(MFPyGError, match="strategy mine returns no stages"):
+    with pytest.raises(MFPyGError, match=r"strategy mine .* no stages"):
         stages_of(inputs)
 
 
@@ -81,21 +78,14 @@ def stages(inputs, factor: float = 1.0):
 
 
 @pytest.mark.slow
-def test_an_installed_package_trains_and_is_not_needed_to_predict(tmp_path: Path) -> None:
-    site = tmp_path / "site"
+def test_installed_package_trains_and_is_not_needed_to_predict(forks: Any) -> None:
+    site = forks.folder / "site"
     info = site / "slow_training-1.2.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-training\nVersion: 1.2\n")
     (info / "entry_points.txt").write_text("[mfpyg.strategies]\nslow = slow_training:stages\n")
     (site / "slow_training.py").write_text(_MODULE)
-
-    def run(*command: str, path: str = str(site)) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])}
-        return subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, capture_output=True, text=True)
-
     options = ["--fidelities", "dz:EF", "cc:E", "--epochs=1", "--batch-size=64", "--model.n-features=6", "--out=run"]
-    done = run("-m", "mfpyg.cli.train", *options, "--strategy=slow", "--strategy-options", "factor=0.5")
-    assert done.returncode == 0, done.stderr
-    assert "strategy slow, epochs of 10 steps: slow 1" in done.stdout
-    loading = "import mfpyg; print(mfpyg.load('run').fidelities)"
-    assert run("-c", loading, path="").stdout.strip() == "('dz', 'cc')"
+    output = forks.whole(*options, "--strategy=slow", "--strategy-options", "factor=0.5", site=str(site))
+    assert "strategy slow, epochs of 10 steps: slow 1" in output
+    assert mfpyg.load(forks.folder / "run").fidelities == ("dz", "cc")

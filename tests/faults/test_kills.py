@@ -1,12 +1,11 @@
 """Runs that are killed again and again end as if nothing had happened.
 
-    pytest -n0 -s tests/faults/test_kills.py                          # some kills
-    MFPYG_FAULT_KILLS=100 pytest -n0 -s tests/faults/test_kills.py    # a campaign; its record is printed
-    MFPYG_FAULT_SEED=1 …                                              # other moments
+    MFPYG_FAULT_KILLS=100 pytest -n0 -s tests/faults/test_kills.py -k random    # a campaign; its record is printed
+    MFPYG_FAULT_SEED=1 …                                                        # other moments
 
-A run is killed (SIGKILL) at a random moment and resumed, until it is over; then the next one begins. About half of the
-kills come at a random time, half in the midst of writing a file, and some hit a plain ``python -m mfpyg.cli.train``.
-What each of them hit is recorded. A run that has no checkpoint yet is started anew, as a study does.
+In the campaign a run is killed (SIGKILL) at a random moment and resumed, until it is over; then the next one begins.
+About half of the kills come at a random time, half in the midst of writing a file, and some hit a plain ``python -m
+mfpyg.cli.train``. What each of them hit is recorded. A run that has no checkpoint yet is started anew, as a study does.
 """
 
 from __future__ import annotations
@@ -23,24 +22,79 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+import mfpyg
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("MFPYG_FAULT_KILLS", "3"))
+KILLS = int(os.environ.get("MFPYG_FAULT_KILLS", "2"))
 CAMPAIGN = KILLS >= 20
 SEED = int(os.environ.get("MFPYG_FAULT_SEED", "0"))
 
-PLAIN = ("--fidelities", "dz:EF", "cc:E", "--preset=small", "--checkpoint-minutes=0.001", "--compile=off")
-KINDS: dict[str, tuple[str, ...]] = {
-    "small": (*PLAIN, f"--epochs={2 if CAMPAIGN else 1}"),
-    "plateau": (*PLAIN, "--epochs=6", "--optim.schedule=plateau", "--optim.patience=0", "--optim.max-batch-size=64",
-                "--batch-size=32", "--optim.lr=0.02", "--optim.stop-after=3", "--sampling.strategy=balanced"),
-    **{name: (*PLAIN, "--epochs=4", "--batch-size=32", f"--strategy={name}") for name in ("tl", "delta", "meta")},
-}  # fmt: skip
-"""The small preset on the bundled data as it is; with everything that has a state; in stages."""
+OPTIONS = (
+    "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--compile=off", "--batch-size=64",
+    "--checkpoint-minutes=0", "--optim.lr=0.01", "--fidelities", "dz:EF", "cc:E", "--epochs=4",
+)  # fmt: skip
+"""Four epochs of ten steps, each of which writes a checkpoint; of stages the second one from step 20 on."""
 
+BALANCED = ("--sampling.strategy=balanced", "--sampling.minimum=cc=20", "--sampling.window=3")
+KINDS: dict[str, tuple[str, ...]] = {
+    "mfl": (*OPTIONS, *BALANCED),
+    # A patience of zero raises the batch size and then halves the rate within a few epochs.
+    "plateau": (*OPTIONS, "--optim.schedule=plateau", "--optim.patience=0", "--optim.max-batch-size=100",
+                "--optim.stop-after=50", "--optim.lr=0.5"),
+    **{name: (*OPTIONS, f"--strategy={name}") for name in ("tl", "delta", "meta")},
+    **{f"init {old}": (*OPTIONS[:-4], "--add-fidelity", "cc:E", "--epochs=4", "--init=start.ckpt",
+                       f"--finetune.old={old}", "--finetune.head-from=fresh", "--optim.lr=0.001")
+       for old in ("frozen", "kept", "replayed")},
+}  # fmt: skip
+
+MOMENTS = (
+    ("step", "half", 3),
+    ("validation", "half", 0),
+    ("metrics.csv", "moved", 0),
+    ("last.ckpt", "whole", 3),
+    ("last.ckpt", "moved", 6),  # that of an epoch's, or a stage's, end
+    ("best.ckpt", "half", 0),
+    ("last.ckpt", "half", 2),
+)
+"""In a run that is resumed each time: a file, the moment of its writing, and how many of its name came before."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_run_that_is_killed_ends_as_an_uninterrupted_one(
+    forks: Any, assert_same_run: Callable[[Path, Path], None], untrained: Callable[..., Path], kind: str
+) -> None:
+    start = untrained("dz:EF", name="start.ckpt")
+    forks.whole(*KINDS[kind], "--out", "whole")
+    arguments = [*KINDS[kind], "--out", "cut"]
+    for file, moment, after in MOMENTS:
+        forks.killed(file, after, *arguments, moment=moment)
+        start.unlink(missing_ok=True)  # a run has all that it needs
+        arguments = ["--resume", "cut"]
+    assert forks.run("--resume", "cut").status == 0
+    assert_same_run(forks.folder / "whole", forks.folder / "cut")
+
+
+@pytest.mark.parametrize(("strategy", "levels"), [("tl", ["dz"]), ("delta", ["dz"]), ("meta", ["dz", "cc"])])
+def test_checkpoint_between_stages_is_the_potential_of_the_first(forks: Any, strategy: str, levels: list[str]) -> None:
+    run = forks.folder / "run"
+    forks.killed("last.ckpt", 19, *KINDS[strategy], "--out", "run")
+    last = torch.load(run / "last.ckpt", weights_only=True)
+    assert (last["stage"]["number"], last["stage"]["over"], last["epoch"], last["global_step"]) == (0, True, 1, 20)
+    assert last["mfpyg"]["fidelities"] == levels
+    assert not (run / "best.ckpt").is_file()
+    assert mfpyg.load(run / "last.ckpt").fidelities == tuple(levels)
+
+
+CAMPAIGNS: dict[str, tuple[str, ...]] = {
+    "small": ("--fidelities", "dz:EF", "cc:E", "--preset=small", "--checkpoint-minutes=0.001", "--compile=off",
+              f"--epochs={2 if CAMPAIGN else 1}"),
+    **{kind: KINDS[kind] for kind in ("plateau", "tl", "delta", "meta")},
+}  # fmt: skip
 FILES = ("last.ckpt", "last.ckpt", "last.ckpt", "best.ckpt", "metrics.csv", "metrics.csv", "step")
-MOMENTS = ("empty", "half", "half", "whole", "moved")
+WRITING = ("empty", "half", "half", "whole", "moved")
 
 
 class Campaign:
@@ -80,7 +134,7 @@ class Campaign:
 
     def writing(self) -> dict[str, Any]:
         file = self.chance.choice(FILES)
-        moment = "half" if file == "step" else self.chance.choice(MOMENTS)
+        moment = "half" if file == "step" else self.chance.choice(WRITING)
         after = self.chance.randrange(2) if file in ("best.ckpt", "metrics.csv") else self.chance.randrange(20)
         return {"aim": {"file": file, "moment": moment, "after": after}}
 
@@ -116,12 +170,10 @@ class Campaign:
         self.run = self.forks.folder / f"cut{self.number}"
 
 
-@pytest.mark.parametrize("kind", KINDS if CAMPAIGN else ["small"])
-def test_killed_runs_end_as_an_uninterrupted_one(
-    forks: Any, assert_same_run: Callable[[Path, Path], None], kind: str
-) -> None:
+@pytest.mark.parametrize("kind", CAMPAIGNS if CAMPAIGN else ["small"])
+def test_random_kills(forks: Any, assert_same_run: Callable[[Path, Path], None], kind: str) -> None:
     kills = KILLS if kind == "small" else KILLS // 5
-    options, chance = KINDS[kind], random.Random(f"{SEED} {kind}")
+    options, chance = CAMPAIGNS[kind], random.Random(f"{SEED} {kind}")
     forks.whole(*options, "--out", "whole")
     start = time.monotonic()
     forks.whole(*options, "--out", "again")  # when kernels are compiled; the two are compared, too

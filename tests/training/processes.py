@@ -1,7 +1,13 @@
-"""Real trainings in one or several processes, on a few conformations; what each did is written."""
+"""Real trainings in one or several processes, on a few conformations; what each did is written.
+
+python processes.py FOLDER 1,2 CASE …
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -122,15 +128,34 @@ def record(folder: Path, name: str) -> dict[str, Any]:
     return {"steps": watch.steps, "epochs": watch.epochs, "read": read}
 
 
-def main() -> None:
-    folder, names = Path(sys.argv[1]), sys.argv[2:]
+def process_of(rank: int, number: int, port: int) -> None:
+    """One of a number of processes."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if number > 1:
+        os.environ.update(TORCHELASTIC_RUN_ID="none", WORLD_SIZE=str(number), LOCAL_WORLD_SIZE=str(number))
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
     process = this_process()
     fit.this_process = lambda: process  # type: ignore[assignment]  # Lightning removes variables after each
     quiet_frameworks()
+    found = {name: record(Path(sys.argv[1]), name) for name in sys.argv[3:]}
+    torch.save(found, Path(sys.argv[1]) / f"{number}-{rank}.pt")
+
+
+def main() -> None:
     torch.set_num_threads(1)
-    found = {name: record(folder, name) for name in names}
-    torch.save(found, folder / f"{process.world_size}-{process.rank}.pt")
+    for number in map(int, sys.argv[2].split(",")):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = [multiprocessing.Process(target=process_of, args=(rank, number, port)) for rank in range(number)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join()
+        if any(child.exitcode for child in children):
+            sys.exit(1)
 
 
 if __name__ == "__main__":
+    multiprocessing.set_start_method("fork")
     main()

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,36 +34,28 @@ def test_auto_compiles_long_runs_on_a_cpu_with_a_compiler(tmp_path: Path, monkey
     assert with_compile_chosen(settings, 80, CPU).compile == "off"
 
 
+TINY = (
+    "--fidelities", "dz:EF", "cc:E", "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5",
+    "--compile=on", "--epochs=2", "--checkpoint-minutes=0",
+)  # fmt: skip
+
+
 @pytest.mark.slow
-def test_a_compiled_run_that_was_killed_ends_with_the_same_weights(trainer: Any) -> None:
-    options = ["--compile=on", "--epochs=5", "--batch-size=8"]
-    output = trainer.run(*trainer.new("whole", *options))
-    assert "torch.compile failed" not in output
-    process, log = trainer.start(*trainer.new("cut", *options)), trainer.folder / "cut" / "metrics.csv"
-    deadline = time.monotonic() + 200
-    while not log.is_file() or len(log.read_text().splitlines()) < 3:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    trainer.run("--resume", "cut")
-    one, two = (torch.load(trainer.folder / run / "last.ckpt", weights_only=True) for run in ("whole", "cut"))
+def test_compiled_run_that_is_killed_ends_with_the_same_weights(forks: Any) -> None:
+    assert "torch.compile failed" not in forks.whole(*TINY, "--out", "whole")
+    forks.killed("last.ckpt", 90, *TINY, "--out", "cut")
+    forks.whole("--resume", "cut")
+    one, two = (torch.load(forks.folder / run / "last.ckpt", weights_only=True) for run in ("whole", "cut"))
     assert one["mfpyg"]["config"]["compile"] == two["mfpyg"]["config"]["compile"] == "on"
     for key, value in one["state_dict"].items():
         assert torch.equal(value, two["state_dict"][key]), key
 
 
 @pytest.mark.slow
-def test_a_failure_to_compile_is_a_note_and_the_run_goes_on(trainer: Any) -> None:
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "CXX": "/bin/false",
-        "TORCHINDUCTOR_CACHE_DIR": str(trainer.folder / "empty"),
-    }  # fmt: skip
-    command = [sys.executable, "-m", "mfpyg.cli.train", *trainer.new("run", "--compile=on", "--epochs=1")]
-    done = subprocess.run(command, cwd=trainer.folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    notes = [line for line in done.stderr.splitlines() if "torch.compile" in line]
-    assert len(notes) == 1
-    assert notes[0].startswith("mfpyg-train: note: torch.compile failed, continuing without it (")
-    assert (trainer.folder / "run" / "metrics.json").is_file()
+def test_failure_to_compile_is_a_note(forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/bin/false")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(forks.folder / "empty"))
+    output = forks.whole(*TINY, "--epochs=1", "--batch-size=64", "--out", "run")
+    (note,) = [line for line in output.splitlines() if "torch.compile" in line]
+    assert note.startswith("mfpyg-train: note: torch.compile failed")
+    assert (forks.folder / "run" / "metrics.json").is_file()

@@ -404,31 +404,6 @@ def test_run_on_other_levels_has_no_labels_of_a_studys_target(
     assert set(of_model.errors["test"]) == {"dz"}
 
 
-# Going on after a stop
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("old", MODES)
-def test_killed_run_ends_with_the_same_weights_without_its_model(trainer: Any, untrained: Make, old: str) -> None:
-    model = untrained("dz:EF")
-    options = ["--init", str(model), "--add-fidelity", "cc:E", "--finetune.old", old, "--finetune.head-from=fresh"]
-    options += ["--epochs=3", "--batch-size=100", "--optim.lr=0.01", "--checkpoint-minutes=0", "--compile=off"]
-    trainer.run(*options, "--out", "whole")
-    trainer.killed("batch:3", *options, "--out", "cut")
-    model.unlink()
-    trainer.killed("last:14", "--resume", "cut")
-    trainer.run("--resume", "cut")
-    whole, cut = trainer.folder / "whole", trainer.folder / "cut"
-    for name in ("last.ckpt", "best.ckpt"):
-        one, two = (torch.load(run / name, weights_only=True) for run in (whole, cut))
-        assert (one["epoch"], one["global_step"]) == (two["epoch"], two["global_step"])
-        assert one["mfpyg"]["init"] == two["mfpyg"]["init"]
-        for key, value in one["state_dict"].items():
-            assert torch.equal(value, two["state_dict"][key]), key
-        assert one["callbacks"] == two["callbacks"]
-    assert (whole / "metrics.json").read_text() == (cut / "metrics.json").read_text()
-
-
 @pytest.mark.slow
 def test_settings_of_a_run_make_it_again(untrained: Make, tmp_path: Path) -> None:
     model, out = untrained("dz:EF"), tmp_path / "run"

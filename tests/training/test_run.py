@@ -59,3 +59,20 @@ def test_number_of_threads_is_the_programs_own_afterwards(tmp_path: Path, monkey
     train.main([*TINY, f"--threads={before + 1}", "--out", str(tmp_path / "run")])
     assert torch.get_num_threads() == before
     assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+def test_error_that_an_interrupt_led_to_is_an_interrupt() -> None:
+    from mfpyg.training.ending import _is_interrupt
+
+    def stumble(first: type[BaseException]) -> BaseException:
+        try:
+            try:
+                raise first
+            except first:
+                raise RuntimeError("while going down")  # noqa: B904
+        except RuntimeError as error:
+            return error
+
+    assert _is_interrupt(stumble(KeyboardInterrupt))
+    assert _is_interrupt(SystemExit())
+    assert not _is_interrupt(stumble(ValueError))

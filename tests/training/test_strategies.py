@@ -673,47 +673,11 @@ BRIEF = (*TINY, "--epochs=4", "--checkpoint-minutes=0", "--optim.lr=0.01", "--fi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("moments", [["batch:13", "last:20", "batch:23", "last:30"], ["log:20", "best:30"]])
-def test_killed_run_ends_with_the_same_weights(trainer: Any, strategy: str, moments: list[str]) -> None:
-    options = [*BRIEF, "--strategy", strategy]
-    trainer.run(*options, "--out", "whole")
-    trainer.killed(moments[0], *options, "--out", "cut")
-    for moment in moments[1:]:
-        trainer.killed(moment, "--resume", "cut")
-    trainer.run("--resume", "cut")
-    whole, cut = trainer.folder / "whole", trainer.folder / "cut"
-    for name in ("last.ckpt", "best.ckpt"):
-        one, two = (torch.load(run / name, weights_only=True) for run in (whole, cut))
-        assert (one["epoch"], one["global_step"]) == (two["epoch"], two["global_step"])
-        for key, value in one["state_dict"].items():
-            assert torch.equal(value, two["state_dict"][key]), key
-        for key in ("callbacks", "stage", "progress"):
-            assert one[key] == two[key]
-    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in rows(run)] for run in (whole, cut)]
-    assert without_time[0] == without_time[1]
-    assert (whole / "metrics.json").read_text() == (cut / "metrics.json").read_text()
-
-
-@pytest.mark.slow
-def test_boundary_is_a_state_that_says_what_it_is(trainer: Any) -> None:
-    """Killed with the checkpoint between two stages just written, a run holds the potential of the first one."""
-    for strategy, levels in (("tl", ["dz"]), ("delta", ["dz"]), ("meta", ["dz", "cc"])):
-        run = trainer.folder / strategy
-        trainer.killed("last:20", *BRIEF, "--strategy", strategy, "--out", strategy)
-        last = torch.load(run / "last.ckpt", weights_only=True)
-        assert (last["stage"]["number"], last["stage"]["over"], last["epoch"]) == (0, True, 1)
-        assert last["mfpyg"]["fidelities"] == levels
-        assert not (run / "best.ckpt").is_file()
-        assert mfpyg.load(run / "last.ckpt").fidelities == tuple(levels)
-
-
-@pytest.mark.slow
 def test_resumed_run_keeps_strategy_labels_and_epochs(
-    trainer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    forks: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(trainer.folder)
-    trainer.killed("last:20", *BRIEF, "--strategy=tl", "--label-fraction", "cc=0.5", "--out=run")
+    monkeypatch.chdir(forks.folder)
+    forks.killed("last.ckpt", 19, *BRIEF, "--strategy=tl", "--label-fraction", "cc=0.5", "--out=run")
     for option, message in (
         (["--epochs=9"], "epochs was 4, now 9"),
         (["--strategy=meta"], "strategy was tl, now meta"),
