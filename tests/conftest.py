@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shlex
@@ -24,9 +25,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Processed data go to a temporary folder, in subprocesses too, never to the user's cache."""
+    """Processed data and compiled kernels go to a temporary folder, never to the user's cache.
+
+    It is one for all of pytest's processes, and those that they start.
+    """
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MFPYG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("MFPYG_CACHE", str(cache))
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
         yield
 
 
@@ -54,6 +61,14 @@ def forks_in(_own_cache: None) -> Iterator[Callable[[Path], Forks]]:
 @pytest.fixture
 def forks(tmp_path: Path, forks_in: Callable[[Path], Forks]) -> Forks:
     return forks_in(tmp_path)
+
+
+@pytest.fixture
+def compile_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.compile with all of its steps but the last, C++ code and its compiler, which takes most of the time."""
+    import torch
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
 
 
 @pytest.fixture

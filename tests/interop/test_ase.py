@@ -212,7 +212,7 @@ def test_precision(random_potential: Potentials) -> None:
     assert MFPyGCalculator(random_potential().float()).parameters["dtype"] == "float32"
 
 
-@pytest.mark.slow  # it compiles
+@pytest.mark.usefixtures("compile_soon")
 def test_compiled(random_potential: Potentials) -> None:
     atoms = molecule("CH3OH")
     expected = MFPyGCalculator(random_potential()).get_property("forces", atoms)

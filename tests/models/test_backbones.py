@@ -216,7 +216,7 @@ def test_linear_molecules_have_finite_derivatives(name: str, z: list[int]) -> No
     assert all(p.grad.isfinite().all() for p in potential.parameters() if p.grad is not None)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("compile_soon")
 @pytest.mark.parametrize("name", ["schnet", "painn"])
 def test_compiled_training_steps_are_the_same(make_batch: Batches, recwarn: pytest.WarningsRecorder, name: str) -> None:
     potential = MultiFidelityPotential(make(name), ["dz", "cc"]).double()

@@ -54,7 +54,11 @@ def _assert_same(actual: list[torch.Tensor], expected: list[torch.Tensor]) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["native", "padded"])
-def test_training_is_the_same(make_batch: Batches, make_potential: Potential, kernel: str) -> None:
+def test_training_is_the_same(
+    make_batch: Batches, make_potential: Potential, kernel: str, request: pytest.FixtureRequest
+) -> None:
+    if kernel == "padded":
+        request.getfixturevalue("compile_soon")
     potential = make_potential(2, ["dz", "cc"], kernel=kernel, **TINY).train()
     other = copy.deepcopy(potential)
     other.compiled = True
@@ -75,7 +79,7 @@ class _Detaching(HIPNN):
         return [*lower, last * torch.exp(-lower[-1].square()).detach() + torch.sigmoid(last)]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("compile_soon")
 def test_gradients_that_a_network_stops_stay_stopped(make_batch: Batches) -> None:
     torch.manual_seed(0)
     backbone = _Detaching([1, 6, 7, 8], n_interactions=2, n_atom_layers=0, n_features=3, n_sensitivities=3)
@@ -86,7 +90,7 @@ def test_gradients_that_a_network_stops_stay_stopped(make_batch: Batches) -> Non
     _assert_same(_values_and_gradients(potential, batch), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("compile_soon")
 def test_predictions_are_the_same(make_batch: Batches, make_potential: Potential) -> None:
     potential = make_potential(2, ["dz", "cc"], **TINY)
     expected = [potential(make_batch(sizes), ["cc", "dz"]) for sizes in ([9, 1, 22], [4])]
@@ -100,7 +104,7 @@ def test_predictions_are_the_same(make_batch: Batches, make_potential: Potential
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11 * theirs.abs().max().item())
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("compile_soon")
 def test_stresses_of_any_number_of_crystals_are_the_same(make_potential: Potential) -> None:
     pos = torch.tensor([[0.0, 0, 0], [1.5, 1.4, 1.6], [3.0, 0.2, 2.0]], dtype=torch.float64)
     cell = torch.tensor([[[4.0, 0, 0], [0.3, 4.2, 0], [0, 0.2, 4.4]]], dtype=torch.float64)
@@ -158,7 +162,7 @@ def test_a_copy_and_a_file_carry_no_compiled_functions(make_potential: Potential
     assert not torch.load(stored, weights_only=False)._compiler._records
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("compile_soon")
 def test_threads_take_turns(make_batch: Batches, make_potential: Potential) -> None:
     """Also while it is being recorded, when other tensors are in place of the weights."""
     plain = [make_potential(2, ["dz", "cc"], seed=seed, kernel="native", **TINY) for seed in range(2)]
