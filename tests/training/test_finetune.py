@@ -414,7 +414,7 @@ def test_settings_of_a_run_make_it_again(untrained: Make, tmp_path: Path) -> Non
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("compile_soon")
 def test_compiled_steps_leave_a_frozen_network_alone(untrained: Make, tmp_path: Path) -> None:
     model = untrained("dz:EF")
     out = trained(model, tmp_path / "run", "--add-fidelity", "tz:EF", "--finetune.old=frozen", "--compile=on",
