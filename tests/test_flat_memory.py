@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 STEPS = int(os.environ.get("MFPYG_MEMORY_STEPS", "300"))
-FRAMES = int(os.environ.get("MFPYG_MEMORY_FRAMES", "6000"))
+FRAMES = int(os.environ.get("MFPYG_MEMORY_FRAMES", "3000"))
 
 RESIDENT_GROWTH = 64 << 20
 """Bytes that the resident memory may grow by, however long it takes: the reserve of C's allocator."""

@@ -18,7 +18,7 @@ import torch
 
 pytestmark = pytest.mark.slow
 
-STOPS = int(os.environ.get("MFPYG_FAULT_STOPS", "4"))
+STOPS = int(os.environ.get("MFPYG_FAULT_STOPS", "2"))
 SEED = int(os.environ.get("MFPYG_FAULT_SEED", "0"))
 
 OPTIONS = (

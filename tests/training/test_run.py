@@ -62,7 +62,7 @@ def test_number_of_threads_is_the_programs_own_afterwards(tmp_path: Path, monkey
 
 
 def test_error_that_an_interrupt_led_to_is_an_interrupt() -> None:
-    from mfpyg.training.ending import _is_interrupt
+    from mfpyg.training.run import _is_interrupt
 
     def stumble(first: type[BaseException]) -> BaseException:
         try:
