@@ -34,6 +34,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MFPYG_CACHE", str(cache))
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+        patch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes, which import torch
         yield
 
 

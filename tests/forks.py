@@ -13,6 +13,7 @@ with the fourth ``last.ckpt`` half written. Moments are ``empty`` (the temporary
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import mmap
@@ -105,7 +106,7 @@ class Forks:
             arguments: of the command.
             hit: called with the running process, to do something to it.
             request: ``command``, as ``evaluate``, or the path of a script; ``aim``; ``limit``, the largest size of a
-                file in bytes; ``folder`` to run in; ``site``, a folder of more packages.
+                file in bytes; ``folder`` to run in; ``site``, a folder of more packages; ``backend`` of torch.compile.
         """
         self._phase.write_bytes(bytes(WIDTH))
         self._output.write_bytes(b"")
@@ -133,9 +134,9 @@ class Forks:
         assert ended.status == 0, ended.output
         return ended.output
 
-    def killed(self, file: str, after: int, *arguments: str, moment: str = "moved") -> None:
+    def killed(self, file: str, after: int, *arguments: str, moment: str = "moved", **request: Any) -> None:
         """Run ``mfpyg-train`` until it kills itself in writing a file after so many others of the name."""
-        ended = self.run(*arguments, aim={"file": file, "moment": moment, "after": after})
+        ended = self.run(*arguments, aim={"file": file, "moment": moment, "after": after}, **request)
         assert ended.status == -signal.SIGKILL, ended.output
 
 
@@ -255,6 +256,10 @@ def child(request: dict[str, Any]) -> int:
     watch = Watch(request["phase"], request.get("aim"))
     watch.say("start")
     watch.install()
+    if "backend" in request:
+        import torch
+
+        torch.compile = functools.partial(torch.compile, backend=request["backend"])  # type: ignore[assignment]
     sys.path[:0] = [request["site"]] if "site" in request else []
     command, arguments = request["command"], request["arguments"]
     try:

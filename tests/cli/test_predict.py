@@ -106,16 +106,16 @@ def test_the_only_fidelity_needs_no_name(make_checkpoint: Callable[..., str], mo
     assert "forces" not in Path("out.xyz").read_text(encoding="utf-8")
 
 
-def test_what_is_not_kept_is_a_note(make_checkpoint: Callable[..., str], molecules: list[ase.Atoms]) -> None:
+def test_what_is_not_kept_is_a_note(
+    make_checkpoint: Callable[..., str], molecules: list[ase.Atoms], forks: Any
+) -> None:
     atoms = molecules[0]
     atoms.info.update(note="", table=np.eye(2))
     atoms.info["ragged"] = [[1], [1, 2]]
     ase.io.write("in.traj", atoms)
-    command = [sys.executable, "-m", "mfpyg.cli.predict", make_checkpoint(), "in.traj", "-o", "out.xyz"]
-    done = subprocess.run([*command, "--fidelity", "cc"], capture_output=True, text=True, check=True)
-    expected = "mfpyg-predict: note: out.xyz lacks some values of the input: 'ragged' (list that the format"
-    assert done.stderr.startswith(expected)
-    assert done.stderr.count("\n") == 1
+    output = forks.whole(make_checkpoint(), "in.traj", "-o", "out.xyz", "--fidelity", "cc", command="predict")
+    (note,) = [line for line in output.splitlines() if line.startswith("mfpyg-predict: note: ")]
+    assert "out.xyz lacks some values of the input: 'ragged' (list that the format" in note
     found = ase.io.read("out.xyz")
     assert found.info["note"] == ""
     assert (found.info["table"] == np.eye(2)).all()
@@ -175,20 +175,20 @@ def test_a_mistake_is_a_line(
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_nothing(make_checkpoint: Callable[..., str], molecules: list[ase.Atoms]) -> None:
+def test_ctrl_c_leaves_nothing(make_checkpoint: Callable[..., str], molecules: list[ase.Atoms], forks: Any) -> None:
     Path("long.xyz").write_text(Path("in.xyz").read_text() * 10_000)
-    command = [sys.executable, "-m", "mfpyg.cli.predict", make_checkpoint(), "long.xyz", "-o", "out.xyz"]
-    process = subprocess.Popen([*command, "--fidelity", "cc"], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (temporary := list(Path().glob(".out.xyz.*"))) or not temporary[0].stat().st_size:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    error = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, error
-    assert error == "mfpyg-predict: stopped\n"
-    assert sorted(path.name for path in Path().iterdir()) == ["in.xyz", "long.xyz"]
+
+    def stop(running: Any) -> None:
+        while not (temporary := list(Path().glob(".out.xyz.*"))) or not temporary[0].stat().st_size:
+            assert running.alive()
+            time.sleep(0.05)
+        running.send(signal.SIGINT)
+
+    command = [make_checkpoint(), "long.xyz", "-o", "out.xyz", "--fidelity", "cc"]
+    ended = forks.run(*command, command="predict", hit=stop)
+    assert ended.status == 130, ended.output
+    assert ended.output.endswith("mfpyg-predict: stopped\n")
+    assert sorted(path.name for path in Path().iterdir() if path.suffix) == ["in.xyz", "long.xyz"]
 
 
 _MEMORY = """

@@ -48,11 +48,10 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("visnet", {"l_max": 2}),
     ("visnet", {"n_interactions": 1}),
     ("visnet", {"vertex": True}),
-    ("nequip", {"l_max": 2}),
     ("nequip", {"l_max": 3, "parity": False}),
     ("nequip", {"n_interactions": 1}),
     ("nequip", {"l_max": 0}),
-    ("dimenet++", {"n_interactions": 1, "n_spherical": 7}),
+    ("dimenet++", {"n_interactions": 1}),
 ]
 Batches = Callable[..., Batch]
 

@@ -42,9 +42,11 @@ TINY = (
 
 @pytest.mark.slow
 def test_compiled_run_that_is_killed_ends_with_the_same_weights(forks: Any) -> None:
-    assert "torch.compile failed" not in forks.whole(*TINY, "--out", "whole")
-    forks.killed("last.ckpt", 90, *TINY, "--out", "cut")
-    forks.whole("--resume", "cut")
+    forks.whole(*TINY, "--out", "whole", backend="aot_eager")
+    forks.killed("last.ckpt", 90, *TINY, "--out", "cut", backend="aot_eager")
+    output = forks.whole("--resume", "cut", backend="aot_eager")
+    assert "compiled" in output
+    assert "torch.compile failed" not in output
     one, two = (torch.load(forks.folder / run / "last.ckpt", weights_only=True) for run in ("whole", "cut"))
     assert one["mfpyg"]["config"]["compile"] == two["mfpyg"]["config"]["compile"] == "on"
     for key, value in one["state_dict"].items():
@@ -52,10 +54,8 @@ def test_compiled_run_that_is_killed_ends_with_the_same_weights(forks: Any) -> N
 
 
 @pytest.mark.slow
-def test_failure_to_compile_is_a_note(forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CXX", "/bin/false")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(forks.folder / "empty"))
-    output = forks.whole(*TINY, "--epochs=1", "--batch-size=64", "--out", "run")
+def test_failure_to_compile_is_a_note(forks: Any) -> None:
+    output = forks.whole(*TINY, "--epochs=1", "--batch-size=64", "--out", "run", backend="no such backend")
     (note,) = [line for line in output.splitlines() if "torch.compile" in line]
     assert note.startswith("mfpyg-train: note: torch.compile failed")
     assert (forks.folder / "run" / "metrics.json").is_file()

@@ -116,10 +116,9 @@ def test_two_devices_that_are_killed_and_stopped_end_as_one_device(forks: Any) -
     output, _ = command.communicate(timeout=120)
     assert time.monotonic() - begin < 60
     assert command.returncode == 2, output
-    assert [line for line in output.splitlines() if "error" in line.lower()] == [
-        "mfpyg-train: error: process 1 of 2 was ended by SIGKILL, the others with it; SIGKILL may mean that memory ran "
-        "out; continue with: mfpyg-train --resume two"
-    ]
+    (error,) = [line for line in output.splitlines() if "error" in line.lower()]
+    assert error.startswith("mfpyg-train: error: process 1 of 2 was ended by SIGKILL")
+    assert error.endswith("continue with: mfpyg-train --resume two")
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
 
     done = log.read_text().count("\n")
