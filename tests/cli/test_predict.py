@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.io
@@ -194,6 +195,7 @@ def test_ctrl_c_leaves_nothing(make_checkpoint: Callable[..., str], molecules: l
 _MEMORY = """
 import os, resource, sys
 from pathlib import Path
+from typing import Any
 from mfpyg.inference.ensemble import Ensemble
 from mfpyg.inference.files import predict_file
 

@@ -185,7 +185,7 @@ def test_small_study_from_start_to_end_and_again(
 @pytest.mark.slow
 def test_interrupted_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mfpyg.cli.study", "SF-CC/E", "--members", "2", "--jobs", "2"]
-    command += ["--out", "new", "--epochs", "20", "--split.method", "random", *TINY]
+    command += ["--out", str(tmp_path / "new"), "--epochs", "20", "--split.method", "random", *TINY]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
