@@ -366,11 +366,11 @@ def _counts(checkpoint: Any) -> Any:
         (lambda checkpoint: _counts(checkpoint)["total"].update(completed={"": {}}), "counts of steps and epochs"),
         (
             lambda checkpoint: checkpoint.update(progress={"epochs": 2, "sums": {"train": torch.zeros(3)}}),
-            "sums of errors",
+            "error sums",
         ),
         (
             lambda checkpoint: checkpoint.update(progress={"epochs": 2, "sums": {"train": torch.zeros(9, 3).double()}}),
-            "sums of errors",
+            "error sums",
         ),
     ],
 )
