@@ -85,7 +85,7 @@ SCHEMA: dict[str, tuple[Any, str]] = {
     "epoch": ((None, int), "a whole number"),
     "global_step": ((None, int), "a whole number"),
     "loops": ((None, _are_loops), "counts of steps and epochs"),
-    "progress": ((None, {"epochs": int, "sums": (None, _are_sums)}), "a number of epochs and sums of errors"),
+    "progress": ((None, {"epochs": int, "sums": (None, _are_sums)}), "a number of epochs and error sums"),
 }
 """Type of each field, see :func:`fits`, and its description for errors."""
 
