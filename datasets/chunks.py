@@ -150,7 +150,7 @@ class Chunk:
         """Validate the values, and mask forces that lack a component as a whole, counting them.
 
         Positions and cells become float32; float64 positions far from the origin, where float32 lacks digits, are moved
-        near it first (see :mod:`mfpyg.origin`). Lattice vectors that are NaN or infinite become zeros in directions
+        near it first (see :mod:`mfpyg.centering`). Lattice vectors that are NaN or infinite become zeros in directions
         without periodicity.
 
         Args:

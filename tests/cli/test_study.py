@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
@@ -184,7 +183,7 @@ def test_small_study_from_start_to_end_and_again(
 
 @pytest.mark.slow
 def test_interrupted_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mfpyg.cli.study", "SF-CC/E", "--members", "2", "--jobs", "2"]
+    command = [sys.executable, "-m", "mfpyg.cli.study", "SF-CC/E", "--members", "1", "--jobs", "2"]
     command += ["--out", str(tmp_path / "new"), "--epochs", "20", "--split.method", "random", *TINY]
     process = subprocess.Popen(
         command,
@@ -193,24 +192,17 @@ def test_interrupted_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 120
-    folders = [tmp_path / f"new/runs/SF-CC_E/mfl-1/seed-{seed}" for seed in (0, 1)]
-    while not all((folder / "last.ckpt").is_file() for folder in folders) and time.monotonic() < end:
+    folder = tmp_path / "new/runs/SF-CC_E/mfl-1/seed-0"
+    while not (folder / "last.ckpt").is_file() and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=100)
     assert process.returncode == 130
-    assert out.endswith("of 2 runs are done; the same command continues\n")
+    assert out.endswith("0 of 1 runs are done; the same command continues\n")
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert not [line for line in listed.splitlines() if "mfpyg.cli.train" in line and str(folders[0].parent) in line]
-    epochs = [(folder / "metrics.csv").read_text().count("\n") - 1 for folder in folders]
-    assert min(epochs) >= 1
-    assert min(epochs) < 20
+    assert not [line for line in listed.splitlines() if "mfpyg.cli.train" in line and str(folder) in line]
+    assert 1 <= (folder / "metrics.csv").read_text().count("\n") - 1 < 20
     study.main(command[3:])
-    for folder in folders:
-        assert (folder / "metrics.csv").read_text().count("\n") - 1 == 20
-        assert (folder / "metrics.json").is_file()
-    splits = [dict(np.load(folder / "splits.npz")) for folder in folders]
-    assert set(splits[0]) == {"train", "val", "test"}
-    assert all(np.array_equal(splits[0][name], splits[1][name]) for name in splits[0])
-    logs = [folder.with_name(f"{folder.name}.log").read_text() for folder in folders]
-    assert any(f"--resume {folder}" in log for folder, log in zip(folders, logs, strict=True))
+    assert (folder / "metrics.csv").read_text().count("\n") - 1 == 20
+    assert (folder / "metrics.json").is_file()
+    assert f"--resume {folder}" in folder.with_name("seed-0.log").read_text()

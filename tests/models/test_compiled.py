@@ -39,7 +39,7 @@ def _loss(predictions: dict[str, Prediction]) -> torch.Tensor:
 
 def _values_and_gradients(potential: MultiFidelityPotential, batch: Batch) -> list[torch.Tensor]:
     potential.zero_grad()
-    predictions = potential.predict(batch, WANTED)
+    predictions = potential.predict(batch, {name: WANTED[name] for name in potential.fidelities})
     _loss(predictions).backward()
     gradients = [p.grad.clone() for p in potential.parameters() if p.grad is not None]
     values = [value for p in predictions.values() for value in vars(p).values() if value is not None]
@@ -59,7 +59,8 @@ def test_training_is_the_same(
 ) -> None:
     if kernel == "padded":
         request.getfixturevalue("compile_soon")
-    potential = make_potential(2, ["dz", "cc"], kernel=kernel, **TINY).train()
+    names = ["dz", "cc"] if kernel == "padded" else ["dz"]  # each takes half a minute of the compiler
+    potential = make_potential(2, names, kernel=kernel, **TINY).train()
     other = copy.deepcopy(potential)
     other.compiled = True
     for sizes in ([9, 1, 12, 4], [5, 12, 3]):  # recorded at the first; the other has other sizes
