@@ -53,11 +53,9 @@ KINDS: dict[str, tuple[str, ...]] = {
 MOMENTS = (
     ("step", "half", 3),
     ("validation", "half", 0),
-    ("metrics.csv", "moved", 0),
     ("last.ckpt", "whole", 3),
     ("last.ckpt", "moved", 6),  # that of an epoch's, or a stage's, end
     ("best.ckpt", "half", 0),
-    ("last.ckpt", "half", 2),
 )
 """In a run that is resumed each time: a file, the moment of its writing, and how many of its name came before."""
 
