@@ -36,7 +36,8 @@ def test_auto_compiles_long_runs_on_a_cpu_with_a_compiler(tmp_path: Path, monkey
 
 TINY = (
     "--fidelities", "dz:EF", "--model.tensor-order=0", "--model.n-interactions=1", "--model.n-features=6",
-    "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--compile=on", "--epochs=2", "--checkpoint-minutes=0", "--batch-size=64",
+    "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--compile=on", "--epochs=2",
+    "--checkpoint-minutes=0", "--batch-size=64",
 )  # fmt: skip
 
 
