@@ -125,7 +125,7 @@ def _evaluate(
     trained = parse_fidelities(settings.fidelities)
     own = specs is None
     folder = path.parent if path.name in ("best.ckpt", "last.ckpt") else path
-    specs = specs or recorded_specs(RunFolder(folder).data_named(described), f"{NAME} {path} --dataset NEW")
+    specs = specs or recorded_specs(RunFolder(folder).recorded_data(described), f"{NAME} {path} --dataset NEW")
     spec = " + ".join(map(str, specs))
     fingerprint = described["data"]["fingerprint"]
     dataset = _open(specs, [f.name for f in trained], potential.fidelities, own, fingerprint, shown_on(console))

@@ -15,9 +15,9 @@ from mfpyg.cli.common import run
 from mfpyg.cli.study_options import (
     NAME,
     cluster_of,
-    data_named,
     label_fraction,
     levels_of,
+    named_data,
     parse,
     runs_at_a_time,
     splits_of,
@@ -73,7 +73,7 @@ def study_command(arguments: Sequence[str]) -> None:
     splits = splits_of(settings[0])
     at_a_time = runs_at_a_time(parsed.jobs, parsed.gpus or [])
     cluster = cluster_of(parsed)
-    more = data_named(parsed.evaluate, splits)
+    more = named_data(parsed.evaluate, splits)
     device = ["--accelerator", "cuda"] if parsed.gpus and common.accelerator == "auto" else []
     runs = [dataclasses.replace(r, data=tuple(settings[0].sources)) for r in runs]
     data, _ = data_options(plan.options)

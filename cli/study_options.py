@@ -143,7 +143,7 @@ def splits_of(settings: TrainSettings) -> list[str]:
     return [*SPLITS, *dict.fromkeys(further)]
 
 
-def data_named(texts: Sequence[str], taken: Sequence[str]) -> dict[str, DatasetSpec]:
+def named_data(texts: Sequence[str], taken: Sequence[str]) -> dict[str, DatasetSpec]:
     """Data sets of ``--evaluate NAME=SPEC`` by name.
 
     Raises:

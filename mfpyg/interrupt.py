@@ -100,7 +100,7 @@ class Postponed:
 
 
 @contextmanager
-def unbroken() -> Iterator[None]:
+def uninterrupted() -> Iterator[None]:
     """Postpone Ctrl-C and SIGTERM to the end of the context, which must be short; a second one interrupts at once.
 
     Raises:

@@ -147,7 +147,7 @@ def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], Co
         raise MFPyGError(f"{folder.path}: predicts {', '.join(fidelities)}, but {run.name} needs its target '{target}'")
     # As in training, which may have had levels that the potential does not have.
     trained = tuple(f.name for f in parse_fidelities(described["config"]["fidelities"]))
-    named = run.data or folder.data_named(described)
+    named = run.data or folder.recorded_data(described)
     key = (*named, trained)
     if key not in opened:
         specs = recorded_specs(named, f"StudyRun(…, data=[NEW]), or mfpyg-train --resume {folder.path} --dataset NEW")

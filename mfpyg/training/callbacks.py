@@ -112,7 +112,7 @@ class RunCheckpoint(Checkpoint):
         if module.place.last and better:
             self.best_epoch = module.epoch
             trainer.save_checkpoint(self.run / "best.ckpt")
-        if not module.place.last and (better if module.stage.hands_on == "best" else module.over):
+        if not module.place.last and (better if module.stage.handed_on == "best" else module.over):
             with averaged(trainer, module):  # the validated weights
                 weights = module.potential.state_dict()
                 self.weights = {name: value.detach().cpu().clone() for name, value in weights.items()}

@@ -146,7 +146,7 @@ def launch(arguments: Sequence[str], number: int, folder: RunFolder) -> int:
     except ChildFailedError as error:
         killed = [rank for rank, failure in error.failures.items() if failure.exitcode < 0]
         rank = killed[0] if killed else error.get_first_failure()[0]
-        return _status_of(error.failures[rank], f"process {rank} of {number}", folder.to_go_on())
+        return _status_of(error.failures[rank], f"process {rank} of {number}", folder.resume_hint())
     return 0
 
 

@@ -83,7 +83,7 @@ class RunFolder:
 
         self._check_logged()
 
-    def to_go_on(self) -> str:
+    def resume_hint(self) -> str:
         """Advice for a run that has ended early."""
         if self.last.is_file():
             return f"continue with: mfpyg-train --resume {self.path}"
@@ -168,7 +168,7 @@ class RunFolder:
         """
         return from_dict(read_yaml(self.config))
 
-    def data_named(self, described: Mapping[str, Any]) -> list[str]:
+    def recorded_data(self, described: Mapping[str, Any]) -> list[str]:
         """Data sets of the run, from its settings, which are updated when it is resumed on moved data.
 
         Args:

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder
-from mfpyg.interrupt import unbroken
+from mfpyg.interrupt import uninterrupted
 
 LOCK, HOLDER = ".lock", ".holder"
 """Files in the run folder: the one that is locked, and the process that has locked it."""
@@ -32,11 +32,11 @@ def held(folder: Path) -> Iterator[None]:
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with unbroken():
+        with uninterrupted():
             _acquire(lock, folder)
         yield
     finally:
-        with unbroken():
+        with uninterrupted():
             _release(lock, folder, created)
 
 

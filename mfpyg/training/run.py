@@ -39,7 +39,7 @@ from mfpyg.training.loggers import Loggers
 from mfpyg.training.optimizer import Diverged
 from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.rng_state import seed_generators
-from mfpyg.training.strategies.finetune import method_notes, splits_to_go_on
+from mfpyg.training.strategies.finetune import inherited_splits, method_notes
 
 
 @with_default_torch_settings
@@ -108,7 +108,7 @@ def _splits(
         notes.append(f"note: split.files names no val; {100 * settings.split.val:g}% of train is used for validation")
     if model is None:
         return make_splits(dataset, settings.split, settings.split_seed), notes
-    splits, more = splits_to_go_on(settings, dataset, model)
+    splits, more = inherited_splits(settings, dataset, model)
     return splits, [*notes, *more, *method_notes(dataset, model)]
 
 

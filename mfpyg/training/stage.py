@@ -59,7 +59,7 @@ class Stage:
         val: conformations for validation, (n,) int64.
         weight_decay: see :func:`mfpyg.training.optimizer.adam`.
         monitor: metric for the choice of the best epoch, the schedule and early stopping.
-        hands_on: epoch whose weights the next stage starts from, ``best`` or ``last``.
+        handed_on: epoch whose weights the next stage starts from, ``best`` or ``last``.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Stage:
     val: np.ndarray
     weight_decay: float = 0.0
     monitor: str = "val/loss"
-    hands_on: Literal["best", "last"] = "best"
+    handed_on: Literal["best", "last"] = "best"
 
     def start(self, potential: Potential) -> Potential:
         """Potential to train in this stage, made from that of the previous stage.

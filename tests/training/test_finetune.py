@@ -29,7 +29,7 @@ from mfpyg.settings import SplitSettings
 from mfpyg.training.initial import read_initial, start_of
 from mfpyg.training.inputs import Inputs
 from mfpyg.training.strategies import finetune
-from mfpyg.training.strategies.finetune import splits_to_go_on
+from mfpyg.training.strategies.finetune import inherited_splits
 
 Make = Callable[..., Path]
 MODES = ("frozen", "kept", "replayed")
@@ -45,7 +45,7 @@ def prepared(dataset: MiniCHNO, model: Path, *options: str) -> tuple[Inputs, Any
     """Inputs of ``mfpyg-train --init``, and the potential that it would train, before the first step."""
     settings = parse(["--init", str(model), *options])[0]
     initial = read_initial(str(model))
-    splits, _ = splits_to_go_on(settings, dataset, initial)
+    splits, _ = inherited_splits(settings, dataset, initial)
     torch.manual_seed(settings.seed)
     inputs = Inputs(settings, parse_fidelities(settings.fidelities), dataset, splits, start=start_of(initial))
     return inputs, finetune.stages(inputs)[0]
@@ -126,7 +126,7 @@ def test_element_without_labels_has_the_difference_per_electron_of_the_others(
     model = untrained("dz:EF")
     settings = parse(["--init", str(model), "--add-fidelity", "cc:E"])[0]
     initial = read_initial(str(model))
-    splits, _ = splits_to_go_on(settings, minichno, initial)
+    splits, _ = inherited_splits(settings, minichno, initial)
     nitrogen = compositions(minichno, (7,))[:, 0] > 0
     splits = {name: rows[~nitrogen[rows]] if name == "train" else rows for name, rows in splits.items()}
     inputs = Inputs(settings, parse_fidelities(settings.fidelities), minichno, splits, start=start_of(initial))
@@ -266,7 +266,7 @@ def test_splits_of_the_same_conformations_are_those_of_the_model(minichno: MiniC
     model = untrained("dz:EF", seed=3)
     initial = read_initial(str(model))
     settings = parse(["--init", str(model), "--add-fidelity", "cc:E"])[0]
-    splits, notes = splits_to_go_on(settings, minichno, initial)
+    splits, notes = inherited_splits(settings, minichno, initial)
     expected, other = (make_splits(minichno, SplitSettings(), seed) for seed in (3, settings.seed))
     assert {name: rows.tolist() for name, rows in splits.items()} == {n: rows.tolist() for n, rows in expected.items()}
     assert splits["val"].tolist() != other["val"].tolist()
@@ -274,10 +274,10 @@ def test_splits_of_the_same_conformations_are_those_of_the_model(minichno: MiniC
     # Other levels of the same file are other labels of the same conformations.
     levels = MiniCHNO(fidelities=("hf_dz",))
     assert levels.fingerprint != minichno.fingerprint
-    assert splits_to_go_on(settings, levels, initial)[0]["test"].tolist() == expected["test"].tolist()
+    assert inherited_splits(settings, levels, initial)[0]["test"].tolist() == expected["test"].tolist()
     # A method that is named is followed, and what that means for the test is said.
     settings.split.method = "random"
-    splits, notes = splits_to_go_on(settings, minichno, initial)
+    splits, notes = inherited_splits(settings, minichno, initial)
     seen = set(expected["train"].tolist()) | set(expected["val"].tolist())
     n = len(seen & set(splits["test"].tolist()))
     assert n > 0
@@ -287,7 +287,7 @@ def test_splits_of_the_same_conformations_are_those_of_the_model(minichno: MiniC
     # Other data have splits of their own.
     settings.split.method = "auto"
     part = minichno.copy(range(0, 788, 2))
-    splits, notes = splits_to_go_on(settings, part, initial)
+    splits, notes = inherited_splits(settings, part, initial)
     assert max(rows.max() for rows in splits.values()) < len(part)
     assert "val and test may contain some of it" in notes[0]
 
@@ -298,14 +298,14 @@ def test_fractions_that_would_do_nothing_are_refused(minichno: MiniCHNO, untrain
     with pytest.raises(
         MFPyGError, match=r"split.val and split.test have no effect, as init was trained on the same data"
     ):
-        splits_to_go_on(settings, minichno, read_initial(str(model)))
+        inherited_splits(settings, minichno, read_initial(str(model)))
 
 
 def test_labels_left_out_have_no_part_in_the_references(minichno: MiniCHNO, untrained: Make) -> None:
     model = untrained("dz:EF")
     settings = parse(["--init", str(model), "--add-fidelity", "cc:E", "--label-fraction", "cc=0.1"])[0]
     initial = read_initial(str(model))
-    splits, _ = splits_to_go_on(settings, minichno, initial)
+    splits, _ = inherited_splits(settings, minichno, initial)
 
     def reference(shift: float) -> torch.Tensor:
         thin = thin_labels(minichno, splits, {"cc": 0.1}, settings.split_seed)

@@ -123,7 +123,7 @@ def check_elements_known(
             )
 
 
-def splits_to_go_on(
+def inherited_splits(
     settings: TrainSettings, dataset: ConformationDataset, model: InitialModel
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Splits of the data: those of the model if it was trained on the same conformations.

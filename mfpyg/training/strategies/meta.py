@@ -60,7 +60,7 @@ class MetaStage(Stage):
     train: Interleaved
     of_level: list[MultiFidelityLoss]
     references: dict[str, Tensor]
-    hands_on: Literal["best", "last"] = "last"
+    handed_on: Literal["best", "last"] = "last"
 
     def __post_init__(self) -> None:
         self.before: list[Tensor] | None = None
