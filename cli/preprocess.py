@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mfpyg.cli.common import Parser, run
-from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
+from mfpyg.fidelity import Fidelity, check_available, parse_fidelities
+from mfpyg.properties import in_order
 from mfpyg.settings import DATASETS
 
 NAME = "mfpyg-preprocess"
@@ -34,8 +35,9 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--fidelities",
         nargs="+",
-        metavar="NAME",
-        help="levels to process, if others than the usual dz tz mp2 cc are needed",
+        metavar="NAME[:LABELS]",
+        help="levels to process, if others than the usual dz tz mp2 cc are needed, and what is read of them besides "
+        "energies and forces, as dz:EFHD",
     )
     parser.add_argument(
         "--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, as --edges stored"
@@ -49,12 +51,13 @@ def preprocess_command(arguments: Sequence[str]) -> None:
     """Parse, process, print the table."""
     options = build_parser().parse_args(arguments)
     specs = parse_specs(options.dataset)
-    names = tuple(options.fidelities or ())
-    levels_named(names, combined_levels(specs), " and ".join(map(str, specs)))
-    _process(specs, names, options.cutoff, options.force)
+    given = [text if ":" in text else f"{text}:E" for text in options.fidelities or ()]
+    fidelities = parse_fidelities(given) if given else ()
+    check_available(fidelities, combined_levels(specs), " and ".join(map(str, specs)))
+    _process(specs, fidelities, options.cutoff, options.force)
 
 
-def _process(specs: Sequence[DatasetSpec], names: tuple[str, ...], cutoff: float | None, force: bool) -> None:
+def _process(specs: Sequence[DatasetSpec], fidelities: Sequence[Fidelity], cutoff: float | None, force: bool) -> None:
     from rich.console import Console
 
     from mfpyg.datasets.spec import open_dataset
@@ -63,7 +66,11 @@ def _process(specs: Sequence[DatasetSpec], names: tuple[str, ...], cutoff: float
 
     console = Console()
     pre_transform = None if cutoff is None else RadiusGraph(cutoff)
-    dataset = open_dataset(specs, names, track=shown_on(console), pre_transform=pre_transform, force_reload=force)
+    names, letters = [f.name for f in fidelities], "".join(f.labels for f in fidelities)
+    options: dict[str, Any] = {"track": shown_on(console), "pre_transform": pre_transform, "force_reload": force}
+    if letters:
+        options["properties"] = in_order(letters)
+    dataset = open_dataset(specs, names, **options)
     console.print(counts_table(dataset))
     console.print(f"written: {dataset.processed_paths[0]}", highlight=False, soft_wrap=True)
 
@@ -73,17 +80,19 @@ def counts_table(dataset: Any) -> Any:
     from rich import box
     from rich.table import Table
 
+    from mfpyg.datasets.storage import count_columns
+
     n_atoms = len(dataset._data.z)
     title = f"{len(dataset):,} conformations of {len(dataset.molecules):,} molecules, {n_atoms:,} atoms"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="")
     table.add_column("fidelity")
     table.add_column("level of theory")
-    for name in ("energies", "conformations with forces", "force components"):
-        table.add_column(name, justify="right")
-    for row in dataset.label_counts():
-        table.add_row(
-            row["name"], row["method"], f"{row['energies']:,}", f"{row['forces']:,}", f"{row['force_components']:,}"
-        )
+    rows = dataset.label_counts()
+    columns = count_columns(rows)
+    for header in columns.values():
+        table.add_column(header, justify="right")
+    for row in rows:
+        table.add_row(row["name"], row["method"], *(f"{row[column]:,}" for column in columns))
     return table
 
 

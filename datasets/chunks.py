@@ -16,8 +16,8 @@ from ase.data import chemical_symbols
 from torch_geometric.data import Data
 
 from mfpyg.centering import centered
+from mfpyg.datasets.labels import Labels
 from mfpyg.errors import MFPyGError, shortened
-from mfpyg.fidelity import LevelOfTheory
 
 Track = Callable[[Sequence[str]], Iterable[str]]
 """Iterates over the names of a file's groups and shows progress; ``iter`` shows nothing."""
@@ -63,30 +63,6 @@ def keys_found(keys: Iterable[str]) -> str:
     return f"(keys found: {', '.join(shortened(names[:20])) or 'none'}{more})"
 
 
-def labels_of(
-    levels: Sequence[LevelOfTheory],
-    n_atoms: np.ndarray,
-    energies: Callable[[str], np.ndarray],
-    forces: Callable[[str], np.ndarray],
-) -> tuple[np.ndarray, np.ndarray]:
-    """``energy`` and ``forces`` of a :class:`Chunk`, in the package's units.
-
-    Args:
-        levels: the T levels to read.
-        n_atoms: atoms of each conformation, (n,) int64.
-        energies, forces: read a key, in the units of its level, (n,) and (Σ n_atoms, 3).
-    """
-    energy = np.empty((len(n_atoms), len(levels)))
-    force = np.full((n_atoms.sum(), len(levels), 3), np.nan, np.float32)
-    for t, level in enumerate(levels):
-        summands = [energies(key).astype(np.float64) for key in level.energy]
-        energy[:, t] = np.sum(summands, axis=0) * level.energy_factor
-        if level.forces is not None:
-            with np.errstate(over="ignore"):  # infinities are refused later
-                force[:, t] = forces(level.forces).astype(np.float64) * level.forces_factor
-    return energy, force
-
-
 @dataclass
 class Chunk:
     """Concatenated conformations, in kcal/mol and Å; T is the number of levels read.
@@ -95,15 +71,12 @@ class Chunk:
         n_atoms: atoms of each conformation, (n,) int64.
         z: atomic numbers, (Σ n_atoms,) int64.
         pos: positions, (Σ n_atoms, 3) float32; before :meth:`check` also float64, as in the file.
-        energy: total energies, (n, T) float64, NaN where missing.
-        forces: −dE/dx, (Σ n_atoms, T, 3) float32, NaN in all components where missing.
+        labels: labels of each property by its letter, energies and forces at least.
         molecule: number of each conformation's molecule in ``names``, (n,) int64.
         names: names of the molecules; formulas if the file does not tell isomers apart.
         conformation: number within the group or the file, (n,) int64.
         split: 0 pool, 1 test, 2 out of sample; -1 if the file does not say, (n,) int64.
         source: number of the source in a union of several, (n,) int64.
-        incomplete: number of conformations whose forces lacked some components and are therefore missing altogether,
-            (T,) int64.
         cell: lattice vectors as rows, Å, (n, 3, 3), of the dtype of ``pos``, zeros where there are none; ``None`` in
             all chunks of a source of molecules.
         pbc: whether the conformation is repeated along each of them, (n, 3) bool; ``None`` if ``cell`` is.
@@ -112,14 +85,12 @@ class Chunk:
     n_atoms: np.ndarray
     z: np.ndarray
     pos: np.ndarray
-    energy: np.ndarray
-    forces: np.ndarray
+    labels: dict[str, Labels]
     molecule: np.ndarray
     names: list[str]
     conformation: np.ndarray
     split: np.ndarray = field(default=None)  # type: ignore[arg-type]
     source: np.ndarray = field(default=None)  # type: ignore[arg-type]
-    incomplete: np.ndarray = field(default=None)  # type: ignore[arg-type]
     cell: np.ndarray | None = None
     pbc: np.ndarray | None = None
 
@@ -128,8 +99,6 @@ class Chunk:
             self.split = np.full(len(self), -1, np.int64)
         if self.source is None:
             self.source = np.zeros(len(self), np.int64)
-        if self.incomplete is None:
-            self.incomplete = np.zeros(self.energy.shape[1], np.int64)
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -147,7 +116,7 @@ class Chunk:
         return np.repeat(np.arange(len(self)), self.n_atoms)
 
     def check(self, where: Callable[[int], str]) -> None:
-        """Validate the values, and mask forces that lack a component as a whole, counting them.
+        """Validate the values.
 
         Positions and cells become float32; float64 positions far from the origin, where float32 lacks digits, are moved
         near it first (see :mod:`mfpyg.centering`). Lattice vectors that are NaN or infinite become zeros in directions
@@ -175,9 +144,19 @@ class Chunk:
         with np.errstate(over="ignore"):  # infinities are refused later
             lost = np.logical_not(np.isfinite(self.pos.astype(np.float32, copy=False)).all(axis=1))
         refuse(_any_by(owner, lost, len(self)), "coordinates are NaN or infinite in float32")
-        refuse(np.isinf(self.energy).any(axis=1), "an energy is infinite; NaN means missing")
-        infinite = np.isinf(self.forces).any(axis=(1, 2))
-        refuse(_any_by(owner, infinite, len(self)), "a force is infinite; NaN means missing")
+        for labels in self.labels.values():
+            name = labels.property.singular
+            article = "an" if name[0] in "aeiou" else "a"
+            refuse(labels.infinite, f"{article} {name} is infinite; NaN means missing")
+            labelled = np.logical_or.reduce(labels.mask, axis=1)
+            if labels.property.systems == "crystals":
+                repeats = np.zeros((len(self), 3), bool) if self.pbc is None else self.pbc
+                refuse(
+                    labelled & ~np.logical_and.reduce(repeats, axis=1),
+                    f"{article} {name}, but not periodic in three directions; leave it out",
+                )
+            if labels.property.systems == "molecules":
+                refuse(labelled & self.periodic, f"{article} {name}, but periodic; leave it out")
         if self.cell is not None and self.pbc is not None:
             with np.errstate(over="ignore"):  # infinities are refused later
                 rounded = self.cell.astype(np.float32)
@@ -185,12 +164,6 @@ class Chunk:
             self.cell[~np.isfinite(rounded).all(axis=2)] = 0
         if self.pos.dtype != np.float32:
             self._round()
-        missing = np.isnan(self.forces)  # (Σ n_atoms, T, 3)
-        for t in range(self.energy.shape[1]):
-            some = _any_by(owner, missing[:, t].any(axis=1), len(self))
-            self.incomplete[t] += (some & _any_by(owner, ~missing[:, t].all(axis=1), len(self))).sum()
-            if some.any():
-                self.forces[some[owner], t] = np.nan
 
     def _round(self) -> None:
         """Move positions near the origin, and convert them and cells to float32."""
@@ -204,19 +177,16 @@ class Chunk:
     def select(self, keep: np.ndarray, levels: Sequence[int]) -> Chunk:
         """Conformations where ``keep`` (n,) bool is true, with the labels of these of the T levels."""
         atoms = np.repeat(keep, self.n_atoms)
-        columns = list(levels)
         return Chunk(
             n_atoms=self.n_atoms[keep],
             z=self.z[atoms],
             pos=self.pos[atoms],
-            energy=self.energy[keep][:, columns],
-            forces=self.forces[atoms][:, columns],
+            labels={key: labels.select(keep, levels, self.n_atoms) for key, labels in self.labels.items()},
             molecule=self.molecule[keep],
             names=self.names,
             conformation=self.conformation[keep],
             split=self.split[keep],
             source=self.source[keep],
-            incomplete=self.incomplete[columns],
             cell=None if self.cell is None else self.cell[keep],
             pbc=None if self.pbc is None else self.pbc[keep],
         )

@@ -16,6 +16,7 @@ from torch_geometric.data import Data, InMemoryDataset
 
 from mfpyg.datasets.batches import gather
 from mfpyg.datasets.chunks import Chunk, Track
+from mfpyg.datasets.labels import ALWAYS, letters_of
 from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.processing import ColumnFiles, Processing, check_given_split, item, transformed
 from mfpyg.datasets.storage import (
@@ -33,6 +34,7 @@ from mfpyg.datasets.storage import (
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.graph import RadiusGraph
+from mfpyg.properties import PROPERTIES, in_order, parse_letters
 from mfpyg.torch_defaults import with_default_torch_settings
 
 KEEP_ITEMS_UP_TO = 100_000
@@ -50,7 +52,12 @@ class ConformationDataset(InMemoryDataset):
     ``energy``       (1, T) float64    total energies in kcal/mol, NaN where missing
     ``energy_mask``  (1, T) bool       whether there is an energy
     ``forces``       (n, T, 3) float32 true forces −dE/dx in kcal/mol/Å, NaN where missing
-    ``forces_mask``  (1, T) bool       whether there are forces
+    ``forces_mask``  (1, T) bool       whether there are forces; the others have masks of the same form
+    ``stress``       (1, T, 3, 3)      stresses in kcal/mol/Å³, NaN where missing
+    ``dipole``       (1, T, 3)         dipole moments in e·Å, NaN where missing
+    ``charges``      (n, T)            atomic charges in e, NaN where missing
+    ``hessian``      (k n², 3, 3)      d²E/dx dx' in kcal/mol/Å² of the k labelled levels in turn, for each the pairs of
+                                       atoms row by row
     ``molecule``     (1,) int64        number in ``dataset.molecules``
     ``conformation`` (1,) int64        number within the group of the file, or within the file
     ``split``        (1,) int64        0 pool, 1 test, 2 out of sample, -1 if the file does not say
@@ -59,7 +66,8 @@ class ConformationDataset(InMemoryDataset):
     ``pbc``          (1, 3) bool       periodicity along each lattice vector
     ================ ================= ===============================================================
 
-    All items have the last two if any conformation is periodic.
+    Stresses, dipoles, charges and Hessians are there if they were asked for. All items have the last two if any
+    conformation is periodic.
 
     Processing streams chunks of conformations from the raw files to columns on disk, in bounded memory; the processed
     file is written atomically, and memory-mapped when it is opened. Its name contains a hash of the raw files' sizes
@@ -72,6 +80,7 @@ class ConformationDataset(InMemoryDataset):
         root: folder for ``processed/``.
         fidelities: names among ``levels``; by default the usual ones that the raw files have.
         files: raw files.
+        properties: letters of the properties to read besides energies and forces, see :mod:`mfpyg.properties`.
         required: keep only conformations with an energy of each of these fidelities.
         transform, pre_transform, pre_filter, force_reload: as in PyTorch Geometric. A ``pre_filter``, and a
             ``pre_transform`` other than :class:`mfpyg.graph.RadiusGraph`, need an object per conformation.
@@ -85,6 +94,9 @@ class ConformationDataset(InMemoryDataset):
     usual: ClassVar[tuple[str, ...] | None] = None
     """Names of the levels that are processed by default; all if ``None``."""
 
+    reads_all: ClassVar[bool] = False
+    """Whether all properties of the levels are read by default, instead of energies and forces."""
+
     @with_default_torch_settings
     def __init__(
         self,
@@ -92,6 +104,7 @@ class ConformationDataset(InMemoryDataset):
         fidelities: Sequence[str] | None = None,
         *,
         files: Sequence[Path],
+        properties: str | None = None,
         required: Sequence[str] = (),
         transform: Callable[..., Any] | None = None,
         pre_transform: Callable[..., Any] | None = None,
@@ -105,6 +118,9 @@ class ConformationDataset(InMemoryDataset):
             raise MFPyGError(f"fidelities of {self.what} is '{fidelities}', expected a list such as ['{fidelities}']")
         if fidelities is not None and not len(fidelities):
             raise MFPyGError(f"fidelities of {self.what} is empty; name one, or leave it out for the usual ones")
+        letters = {*ALWAYS, *parse_letters(properties or ALWAYS, f"properties '{properties}'")}
+        if properties is not None or not self.reads_all:
+            self.levels = tuple(level.only(in_order(letters)) for level in self.levels)
         self._required = levels_named(tuple(required), self.levels, self.what)
         self._asked = None if fidelities is None else levels_named(tuple(fidelities), self.levels, self.what)
         if not all(file.is_file() for file in self.files):
@@ -118,7 +134,8 @@ class ConformationDataset(InMemoryDataset):
         self.sources: list[str] = stored["sources"]
         self.source_levels = [tuple(level_from(values) for values in levels) for levels in stored["source_levels"]]
         self.fingerprint: str = stored["fingerprint"]
-        self.incomplete_forces: dict[str, int] = stored["incomplete_forces"]
+        self.incomplete: dict[str, dict[str, int]] = stored["incomplete"]
+        """Number of conformations that lack some components of a property, ``{letter: {fidelity: number}}``."""
         self._data, self.slices = Data.from_dict(stored["data"]), stored["slices"]
 
     @property
@@ -132,8 +149,13 @@ class ConformationDataset(InMemoryDataset):
         return tuple(level.name for level in self._present)
 
     @property
+    def letters(self) -> str:
+        """Letters of the properties that items have."""
+        return in_order(letter for letter, p in PROPERTIES.items() if p.mask in self.slices)
+
+    @property
     def present_levels(self) -> tuple[LevelOfTheory, ...]:
-        """The T levels, without forces if the raw files have none."""
+        """The T levels, with the properties that the raw files have."""
         return self._present
 
     def find_levels(self, asked: Sequence[LevelOfTheory] | None) -> tuple[LevelOfTheory, ...]:
@@ -215,9 +237,9 @@ class ConformationDataset(InMemoryDataset):
         columns, required = list(range(len(levels))), [read.index(level) for level in needed]
         edges = self.pre_transform if isinstance(self.pre_transform, RadiusGraph) and not self.pre_filter else None
         with ColumnFiles(Path(self.processed_dir)) as files:
-            processing = Processing(files, edges, len(levels))
+            processing = Processing(files, edges, letters_of(read), len(levels))
             for chunk in self.chunks(read):
-                keep = ~np.isnan(chunk.energy[:, required]).any(axis=1)
+                keep = np.logical_and.reduce(chunk.labels["E"].mask[:, required], axis=1)
                 whole = keep.all() and len(read) == len(levels)
                 processing.add(chunk if whole else chunk.select(keep, columns))
             if not processing.molecules:
@@ -228,14 +250,18 @@ class ConformationDataset(InMemoryDataset):
             self.check_content(data, slices, levels)
             if edges is None and (self.pre_filter is not None or self.pre_transform is not None):
                 data, slices = transformed(data, slices, self.pre_filter, self.pre_transform, str(self.files[0]))
-            incomplete = zip((level.name for level in levels), processing.incomplete.tolist(), strict=True)
+            names = [level.name for level in levels]
+            incomplete = {
+                letter: dict(zip(names, counts.tolist(), strict=True))
+                for letter, counts in processing.incomplete.items()
+            }
             about = {
                 "levels": [dataclasses.asdict(level) for level in levels],
                 "molecules": list(processing.molecules),
                 "sources": self.source_names(),
                 "source_levels": [[dataclasses.asdict(v) for v in of_source] for of_source in self.levels_read(levels)],
                 "fingerprint": fingerprint(data, slices),
-                "incomplete_forces": dict(incomplete),
+                "incomplete": incomplete,
             }
             write_processed(Path(self.processed_paths[0]), data, slices, about)
 
@@ -290,7 +316,7 @@ class ConformationDataset(InMemoryDataset):
         return copied
 
     def label_counts(self) -> list[dict[str, Any]]:
-        """Name, method, and number of labelled conformations (and force components) of each fidelity."""
+        """Name, method, and numbers of labelled conformations and of components of each fidelity."""
         return label_counts(self._data, self.slices, self._present)
 
     def __repr__(self) -> str:

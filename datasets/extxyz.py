@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +14,10 @@ import numpy as np
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, formula, keys_found, same_numbers
 from mfpyg.datasets.file_dataset import FileDataset
 from mfpyg.datasets.frames import Frame, frames_of, frames_of_database, frames_of_text
+from mfpyg.datasets.labels import as_rows, read_labels, shape_in_file
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
+from mfpyg.properties import FORCES, PROPERTIES, STRESS, Property
 
 
 class ExtXYZ(FileDataset):
@@ -114,8 +118,7 @@ class _Part:
     path: Path
     levels: Sequence[LevelOfTheory]
     frames: list[Frame] = field(default_factory=list)
-    energy: list[list[float]] = field(default_factory=list)
-    forces: list[np.ndarray] = field(default_factory=list)
+    values: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     names: list[str] = field(default_factory=list)
     split: list[int] = field(default_factory=list)
     atoms: int = 0
@@ -129,27 +132,30 @@ class _Part:
             raise MFPyGError(
                 f"{where}: all atoms have the same position; expected positions, as in Properties=…:pos:R:3"
             )
-        forces = np.full((n, len(self.levels), 3), np.nan, np.float32)
-        for t, level in enumerate(self.levels):
-            if level.forces is not None:
-                values = _label(frame.values, level, level.forces, (n, 3), where) * level.forces_factor
-                with np.errstate(over="ignore"):  # infinities are refused later
-                    forces[:, t] = values
-        self.energy.append([_energy(frame.values, level, where) for level in self.levels])
-        self.forces.append(forces)
+        found: dict[tuple[str, str], np.ndarray] = {}
+        for level in self.levels:
+            for letter, label in level.labels.items():
+                for key in label.keys:
+                    found[letter, key] = _label(frame.values, level, PROPERTIES[letter], key, n, where)
+        for of_key, values in found.items():
+            self.values[of_key].append(values)
         self.names.append(_molecule(frame, where))
         self.split.append(_split(frame.values, where))
         self.frames.append(frame._replace(values={}, hidden={}))  # the labels have been copied
         self.atoms += n
 
+    def _read(self, property: Property, key: str) -> np.ndarray:
+        return np.concatenate(self.values[property.letter, key])
+
     def chunk(self) -> Chunk:
         names = {name: number for number, name in enumerate(dict.fromkeys(self.names))}
+        n_atoms = np.array([len(frame.z) for frame in self.frames], np.int64)
+        volume = np.array([abs(np.linalg.det(f.cell)) if f.pbc.all() else np.nan for f in self.frames])
         chunk = Chunk(
-            n_atoms=np.array([len(frame.z) for frame in self.frames], np.int64),
+            n_atoms=n_atoms,
             z=np.concatenate([frame.z for frame in self.frames]).astype(np.int64),
             pos=np.concatenate([frame.pos for frame in self.frames]).astype(np.float64, copy=False),
-            energy=np.array(self.energy, np.float64),
-            forces=np.concatenate(self.forces),
+            labels=read_labels(self.levels, n_atoms, self._read, volume=volume),
             molecule=np.array([names[name] for name in self.names], np.int64),
             names=list(names),
             conformation=np.array([frame.number for frame in self.frames], np.int64),
@@ -161,16 +167,17 @@ class _Part:
         return chunk
 
 
-def _energy(values: Mapping[str, Any], level: LevelOfTheory, where: str) -> float:
-    """Total energy in kcal/mol, NaN if a summand is missing."""
-    return float(sum(_label(values, level, key, (), where) for key in level.energy) * level.energy_factor)
+def _label(
+    values: Mapping[str, Any], level: LevelOfTheory, property: Property, key: str, n_atoms: int, where: str
+) -> np.ndarray:
+    """Value of a key in a frame, (rows, …) float64 in the file's unit; NaN if an optional key is missing.
 
-
-def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tuple[int, ...], where: str) -> np.ndarray:
-    """Value of a key in a frame, (*shape) float64 in the file's unit; NaN if an optional key is missing."""
+    Stresses and virials may be in the order of Voigt, as ASE has them: xx, yy, zz, yz, xz, xy.
+    """
+    shape = shape_in_file(property, n_atoms)
     if key not in values:
         if key in level.optional:
-            return np.full(shape, np.nan)
+            return as_rows(property, np.full((1, *shape), np.nan))
         raise MFPyGError(
             f"{where} lacks the key '{key}' of '{level.name}' {keys_found(values)}; "
             f"write '{key}?' if frames may lack it{did_you_mean(key, values)}"
@@ -183,12 +190,15 @@ def _label(values: Mapping[str, Any], level: LevelOfTheory, key: str, shape: tup
     if found.dtype.kind not in "iuf":
         text = repr(values[key]) if found.ndim == 0 else f"of type {found.dtype}"
         raise MFPyGError(f"{where}: {key} is {text[:60]}, {expected}; NaN means missing")
-    if not same_numbers(found.shape, shape):
+    if found.shape == (6,) and property is STRESS:
+        found = found[[[0, 5, 4], [5, 1, 3], [4, 3, 2]]]
+    flat = (math.prod(shape),), (3 * n_atoms, 3 * n_atoms) if property.per == "pair" else shape
+    if not same_numbers(found.shape, shape) and not (len(shape) > 1 and found.shape in flat and property is not FORCES):
         raise MFPyGError(f"{where}: {key} has shape {found.shape}, {expected}")
-    numbers = found.astype(np.float64).reshape(shape)
+    numbers = found.astype(np.float64).reshape(1, *shape)
     if np.isinf(numbers).any():
         raise MFPyGError(f"{where}: {key} is infinite; NaN means missing")
-    return numbers
+    return as_rows(property, numbers)
 
 
 def _split(values: Mapping[str, Any], where: str) -> int:

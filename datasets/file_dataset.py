@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mfpyg.cache import cached_root
 from mfpyg.datasets.conformations import ConformationDataset
@@ -27,6 +27,8 @@ class FileDataset(ConformationDataset):
     Raises:
         MFPyGError: if the levels are malformed, or the file is invalid.
     """
+
+    reads_all: ClassVar[bool] = True
 
     def __init__(
         self,

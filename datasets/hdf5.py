@@ -11,10 +11,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, labels_of, same_numbers
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, same_numbers
+from mfpyg.datasets.labels import as_rows, letters_of, read_labels, shape_in_file
 from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import raise_if_unreadable
+from mfpyg.properties import PROPERTIES, Property
 
 
 @contextmanager
@@ -121,13 +123,16 @@ class Group:
             MFPyGError: naming the first array that is missing or wrong.
         """
         for level in levels:
-            for key in level.energy:
-                self._expect(key, (self.count,))
-            if level.forces is not None:
-                self._expect(level.forces, (self.count, self.size, 3))
+            for letter, label in level.labels.items():
+                for key in label.keys:
+                    self._expect(key, (self.count, *shape_in_file(PROPERTIES[letter], self.size)))
 
-    def chunks(self, levels: Sequence[LevelOfTheory]) -> Iterator[tuple[slice, Chunk]]:
+    def chunks(self, levels: Sequence[LevelOfTheory], letters: str | None = None) -> Iterator[tuple[slice, Chunk]]:
         """Read the conformations with the labels of these levels, in chunks.
+
+        Args:
+            levels: the levels to read.
+            letters: properties of the chunks; those of the levels if not given.
 
         Yields:
             Rows of the group and their chunk, whose molecule is the group's name, or the formula if each conformation
@@ -137,20 +142,22 @@ class Group:
             MFPyGError: if an array is missing or has the wrong shape or type, or a value is invalid.
         """
         self.expect(levels)
-        step = max(1, ATOMS_IN_CHUNK // max(1, self.size))
+        letters = letters_of(levels) if letters is None else letters
+        of_pairs = any(PROPERTIES[letter].per == "pair" for letter in letters)
+        step = max(1, ATOMS_IN_CHUNK // max(1, self.size * (self.size if of_pairs else 1)))
         for start in range(0, self.count, step):
             rows = slice(start, min(start + step, self.count))
-            yield rows, self._chunk(levels, rows)
+            yield rows, self._chunk(levels, letters, rows)
 
-    def _chunk(self, levels: Sequence[LevelOfTheory], rows: slice) -> Chunk:
+    def _chunk(self, levels: Sequence[LevelOfTheory], letters: str, rows: slice) -> Chunk:
         n = rows.stop - rows.start
         n_atoms = np.full(n, self.size, np.int64)
-        energy, forces = labels_of(
-            levels,
-            n_atoms,
-            lambda key: self._numbers(key, rows).reshape(n),
-            lambda key: self._numbers(key, rows).reshape(-1, 3),
-        )
+
+        def read(property: Property, key: str) -> np.ndarray:
+            values = self._numbers(key, rows).reshape(n, *shape_in_file(property, self.size))
+            return as_rows(property, values)
+
+        labels = read_labels(levels, n_atoms, read, letters)
         pos = self.array("coordinates")[rows]
         bad = np.flatnonzero(~np.isfinite(pos).all(axis=(1, 2)))
         if bad.size:
@@ -164,8 +171,7 @@ class Group:
             n_atoms=n_atoms,
             z=z.reshape(-1),
             pos=pos.reshape(-1, 3),
-            energy=energy,
-            forces=forces,
+            labels=labels,
             molecule=molecule,
             names=names,
             conformation=np.arange(rows.start, rows.stop),

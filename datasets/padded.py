@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, keys_found, labels_of, same_numbers
+from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, keys_found, same_numbers
 from mfpyg.datasets.file_dataset import FileDataset
+from mfpyg.datasets.labels import as_rows, read_labels, shape_in_file
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import raise_if_unreadable
+from mfpyg.properties import PROPERTIES, Property
 
 POSITIONS = ("R", "coords", "coordinates", "positions")
 SPECIES = ("Z", "z", "nuclear_charges", "atomic_numbers", "species")
@@ -101,17 +103,20 @@ class PaddedArrays(FileDataset):
         if len(found) != 3 or found[2] != 3 or 0 in found:
             raise MFPyGError(f"{self._where}: {pos} has shape {found}, expected (n, n_max, 3) positions")
         n, size = found[:2]
-        per_atom = {pos, *(level.forces for level in levels)}
+        shapes = {pos: (n, size, 3)}
+        for level in levels:
+            for letter, label in level.labels.items():
+                shapes |= dict.fromkeys(label.keys, (n, *shape_in_file(PROPERTIES[letter], size)))
         for key, array in arrays.items():
             numbers, kinds = ("whole", "iu") if key in (species, COUNTS) else ("floating-point", "f")
             if array.dtype.kind not in kinds:
                 raise MFPyGError(f"{self._where}: {key} has type {array.dtype}, expected {numbers} numbers")
             if key == species:
                 fits, wanted = array.shape in ((n, size), (size,)), f"({n}, {size}) or ({size},)"
-            elif key in per_atom:
-                fits, wanted = array.shape == (n, size, 3), f"({n}, {size}, 3)"
             else:
-                fits, wanted = array.shape[:1] == (n,) and same_numbers(array.shape, (n,)), f"({n},)"
+                shape = shapes.get(key, (n,))
+                same = array.shape == shape if len(shape) > 1 else same_numbers(array.shape, shape)
+                fits, wanted = array.shape[:1] == (n,) and same, str(shape)
             if not fits:
                 problem = f"{key} has shape {array.shape}, expected {wanted}"
                 raise MFPyGError(f"{self._where}: {problem}, as {pos} is {found}")
@@ -129,14 +134,21 @@ class PaddedArrays(FileDataset):
                 i = int(wrong[0])
                 said = f"{int(part[COUNTS].reshape(-1)[i])} atoms by {COUNTS}"
                 raise MFPyGError(f"{self._where}: conformation {start + i} has {said}, but {n_atoms[i]} by {species}")
-        energy, forces = labels_of(levels, n_atoms, lambda key: part[key].reshape(-1), lambda key: part[key][is_atom])
+
+        def read(property: Property, key: str) -> np.ndarray:
+            values = as_rows(property, part[key].reshape(len(z), *shape_in_file(property, z.shape[1])))
+            if property.per == "graph":
+                return values
+            of_pairs = is_atom[:, :, None] & is_atom[:, None, :]
+            return values[(is_atom if property.per == "atom" else of_pairs).reshape(-1)]
+
+        labels = read_labels(levels, n_atoms, read)
         molecule, names = by_formula(z)
         chunk = Chunk(
             n_atoms=n_atoms,
             z=z[is_atom],
             pos=part[pos][is_atom],
-            energy=energy,
-            forces=forces,
+            labels=labels,
             molecule=molecule,
             names=names,
             conformation=np.arange(start, start + len(z)),

@@ -18,15 +18,13 @@ from mfpyg import interrupt
 from mfpyg.datasets.chunks import Chunk
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph, edges_of_each
+from mfpyg.properties import PROPERTIES
 
-ATOMIC = ("z", "pos", "forces")
-"""Columns with one row per atom."""
+_ATOMIC = ("z", "pos")
+"""Columns with one row per atom, besides labels."""
 
-_COLUMNS = (
-    *("z", "pos", "energy", "energy_mask", "forces", "forces_mask"),
-    *("molecule", "conformation", "split", "source"),
-)
-"""Columns of all data sets, in this order."""
+_REST = ("molecule", "conformation", "split", "source")
+"""Columns of all data sets that follow the labels."""
 
 _OF_PERIODIC = ("cell", "pbc")
 """Columns of data sets with periodic conformations; of all items, as collate takes its keys from the first."""
@@ -86,15 +84,17 @@ class Processing:
     Args:
         files: files for the columns.
         edges: finds the edges to store; ``None`` to store none.
+        letters: properties that have columns.
         n_levels: number of levels, T.
     """
 
-    def __init__(self, files: ColumnFiles, edges: RadiusGraph | None, n_levels: int) -> None:
+    def __init__(self, files: ColumnFiles, edges: RadiusGraph | None, letters: str, n_levels: int) -> None:
         self.files, self.edges = files, edges
+        self.properties = [PROPERTIES[letter] for letter in letters]
         self.molecules: dict[str, int] = {}
         """Number of each molecule by name."""
-        self.incomplete = np.zeros(n_levels, np.int64)
-        """Number of conformations with some force components missing, (T,)."""
+        self.incomplete = {letter: np.zeros(n_levels, np.int64) for letter in letters}
+        """Number of conformations that lack some components of a property at each level, (T,) by letter."""
         self.periodic = False
         """True if any conformation is periodic."""
 
@@ -103,24 +103,24 @@ class Processing:
         interrupt.check()
         if not len(chunk):
             return
-        self.incomplete += chunk.incomplete
         numbers = np.full(len(chunk.names), -1, np.int64)
         for used in np.unique(chunk.molecule):
             numbers[used] = self.molecules.setdefault(chunk.names[used], len(self.molecules))
-        first = np.cumsum(chunk.n_atoms) - chunk.n_atoms
         columns = {
             "n_atoms": chunk.n_atoms,
             "z": chunk.z,
             "pos": chunk.pos,
-            "energy": chunk.energy,
-            "energy_mask": ~np.isnan(chunk.energy),
-            "forces": chunk.forces,
-            "forces_mask": ~np.isnan(chunk.forces[first, :, 0]),  # all components of a conformation, or none
             "molecule": numbers[chunk.molecule],
             "conformation": chunk.conformation,
             "split": chunk.split,
             "source": chunk.source,
         }
+        for property in self.properties:
+            labels = chunk.labels[property.letter]
+            self.incomplete[property.letter] += labels.incomplete
+            columns |= {property.name: labels.values, property.mask: labels.mask}
+            if property.per == "pair":
+                columns[f"n_{property.name}"] = labels.counts(chunk.n_atoms)
         if chunk.cell is not None and chunk.pbc is not None:
             columns |= {"cell": chunk.cell, "pbc": chunk.pbc}
             self.periodic |= bool(chunk.pbc.any())
@@ -144,10 +144,15 @@ class Processing:
         """Collated ``Data`` of all chunks, backed by the files, and its slices."""
         by_atom = starts(self.files.column("n_atoms"))
         by_row = torch.arange(len(by_atom))
-        data, slices = Data(), {}
-        for name in (*_COLUMNS, *(_OF_PERIODIC if self.periodic else ())):
-            data[name] = self.files.column(name)
-            slices[name] = by_atom if name in ATOMIC else by_row
+        kinds = dict.fromkeys(_ATOMIC, by_atom)
+        for property in self.properties:
+            pairs = property.per == "pair"
+            of_pairs = starts(self.files.column(f"n_{property.name}")) if pairs else by_row
+            kinds |= {property.name: by_atom if property.per == "atom" else of_pairs, property.mask: by_row}
+        kinds |= dict.fromkeys((*_REST, *(_OF_PERIODIC if self.periodic else ())), by_row)
+        data, slices = Data(), dict[str, Tensor]()
+        for name, of_name in kinds.items():
+            data[name], slices[name] = self.files.column(name), of_name
         if self.edges is not None:
             data["edge_cutoff"], slices["edge_cutoff"] = self.files.column("edge_cutoff"), by_row
             by_edge = starts(self.files.column("n_edges"))

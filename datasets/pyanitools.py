@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,6 +12,7 @@ from ase.data import chemical_symbols
 from mfpyg.datasets.chunks import Chunk, Track
 from mfpyg.datasets.file_dataset import FileDataset
 from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
+from mfpyg.datasets.labels import letters_of
 from mfpyg.errors import MFPyGError, did_you_mean, shortened
 from mfpyg.fidelity import LevelOfTheory
 
@@ -78,9 +78,7 @@ def chunks_of_file(
                 keys = set(_members(group)[0])
                 _check_group(group, path, keys, levels)
                 present = [_present_labels(level, keys) for level in levels]
-                without = [t for t, level in enumerate(present) if not level.energy]
-                for _, chunk in Group(group, path, _atomic_numbers(group, path)).chunks(present):
-                    chunk.energy[:, without] = np.nan
+                for _, chunk in Group(group, path, _atomic_numbers(group, path)).chunks(present, letters_of(levels)):
                     chunk.names = [prefix + molecule for molecule in chunk.names]
                     chunk.source[:] = source
                     yield chunk
@@ -171,9 +169,8 @@ def _check_group(group: h5py.Group, path: Path, keys: set[str], levels: Sequence
 
 
 def _present_labels(level: LevelOfTheory, keys: set[str]) -> LevelOfTheory:
-    """The level without labels whose keys are missing: without forces, or without energy."""
-    energy = level.energy if keys.issuperset(level.energy) else ()
-    return replace(level, energy=energy, forces=level.forces if level.forces in keys else None)
+    """The level without properties whose keys are missing."""
+    return level.only("".join(letter for letter, label in level.labels.items() if keys.issuperset(label.keys)))
 
 
 def _atomic_numbers(group: h5py.Group, path: Path) -> np.ndarray | h5py.Dataset:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,7 +57,7 @@ class ReleaseDataset(ConformationDataset):
                 present = levels_in(path, self.levels, in_every_group=True)
             usual = tuple(level for level in present if level.name in DEFAULT_LEVELS)
             if not usual:
-                keys = ", ".join(level.energy[0] for level in self.levels[:4])
+                keys = ", ".join(level.labels["E"].keys[0] for level in self.levels[:4])
                 raise MFPyGError(f"{path}: none of the keys {keys} of the usual levels of theory")
             return usual
         by_name = {level.name: level for level in present}
@@ -91,12 +90,12 @@ class ReleaseDataset(ConformationDataset):
 
 
 def levels_in(path: Path, levels: Sequence[LevelOfTheory], in_every_group: bool = False) -> tuple[LevelOfTheory, ...]:
-    """Levels whose energy keys are in the file, without forces if no group has them.
+    """Levels whose energy keys are in the file, without properties whose keys no group has.
 
     Args:
         path: file in the release layout.
         levels: levels to look for.
-        in_every_group: if True, all groups must have the keys, including those of forces; otherwise one is enough.
+        in_every_group: if True, all groups must have the keys that any has; otherwise one is enough.
 
     Raises:
         MFPyGError: if the file cannot be read, or has no group.
@@ -104,17 +103,23 @@ def levels_in(path: Path, levels: Sequence[LevelOfTheory], in_every_group: bool 
     with open_hdf5(path, LAYOUT) as file, reading(path):
         each = [set(file[name].keys()) for name in _group_names(file, path)]
         keys = set.union(*each)
+        present = [level.only(_properties_in(level, keys)) for level in levels]
+        present = [level for level in present if "E" in level.labels]
         if in_every_group:
             common = set.intersection(*each)
-            levels = [v for v in levels if common.issuperset(v.energy) and (v.forces in common or v.forces not in keys)]
-        present = (level for level in levels if keys.issuperset(level.energy))
-        return tuple(level if level.forces in keys else replace(level, forces=None) for level in present)
+            present = [level for level in present if common.issuperset(level.keys)]
+        return tuple(present)
+
+
+def _properties_in(level: LevelOfTheory, keys: set[str]) -> str:
+    return "".join(letter for letter, label in level.labels.items() if keys.issuperset(label.keys))
 
 
 def missing_keys(path: Path, level: LevelOfTheory) -> list[str]:
     """Energy keys of a level that no group of the file has."""
     with open_hdf5(path, LAYOUT) as file, reading(path):
-        return [key for key in level.energy if not any(key in file[name] for name in _group_names(file, path))]
+        keys = {key for name in _group_names(file, path) for key in file[name]}
+        return [key for key in level.labels["E"].keys if key not in keys]
 
 
 def _group_names(file: h5py.File, path: Path) -> list[str]:

@@ -62,9 +62,11 @@ class DatasetSpec:
     def parse(cls, text: str) -> DatasetSpec:
         """Parse ``NAME``, ``NAME:PATH``, ``FILE:LEVEL[:LEVEL…]`` or ``FORMAT:FILE:LEVEL[:LEVEL…]``.
 
-        A LEVEL is ``NAME=ENERGY[,FORCES]@UNIT[,FORCE_UNIT]``: the name of the fidelity, the key of its total energy
-        (several whose values add up, joined by ``+``), the key of its forces (with ``-`` before it where it holds the
-        gradient), and the units (see :mod:`mfpyg.units`; by default forces are per Å). ``?`` follows an optional key.
+        A LEVEL is ``NAME=ENERGY[,FORCES][,LETTER=KEY…]@UNIT[,FORCE_UNIT][,LETTER=UNIT…]``: the name of the fidelity,
+        the key of its total energy (several whose values add up, joined by ``+``), the key of its forces (with ``-``
+        before it where it holds the gradient), keys of other properties by their letters (see :mod:`mfpyg.properties`;
+        ``V`` is the virial −V·stress), and the units (see :mod:`mfpyg.units`; by default those of the energies and Å).
+        ``?`` follows an optional key.
 
         Levels are parsed from the end, so that the path may contain colons; a leading ``~`` is the home folder.
         A file whose name is that of a data set or a format is written ``./NAME``, or with its format before it.
@@ -235,7 +237,9 @@ def open_dataset(
         return _open(spec, fidelities, kwargs)
     if len(spec) == 1:
         return _open(spec[0], fidelities, kwargs)
-    for_members: dict[str, Any] = {name: kwargs[name] for name in ("track", "force_reload") if name in kwargs}
+    for_members: dict[str, Any] = {
+        name: kwargs[name] for name in ("track", "force_reload", "properties") if name in kwargs
+    }
     members = []
     for member in spec:
         wanted = [name for name in available_fidelities(member) if name in fidelities]

@@ -15,16 +15,17 @@ from torch_geometric.data import Data
 
 from mfpyg.cache import cache_dir
 from mfpyg.errors import MFPyGError, UnreadableError
-from mfpyg.fidelity import LevelOfTheory
+from mfpyg.fidelity import LabelKeys, LevelOfTheory
 from mfpyg.files import check_archive, make_folder, raise_if_unreadable, save_torch
+from mfpyg.properties import PROPERTIES
 
-FORMAT = 3
+FORMAT = 4
 """Version of the processed files; data in files of another version are processed again."""
 
 CHECKED = 1 << 26
 """Size in bytes up to which a processed file is checked completely whenever it is opened."""
 
-ABOUT = {"levels", "molecules", "sources", "source_levels", "fingerprint", "incomplete_forces"}
+ABOUT = {"levels", "molecules", "sources", "source_levels", "fingerprint", "incomplete"}
 """Keys of a processed file besides its format, data and slices."""
 
 
@@ -42,7 +43,9 @@ def fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
     and without them.
     """
     lattice = (data.cell, data.pbc) if "pbc" in slices and data.pbc.any() else ()
-    return _sha256(slices["z"], data.z, data.pos, data.energy, data.forces, data.split, *lattice)
+    labels = [data[p.name] for p in PROPERTIES.values() if p.mask in slices]
+    masks = [data[p.mask] for p in PROPERTIES.values() if p.mask in slices and p.per == "pair"]
+    return _sha256(slices["z"], data.z, data.pos, *labels, *masks, data.split, *lattice)
 
 
 def geometries_fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
@@ -153,22 +156,35 @@ def _check_columns(data: Mapping[str, Any], slices: Mapping[str, Tensor]) -> Non
 
 
 def label_counts(data: Data, slices: Mapping[str, Tensor], levels: Sequence[LevelOfTheory]) -> list[dict[str, Any]]:
-    """Name, method, and numbers of labelled conformations and force components of each of the T levels."""
-    energy = data.energy_mask.sum(dim=0).tolist()
-    forces = data.forces_mask.sum(dim=0).tolist()
-    components = 3 * (slices["z"].diff().unsqueeze(1) * data.forces_mask).sum(dim=0)
-    return [
-        {
-            "name": level.name,
-            "method": level.method,
-            "energies": energy[t],
-            "forces": forces[t],
-            "force_components": int(components[t]),
-        }
-        for t, level in enumerate(levels)
-    ]
+    """Name, method, and numbers of labelled conformations and of components of each property, for each level."""
+    n_atoms = slices["z"].diff().unsqueeze(1)  # (n, 1)
+    rows: list[dict[str, Any]] = [{"name": level.name, "method": level.method} for level in levels]
+    for property in PROPERTIES.values():
+        if property.mask not in slices:
+            continue
+        mask = data[property.mask]  # (n, T)
+        for row, count in zip(rows, mask.sum(dim=0).tolist(), strict=True):
+            row[property.plural] = count
+        if property.per != "graph":
+            each = 3 ** len(property.shape) * n_atoms ** (2 if property.per == "pair" else 1)
+            for row, count in zip(rows, (each * mask).sum(dim=0).tolist(), strict=True):
+                row[f"{property.singular}_components"] = count
+    return rows
+
+
+def count_columns(counts: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Headers of the columns of :func:`label_counts`, by their keys."""
+    columns: dict[str, str] = {}
+    for property in PROPERTIES.values():
+        if any(property.plural in row for row in counts):
+            of_graphs = property.per == "graph"
+            columns[property.plural] = property.plural if of_graphs else f"conformations with {property.plural}"
+            if not of_graphs:
+                columns[f"{property.singular}_components"] = f"{property.singular} components"
+    return columns
 
 
 def level_from(values: dict[str, Any]) -> LevelOfTheory:
     """Level of theory from its plain values in a processed file."""
-    return LevelOfTheory(**{**values, "energy": tuple(values["energy"]), "optional": tuple(values["optional"])})
+    labels = {key: LabelKeys(**{**label, "keys": tuple(label["keys"])}) for key, label in values["labels"].items()}
+    return LevelOfTheory(**{**values, "labels": labels, "optional": tuple(values["optional"])})

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.labels import Labels, joined, letters_of
 from mfpyg.datasets.levels import merged_levels
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
+from mfpyg.properties import PROPERTIES, Property
 
 
 class UnionDataset(ConformationDataset):
@@ -33,6 +35,8 @@ class UnionDataset(ConformationDataset):
     Example:
         >>> UnionDataset("data/both", [MiniCHNO(), ANI1x("data/ani1x")])         # doctest: +SKIP
     """
+
+    reads_all: ClassVar[bool] = True
 
     def __init__(self, root: str | os.PathLike[str], members: Sequence[ConformationDataset], **kwargs: Any) -> None:
         if not members:
@@ -63,9 +67,11 @@ class UnionDataset(ConformationDataset):
         waiting = iter(self.members)
         for _ in self._track([member.what for member in self.members]):
             member = next(waiting)
-            for number, chunk in enumerate(_chunks_of(member, fidelities, first_source, periodic)):
+            for number, chunk in enumerate(_chunks_of(member, levels, first_source, periodic)):
                 if number == 0:  # counted when the member was processed
-                    chunk.incomplete[:] = [member.incomplete_forces.get(name, 0) for name in fidelities]
+                    for letter, labels in chunk.labels.items():
+                        of_member = member.incomplete.get(letter, {})
+                        labels.incomplete[:] = [of_member.get(name, 0) for name in fidelities]
                 yield chunk
             first_source += len(member.sources)
 
@@ -81,35 +87,31 @@ def _check_files(members: Sequence[ConformationDataset]) -> None:
 
 
 def _chunks_of(
-    member: ConformationDataset, fidelities: list[str], first_source: int, periodic: bool
+    member: ConformationDataset, levels: Sequence[LevelOfTheory], first_source: int, periodic: bool
 ) -> Iterator[Chunk]:
     """Conformations of a member, with labels in the columns of the union and its sources renumbered.
 
     Args:
         member: data set to read.
-        fidelities: names of the union's levels.
+        levels: levels of the union.
         first_source: number of the member's first source in the union.
         periodic: whether to give lattice vectors, zeros if the member has none.
     """
     data, first_atoms = member._data, member.slices["z"].numpy()
-    columns = [(t, member.fidelities.index(name)) for t, name in enumerate(fidelities) if name in member.fidelities]
+    fidelities, letters = [level.name for level in levels], letters_of(levels)
     n = len(first_atoms) - 1
     per_chunk = max(1, ATOMS_IN_CHUNK * n // max(1, int(first_atoms[-1])))
     for start in range(0, n, per_chunk):
         rows = slice(start, min(start + per_chunk, n))
         atoms = slice(first_atoms[rows.start], first_atoms[rows.stop])
-        energy = np.full((rows.stop - rows.start, len(fidelities)), np.nan)
-        forces = np.full((atoms.stop - atoms.start, len(fidelities), 3), np.nan, np.float32)
-        for t, column in columns:
-            energy[:, t] = data.energy[rows, column].numpy()
-            forces[:, t] = data.forces[atoms, column].numpy()
+        n_atoms = np.diff(first_atoms[rows.start : rows.stop + 1])
+        labels = {letter: _labels_of(member, PROPERTIES[letter], rows, n_atoms, fidelities) for letter in letters}
         cell, pbc = _cells_of(member, rows) if periodic else (None, None)
         yield Chunk(
-            n_atoms=np.diff(first_atoms[rows.start : rows.stop + 1]),
+            n_atoms=n_atoms,
             z=data.z[atoms].numpy(),
             pos=data.pos[atoms].numpy(),
-            energy=energy,
-            forces=forces,
+            labels=labels,
             molecule=data.molecule[rows].numpy(),
             names=member.molecules,
             conformation=data.conformation[rows].numpy(),
@@ -118,6 +120,23 @@ def _chunks_of(
             cell=cell,
             pbc=pbc,
         )
+
+
+def _labels_of(
+    member: ConformationDataset, property: Property, rows: slice, n_atoms: np.ndarray, fidelities: list[str]
+) -> Labels:
+    """Labels of some conformations of a member, in the columns of these fidelities."""
+    if property.mask not in member.slices:
+        return Labels.of(property, n_atoms, [None] * len(fidelities))
+    starts = member.slices[property.name]
+    values = member._data[property.name][int(starts[rows.start]) : int(starts[rows.stop])].numpy()
+    mask = member._data[property.mask][rows].numpy()
+    n = len(n_atoms)
+    found = Labels(property, values, mask, np.zeros(mask.shape[1], np.int64), np.zeros(n, bool))
+    blank = Labels.of(property, n_atoms, [None])
+    columns = [member.fidelities.index(name) if name in member.fidelities else None for name in fidelities]
+    each = [blank if t is None else found.select(np.ones(n, bool), [t], n_atoms) for t in columns]
+    return joined(each, n_atoms)
 
 
 def _cells_of(member: ConformationDataset, rows: slice) -> tuple[np.ndarray, np.ndarray]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.units import energy_factor, force_factor
+from mfpyg.properties import ENERGY, PROPERTIES, Property, in_order, parse_letters
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -18,81 +18,93 @@ def is_name(text: str) -> bool:
 
 
 @dataclass(frozen=True)
+class LabelKeys:
+    """Where a file has the labels of a property.
+
+    Attributes:
+        keys: keys whose values add up to the label; ``mp2`` energies are ``("hf_tz.energy", "mp2_tz.corr_energy")``.
+        unit: unit in the file, see :mod:`mfpyg.units`.
+        negative: whether the file has the negative of the label, such as the gradient +dE/dx instead of forces.
+        virial: whether the file has virials −V·stress instead of stresses, in a unit of energy.
+    """
+
+    keys: tuple[str, ...]
+    unit: str
+    negative: bool = False
+    virial: bool = False
+
+
+@dataclass(frozen=True)
 class LevelOfTheory:
     """Level of theory and its keys in a data file.
 
     Args:
         name: short name of the fidelity, such as ``"dz"``.
-        energy: keys whose values add up to the total energy; for example, ``mp2`` is
-            ``("hf_tz.energy", "mp2_tz.corr_energy")``.
-        forces: key of the forces, or ``None`` if the level has none.
+        labels: keys of each property that the level has, by its letter, see :mod:`mfpyg.properties`.
         method: full name, such as ``"ωB97X/6-31G(d)"``; empty if unknown.
-        energy_unit, forces_unit: units in the file, see :mod:`mfpyg.units`.
-        gradient: whether the key of the forces holds the gradient +dE/dx instead of −dE/dx.
         optional: keys that may be missing for a conformation, which then has no such label.
     """
 
     name: str
-    energy: tuple[str, ...]
-    forces: str | None
-    method: str
-    energy_unit: str = "Hartree"
-    forces_unit: str = "Hartree/Å"
-    gradient: bool = False
+    labels: Mapping[str, LabelKeys]
+    method: str = ""
     optional: tuple[str, ...] = ()
+
+    @property
+    def letters(self) -> str:
+        """Letters of the properties that the level has, in order."""
+        return in_order(self.labels)
 
     @property
     def keys(self) -> tuple[str, ...]:
         """All keys of the file that the level is read from."""
-        return self.energy if self.forces is None else (*self.energy, self.forces)
+        return tuple(key for letter in self.letters for key in self.labels[letter].keys)
 
-    @property
-    def energy_factor(self) -> float:
-        """Conversion factor from energies of the file to kcal/mol."""
-        return energy_factor(self.energy_unit)
+    def factor(self, letter: str) -> float:
+        """Conversion factor from the values of the file to labels of a property; virials still lack −1/V."""
+        label = self.labels[letter]
+        property = ENERGY if label.virial else PROPERTIES[letter]
+        return property.factor(label.unit) * (-1 if label.negative else 1)
 
-    @property
-    def forces_factor(self) -> float:
-        """Conversion factor from forces, or gradients, of the file to forces in kcal/mol/Å."""
-        return force_factor(self.forces_unit) * (-1 if self.gradient else 1)
+    def only(self, letters: str) -> LevelOfTheory:
+        """The level without other properties than these."""
+        return replace(self, labels={letter: self.labels[letter] for letter in self.letters if letter in letters})
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Fidelity to train on: name of a level of theory and which of its labels to use.
+    """Fidelity to train on: name of a level of theory, and the letters of the properties whose labels are used.
 
-    >>> Fidelity.parse("dz:EF")
-    Fidelity(name='dz', energy=True, forces=True)
+    >>> Fidelity.parse("dz:FE")
+    Fidelity(name='dz', labels='EF')
     """
 
     name: str
-    energy: bool = True
-    forces: bool = False
+    labels: str = "E"
 
     def __post_init__(self) -> None:
         if not is_name(self.name):
             raise MFPyGError(
                 f"malformed fidelity name '{self.name}': expected letters, digits, '_' or '-', as in dz:EF"
             )
-        if not (self.energy or self.forces):
-            raise MFPyGError(f"fidelity '{self.name}' has neither energies (E) nor forces (F)")
+        object.__setattr__(self, "labels", parse_letters(self.labels, f"fidelity '{self}'"))
 
     @classmethod
     def parse(cls, text: str) -> Fidelity:
-        """Parse ``name:labels``, with labels ``E``, ``F`` or ``EF``.
+        """Parse ``name:labels``, with the letters of :mod:`mfpyg.properties`.
 
         Raises:
             MFPyGError: for anything else.
         """
         name, colon, labels = text.partition(":")
-        if not colon or labels not in ("E", "F", "EF", "FE"):
-            raise MFPyGError(f"malformed fidelity '{text}': expected NAME:E, NAME:F or NAME:EF, as in dz:EF")
-        return cls(name, energy="E" in labels, forces="F" in labels)
+        if not colon:
+            raise MFPyGError(f"malformed fidelity '{text}': expected NAME:LABELS, as in dz:EF")
+        return cls(name, labels)
 
     @property
-    def labels(self) -> str:
-        """``"E"``, ``"F"`` or ``"EF"``."""
-        return "E" * self.energy + "F" * self.forces
+    def properties(self) -> tuple[Property, ...]:
+        """Properties whose labels are used, in order."""
+        return tuple(PROPERTIES[letter] for letter in self.labels)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.labels}"
@@ -115,7 +127,7 @@ def parse_fidelities(texts: Iterable[str]) -> tuple[Fidelity, ...]:
 
 
 def check_available(fidelities: Sequence[Fidelity], levels: Sequence[LevelOfTheory], dataset: str) -> None:
-    """Check that a data set has the requested fidelities and forces.
+    """Check that a data set has the requested fidelities and properties.
 
     Raises:
         MFPyGError: naming the fidelity and what the data set has.
@@ -124,23 +136,26 @@ def check_available(fidelities: Sequence[Fidelity], levels: Sequence[LevelOfTheo
     for fidelity in fidelities:
         if fidelity.name not in known:
             raise unknown_name(f"fidelity of {dataset}", fidelity.name, known)
-        if fidelity.forces and known[fidelity.name].forces is None:
-            having = ", ".join(name for name, level in known.items() if level.forces) or "none"
-            raise MFPyGError(
-                f"{dataset} has no forces of '{fidelity.name}' (levels with forces: {having}); use {fidelity.name}:E"
-            )
+        has = known[fidelity.name].labels
+        for letter in fidelity.labels:
+            if letter not in has:
+                what = PROPERTIES[letter].plural
+                having = ", ".join(name for name, level in known.items() if letter in level.labels) or "none"
+                rest = in_order(set(fidelity.labels) & has.keys())
+                use = f"; use {fidelity.name}:{rest}" if rest else ""
+                raise MFPyGError(f"{dataset} has no {what} of '{fidelity.name}' (levels with {what}: {having}){use}")
 
 
 def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[tuple[str, str], float]:
     """Parse loss weights such as ``["dz:F=1", "cc:E=0.1"]``; labels not named have weight 1.
 
     Returns:
-        ``{(fidelity, "energy" | "forces"): weight}`` for every label trained on.
+        ``{(fidelity, name of the property): weight}`` for every label trained on.
 
     Raises:
         MFPyGError: for a malformed entry, a negative or infinite weight, or a label not trained on.
     """
-    weights = {(f.name, p): 1.0 for f in fidelities for p in ("energy", "forces") if getattr(f, p)}
+    weights = {(f.name, p.name): 1.0 for f in fidelities for p in f.properties}
     for text in texts:
         label, equals, number = text.partition("=")
         fidelity = Fidelity.parse(label)
@@ -150,12 +165,11 @@ def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[
             weight = float("nan")
         if not equals or not 0 <= weight < float("inf"):
             raise MFPyGError(f"malformed weight '{text}': expected NAME:LABELS=NUMBER, as in dz:F=0.5")
-        for prop in ("energy", "forces"):
-            if getattr(fidelity, prop):
-                if (fidelity.name, prop) not in weights:
-                    trained = " ".join(map(str, fidelities))
-                    raise MFPyGError(f"weight '{text}' is for a label that is not trained on (fidelities: {trained})")
-                weights[fidelity.name, prop] = weight
+        for property in fidelity.properties:
+            if (fidelity.name, property.name) not in weights:
+                trained = " ".join(map(str, fidelities))
+                raise MFPyGError(f"weight '{text}' is for a label that is not trained on (fidelities: {trained})")
+            weights[fidelity.name, property.name] = weight
     return weights
 
 

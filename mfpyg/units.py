@@ -41,9 +41,22 @@ ENERGY_UNITS = {
 LENGTH_UNITS = {"Å": 1.0, "bohr": BOHR_TO_ANGSTROM}
 """Length units that forces may be given per, each in Å."""
 
+PRESSURE_UNITS = {"GPa": EV_TO_KCAL_MOL / 160.2176634, "kbar": EV_TO_KCAL_MOL / 1602.176634}
+"""Other units of stresses, each in kcal/mol/Å³."""
+
+DIPOLE_UNITS = {"e·Å": 1.0, "e·bohr": BOHR_TO_ANGSTROM, "Debye": 0.20819433442462576}
+"""Units of dipole moments, each in e·Å."""
+
+CHARGE_UNITS = {"e": 1.0}
+"""Units of charges."""
+
 _ENERGY_SPELLINGS = {"Ha": "Hartree", "Eh": "Hartree", "Ry": "Rydberg"}
 _LENGTH_SPELLINGS = {"A": "Å", "Ang": "Å", "Angstrom": "Å", "Ångström": "Å", "a0": "bohr"}
 """Other accepted spellings; stored data have the names above."""
+
+_DERIVATIVE_UNIT = re.compile(r"(?P<energy>.+)/(?P<length>[^/²³^*]+)(?P<power>²|³|(?:\^|\*\*)[123])?")
+_POWERS = {"": 1, "²": 2, "³": 3, **{f"{mark}{n}": n for mark in ("^", "**") for n in (1, 2, 3)}}
+_MARKS = {1: "", 2: "²", 3: "³"}
 
 _UNITS_OF_LEVEL = re.compile(r"(=[^=@:]+@)([^,@:]+)(?:,([^,@:]+))?(?=:|$)")
 """Text before the units of a level, and these units, in a data set such as ``mine.xyz:dz=energy,forces@eV,eV/Å``."""
@@ -71,16 +84,71 @@ def length_unit(text: str) -> str:
     return _known("length unit", text, LENGTH_UNITS, _LENGTH_SPELLINGS)
 
 
-def force_unit(text: str) -> str:
-    """Canonical name of a force unit, as ``Hartree/bohr`` for ``Ha/a0``.
+def derivative_unit(text: str, power: int) -> str:
+    """Canonical name of a unit of n-th derivatives of energies by positions, as ``Hartree/bohr²`` for ``Ha/a0^2``.
+
+    Args:
+        text: an energy per length; the power of the length is written ``²``, ``^2`` or ``**2``. For ``power`` 3 also a
+            pressure, see :data:`PRESSURE_UNITS`.
+        power: power of the length: 1 of forces, 2 of Hessians, 3 of stresses.
 
     Raises:
-        MFPyGError: for an unknown unit, or one that is not an energy per length.
+        MFPyGError: for an unknown unit, or one of another dimension.
     """
-    energy, slash, length = text.rpartition("/")
-    if not slash or length.lower() == "mol":
-        raise MFPyGError(f"unknown force unit '{text}': expected an energy per length, as eV/Å or Hartree/bohr")
-    return f"{energy_unit(energy)}/{length_unit(length)}"
+    pressure = {unit.lower(): unit for unit in PRESSURE_UNITS}.get(text.lower())
+    if pressure is not None and power == 3:
+        return pressure
+    match = _DERIVATIVE_UNIT.fullmatch(unicodedata.normalize("NFC", text))
+    if match is None or match["length"].lower() == "mol" or _POWERS.get(match["power"] or "") != power:
+        kind, mark = {1: ("force", ""), 2: ("Hessian", "²"), 3: ("stress", "³")}[power]
+        expected = "an energy per length" + (f", to the power of {power}" if power > 1 else "")
+        raise MFPyGError(f"unknown {kind} unit '{text}': expected {expected}, as eV/Å{mark} or Hartree/bohr{mark}")
+    return f"{energy_unit(match['energy'])}/{length_unit(match['length'])}{_MARKS[power]}"
+
+
+def force_unit(text: str) -> str:
+    """Canonical name of a force unit, as ``Hartree/bohr`` for ``Ha/a0``; see :func:`derivative_unit`."""
+    return derivative_unit(text, 1)
+
+
+def dipole_unit(text: str) -> str:
+    """Canonical name of a unit of dipole moments, a key of :data:`DIPOLE_UNITS`: ``e·Å`` for ``e*A`` or ``eÅ``.
+
+    Raises:
+        MFPyGError: for an unknown unit.
+    """
+    charge, times, length = text[:1], text[1:2], text[1:].lstrip("·*")
+    if charge == "e" and length and (times in "·*" or length.lower() in ("å", "a", "ang", "angstrom")):
+        return f"e·{length_unit(length)}"
+    return _known("dipole unit", text, DIPOLE_UNITS, {"D": "Debye"})
+
+
+def charge_unit(text: str) -> str:
+    """Canonical name of a unit of charges, a key of :data:`CHARGE_UNITS`.
+
+    Raises:
+        MFPyGError: for an unknown unit.
+    """
+    return _known("charge unit", text, CHARGE_UNITS, {})
+
+
+def derivative_factor(unit: str, power: int) -> float:
+    """Conversion factor from a unit of :func:`derivative_unit` to kcal/mol/Å, kcal/mol/Å² or kcal/mol/Å³."""
+    unit = derivative_unit(unit, power)
+    if unit in PRESSURE_UNITS:
+        return PRESSURE_UNITS[unit]
+    energy, _, length = unit.rpartition("/")
+    return energy_factor(energy) / length_factor(length.removesuffix(_MARKS[power])) ** power
+
+
+def dipole_factor(unit: str) -> float:
+    """Conversion factor from a unit of dipole moments to e·Å."""
+    return DIPOLE_UNITS[dipole_unit(unit)]
+
+
+def charge_factor(unit: str) -> float:
+    """Conversion factor from a unit of charges to e."""
+    return CHARGE_UNITS[charge_unit(unit)]
 
 
 def energy_factor(unit: str) -> float:
@@ -93,13 +161,8 @@ def energy_factor(unit: str) -> float:
 
 
 def force_factor(unit: str) -> float:
-    """Conversion factor from a force unit, such as ``eV/Å``, to kcal/mol/Å.
-
-    Raises:
-        MFPyGError: for an unknown unit, or one that is not an energy per length.
-    """
-    energy, _, length = force_unit(unit).rpartition("/")
-    return energy_factor(energy) / length_factor(length)
+    """Conversion factor from a force unit, such as ``eV/Å``, to kcal/mol/Å; see :func:`derivative_factor`."""
+    return derivative_factor(unit, 1)
 
 
 def length_factor(unit: str) -> float:

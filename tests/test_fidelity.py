@@ -9,18 +9,17 @@ from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_weights
 
 
-@pytest.mark.parametrize(
-    ("text", "energy", "forces"), [("dz:E", True, False), ("dz:F", False, True), ("dz:EF", True, True)]
-)
-def test_fidelity_is_read_and_written_back(text: str, energy: bool, forces: bool) -> None:
+@pytest.mark.parametrize(("text", "labels"), [("dz:E", "E"), ("dz:F", "F"), ("dz:EF", "EF"), ("dz:EFHD", "EFHD")])
+def test_fidelity_is_read_and_written_back(text: str, labels: str) -> None:
     fidelity = Fidelity.parse(text)
-    assert fidelity == Fidelity("dz", energy=energy, forces=forces)
+    assert fidelity == Fidelity("dz", labels)
     assert str(fidelity) == text
     assert Fidelity.parse(str(fidelity)) == fidelity
 
 
 def test_order_of_the_labels_does_not_matter() -> None:
     assert Fidelity.parse("mp2_dz:FE") == Fidelity.parse("mp2_dz:EF")
+    assert str(Fidelity("dz", "DHFE")) == "dz:EFHD"
 
 
 @pytest.mark.parametrize(
@@ -35,8 +34,8 @@ def test_malformed_fidelity_is_refused_and_quoted(text: str) -> None:
 
 
 def test_fidelity_without_any_label_is_refused() -> None:
-    with pytest.raises(MFPyGError, match="'dz' has neither energies"):
-        Fidelity("dz", energy=False, forces=False)
+    with pytest.raises(MFPyGError, match="malformed fidelity 'dz:': expected letters of properties"):
+        Fidelity("dz", "")
 
 
 def test_fidelities_keep_their_order() -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-STEPS = int(os.environ.get("MFPYG_MEMORY_STEPS", "160"))
+STEPS = int(os.environ.get("MFPYG_MEMORY_STEPS", "300"))
 FRAMES = int(os.environ.get("MFPYG_MEMORY_FRAMES", "3000"))
 
 RESIDENT_GROWTH = 64 << 20

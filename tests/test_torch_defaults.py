@@ -113,7 +113,7 @@ def _through_everything(path: Path, dataset: MiniCHNO, train: bool = True) -> li
     if train:
         batch, potential = next(iter(BatchLoader(dataset, 8))), potential.train()
         with torch.inference_mode(False), torch.enable_grad():
-            one = potential.predict(batch, {"cc": True})["cc"]
+            one = potential.predict(batch, {"cc": "EF"})["cc"]
             loss = one.forces.square().mean() + one.energy.sum() * 1e-6
             with default_torch_settings():  # torch's own advice is not to go backwards in autocast
                 loss.backward()

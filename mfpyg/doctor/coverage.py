@@ -26,7 +26,7 @@ def check_missing(view: View) -> Iterator[Finding]:
                 MISSING, "certain", level.name, text, "leave the fidelity out, or check the keys it is read from"
             )
             continue
-        incomplete = view.dataset.incomplete_forces[level.name]
+        incomplete = view.dataset.incomplete["F"][level.name]
         if incomplete:
             text = f"{incomplete} conformations lack some force components; all of their forces are taken as missing"
             yield Finding(MISSING, "suspect", level.name, text, "see why they are NaN in the file")
@@ -37,8 +37,8 @@ def check_missing(view: View) -> Iterator[Finding]:
             fix = "see whether the energies were lost; they are cheaper than the forces"
             severity = "note" if energy.any() else "suspect"
             yield Finding(MISSING, severity, level.name, text, fix, tuple(alone))
-        if level.forces is not None and not forces.any():
-            text = f"the key '{level.forces}' is there, but all forces are NaN"
+        if "F" in level.labels and not forces.any():
+            text = f"the key '{level.labels['F'].keys[0]}' is there, but all forces are NaN"
             yield Finding(MISSING, "suspect", level.name, text, f"train with {level.name}:E")
 
 

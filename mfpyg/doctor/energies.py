@@ -111,12 +111,12 @@ def _judge_ratio(view: View, column: int, ratios: _Ratios, other: _Ratios | None
     if other is not None:
         measured += f", but {other.middle:.4g} times in {other.source}"
     differ = other is not None and (other.total or bool((other.elements == ratios.elements).all()))
-    factors = {unit: energy_factor(level.energy_unit) / value for unit, value in ENERGY_UNITS.items()}
-    unit = min(factors, key=lambda name: abs(np.log(abs(middle) / factors[name]))) if middle else level.energy_unit
+    factors = {unit: energy_factor(level.labels["E"].unit) / value for unit, value in ENERGY_UNITS.items()}
+    unit = min(factors, key=lambda name: abs(np.log(abs(middle) / factors[name]))) if middle else level.labels["E"].unit
     if ratios.steady and abs(abs(middle) / factors[unit] - 1) < _NEAR:
         sign = "with the sign changed, " if middle < 0 else ""
         severity = "certain" if abs(middle) > 0.8 or kinds >= 3 or differ else "suspect"
-        evidence = f"read as {level.energy_unit}, they seem to be {sign}in {unit}: {measured}"
+        evidence = f"read as {level.labels['E'].unit}, they seem to be {sign}in {unit}: {measured}"
         fix = f"define the level with energies in {unit}" + (" and change their sign" if sign else "")
         return Finding(UNIT, severity, level.name, evidence, fix, (example,))
     if abs(middle) > 1 + _NEAR:
@@ -124,7 +124,8 @@ def _judge_ratio(view: View, column: int, ratios: _Ratios, other: _Ratios | None
         return Finding(UNIT, "certain", level.name, evidence, "find out the unit of this key in the file", (example,))
     if other is not None:
         evidence = f"sources with different units or zeros of energy: {measured}"
-        fix = f"find out the unit and reference of '{'+'.join(level.energy)}'{where}; a fidelity must have one of each"
+        keys = "+".join(level.labels["E"].keys)
+        fix = f"find out the unit and reference of '{keys}'{where}; a fidelity must have one of each"
         return Finding(UNIT, "certain" if differ else "suspect", level.name, evidence, fix, (example,))
     evidence = f"not total energies of all electrons: {measured}"
     fix = "fine for formation or atomisation energies and pseudopotentials, if the same for all conformations"
@@ -161,7 +162,7 @@ def check_constant(view: View) -> Iterator[Finding]:
 def _in_file(view: View, row: int, column: int) -> str:
     """An energy in the unit of its file."""
     level = view.level_at(row, column)
-    return f"{view.energy[row, column] / level.energy_factor:.10g} {level.energy_unit}"
+    return f"{view.energy[row, column] / level.factor('E'):.10g} {level.labels['E'].unit}"
 
 
 def _same_within_molecules(view: View, rows: np.ndarray, energy: np.ndarray) -> tuple[int, int]:
@@ -235,8 +236,8 @@ def coarsest(energy: np.ndarray, level: LevelOfTheory) -> tuple[float, str, int]
         The step in kcal/mol, a description, and the number of an example; ``None`` if there is none.
     """
     best: tuple[float, str, int] | None = None
-    for unit in dict.fromkeys([level.energy_unit, "Hartree", "eV", "kcal/mol", "kJ/mol"]):
-        factor = ENERGY_UNITS.get(unit, level.energy_factor)
+    for unit in dict.fromkeys([level.labels["E"].unit, "Hartree", "eV", "kcal/mol", "kJ/mol"]):
+        factor = ENERGY_UNITS.get(unit, level.factor("E"))
         values = energy / factor
         exponent = np.frexp(values)[1]
         for power in np.unique(exponent):

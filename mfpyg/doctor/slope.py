@@ -137,27 +137,28 @@ def name_slope(value: float, level: LevelOfTheory) -> tuple[str, str]:
         if value < 0:
             meaning += ", and by the sign they are gradients"
     elif value < 0:
-        now, flip = ("gradients", "negated") if not level.gradient else ("true forces", "not negated")
+        now, flip = ("gradients", "negated") if not level.labels["F"].negative else ("true forces", "not negated")
         meaning = f"the forces are {now}" + (f", and {meaning}" if ratio != 1 else "")
-        fix = f"the reader must take the key '{level.forces}' {flip}" + (f"; {fix}" if ratio != 1 else "")
+        fix = f"the reader must take the key '{level.labels['F'].keys[0]}' {flip}" + (f"; {fix}" if ratio != 1 else "")
     return meaning, fix
 
 
 def _ratios(level: LevelOfTheory) -> list[tuple[float, tuple[str, str]]]:
     """Slopes of all single mistakes in a unit; first that of no mistake, last those of unnamed units."""
     known = [(1.0, ("", ""))]
-    energy, _, length = level.forces_unit.rpartition("/")
+    energy_unit, forces_unit = level.labels["E"].unit, level.labels["F"].unit
+    energy, _, length = forces_unit.rpartition("/")
     for unit in ENERGY_UNITS:
-        meaning = f"the energies are in {unit}, but read as {level.energy_unit}"
+        meaning = f"the energies are in {unit}, but read as {energy_unit}"
         mistake = meaning, f"define the level with energies in {unit}"
-        known.append((energy_factor(level.energy_unit) / energy_factor(unit), mistake))
+        known.append((energy_factor(energy_unit) / energy_factor(unit), mistake))
     other = "Å" if length_unit(length) == "bohr" else "bohr"
     for unit in (*(f"{name}/{length}" for name in ENERGY_UNITS), f"{energy}/{other}"):
         mistake = (
-            f"the forces are in {unit}, but read as {level.forces_unit}",
+            f"the forces are in {unit}, but read as {forces_unit}",
             f"define the level with forces in {unit}",
         )
-        known.append((force_factor(unit) / force_factor(level.forces_unit), mistake))
+        known.append((force_factor(unit) / force_factor(forces_unit), mistake))
     fix = "find where a conversion is missing or applied twice in making the file, and correct it"
     known += [
         (ratio, (f"the energies are {ratio:.4g} times too large for the forces ({name})", fix))

@@ -25,6 +25,7 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.files import read_npz, replace_file, sha256_of
 from mfpyg.models import Potential, Prediction
+from mfpyg.properties import PROPERTIES, in_order
 from mfpyg.torch_defaults import with_default_torch_settings
 
 FORMAT = 1
@@ -80,10 +81,11 @@ def predicted(
         yield chosen, batch, potential.predict(batch, _labelled(batch, columns))
 
 
-def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, bool]:
-    """Fidelities with a label in the batch; the value is True if they have forces."""
-    energy, forces = batch.energy_mask.any(dim=0), batch.forces_mask.any(dim=0)
-    return {name: bool(forces[t]) for name, t in columns.items() if energy[t] or forces[t]}
+def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, str]:
+    """Fidelities with a label in the batch, and the letters of the properties that have one."""
+    there = {p.letter: batch[p.mask].any(dim=0).tolist() for p in PROPERTIES.values() if p.mask in batch}
+    found = {name: in_order(letter for letter, mask in there.items() if mask[t]) for name, t in columns.items()}
+    return {name: letters for name, letters in found.items() if letters}
 
 
 @dataclass

@@ -73,12 +73,12 @@ class Ensemble:
         return name
 
     def predict(
-        self, data: Data, wanted: Mapping[str, bool], stress: bool = False
+        self, data: Data, wanted: Mapping[str, str]
     ) -> tuple[dict[str, Prediction], dict[str, Prediction] | None]:
         """Mean and standard deviation of the predictions of the members.
 
         Args:
-            data, wanted, stress: as in :meth:`mfpyg.models.Potential.predict`.
+            data, wanted: as in :meth:`mfpyg.models.Potential.predict`.
 
         Returns:
             The means, and the sample standard deviations (n − 1), which are ``None`` for a single member.
@@ -86,7 +86,7 @@ class Ensemble:
         Raises:
             MFPyGError: as :meth:`mfpyg.models.Potential.predict`.
         """
-        predictions = [member.predict(data, wanted, stress) for member in self.members]
+        predictions = [member.predict(data, wanted) for member in self.members]
         if len(predictions) == 1:
             return predictions[0], None
         means = {name: _reduce([p[name] for p in predictions], lambda x: x.mean(dim=0)) for name in wanted}

@@ -18,6 +18,7 @@ from mfpyg.datasets.frames import Frame, frame_of_atoms
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import find_topology
 from mfpyg.inference.ensemble import Ensemble
+from mfpyg.models.derivatives import any_wants
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import find_overlap
 from mfpyg.torch_defaults import with_default_torch_settings
@@ -103,8 +104,8 @@ def predict_frames(
     """
     if batch_size < 1:
         raise MFPyGError(f"batch size is {batch_size}, expected at least 1")
-    wanted = dict.fromkeys(names_of(ensemble, fidelities), forces)
-    task = _Task(ensemble, wanted, stress, 1 / energy_factor(unit))
+    wanted = dict.fromkeys(names_of(ensemble, fidelities), "E" + "F" * forces + "S" * stress)
+    task = _Task(ensemble, wanted, 1 / energy_factor(unit))
     return _predict_batches(task, _batches(_numbered(frames), batch_size), source)
 
 
@@ -128,8 +129,7 @@ class _Task:
     """What to predict; ``factor`` is 1 kcal/mol in the requested unit."""
 
     ensemble: Ensemble
-    wanted: dict[str, bool]
-    stress: bool
+    wanted: dict[str, str]
     factor: float
 
 
@@ -177,7 +177,7 @@ def _batches(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
 @with_default_torch_settings
 def _predict_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]:
     """Predict a batch; if stresses are requested, frames with and without a volume are predicted separately."""
-    if not task.stress:
+    if not any_wants(task.wanted, "S"):
         return _predict_graphs(task, batch, False)
     result: dict[int, FramePrediction] = {}
     for with_volume in (True, False):
@@ -190,7 +190,8 @@ def _predict_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]
 
 def _predict_graphs(task: _Task, batch: Sequence[Frame], stress: bool) -> list[FramePrediction]:
     data = batch_of(batch, task.ensemble)
-    mean, spread = task.ensemble.predict(data, task.wanted, stress)
+    wanted = {name: letters if stress else letters.replace("S", "") for name, letters in task.wanted.items()}
+    mean, spread = task.ensemble.predict(data, wanted)
     ends = np.cumsum([len(frame.z) for frame in batch]).tolist()
     per_frame = zip(
         *(_split(mean[name], None if spread is None else spread[name], ends, task.factor) for name in task.wanted),

@@ -14,6 +14,7 @@ from torch_geometric.data import Data
 from mfpyg.datasets.chunks import Track
 from mfpyg.datasets.spec import DatasetSpec, open_dataset
 from mfpyg.datasets.storage import FORMAT, label_counts, level_from, read_processed
+from mfpyg.properties import PROPERTIES
 
 _SPLITS = {"pool": 0, "test": 1, "ood": 2, "not said": -1}
 
@@ -49,12 +50,18 @@ def describe_processed(path: Path) -> dict[str, Any]:
         "elements": [chemical_symbols[number] for number in torch.bincount(data.z).nonzero().flatten().tolist()],
         "splits": {name: int((data.split == number).sum()) for name, number in _SPLITS.items()},
         "fidelities": {
-            row.pop("name"): {**row, "incomplete_forces": stored["incomplete_forces"].get(level["name"], 0)}
+            row.pop("name"): {**row, **_incomplete(stored["incomplete"], level["name"])}
             for row, level in zip(counts, stored["levels"], strict=True)
         },
         "periodic": int(data.pbc.any(dim=1).sum()) if "pbc" in slices else 0,
         "edges": _edges(data, slices),
     }
+
+
+def _incomplete(counts: Mapping[str, Mapping[str, int]], name: str) -> dict[str, int]:
+    """Numbers of conformations that lack components of a property, by the property."""
+    several = [PROPERTIES[letter] for letter in counts if PROPERTIES[letter].shape]
+    return {f"incomplete_{p.name}": counts[p.letter].get(name, 0) for p in several}
 
 
 def _edges(data: Data, slices: Mapping[str, Tensor]) -> dict[str, Any] | None:

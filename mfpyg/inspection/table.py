@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mfpyg.datasets.storage import count_columns
 from mfpyg.evaluation.report import metrics_table, print_table
 from mfpyg.options import flat
 
@@ -122,10 +123,11 @@ def _dataset(report: Mapping[str, Any]) -> Iterable[Table]:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("fidelity", "level of theory"):
         table.add_column(name)
-    for name in ("energies", "conformations with forces", "force components"):
-        table.add_column(name, justify="right")
+    columns = count_columns(list(report["fidelities"].values()))
+    for header in columns.values():
+        table.add_column(header, justify="right")
     for name, row in report["fidelities"].items():
-        counts = [f"{row[column]:,}" for column in ("energies", "forces", "force_components")]
+        counts = [f"{row[column]:,}" for column in columns]
         table.add_row(Text(name), Text(row["method"]), *counts)
     yield table
 

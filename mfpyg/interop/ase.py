@@ -190,19 +190,19 @@ class MFPyGCalculator(Calculator):
             )
         if system_changes:
             self.results, self._requested_before, self._requested = {}, self._requested, set()
-        forces, stress = self._derivatives(properties, self.atoms.pbc)
+        letters = self._letters(properties, self.atoms.pbc)
         data, fidelity = data_of(self.atoms), self.parameters["fidelity"]
         if self.parameters["device"] != "cpu":
             data = data.to(self.parameters["device"])
         self.neighbours.add_edges(data)
-        mean, spread = self.ensemble.predict(data, {fidelity: forces}, stress)
+        mean, spread = self.ensemble.predict(data, {fidelity: letters})
         self.results.update(_results(mean[fidelity]))
         self.results["free_energy"] = self.results["energy"]
         if spread is not None:
             self.results.update({f"{name}_std": value for name, value in _results(spread[fidelity]).items()})
 
-    def _derivatives(self, properties: Sequence[str], pbc: np.ndarray) -> tuple[bool, bool]:
-        """Return whether to compute forces, and the stress."""
+    def _letters(self, properties: Sequence[str], pbc: np.ndarray) -> str:
+        """Letters of the properties to compute."""
         wanted, before = (
             {name.removesuffix("_std") for name in names} for names in (properties, self._requested_before)
         )
@@ -211,7 +211,8 @@ class MFPyGCalculator(Calculator):
                 f"stress is not defined: pbc is {pbc.tolist()}, expected True in all three directions, with a cell"
             )
         stress = bool("stress" in wanted or ("stress" in before and pbc.all()))
-        return stress or "forces" in wanted | before, stress
+        forces = stress or "forces" in wanted | before
+        return "E" + "F" * forces + "S" * stress
 
 
 def _differ(a: np.ndarray, b: np.ndarray, tol: float) -> bool:

@@ -246,7 +246,7 @@ def choose_heads(state: GraphState, fidelities: str | Sequence[str] | Mapping[st
     for node in nodes:
         if node not in state.heads:
             raise MFPyGError(f"{state.source}: '{node}' is not an energy head with one output; expected one of {found}")
-    chosen = [Fidelity.parse(name) if ":" in name else Fidelity(name, forces=True) for name in names]
+    chosen = [Fidelity.parse(name) if ":" in name else Fidelity(name, "EF") for name in names]
     if len({fidelity.name for fidelity in chosen}) < len(names) or len(set(nodes)) < len(nodes):
         raise MFPyGError(f"{state.source}: fidelities {fidelities} repeat a name or node; expected each once")
     return dict(zip(chosen, nodes, strict=True))

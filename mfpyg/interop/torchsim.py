@@ -120,8 +120,8 @@ class MFPyGModel(ModelInterface):
     def _predict(self, state: Any) -> dict[str, Tensor]:
         data = data_of_state(state if isinstance(state, SimState) else SimState(**state))
         defined = bool(data.pbc.all())
-        wanted = {self.fidelity: self._compute_forces}
-        prediction = self._ensemble.predict(data, wanted, self._compute_stress and defined)[0][self.fidelity]
+        letters = "E" + "F" * self._compute_forces + "S" * (self._compute_stress and defined)
+        prediction = self._ensemble.predict(data, {self.fidelity: letters})[0][self.fidelity]
         result = {"energy": prediction.energy * KCAL_MOL_TO_EV}
         if self._compute_forces:
             result["forces"] = cast(Tensor, prediction.forces) * KCAL_MOL_TO_EV

@@ -62,33 +62,31 @@ class Compiler:
         self,
         potential: _Module,
         system: System,
-        wanted: Mapping[str, bool],
-        stress: bool,
+        wanted: Mapping[str, str],
         differentiable: bool,
     ) -> dict[str, Prediction]:
         """See :func:`mfpyg.models.derivatives.evaluate`; positions and cells must not require a gradient."""
         with _lock:
-            return self._predict(potential, system, wanted, stress, differentiable)
+            return self._predict(potential, system, wanted, differentiable)
 
     def _predict(
         self,
         potential: _Module,
         system: System,
-        wanted: Mapping[str, bool],
-        stress: bool,
+        wanted: Mapping[str, str],
         differentiable: bool,
     ) -> dict[str, Prediction]:
         if hasattr(potential.backbone, "prepare"):
             graph = system.topology.at(system.pos, system.lattice)
             system.prepared = potential.backbone.prepare(graph)  # type: ignore[operator]
         inputs = _weights(potential), flattened(system)
-        key = _key(potential, system, inputs[1], wanted, stress, differentiable)
+        key = _key(potential, system, inputs[1], wanted, differentiable)
         records = self._records.setdefault(key, [])
         record = next((record for record in records if record.fits(inputs[1])), None)
         with torch.set_grad_enabled(differentiable):
             try:
                 if record is None:
-                    record = _record_prediction(potential, system, inputs, wanted, stress, differentiable)
+                    record = _record_prediction(potential, system, inputs, wanted, differentiable)
                     records.append(record)
                 outputs = record.function(*inputs) if record.function is not None else None
             except (MFPyGError, MemoryError, torch.OutOfMemoryError):
@@ -99,8 +97,8 @@ class Compiler:
                 warnings.warn(text, MFPyGWarning, stacklevel=4)
                 self._records[key], outputs = [_Record(None, {})], None
         if outputs is None:
-            return evaluate(potential, system, wanted, stress, differentiable)
-        return _named(outputs, wanted, stress)
+            return evaluate(potential, system, wanted, differentiable)
+        return _named(outputs, wanted)
 
 
 @dataclass
@@ -124,8 +122,7 @@ def _key(
     potential: _Module,
     system: System,
     tensors: list[Tensor],
-    wanted: Mapping[str, bool],
-    stress: bool,
+    wanted: Mapping[str, str],
     differentiable: bool,
 ) -> Any:
     """Key of a record: everything it depends on. Sizes 0 and 1 are included, as torch never makes them symbolic."""
@@ -133,22 +130,21 @@ def _key(
     kind = (type(prepared).__name__, None if prepared is None else prepared.key, system.topology.edge_shift is None)
     where = (system.pos.device, system.pos.dtype, potential.training)
     small = tuple(size if size < 2 else None for tensor in tensors for size in tensor.shape)
-    return tuple(wanted.items()), stress, differentiable, kind, where, small
+    return tuple(wanted.items()), differentiable, kind, where, small
 
 
 def _record_prediction(
     potential: _Module,
     system: System,
     inputs: tuple[dict[str, Tensor], list[Tensor]],
-    wanted: Mapping[str, bool],
-    stress: bool,
+    wanted: Mapping[str, str],
     differentiable: bool,
 ) -> _Record:
     """Record a prediction as a graph module of ``(weights, tensors of the system)``, to be compiled when called."""
     evaluator, last_of_energies = _Energies(potential), [""]
 
     def function(weights: dict[str, Tensor], tensors: list[Tensor]) -> list[Tensor]:
-        arguments = (rebuilt(system, tensors), wanted, stress, differentiable)
+        arguments = (rebuilt(system, tensors), wanted, differentiable)
         predictions, variables = torch.func.functional_call(evaluator, weights, arguments, tie_weights=False)
         mode = get_proxy_mode()
         assert mode is not None
@@ -201,9 +197,9 @@ class _Energies(nn.Module):
         self.potential = potential
 
     def forward(
-        self, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
+        self, system: System, wanted: Mapping[str, str], differentiable: bool
     ) -> tuple[dict[str, Prediction], Variables]:
-        return energies(self.potential, system, wanted, stress, differentiable)
+        return energies(self.potential, system, wanted, differentiable)
 
 
 def _weights(potential: _Module) -> dict[str, Tensor]:
@@ -240,15 +236,15 @@ def rebuilt(like: System, tensors: list[Tensor]) -> System:
     return System(pos, species, topology, lattice, prepared)
 
 
-def _named(outputs: list[Tensor], wanted: Mapping[str, bool], stress: bool) -> dict[str, Prediction]:
+def _named(outputs: list[Tensor], wanted: Mapping[str, str]) -> dict[str, Prediction]:
     values = iter(outputs)
     return {
         name: Prediction(
             energy=next(values),
-            forces=next(values) if forces else None,
+            forces=next(values) if "F" in letters else None,
             atomic_energies=next(values),
             hierarchicality=next(values),
-            stress=next(values) if stress else None,
+            stress=next(values) if "S" in letters else None,
         )
-        for name, forces in wanted.items()
+        for name, letters in wanted.items()
     }

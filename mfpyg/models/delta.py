@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -13,6 +12,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.models.interface import Potential
 from mfpyg.models.potential import MultiFidelityPotential
 from mfpyg.models.prediction import Prediction
+from mfpyg.properties import in_order
 
 
 def difference_name(target: str, base: str) -> str:
@@ -86,22 +86,22 @@ class DeltaPotential(Potential):
             return self.base.reference(fidelity)
         return self.base.reference(self.base_level) + self.difference.reference(self.difference.fidelities[0])
 
-    def predict(self, data: Data, wanted: Mapping[str, bool], stress: bool = False) -> dict[str, Prediction]:
+    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
         """See :meth:`MultiFidelityPotential.predict`; the target needs both networks."""
         for name in wanted:
             self.check_fidelity(name)
         self.warn_untrained(data.z, wanted)
-        below = {name: forces for name, forces in wanted.items() if name != self.target}
+        below = {name: letters for name, letters in wanted.items() if name != self.target}
         if self.target in wanted:
-            below[self.base_level] = below.get(self.base_level, False) or wanted[self.target]
-        low = self.base.predict(data, below, stress)
+            below[self.base_level] = in_order(below.get(self.base_level, "") + wanted[self.target])
+        low = self.base.predict(data, below)
         result = {}
-        for name, forces in wanted.items():
+        for name, letters in wanted.items():
             if name == self.target:
-                (change,) = self.difference.predict(data, {self.difference.fidelities[0]: forces}, stress).values()
+                (change,) = self.difference.predict(data, {self.difference.fidelities[0]: letters}).values()
                 result[name] = _total(low[self.base_level], change)
-            else:  # its forces may have been computed for the target only
-                result[name] = low[name] if forces else dataclasses.replace(low[name], forces=None)
+            else:  # some may have been computed for the target only
+                result[name] = low[name].only(letters)
         return result
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:

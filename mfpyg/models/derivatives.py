@@ -29,20 +29,24 @@ class Network(Protocol):
 
 
 def evaluate(
-    potential: Network, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
+    potential: Network, system: System, wanted: Mapping[str, str], differentiable: bool
 ) -> dict[str, Prediction]:
-    """Predict the fidelities in ``wanted``, with forces where its value is True, and with stresses if requested.
+    """Predict the properties in ``wanted``.
 
     One pass through the backbone, and one backward pass for each fidelity with forces or stress.
 
     Args:
         potential: backbone and heads.
         system: atoms and neighbours; positions and cells may require a gradient.
-        wanted: ``{fidelity: whether to compute its forces}``.
-        stress: whether to compute stresses.
+        wanted: ``{fidelity: letters of properties}``, see :mod:`mfpyg.properties`; energies are always predicted.
         differentiable: whether the result can be differentiated (again).
     """
-    return derive(*energies(potential, system, wanted, stress, differentiable), wanted, differentiable)
+    return derive(*energies(potential, system, wanted, differentiable), wanted, differentiable)
+
+
+def any_wants(wanted: Mapping[str, str], letters: str) -> bool:
+    """True if any fidelity is to be predicted with one of these properties."""
+    return any(letter in of_fidelity for of_fidelity in wanted.values() for letter in letters)
 
 
 @dataclass
@@ -61,12 +65,13 @@ class Variables:
 
 
 def energies(
-    potential: Network, system: System, wanted: Mapping[str, bool], stress: bool, differentiable: bool
+    potential: Network, system: System, wanted: Mapping[str, str], differentiable: bool
 ) -> tuple[dict[str, Prediction], Variables]:
     """Predictions without derivatives, and the variables to differentiate by; see :func:`evaluate`."""
-    with torch.set_grad_enabled(torch.is_grad_enabled() or stress or any(wanted.values())):
+    forces, stress = any_wants(wanted, "F"), any_wants(wanted, "S")
+    with torch.set_grad_enabled(torch.is_grad_enabled() or forces or stress):
         pos = system.pos
-        if any(wanted.values()) and not pos.requires_grad:
+        if forces and not pos.requires_grad:
             pos = pos.detach().requires_grad_()
         variables, at, cells = Variables(pos), pos, system.lattice
         if stress:
@@ -79,10 +84,10 @@ def energies(
 
 
 def derive(
-    predictions: dict[str, Prediction], variables: Variables, wanted: Mapping[str, bool], differentiable: bool
+    predictions: dict[str, Prediction], variables: Variables, wanted: Mapping[str, str], differentiable: bool
 ) -> dict[str, Prediction]:
-    """Add forces, where the value in ``wanted`` is True, and stresses; see :func:`evaluate`."""
-    with_gradients = [name for name, forces in wanted.items() if forces or variables.strain is not None]
+    """Add the forces and stresses in ``wanted``; see :func:`evaluate`."""
+    with_gradients = [name for name, letters in wanted.items() if any_wants({name: letters}, "FS")]
     with torch.set_grad_enabled(torch.is_grad_enabled() or bool(with_gradients)):
         for name in with_gradients:
             keep = differentiable or name != with_gradients[-1]
@@ -121,10 +126,10 @@ def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple
 
 
 def _add_derivatives(
-    prediction: Prediction, variables: Variables, forces: bool, create_graph: bool, retain_graph: bool
+    prediction: Prediction, variables: Variables, letters: str, create_graph: bool, retain_graph: bool
 ) -> None:
-    """Add forces, if requested, and the stress, if there is a strain, in one backward pass."""
-    strain = variables.strain
+    """Add forces and stress, as requested, in one backward pass."""
+    forces, strain = "F" in letters, variables.strain if "S" in letters else None
     inputs = ([variables.pos] if forces else []) + ([] if strain is None else [strain])
     gradients = torch.autograd.grad(
         prediction.energy.sum(), inputs, create_graph=create_graph, retain_graph=retain_graph, materialize_grads=True

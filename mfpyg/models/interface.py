@@ -51,8 +51,8 @@ class Potential(nn.Module):
         """Supported atomic numbers."""
         raise NotImplementedError
 
-    def predict(self, data: Data, wanted: Mapping[str, bool], stress: bool = False) -> dict[str, Prediction]:
-        """Predict the fidelities in ``wanted``, with forces where its value is True, and with stresses if requested."""
+    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+        """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`."""
         raise NotImplementedError
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
@@ -145,9 +145,10 @@ class Potential(nn.Module):
                 known = ", ".join(self.fidelities)
                 raise MFPyGError(f"no fidelity given: this potential has several ({known}); name one")
             fidelity = self.fidelities[0]
+        letters = "E" + "F" * forces + "S" * stress
         if isinstance(fidelity, str):
-            return self.predict(data, {fidelity: forces}, stress)[fidelity]
-        return self.predict(data, dict.fromkeys(fidelity, forces), stress)
+            return self.predict(data, {fidelity: letters})[fidelity]
+        return self.predict(data, dict.fromkeys(fidelity, letters))
 
     @property
     def dtype(self) -> torch.dtype:

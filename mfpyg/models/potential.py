@@ -18,7 +18,7 @@ from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
 from mfpyg.models.compiled import Compiler
-from mfpyg.models.derivatives import evaluate
+from mfpyg.models.derivatives import any_wants, evaluate
 from mfpyg.models.heads import Head, make_head
 from mfpyg.models.interface import Potential
 from mfpyg.models.prediction import Prediction
@@ -176,8 +176,8 @@ class MultiFidelityPotential(Potential):
         self.private = nn.ModuleList([self.private[number]] if self.private else [])
         self.fidelities, self._compiler = (fidelity,), Compiler()  # compiled functions take the removed weights
 
-    def predict(self, data: Data, wanted: Mapping[str, bool], stress: bool = False) -> dict[str, Prediction]:
-        """Predict the fidelities in ``wanted``, with forces where its value is True, and with stresses if requested.
+    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+        """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`.
 
         One pass through the backbone; one backward pass for each fidelity with forces or stress. The results can be
         differentiated (again) in training mode, or if ``data.pos`` or ``data.cell`` requires a gradient; otherwise they
@@ -189,13 +189,13 @@ class MultiFidelityPotential(Potential):
                 periodic in all directions, or forces in inference mode.
         """
         with default_torch_settings(keep_inference=True):
-            return self._predict(without_inference_tensors(data), wanted, stress)
+            return self._predict(without_inference_tensors(data), wanted)
 
-    def _predict(self, data: Data, wanted: Mapping[str, bool], stress: bool) -> dict[str, Prediction]:
+    def _predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
         for name in wanted:
             self.head(name)
         weight = next(self.parameters())
-        _check_usable(weight, data, with_gradients=stress or any(wanted.values()))
+        _check_usable(weight, data, with_gradients=any_wants(wanted, "FS"))
         requires_grad = _requires_grad(data)
         differentiable = torch.is_grad_enabled() and (self.training or requires_grad)
         species = self.species_number(data.z)
@@ -218,14 +218,14 @@ class MultiFidelityPotential(Potential):
         if largest > CENTER_BEYOND:
             data = centered(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
-        if stress:
+        if any_wants(wanted, "S"):
             check_volumes(lattice, topology.n_graphs)
         system = System(data.pos.to(dtype), species, topology, lattice)
         through_compiler = self.compiled and not requires_grad and topology.edge_index.shape[1] > 0
         evaluator = self._compiler if through_compiler else evaluate
         if self.isolated == "reference":
             system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
-        predictions = evaluator(self, system, wanted, stress, differentiable)
+        predictions = evaluator(self, system, wanted, differentiable)
         if self.isolated == "reference":
             predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
         if not self.training:  # in training the loss is checked
@@ -246,7 +246,7 @@ class MultiFidelityPotential(Potential):
         system = System(vectors[near], species, topology, None)
         if self.isolated == "reference":
             system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
-        prediction = evaluate(self, system, {fidelity: True}, False, False)[fidelity].of_edges(near, len(edge_vec))
+        prediction = evaluate(self, system, {fidelity: "EF"}, False)[fidelity].of_edges(near, len(edge_vec))
         if self.isolated == "reference":
             prediction = dataclasses.replace(prediction.without_last(len(self.species)), forces=prediction.forces)
         return prediction

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from mfpyg.properties import ENERGY, PROPERTIES
+
 
 @dataclass
 class Prediction:
@@ -32,6 +34,12 @@ class Prediction:
     def detached(self) -> Prediction:
         """Copy with all tensors detached."""
         return self._of_all(Tensor.detach)
+
+    def only(self, letters: str) -> Prediction:
+        """Copy without the optional properties that are not among these letters."""
+        left_out = [p.name for p in PROPERTIES.values() if p is not ENERGY and p.letter not in letters]
+        changes: dict[str, Any] = {name: None for name in left_out if hasattr(self, name)}
+        return dataclasses.replace(self, **changes)
 
     def without_last(self, n: int) -> Prediction:
         """Copy without the last n graphs, which must have one atom each."""

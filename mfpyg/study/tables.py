@@ -141,7 +141,7 @@ def _counts(counted: dict[tuple[str, str], PropertyErrors]) -> str:
 
 def _trained(model: ModelResult, level: str, prop: str) -> bool:
     at = next((f for f in map(Fidelity.parse, model.fidelities) if f.name == level), None)
-    return at is not None and (at.forces if prop in ("forces", "conformer_forces") else at.energy)
+    return at is not None and ("F" if prop in ("forces", "conformer_forces") else "E") in at.labels
 
 
 def _cells(e: PropertyErrors) -> list[str]:

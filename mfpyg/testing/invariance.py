@@ -53,7 +53,7 @@ def _influence_in_training(s: Subject, one: Data, two: Data) -> float:
     batch = Batch.from_data_list([one, two])
     batch.pos = batch.pos.clone().requires_grad_()
     potential = s.potential.train()
-    energy = potential.predict(batch, {s.fidelity: False})[s.fidelity].energy
+    energy = potential.predict(batch, {s.fidelity: "E"})[s.fidelity].energy
     potential.eval()
     (gradient,) = torch.autograd.grad(energy[0], batch.pos)
     return float(gradient[len(one.z) :].abs().max())
@@ -67,7 +67,7 @@ def supercell(s: Subject) -> list[Law]:
     small = Data(z=pair.z, pos=pair.pos, cell=cell[None], pbc=pbc)
     double = torch.cat([2 * cell[:1], cell[1:]])[None]
     large = Data(z=pair.z.repeat(2), pos=torch.cat([pair.pos, pair.pos + cell[0]]), cell=double, pbc=pbc)
-    one, two = (s.potential.predict(data, {s.fidelity: True}, stress=True)[s.fidelity] for data in (small, large))
+    one, two = (s.potential.predict(data, {s.fidelity: "EFS"})[s.fidelity] for data in (small, large))
     assert one.forces is not None
     assert two.forces is not None
     assert one.stress is not None
@@ -114,7 +114,7 @@ def fidelities(s: Subject) -> list[Law]:
         for parameter in part.parameters()
         if parameter.requires_grad
     ]
-    prediction = potential.predict(s.molecule, {s.fidelity: True})[s.fidelity]
+    prediction = potential.predict(s.molecule, {s.fidelity: "EF"})[s.fidelity]
     potential.eval()
     assert prediction.forces is not None
     loss = prediction.energy.square().sum() + prediction.forces.square().sum()

@@ -85,13 +85,13 @@ def second_derivatives(s: Subject) -> list[Law]:
 
     def first_at(pos: Tensor) -> Tensor:
         pos = pos.detach().requires_grad_()
-        energy = potential.predict(Data(z=small.z, pos=pos), {s.fidelity: False})[s.fidelity].energy
+        energy = potential.predict(Data(z=small.z, pos=pos), {s.fidelity: "E"})[s.fidelity].energy
         (result,) = torch.autograd.grad(energy.sum(), pos, create_graph=True)
         return result
 
     direction = torch.randn_like(small.pos)
     pos = small.pos.clone().requires_grad_()
-    energy = potential.predict(Data(z=small.z, pos=pos), {s.fidelity: False})[s.fidelity].energy
+    energy = potential.predict(Data(z=small.z, pos=pos), {s.fidelity: "E"})[s.fidelity].energy
     (first,) = torch.autograd.grad(energy.sum(), pos, create_graph=True)
     (second,) = torch.autograd.grad((first * direction).sum(), pos)
 
@@ -110,7 +110,7 @@ def _force_loss(s: Subject, small: Data) -> Law:
     directions = [torch.randn_like(weight) for weight in weights]
 
     def loss() -> Tensor:
-        forces = potential.predict(small, {s.fidelity: True})[s.fidelity].forces
+        forces = potential.predict(small, {s.fidelity: "EF"})[s.fidelity].forces
         assert forces is not None
         return (forces - target).square().mean()
 

@@ -66,7 +66,7 @@ class Subject:
 
     def predict(self, data: Data) -> tuple[Tensor, Tensor]:
         """Energies (n_graphs,) and forces (n_atoms, 3) of the fidelity."""
-        prediction = self.potential.predict(data, {self.fidelity: True})[self.fidelity]
+        prediction = self.potential.predict(data, {self.fidelity: "EF"})[self.fidelity]
         assert prediction.forces is not None
         return prediction.energy, prediction.forces
 

@@ -18,6 +18,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.graph import RadiusGraph
 from mfpyg.inference.dataset import BATCH_SIZE
+from mfpyg.properties import PROPERTIES
 from mfpyg.settings import TrainSettings
 from mfpyg.training.stage import Stage
 
@@ -94,8 +95,11 @@ class ConformationData(lightning.LightningDataModule):
             return batch
         smallest = self.train.rows[self.n_atoms[self.train.rows].argmin()]
         batch = Assembler(self.dataset)([smallest])
-        for name in ("energy_mask", "forces_mask"):
-            batch[name] = torch.zeros_like(batch[name])
+        for property in PROPERTIES.values():
+            if property.mask in batch:
+                batch[property.mask] = torch.zeros_like(batch[property.mask])
+                if property.per == "pair":
+                    batch[property.name] = batch[property.name][:0]
         return batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -274,7 +274,7 @@ def _check_levels(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> No
     lacking = [
         str(fidelity)
         for fidelity in fidelities
-        if fidelity.name not in levels or (fidelity.forces and levels[fidelity.name].forces is None)
+        if fidelity.name not in levels or not set(fidelity.labels) <= levels[fidelity.name].labels.keys()
     ]
     if lacking:
         where, having = " and ".join(map(str, specs)), ", ".join(levels)

@@ -21,9 +21,8 @@ def labelled_rows(dataset: ConformationDataset, rows: np.ndarray, fidelities: Se
     for fidelity in fidelities:
         column = dataset.fidelities.index(fidelity.name)
         having = np.zeros(len(rows), bool)
-        for prop in ("energy", "forces"):
-            if getattr(fidelity, prop):
-                having |= dataset._data[f"{prop}_mask"][:, column].numpy()[rows]
+        for property in fidelity.properties:
+            having |= dataset._data[property.mask][:, column].numpy()[rows]
         columns.append(having)
     return np.stack(columns, axis=1)
 
@@ -51,7 +50,7 @@ def label_notes(
     """
     lines = []
     for name in label_fractions(settings, fidelities):
-        any_label = (Fidelity(name, energy=True, forces=True),)
+        any_label = (Fidelity(name, dataset.letters),)
         train, val = (int(labelled_rows(dataset, splits[split], any_label).sum()) for split in ("train", "val"))
         lines.append(f"labels of {name} are kept for {train:,} conformations in train and {val:,} in val")
     lines += check_labels(settings, dataset, splits, fidelities)
@@ -90,10 +89,8 @@ def check_labels(
         notes.append(f"note: {len(rows) - labelled:,} of train carry no label of {trained}; they are left out")
     for fidelity in fidelities:
         column = dataset.fidelities.index(fidelity.name)
-        for prop, name in (("energy", "energies"), ("forces", "forces")):
-            mask = dataset._data[f"{prop}_mask"][:, column]
-            if not getattr(fidelity, prop):
-                continue
+        for property in fidelity.properties:
+            mask, name = dataset._data[property.mask][:, column], property.plural
             if not mask[rows].any():
                 raise MFPyGError(
                     f"fidelity '{fidelity}': none of the {len(rows)} conformations of the training split has {name} "

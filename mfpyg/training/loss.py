@@ -76,9 +76,9 @@ class MultiFidelityLoss(nn.Module):
         self.hierarchicality = hierarchicality
 
     @property
-    def wanted(self) -> dict[str, bool]:
-        """Fidelities to predict, and whether with forces."""
-        return {f.name: f.forces for f in self.fidelities}
+    def wanted(self) -> dict[str, str]:
+        """Properties to predict, ``{fidelity: letters}``."""
+        return {f.name: f.labels for f in self.fidelities}
 
     @property
     def labels(self) -> list[tuple[str, str, int]]:
@@ -124,10 +124,6 @@ class MultiFidelityLoss(nn.Module):
         rows = []
         for f in self.fidelities:
             column = self.columns[f.name]
-            labelled = torch.zeros_like(batch.energy_mask[:, column])
-            if f.energy:
-                labelled = labelled | batch.energy_mask[:, column]
-            if f.forces:
-                labelled = labelled | batch.forces_mask[:, column]
+            labelled = torch.stack([batch[p.mask][:, column] for p in f.properties]).any(dim=0)
             rows.append(error_sums(predictions[f.name].hierarchicality[labelled].double()))
         return torch.stack(rows)

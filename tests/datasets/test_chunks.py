@@ -119,8 +119,7 @@ def test_the_case_of_molecules_20_000_angstrom_away(data_folder: Path, tmp_path:
 def _chunk(pos: np.ndarray) -> Chunk:
     n = len(pos)
     return Chunk(
-        n_atoms=np.array([n]), z=np.ones(n, np.int64), pos=pos, energy=np.zeros((1, 1)),
-        forces=np.zeros((n, 1, 3), np.float32), molecule=np.zeros(1, np.int64), names=["H"],
+        n_atoms=np.array([n]), z=np.ones(n, np.int64), pos=pos, labels={}, molecule=np.zeros(1, np.int64), names=["H"],
         conformation=np.zeros(1, np.int64),
     )  # fmt: skip
 

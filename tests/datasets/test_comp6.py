@@ -92,7 +92,7 @@ def test_s66x8_is_labelled_throughout(s66x8: COMP6) -> None:
     assert s66x8.present_levels == COMP6_LEVELS
     counts = s66x8.label_counts()[0]
     assert (counts["energies"], counts["forces"], counts["method"]) == (528, 528, "ωB97X/6-31G(d)")
-    assert s66x8.incomplete_forces == {"dz": 0}
+    assert s66x8.incomplete["F"] == {"dz": 0}
 
 
 def test_item_has_the_documented_shapes_and_types(s66x8: COMP6) -> None:

@@ -24,9 +24,9 @@ from torch_geometric.loader import DataLoader
 from mfpyg.datasets import ExtXYZ
 from mfpyg.datasets.batches import BatchLoader
 from mfpyg.datasets.frames import frames_of_database, frames_of_text
+from mfpyg.datasets.levels import level_of
 from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import MFPyGError, UnreadableError
-from mfpyg.fidelity import LevelOfTheory
 from mfpyg.graph import RadiusGraph
 
 HARTREE, EV, BOHR = 627.5094740631, 23.060547830619, 0.529177210903
@@ -167,7 +167,7 @@ def test_results_of_a_calculator_are_found_and_not_constrained(tmp_path: Path, k
 
 
 def test_levels_may_be_objects_and_chosen_among(mine: Path, tmp_path: Path) -> None:
-    levels = [LevelOfTheory("cc", ("cc_energy",), None, "CCSD(T)"), DZ, "lacking=no_such_key@eV"]
+    levels = [level_of("cc", "CCSD(T)", E="cc_energy"), DZ, "lacking=no_such_key@eV"]
     dataset = ExtXYZ(mine, levels, ["dz", "cc"], root=tmp_path / "root")
     assert dataset.fidelities == ("dz", "cc")
     assert dataset.present_levels[1].method == "CCSD(T)"
@@ -266,7 +266,7 @@ def test_nan_is_a_missing_label(tmp_path: Path) -> None:
     dataset = ExtXYZ(written(tmp_path / "mine.xyz", images), [DZ])
     assert dataset._data.energy_mask[:, 0].tolist() == [i != 1 for i in range(7)]
     assert dataset._data.forces_mask[:, 0].tolist() == [i not in (2, 4) for i in range(7)]
-    assert dataset.incomplete_forces == {"dz": 1}
+    assert dataset.incomplete["F"] == {"dz": 1}
 
 
 def test_required_energies_choose_the_frames(tmp_path: Path) -> None:

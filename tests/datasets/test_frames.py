@@ -115,7 +115,7 @@ def test_frame_without_results_is_named(tmp_path: Path) -> None:
     images = frames()
     images[4].calc = None
     message = refusal(written(tmp_path / "md.traj", images))
-    assert f"{tmp_path / 'md.traj'}: frame 4 lacks the key 'forces' of 'dft' (keys found: none)" in message
+    assert f"{tmp_path / 'md.traj'}: frame 4 lacks the key 'energy' of 'dft' (keys found: none)" in message
 
 
 def test_mistyped_key_is_asked_about(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_missing_labels_are_masked(kind: str, tmp_path: Path) -> None:
     dataset = opened(kind, tmp_path, arrays)
     assert dataset._data.energy_mask[:, 0].tolist() == [True, False, True, True, True]
     assert dataset._data.forces_mask[:, 0].tolist() == [True, True, False, False, True]
-    assert dataset.incomplete_forces == {"dft": 1}
+    assert dataset.incomplete["F"] == {"dft": 1}
 
 
 @KINDS

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from mfpyg.cache import cache_dir
+from mfpyg.datasets.levels import level_of
 from mfpyg.datasets.pyanitools import Pyanitools, chunks_of_file
 from mfpyg.datasets.spec import DatasetSpec, open_dataset, parse_levels
 from mfpyg.errors import MFPyGError
-from mfpyg.fidelity import LevelOfTheory
 
 HARTREE = 627.5094740631
 DZ = "dz=energies,-forces@Hartree"
@@ -218,7 +218,7 @@ def test_progress_is_shown_over_the_paths_of_the_groups(file: Path) -> None:
 
 
 def test_levels_may_be_texts_or_levels_of_theory(file: Path) -> None:
-    level = LevelOfTheory("dz", ("energies",), "forces", "", gradient=True)
+    level = level_of("dz", "", E="energies", F="-forces")
     fingerprints = {Pyanitools(file, given).fingerprint for given in ([DZ], DZ, [level], parse_levels([DZ]))}
     assert len(fingerprints) == 1
 
@@ -245,7 +245,7 @@ def test_levels_that_are_none_are_refused(file: Path, levels: Any) -> None:
 
 
 def test_two_levels_of_one_name_are_refused(file: Path) -> None:
-    level = LevelOfTheory("dz", ("energies",), None, "")
+    level = level_of("dz", "", E="energies")
     for levels in ([level, level], [DZ, DZ]):
         with pytest.raises(MFPyGError, match="fidelity 'dz' is defined 2 times"):
             Pyanitools(file, levels)
@@ -392,7 +392,7 @@ def test_mistyped_key_is_asked_about(file: Path) -> None:
 
 @pytest.mark.parametrize("key", ["/gdb/s01/water/energies", ".", "./energies"])
 def test_key_is_a_name_and_no_path(file: Path, key: str) -> None:
-    assert f"lacks the key '{key}'" in refusal(file, [LevelOfTheory("dz", (key,), None, "")])
+    assert f"lacks the key '{key}'" in refusal(file, [level_of("dz", "", E=key)])
 
 
 def test_group_where_an_array_should_be_is_refused(file: Path) -> None:

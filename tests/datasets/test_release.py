@@ -246,9 +246,9 @@ def counted(path: Path, level: Any) -> tuple[int, int]:
     energies = forces = 0
     with h5py.File(path) as file:
         for group in file.values():
-            energies += int((~np.isnan(sum(group[key][:] for key in level.energy))).sum())
-            if level.forces:
-                forces += int((~np.isnan(group[level.forces][:])).all(axis=(1, 2)).sum())
+            energies += int((~np.isnan(sum(group[key][:] for key in level.labels["E"].keys))).sum())
+            if "F" in level.labels:
+                forces += int((~np.isnan(group[level.labels["F"].keys[0]][:])).all(axis=(1, 2)).sum())
     return energies, forces
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from mfpyg.datasets.levels import ANI1X_LEVELS, MINICHNO_LEVELS, as_levels, level_as_text, parse_levels
+from mfpyg.datasets.levels import ANI1X_LEVELS, MINICHNO_LEVELS, as_levels, level_as_text, level_of, parse_levels
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
-from mfpyg.fidelity import LevelOfTheory
+from mfpyg.fidelity import LabelKeys, LevelOfTheory
 
 
 @pytest.fixture(autouse=True)
@@ -123,10 +123,32 @@ def test_tilde_is_the_home_folder(text: str, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("text", "level"),
     [
-        ("dz=e@eV", LevelOfTheory("dz", ("e",), None, "", "eV", "eV/Å")),
-        ("dz=e,-f?@Hartree,eV/bohr", LevelOfTheory("dz", ("e",), "f", "", "Hartree", "eV/bohr", True, ("f",))),
-        ("mp2=hf+c?@kcal/mol", LevelOfTheory("mp2", ("hf", "c"), None, "", "kcal/mol", "kcal/mol/Å", False, ("c",))),
-        ("dz=energy of it,f@Hartree", LevelOfTheory("dz", ("energy of it",), "f", "", "Hartree", "Hartree/Å")),
+        ("dz=e@eV", level_of("dz", "", "eV", E="e")),
+        (
+            "dz=e,-f?@Hartree,eV/bohr",
+            LevelOfTheory(
+                "dz", {"E": LabelKeys(("e",), "Hartree"), "F": LabelKeys(("f",), "eV/bohr", True)}, "", ("f",)
+            ),
+        ),
+        (
+            "dz=e,f,H=hess,D=mu,Q=q@eV,D=Debye",
+            LevelOfTheory(
+                "dz",
+                {
+                    "E": LabelKeys(("e",), "eV"),
+                    "F": LabelKeys(("f",), "eV/Å"),
+                    "H": LabelKeys(("hess",), "eV/Å²"),
+                    "D": LabelKeys(("mu",), "Debye"),
+                    "Q": LabelKeys(("q",), "e"),
+                },
+            ),
+        ),
+        (
+            "dz=e,V=-w@eV",
+            LevelOfTheory("dz", {"E": LabelKeys(("e",), "eV"), "S": LabelKeys(("w",), "eV", True, True)}),
+        ),
+        ("mp2=hf+c?@kcal/mol", LevelOfTheory("mp2", {"E": LabelKeys(("hf", "c"), "kcal/mol")}, "", ("c",))),
+        ("dz=energy of it,f@Hartree", level_of("dz", "", E="energy of it", F="f")),
     ],
 )
 def test_level_is_read_as_it_is_meant(text: str, level: LevelOfTheory) -> None:
@@ -233,7 +255,7 @@ def test_several_have_the_levels_of_all_in_order() -> None:
 @pytest.mark.parametrize("order", [1, -1])
 def test_level_has_forces_where_one_of_several_has(order: int) -> None:
     specs = parse_specs(["a.xyz:dz=e@eV", "b.extxyz:dz=x,f@eV"][::order])
-    assert combined_levels(specs)[0].forces == "f"
+    assert combined_levels(specs)[0].labels["F"].keys == ("f",)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def same(one: Any, two: Any) -> None:
     for key, value in one.slices.items():
         assert torch.equal(two.slices[key], value), key
     assert (one.molecules, one.sources, one.fingerprint) == (two.molecules, two.sources, two.fingerprint)
-    assert (one.present_levels, one.incomplete_forces) == (two.present_levels, two.incomplete_forces)
+    assert (one.present_levels, one.incomplete) == (two.present_levels, two.incomplete)
 
 
 # Columns

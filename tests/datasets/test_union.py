@@ -183,10 +183,10 @@ def test_member_that_leaves_forces_out_and_one_that_has_them_are_one_level(tmp_p
         for group in file.values():
             del group["wb97x_dz.forces"]
     without, having = small(path), small(reduced(tmp_path / "forces.h5", "dz", slice(1, 2)))
-    assert without.present_levels[0].forces is None
+    assert without.present_levels[0].letters == "E"
     for members in ([without, having], [having, without]):
         both = UnionDataset(tmp_path / "union", members)
-        assert both.present_levels[0].forces == "wb97x_dz.forces"
+        assert both.present_levels[0].labels["F"].keys == ("wb97x_dz.forces",)
         assert both.label_counts()[0]["forces"] == len(having)
         assert both.label_counts()[0]["energies"] == len(both)
 

@@ -12,9 +12,9 @@ from ase.io import write
 
 from mfpyg.datasets import ConformationDataset, ExtXYZ, MiniCHNO, UnionDataset
 from mfpyg.datasets.consistency import Slope
+from mfpyg.datasets.levels import level_of
 from mfpyg.doctor import View, diagnose
 from mfpyg.doctor.slope import judge
-from mfpyg.fidelity import LevelOfTheory
 from mfpyg.units import EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL
 
 from .conftest import only
@@ -89,8 +89,8 @@ def test_sources_without_the_fidelity_are_left_out(tmp_path: Path) -> None:
     mine = ExtXYZ(written(tmp_path / "mine.xyz"), ["other=e@eV"])
     view = View(union(tmp_path, MiniCHNO(fidelities=["dz"]), mine))
     parts = {level.name: view.parts(column) for column, level in view.levels}
-    assert [(name, level.energy_unit) for name, _, level in parts["dz"]] == [("minichno.h5", "Hartree")]
-    assert [(name, level.energy_unit) for name, _, level in parts["other"]] == [("mine.xyz", "eV")]
+    assert [(name, level.labels["E"].unit) for name, _, level in parts["dz"]] == [("minichno.h5", "Hartree")]
+    assert [(name, level.labels["E"].unit) for name, _, level in parts["other"]] == [("mine.xyz", "eV")]
 
 
 def test_sources_of_one_name_are_numbered(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_one_bad_frame_does_not_hide_gradients(tmp_path: Path, change: Change, s
 
 
 def test_too_few_pairs_and_too_uneven_ones_are_told_apart() -> None:
-    level = LevelOfTheory("dz", ("e",), "f", "")
+    level = level_of("dz", "", E="e", F="f")
     few, uneven = (judge(Slope(1.0, 0.1, 1.0, n, 1.2), level, "", []) for n in (4, 200))
     assert few is not None
     assert "only 4 pairs" in few.evidence

@@ -20,7 +20,7 @@ def potential(seed: int, *fidelities: str) -> MultiFidelityPotential:
 def test_mean_and_spread_are_those_of_the_members() -> None:
     members = [potential(seed) for seed in range(3)]
     data = MiniCHNO()[0]
-    mean, spread = Ensemble(members).predict(data, {"cc": True})
+    mean, spread = Ensemble(members).predict(data, {"cc": "EF"})
     each = [member.eval()(data, fidelity="cc") for member in members]
     assert spread is not None
     for name in ("energy", "forces", "atomic_energies"):
@@ -33,7 +33,7 @@ def test_mean_and_spread_are_those_of_the_members() -> None:
 
 def test_one_member_is_its_own_mean_and_has_no_spread() -> None:
     member, data = potential(0), MiniCHNO()[0]
-    mean, spread = Ensemble(member).predict(data, {"cc": True})
+    mean, spread = Ensemble(member).predict(data, {"cc": "EF"})
     assert spread is None
     assert torch.equal(mean["cc"].forces, member(data, fidelity="cc").forces)  # type: ignore[arg-type]
 

@@ -45,7 +45,7 @@ def formaldehyde() -> tuple[MultiFidelityPotential, Atoms]:
     optimiser = torch.optim.Adam(potential.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
-        predicted = potential.predict(batch, {"dz": True})["dz"]
+        predicted = potential.predict(batch, {"dz": "EF"})["dz"]
         loss = (predicted.energy - energies).square().mean() + (predicted.forces - forces).square().mean()
         optimiser.zero_grad()
         loss.backward()

@@ -156,7 +156,7 @@ def test_a_potential_and_its_gradients_do_not_depend_on_the_kernel(
     results = []
     for name in ("definition", kernel):
         potential = make_potential(order, ["dz", "cc"], kernel=name).to(dtype).train()
-        predictions = potential.predict(batch, {"dz": True, "cc": False})
+        predictions = potential.predict(batch, {"dz": "EF", "cc": "E"})
         loss = predictions["dz"].forces.square().sum() + sum(p.energy.sum() for p in predictions.values())
         loss.backward()
         gradients = [p.grad for p in potential.parameters() if p.grad is not None]

@@ -181,7 +181,7 @@ def test_second_derivatives_of_dimenet_hold_on_a_line() -> None:
         pos = line.clone()
         pos[1, 1] = bent
         pos.requires_grad_()
-        energy = potential.predict(Data(z=z, pos=pos), {"dz": False})["dz"].energy
+        energy = potential.predict(Data(z=z, pos=pos), {"dz": "E"})["dz"].energy
         (gradient,) = torch.autograd.grad(energy.sum(), pos, create_graph=True)
         return torch.autograd.grad(gradient[1, 1], pos)[0][1, 1]
 
@@ -235,7 +235,7 @@ def test_compiled_training_steps_are_the_same(make_batch: Batches, recwarn: pyte
         batch, gradients = make_batch(sizes), []
         for p in (potential, other):
             p.zero_grad()
-            predictions = p.predict(batch, {"dz": True, "cc": False})
+            predictions = p.predict(batch, {"dz": "EF", "cc": "E"})
             forces = predictions["dz"].forces
             (forces.square().sum() + sum(x.energy.square().sum() for x in predictions.values())).backward()
             gradients.append([x.grad for x in p.parameters() if x.grad is not None])

@@ -18,7 +18,7 @@ from mfpyg.models import HIPNN, MultiFidelityPotential, Prediction, compiled
 
 Batches = Callable[..., Batch]
 Potential = Callable[..., MultiFidelityPotential]
-WANTED = {"dz": True, "cc": False}
+WANTED = {"dz": "EF", "cc": "E"}
 TINY = {"n_interactions": 1, "n_features": 4, "n_sensitivities": 3}  # compiles faster
 
 

@@ -64,10 +64,10 @@ def test_stress_of_the_sum(delta: DeltaPotential, make_molecule: Callable[..., D
 
 
 def test_no_forces_are_given_that_were_not_asked_for(delta: DeltaPotential, make_molecule: Callable[..., Data]) -> None:
-    found = delta.predict(make_molecule(5), {"tz": False, "cc": True})
+    found = delta.predict(make_molecule(5), {"tz": "E", "cc": "EF"})
     assert found["tz"].forces is None
     assert found["cc"].forces is not None
-    assert delta.predict(make_molecule(5), {"cc": False})["cc"].forces is None
+    assert delta.predict(make_molecule(5), {"cc": "E"})["cc"].forces is None
 
 
 def test_compiled_is_that_of_both(delta: DeltaPotential) -> None:
@@ -91,7 +91,7 @@ def test_parts_that_do_not_go_together_are_refused(make_potential: Make, delta: 
     with pytest.raises(MFPyGError, match="expected one fidelity and the base's elements"):
         DeltaPotential(base, other, "dz", "cc")
     with pytest.raises(MFPyGError, match=r"unknown fidelity 'ccc'.*did you mean 'cc'"):
-        delta.predict(Data(), {"ccc": False})
+        delta.predict(Data(), {"ccc": "E"})
     with pytest.raises(MFPyGError, match="this potential has several"):
         delta(Data())
 

@@ -407,7 +407,7 @@ def test_several_fidelities_at_once_are_as_each_alone(
 
 def test_only_the_wanted_forces_are_computed(make_potential: Potential, make_batch: Molecules) -> None:
     potential, batch = make_potential(fidelities=["dz", "tz", "cc"]), make_batch([6, 1])
-    predictions = potential.predict(batch, {"cc": False, "dz": True, "tz": False})
+    predictions = potential.predict(batch, {"cc": "E", "dz": "EF", "tz": "E"})
     assert [name for name, prediction in predictions.items() if prediction.forces is not None] == ["dz"]
     assert torch.equal(predictions["cc"].energy, potential(batch, "cc").energy)
     assert torch.equal(predictions["dz"].forces, potential(batch, "dz").forces)
@@ -528,7 +528,7 @@ def test_threads_that_share_a_potential_get_what_one_would(
     batches = [make_batch([n, 4, 9 - n], seed=n) for n in range(1, 8)] * 4
 
     def predicted(batch: Batch) -> list[Tensor]:
-        found = model.predict(batch, {"cc": True, "dz": False})
+        found = model.predict(batch, {"cc": "EF", "dz": "E"})
         return [found["cc"].energy.detach(), found["cc"].forces.detach(), found["dz"].energy.detach()]
 
     expected = [predicted(batch) for batch in batches]

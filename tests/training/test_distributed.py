@@ -141,17 +141,11 @@ def test_two_devices_that_are_killed_and_stopped_end_as_one_device(forks: Any) -
 
 @pytest.mark.slow
 def test_torchrun(tmp_path: Path) -> None:
-    """As a user starts it; a wrong number of devices ends all processes, too."""
-
-    def started(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
-        return subprocess.run(
-            [sys.executable, *command, "-m", "mfpyg.cli.train", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-
-    done = started(*TINY, "--epochs=1", "--devices=2", "--out=run")
+    """As a user starts it."""
+    command = ["-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    arguments = [*TINY, "--epochs=1", "--devices=2", "--out=run"]
+    done = subprocess.run(
+        [sys.executable, *command, "-m", "mfpyg.cli.train", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     assert (done.returncode, done.stdout.count("run folder:")) == (0, 1), done.stdout + done.stderr
-    done = started(*TINY, "--epochs=1", "--devices=3", "--out=other")
-    assert done.returncode
-    assert "torchrun started 2 processes on 1 nodes, but devices 3 and nodes 1 make 3" in done.stderr

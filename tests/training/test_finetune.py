@@ -54,7 +54,7 @@ def prepared(dataset: MiniCHNO, model: Path, *options: str) -> tuple[Inputs, Any
 def same_predictions(one: MultiFidelityPotential, two: MultiFidelityPotential, fidelity: str) -> bool:
     """Whether energies and forces are the same bits."""
     (batch,) = BatchLoader(MiniCHNO(), plan=lambda epoch: [np.arange(0, 788, 20)])
-    first, second = (potential.eval().predict(batch, {fidelity: True})[fidelity] for potential in (one, two))
+    first, second = (potential.eval().predict(batch, {fidelity: "EF"})[fidelity] for potential in (one, two))
     assert first.forces is not None
     assert second.forces is not None
     return torch.equal(first.energy, second.energy) and torch.equal(first.forces, second.forces)
@@ -113,7 +113,7 @@ def test_references_are_the_least_squares_of_what_the_copy_leaves(minichno: Mini
     potential, column = potential.eval(), minichno.fidelities.index("cc")
     rows = inputs.splits["train"]
     (batch,) = BatchLoader(minichno, plan=lambda epoch: [rows])
-    left = (batch.energy[:, column] - potential.predict(batch, {"cc": False})["cc"].energy).numpy()
+    left = (batch.energy[:, column] - potential.predict(batch, {"cc": "E"})["cc"].energy).numpy()
     counts = compositions(minichno, potential.species)[rows]
     assert np.abs(counts.T @ left).max() < 1e-2  # orthogonal to every element's count; about 1e6 before
     assert np.sqrt(np.mean(left**2)) < 50

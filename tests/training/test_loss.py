@@ -17,7 +17,7 @@ from mfpyg.training.module import MultiFidelityModule
 
 from .conftest import stage_of
 
-FIDELITIES = (Fidelity("dz", True, True), Fidelity("cc", True, False))
+FIDELITIES = (Fidelity("dz", "EF"), Fidelity("cc"))
 COLUMNS = {"dz": 1, "cc": 0}
 WEIGHTS = {("dz", "energy"): 1.0, ("dz", "forces"): 0.5, ("cc", "energy"): 2.0}
 

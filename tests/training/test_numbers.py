@@ -34,7 +34,7 @@ hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
 given = hypothesis.given
 
-FIDELITIES = (Fidelity("dz", True, True), Fidelity("cc", True, True), Fidelity("tz", False, True))
+FIDELITIES = (Fidelity("dz", "EF"), Fidelity("cc", "EF"), Fidelity("tz", "F"))
 COLUMNS = {"dz": 1, "cc": 0, "tz": 2}
 NETWORKS = {
     "native": ("hipnn", {"kernel": "native"}),
@@ -137,7 +137,7 @@ def poisoned(batch: Batch, draw: Any) -> Batch:
 
 
 def make_loss(hierarchicality: float = 1.0) -> MultiFidelityLoss:
-    labels = [(f.name, p) for f in FIDELITIES for p in ("energy", "forces") if getattr(f, p)]
+    labels = [(f.name, p.name) for f in FIDELITIES for p in f.properties]
     weights = {label: 1.0 + 0.5 * number for number, label in enumerate(labels)}
     return MultiFidelityLoss(FIDELITIES, COLUMNS, weights, hierarchicality)
 
@@ -171,9 +171,7 @@ def test_what_is_masked_reaches_no_loss_and_no_gradient(network: str) -> None:
 
 def test_what_is_masked_reaches_no_difference_of_two_levels(network: str) -> None:
     """As strategy delta makes labels: cc − dz where both are there."""
-    loss = MultiFidelityLoss(
-        [Fidelity("dz", True, True)], {"dz": 3}, {("dz", "energy"): 1.0, ("dz", "forces"): 1.0}, 1.0
-    )
+    loss = MultiFidelityLoss([Fidelity("dz", "EF")], {"dz": 3}, {("dz", "energy"): 1.0, ("dz", "forces"): 1.0}, 1.0)
 
     def gradients(batch: Batch) -> list[Tensor]:
         batch = batch.clone()
@@ -313,8 +311,8 @@ def as_trained(network: str) -> tuple[MiniCHNO, MultiFidelityPotential, MultiFid
     fitted = fit_references(dataset, np.arange(len(dataset)), model.species, model.fidelities)
     for name, references in fitted.items():
         model.reference(name).copy_(torch.from_numpy(references.energies))
-    labels = [Fidelity("dz", True, True), Fidelity("tz", True, True), Fidelity("cc")]
-    weights = {(f.name, p): 1.0 for f in labels for p in ("energy", "forces") if getattr(f, p)}
+    labels = [Fidelity("dz", "EF"), Fidelity("tz", "EF"), Fidelity("cc")]
+    weights = {(f.name, p.name): 1.0 for f in labels for p in f.properties}
     columns = {f.name: dataset.fidelities.index(f.name) for f in labels}
     # What SchNet gives at first is so small that the slope of the ratio, 1/E, makes anything of its rounding.
     return dataset, model, MultiFidelityLoss(labels, columns, weights, 0.0 if backbone == "schnet" else 0.1)

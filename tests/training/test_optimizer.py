@@ -49,7 +49,7 @@ def potential() -> MultiFidelityPotential:
 def loss() -> MultiFidelityLoss:
     columns = {name: MiniCHNO().fidelities.index(name) for name in ("dz", "cc")}
     weights = {("dz", "energy"): 1.0, ("dz", "forces"): 1.0, ("cc", "energy"): 0.5}
-    return MultiFidelityLoss([Fidelity("dz", True, True), Fidelity("cc")], columns, weights, 1.0)
+    return MultiFidelityLoss([Fidelity("dz", "EF"), Fidelity("cc")], columns, weights, 1.0)
 
 
 def some_batches(n: int) -> list[Batch]:

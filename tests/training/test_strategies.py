@@ -353,7 +353,7 @@ def test_loss_of_the_difference_is_of_the_differences_of_the_labels(minichno: Mi
     assert isinstance(potential, DeltaPotential)
     value, sums = module.compare(*stage.compared(potential, batch, Step(0, 0, 1)))
     low, high = minichno.fidelities.index("dz"), minichno.fidelities.index("tz")
-    prediction = potential.difference.predict(batch, {"tz-dz": True})["tz-dz"]
+    prediction = potential.difference.predict(batch, {"tz-dz": "EF"})["tz-dz"]
     expected = 0.0
     for predicted, label in (
         (prediction.energy, batch.energy[:, high] - batch.energy[:, low]),
@@ -466,7 +466,7 @@ def test_loaded_sum_is_base_and_difference(runs: dict[str, Path]) -> None:
     assert torch.equal(both["cc"].forces, base.forces + change.forces)
     assert torch.equal(both["dz"].energy, base.energy)
     assert change.forces.abs().max() > 0
-    without = potential.predict(data, {"dz": False, "cc": True})
+    without = potential.predict(data, {"dz": "E", "cc": "EF"})
     assert without["dz"].forces is None
     assert torch.equal(without["cc"].forces, both["cc"].forces)
 

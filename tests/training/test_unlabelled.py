@@ -21,7 +21,7 @@ from mfpyg.training.stage import train_only
 
 from .conftest import stage_of
 
-LEVELS = {"dz": Fidelity("dz", True, True), "cc": Fidelity("cc"), "tz": Fidelity("tz")}
+LEVELS = {"dz": Fidelity("dz", "EF"), "cc": Fidelity("cc"), "tz": Fidelity("tz")}
 NAMES = tuple(LEVELS)
 
 
@@ -50,7 +50,7 @@ class Watched(MultiFidelityModule):
     """Remembers all weights, and the optimiser's moments, after each step; with weight decay, where wanted."""
 
     def __init__(self, model: MultiFidelityPotential, trained: tuple[str, ...] = NAMES, decay: float = 0.0) -> None:
-        weights = {(n, p): 1.0 for n in trained for p in ("energy", "forces") if getattr(LEVELS[n], p)}
+        weights = {(n, p.name): 1.0 for n in trained for p in LEVELS[n].properties}
         columns = {name: number for number, name in enumerate(NAMES)}
         loss = MultiFidelityLoss([LEVELS[n] for n in trained], columns, weights, hierarchicality=1.0)
         super().__init__(model, stage_of(loss, 1e-2, decay))

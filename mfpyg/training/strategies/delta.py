@@ -110,7 +110,7 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
 
 def _difference(inputs: Inputs, outline: StageOutline, base: Fidelity, base_reference: Tensor) -> Stage:
     (target,) = outline.fidelities
-    difference = Fidelity(difference_name(target.name, base.name), target.energy, target.forces)
+    difference = Fidelity(difference_name(target.name, base.name), target.labels)
     weights = {(difference.name, prop): weight for (_, prop), weight in inputs.loss([target]).weights.items()}
     columns = {difference.name: len(inputs.dataset.fidelities)}
     others: dict[str, Any] = {
@@ -141,14 +141,12 @@ def paired_rows(inputs: Inputs, target: Fidelity, base: Fidelity) -> np.ndarray:
     """Training conformations with labels of both levels for a property of the target, (n,) int64.
 
     Raises:
-        MFPyGError: if there are none for the energies, or for the forces.
+        MFPyGError: if there are none for one of the properties.
     """
     rows, data = inputs.splits["train"], inputs.dataset._data
     having = np.zeros(len(rows), bool)
-    for prop, what in (("energy", "energies"), ("forces", "forces")):
-        if not getattr(target, prop):
-            continue
-        mask = data[f"{prop}_mask"].numpy()[rows]
+    for property in target.properties:
+        mask, what = data[property.mask].numpy()[rows], property.plural
         both = mask[:, inputs.column(target.name)] & mask[:, inputs.column(base.name)]
         if not both.any():
             raise MFPyGError(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, parse_numbers, parse_weights
+from mfpyg.properties import listed
 from mfpyg.settings import TrainSettings
 
 OUTLINED = ("tl", "delta", "meta")
@@ -99,7 +100,7 @@ def _base_of(settings: TrainSettings, lower: tuple[Fidelity, ...], target: Fidel
     base = lower[-1] if settings.delta.base is None else lower[names.index(settings.delta.base)]
     missing = [label for label in target.labels if label not in base.labels]
     if missing:
-        what = " and ".join({"E": "energies", "F": "forces"}[label] for label in missing)
+        what = listed(missing)
         raise MFPyGError(
             f"strategy delta learns {target} from differences to {base}, which lacks {what}; give {base.name} those "
             f"labels, or leave them out of {target.name}"
