@@ -78,6 +78,7 @@ SCHEMA: dict[str, tuple[Any, str]] = {
     "mfpyg.splits": (_are_splits, "numbers of conformations"),
     "mfpyg.versions": ({str: str}, "versions of packages"),
     "mfpyg.init": ((None, {"fidelities": [str], "data": _DATA}), "a record of the initial potential, or nothing"),
+    "mfpyg.charges": ((None, [_is_level_name]), "the names of the fidelities with charges, or nothing"),
     "mfpyg.base_level": ((None, str), "the name of a fidelity, or nothing"),
     "mfpyg.trained_species": ((None, {str: [_is_element]}), "the atomic numbers that each fidelity was trained on"),
     "mfpyg.n_parameters": ((None, int), "a whole number"),

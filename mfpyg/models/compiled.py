@@ -8,6 +8,7 @@ the record again. Neighbour lists are built outside.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +26,12 @@ from mfpyg.lattice import Lattice
 from mfpyg.models.derivatives import Network, Variables, derive, energies, evaluate
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import System
+from mfpyg.properties import ENERGY, PROPERTIES
 
-_FIELDS = ("energy", "forces", "atomic_energies", "hierarchicality", "stress")
+_FIELDS = tuple(field.name for field in dataclasses.fields(Prediction))
+_LETTERS = {p.name: p.letter for p in PROPERTIES.values() if p is not ENERGY}
+"""Letters of the optional fields."""
+
 Compiled = Callable[..., list[Tensor]]
 
 _lock = threading.RLock()
@@ -127,7 +132,8 @@ def _key(
 ) -> Any:
     """Key of a record: everything it depends on. Sizes 0 and 1 are included, as torch never makes them symbolic."""
     prepared = system.prepared
-    kind = (type(prepared).__name__, None if prepared is None else prepared.key, system.topology.edge_shift is None)
+    there = system.topology.edge_shift is not None, system.charge is not None
+    kind = (type(prepared).__name__, None if prepared is None else prepared.key, there)
     where = (system.pos.device, system.pos.dtype, potential.training)
     small = tuple(size if size < 2 else None for tensor in tensors for size in tensor.shape)
     return tuple(wanted.items()), differentiable, kind, where, small
@@ -222,6 +228,8 @@ def flattened(system: System) -> list[Tensor]:
     tensors.append(system.pos.new_empty(topology.n_graphs, 0))
     if lattice is not None and topology.edge_shift is not None:
         tensors += [topology.edge_shift, lattice.cell, lattice.pbc]
+    if system.charge is not None and system.mass is not None:
+        tensors += [system.charge, system.mass]
     return tensors if system.prepared is None else [*tensors, *system.prepared.tensors()]
 
 
@@ -232,19 +240,19 @@ def rebuilt(like: System, tensors: list[Tensor]) -> System:
     if like.lattice is not None and like.topology.edge_shift is not None:
         topology.edge_shift, cell, pbc, *rest = rest
         lattice = Lattice(cell, pbc)
+    charge = mass = None
+    if like.charge is not None:
+        charge, mass, *rest = rest
     prepared = None if like.prepared is None else like.prepared.with_tensors(rest)
-    return System(pos, species, topology, lattice, prepared)
+    return System(pos, species, topology, lattice, prepared, charge, mass)
 
 
 def _named(outputs: list[Tensor], wanted: Mapping[str, str]) -> dict[str, Prediction]:
+    """Predictions from the outputs of a record: of each fidelity all fields that are there."""
     values = iter(outputs)
-    return {
-        name: Prediction(
-            energy=next(values),
-            forces=next(values) if "F" in letters else None,
-            atomic_energies=next(values),
-            hierarchicality=next(values),
-            stress=next(values) if "S" in letters else None,
-        )
-        for name, letters in wanted.items()
-    }
+    predictions = {}
+    for name, letters in wanted.items():
+        there = [field for field in _FIELDS if field not in _LETTERS or _LETTERS[field] in letters]
+        fields: dict[str, Any] = {**dict.fromkeys(_FIELDS), **{field: next(values) for field in there}}
+        predictions[name] = Prediction(**fields)
+    return predictions

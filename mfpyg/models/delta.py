@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import torch
@@ -21,19 +22,20 @@ def difference_name(target: str, base: str) -> str:
 
 
 class DeltaPotential(Potential):
-    """Sum of two networks, E_target = E_base + ΔE, and likewise for forces and stresses.
+    """Sum of two networks, E_target = E_base + ΔE, and likewise for all other properties.
 
     (Ramakrishnan et al., J. Chem. Theory Comput. 11, 2087 (2015).)
 
     Args:
         base: potential of the lower levels.
-        difference: potential with one fidelity, ΔE = E_target − E_base.
+        difference: potential with one fidelity, ΔE = E_target − E_base. Its charges add up to 0, as those of the base
+            add up to the total charge.
         base_level: fidelity of ``base`` that the difference is added to.
         target: name of the sum.
 
     Raises:
         MFPyGError: if ``base`` lacks ``base_level`` or has a fidelity named ``target``, ``difference`` has several
-            fidelities, or the potentials have different elements.
+            fidelities, the potentials have different elements, or only the difference has charges.
 
     Attributes:
         fidelities: those of ``base``, followed by the target.
@@ -51,6 +53,10 @@ class DeltaPotential(Potential):
                 f"the difference has fidelities {', '.join(difference.fidelities)} and elements {difference.species}, "
                 f"expected one fidelity and the base's elements {base.species}"
             )
+        if difference.charges and base_level not in base.charges:
+            raise MFPyGError(
+                f"the difference has a charge head, but '{base_level}' of the base has none; expected one in both"
+            )
         self.base, self.difference = base, difference
         self.base_level, self.target = base_level, target
         self.fidelities = (*base.fidelities, target)
@@ -62,6 +68,11 @@ class DeltaPotential(Potential):
     @property
     def species(self) -> tuple[int, ...]:
         return self.base.species
+
+    @property
+    def charges(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Fidelities with charges: those of the base, and the target if the difference has them, too."""
+        return (*self.base.charges, self.target) if self.difference.charges else self.base.charges
 
     @property
     def engine(self) -> str:  # type: ignore[override]
@@ -88,8 +99,7 @@ class DeltaPotential(Potential):
 
     def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
         """See :meth:`MultiFidelityPotential.predict`; the target needs both networks."""
-        for name in wanted:
-            self.check_fidelity(name)
+        self.check_wanted(wanted)
         self.warn_untrained(data.z, wanted)
         below = {name: letters for name, letters in wanted.items() if name != self.target}
         if self.target in wanted:
@@ -98,7 +108,8 @@ class DeltaPotential(Potential):
         result = {}
         for name, letters in wanted.items():
             if name == self.target:
-                (change,) = self.difference.predict(data, {self.difference.fidelities[0]: letters}).values()
+                of_difference = {self.difference.fidelities[0]: letters}
+                (change,) = self.difference.predict(without_charge(data), of_difference).values()
                 result[name] = _total(low[self.base_level], change)
             else:  # some may have been computed for the target only
                 result[name] = low[name].only(letters)
@@ -114,7 +125,7 @@ class DeltaPotential(Potential):
 
 
 def _total(one: Prediction, two: Prediction) -> Prediction:
-    """Sum of two predictions; forces and stress if both have them."""
+    """Sum of two predictions; optional properties if both have them."""
 
     def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
         return None if a is None or b is None else a + b
@@ -125,7 +136,16 @@ def _total(one: Prediction, two: Prediction) -> Prediction:
         one.atomic_energies + two.atomic_energies,
         one.hierarchicality + two.hierarchicality,
         both(one.stress, two.stress),
+        both(one.dipole, two.dipole),
+        both(one.charges, two.charges),
     )
+
+
+def without_charge(data: Data) -> Data:
+    """Shallow copy of graphs without their total charges, as the difference of two levels is neutral."""
+    result = copy.copy(data)
+    result.charge = None
+    return result
 
 
 def with_difference(values: Tensor, mask: Tensor, target: int, base: int, owner: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +43,7 @@ class Head(nn.Module):
     def reset_parameters(self) -> None:
         """Draw new weights; the reference energies are kept."""
         reset(self)
-        decay = 1e-2
-        for level in self.levels:
-            with torch.no_grad():
-                for parameter in self.last(level).parameters():
-                    parameter.mul_(decay)
-            decay = max(decay * decay, 1e-8)
+        scale_down(self.last(level) for level in self.levels)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Features of every level -> atomic energy term of every level ≥ 1, (n_atoms,) each, in kcal/mol."""
@@ -108,6 +103,16 @@ def make_head(kind: str, feature_sizes: Sequence[int], width: int | None = None)
     if kind == "nonlinear":
         return NonlinearHead(feature_sizes, width)
     raise unknown_name("head", kind, ("linear", "nonlinear"))
+
+
+def scale_down(layers: Iterable[nn.Module]) -> None:
+    """Scale the weights of the output layers of level 1, 2, 3, … by 1e-2, 1e-4, 1e-8, 1e-8, …, see :class:`Head`."""
+    decay = 1e-2
+    for layer in layers:
+        with torch.no_grad():
+            for parameter in layer.parameters():
+                parameter.mul_(decay)
+        decay = max(decay * decay, 1e-8)
 
 
 def hierarchicality(terms: Sequence[Tensor]) -> Tensor:

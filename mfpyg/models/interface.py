@@ -14,17 +14,19 @@ from torch_geometric.utils import scatter
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import molecules_of
 from mfpyg.models.prediction import Prediction
+from mfpyg.properties import listed, parse_letters
 from mfpyg.settings import TrainSettings
 
 
 class Potential(nn.Module):
-    """Base class of potentials: energies, forces and stresses of the levels of theory in ``fidelities``.
+    """Base class of potentials: properties (:mod:`mfpyg.properties`) of the levels of theory in ``fidelities``.
 
     Subclasses set the attributes below and implement :attr:`cutoff`, :attr:`species`, :meth:`predict`,
     :meth:`predict_edges`, :meth:`reference` and :meth:`species_number`.
 
     Attributes:
         fidelities: names of the levels of theory.
+        charges: those that charges and dipole moments are predicted for.
         compiled: whether predictions go through ``torch.compile``, see :mod:`mfpyg.models.compiled`.
         engine: neighbour-list engine, see :mod:`mfpyg.neighbors`.
         settings: settings that it was built from, see :mod:`mfpyg.models.build`; ``None`` if built by hand.
@@ -32,6 +34,7 @@ class Potential(nn.Module):
     """
 
     fidelities: tuple[str, ...]
+    charges: tuple[str, ...] = ()
     compiled: bool
     engine: str
     settings: TrainSettings | None = None
@@ -100,6 +103,22 @@ class Potential(nn.Module):
         if fidelity not in self.fidelities:
             raise unknown_name("fidelity", fidelity, self.fidelities)
 
+    def check_wanted(self, wanted: Mapping[str, str]) -> None:
+        """Check that the potential has the fidelities in ``{fidelity: letters}``, and charge heads where needed.
+
+        Raises:
+            MFPyGError: for the first that it has not; lists those that it has.
+        """
+        for name, letters in wanted.items():
+            self.check_fidelity(name)
+            from_charges = [letter for letter in letters if letter in "DQ"]
+            if from_charges and name not in self.charges:
+                known = ", ".join(self.charges) or "none"
+                raise MFPyGError(
+                    f"fidelity '{name}' has no charge head, which {listed(from_charges)} need; fidelities with one: "
+                    f"{known}; leave them out, or build the potential with charges for '{name}'"
+                )
+
     def warn_untrained(self, z: Tensor, fidelities: Iterable[str]) -> None:
         """Warn once about each element that a fidelity was never trained on.
 
@@ -121,24 +140,32 @@ class Potential(nn.Module):
                 )
 
     def forward(
-        self, data: Data, fidelity: str | Sequence[str] | None = None, forces: bool = True, stress: bool = False
+        self,
+        data: Data,
+        fidelity: str | Sequence[str] | None = None,
+        forces: bool = True,
+        stress: bool = False,
+        properties: str | None = None,
     ) -> Prediction | dict[str, Prediction]:
-        """Predict energies and forces of a molecule, a crystal or a batch.
+        """Predict energies, forces and other properties of a molecule, a crystal or a batch.
 
         Args:
             data: ``Data`` or ``Batch`` with ``z`` (n_atoms,) and ``pos`` (n_atoms, 3) in Å; for periodic graphs also
-                ``cell`` (n_graphs, 3, 3) in Å and ``pbc`` (n_graphs, 3) bool, see :mod:`mfpyg.lattice`.
+                ``cell`` (n_graphs, 3, 3) in Å and ``pbc`` (n_graphs, 3) bool, see :mod:`mfpyg.lattice`;
+                for charges and dipole moments of ions ``charge`` (n_graphs,) in e, 0 if absent.
             fidelity: a name, or a list of names for several in one pass; optional if the potential has only one.
             forces: whether to compute forces, by a backward pass for each fidelity.
             stress: whether to compute stresses, in the same backward pass; all graphs must be periodic in all
                 directions.
+            properties: letters of :data:`mfpyg.properties.PROPERTIES`, as ``"EFD"``, instead of ``forces`` and
+                ``stress``, which are then ignored; energies are always predicted.
 
         Returns:
             A :class:`Prediction` for a name, ``{name: Prediction}`` for a list.
 
         Raises:
-            MFPyGError: for an unknown fidelity or element, no fidelity although there are several, or a stress of a
-                graph without a volume.
+            MFPyGError: for an unknown fidelity, element or letter, no fidelity although there are several, or a
+                property that the graph or the fidelity does not have.
         """
         if fidelity is None:
             if len(self.fidelities) > 1:
@@ -146,6 +173,8 @@ class Potential(nn.Module):
                 raise MFPyGError(f"no fidelity given: this potential has several ({known}); name one")
             fidelity = self.fidelities[0]
         letters = "E" + "F" * forces + "S" * stress
+        if properties is not None:
+            letters = parse_letters(properties, f"properties '{properties}'")
         if isinstance(fidelity, str):
             return self.predict(data, {fidelity: letters})[fidelity]
         return self.predict(data, dict.fromkeys(fidelity, letters))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -13,21 +11,30 @@ from ase.data import chemical_symbols
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from mfpyg.centering import CENTER_BEYOND, WARN_BEYOND, centered, largest_coordinate
-from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
-from mfpyg.graph import EdgeTopology, Graph, find_topology, molecules_of
+from mfpyg.centering import CENTER_BEYOND, centered
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.graph import EdgeTopology, Graph, find_topology
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
+from mfpyg.models.charges import ChargeHead, masses, total_charges
 from mfpyg.models.compiled import Compiler
 from mfpyg.models.derivatives import any_wants, evaluate
 from mfpyg.models.heads import Head, make_head
 from mfpyg.models.interface import Potential
 from mfpyg.models.prediction import Prediction
-from mfpyg.models.system import System, check_apart, check_volumes, with_isolated_atoms
+from mfpyg.models.system import (
+    System,
+    check_apart,
+    check_molecules,
+    check_positions,
+    check_usable,
+    check_volumes,
+    with_isolated_atoms,
+)
 from mfpyg.torch_defaults import default_torch_settings, without_inference_tensors
 
 
 class MultiFidelityPotential(Potential):
-    """Energies, forces and stresses of several levels of theory from one pass through a shared backbone.
+    """Properties of several levels of theory from one pass through a shared backbone.
 
     Args:
         backbone: module whose ``forward(graph)`` returns the per-atom features of every level; has
@@ -39,9 +46,11 @@ class MultiFidelityPotential(Potential):
             and each fidelity gets its own copy.
         isolated: energy of an atom without neighbours, ``network`` or ``reference``; see
             :func:`mfpyg.models.system.with_isolated_atoms`.
+        charges: names of the fidelities that also get a head for charges, and thus dipole moments; see
+            :class:`mfpyg.models.charges.ChargeHead`.
 
     Raises:
-        MFPyGError: for duplicate or no fidelities, or a module that is not a backbone.
+        MFPyGError: for duplicate or no fidelities, charges of an unknown one, or a module that is not a backbone.
 
     Attributes:
         compiled: whether predictions, including forces, go through ``torch.compile``; see
@@ -63,6 +72,7 @@ class MultiFidelityPotential(Potential):
         head_width: int | None = None,
         private_blocks: int = 0,
         isolated: str = "network",
+        charges: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if len(set(fidelities)) < len(fidelities) or not fidelities:
@@ -80,6 +90,10 @@ class MultiFidelityPotential(Potential):
         sizes: Sequence[int] = backbone.feature_sizes  # type: ignore[assignment]
         self.heads = nn.ModuleList(make_head(head, sizes, head_width) for _ in fidelities)
         self.private = private_copies(backbone, private_blocks, len(fidelities))
+        for name in charges:
+            self.check_fidelity(name)
+        self.charges = tuple(name for name in fidelities if name in charges)
+        self.charge_heads = nn.ModuleList(ChargeHead(sizes) for _ in self.charges)  # last: draws after all others
 
     def reset_parameters(self) -> None:
         """Draw new weights; the reference energies are kept."""
@@ -87,6 +101,7 @@ class MultiFidelityPotential(Potential):
         for head in self.heads:
             head.reset_parameters()  # type: ignore[operator]
         reset(self.private)
+        reset(self.charge_heads)
 
     @property
     def cutoff(self) -> float:
@@ -117,6 +132,15 @@ class MultiFidelityPotential(Potential):
         self.check_fidelity(fidelity)
         return self.heads[self.fidelities.index(fidelity)]  # type: ignore[return-value]
 
+    def charge_head(self, fidelity: str) -> ChargeHead:
+        """Output layers for the charges of a fidelity.
+
+        Raises:
+            MFPyGError: for a fidelity without.
+        """
+        self.check_wanted({fidelity: "Q"})
+        return self.charge_heads[self.charges.index(fidelity)]  # type: ignore[return-value]
+
     def reference(self, fidelity: str) -> Tensor:
         return self.head(fidelity).reference
 
@@ -129,13 +153,14 @@ class MultiFidelityPotential(Potential):
         if len(self.fidelities) != 1:
             raise MFPyGError(f"fidelities are {', '.join(self.fidelities)}, expected a single one to rename")
         self.fidelities, self._compiler = (fidelity,), Compiler()
+        self.charges = (fidelity,) if self.charges else ()
 
     def add_fidelity(self, fidelity: str, like: str, fresh: bool = False) -> None:
-        """Add a fidelity with its own head and, if the others have them, private blocks.
+        """Add a fidelity with its own head and, if the other one has them, private blocks and a charge head.
 
         Args:
             fidelity: name of the new fidelity.
-            like: fidelity whose head, reference energies and private blocks are copied.
+            like: fidelity whose heads, reference energies and private blocks are copied.
             fresh: whether to draw new weights for the copies.
 
         Raises:
@@ -151,10 +176,15 @@ class MultiFidelityPotential(Potential):
         if fresh:
             self.heads[-1].reset_parameters()  # type: ignore[operator]
             reset(self.private[-1:])
+        if like in self.charges:
+            self.charge_heads.append(copy.deepcopy(self.charge_head(like)))
+            self.charges = (*self.charges, fidelity)
+            if fresh:
+                reset(self.charge_heads[-1:])
         self.fidelities, self._compiler = (*self.fidelities, fidelity), Compiler()
 
     def parts_of(self, fidelities: Sequence[str]) -> nn.ModuleList:
-        """Heads and private blocks of the given fidelities.
+        """Heads, of charges too, and private blocks of the given fidelities.
 
         Raises:
             MFPyGError: for an unknown fidelity.
@@ -162,10 +192,11 @@ class MultiFidelityPotential(Potential):
         for name in fidelities:
             self.check_fidelity(name)
         numbers = [self.fidelities.index(name) for name in fidelities]
-        return nn.ModuleList(parts[i] for parts in (self.heads, self.private) if parts for i in numbers)
+        found = [parts[i] for parts in (self.heads, self.private) if parts for i in numbers]
+        return nn.ModuleList([*found, *(self.charge_head(name) for name in fidelities if name in self.charges)])
 
     def keep_only(self, fidelity: str) -> None:
-        """Remove the heads and private blocks of all other fidelities.
+        """Remove the heads, of charges too, and private blocks of all other fidelities.
 
         Raises:
             MFPyGError: for an unknown fidelity.
@@ -174,6 +205,8 @@ class MultiFidelityPotential(Potential):
         number = self.fidelities.index(fidelity)
         self.heads = nn.ModuleList([self.heads[number]])
         self.private = nn.ModuleList([self.private[number]] if self.private else [])
+        self.charge_heads = nn.ModuleList([self.charge_head(fidelity)] if fidelity in self.charges else [])
+        self.charges = (fidelity,) if fidelity in self.charges else ()
         self.fidelities, self._compiler = (fidelity,), Compiler()  # compiled functions take the removed weights
 
     def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
@@ -184,43 +217,34 @@ class MultiFidelityPotential(Potential):
         are detached.
 
         Raises:
-            MFPyGError: for an unknown fidelity or element, data on another device, positions that are not finite,
-                overlapping atoms if the result is not finite (in evaluation mode), a stress of a graph that is not
-                periodic in all directions, or forces in inference mode.
+            MFPyGError: for an unknown fidelity or element, charges or dipoles of a fidelity without a charge head, data
+                on another device, positions that are not finite, overlapping atoms if the result is not finite (in
+                evaluation mode), a stress of a graph that is not periodic in all directions, a dipole of one that is
+                periodic in any, or forces in inference mode.
         """
         with default_torch_settings(keep_inference=True):
             return self._predict(without_inference_tensors(data), wanted)
 
     def _predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
-        for name in wanted:
-            self.head(name)
+        self.check_wanted(wanted)
         weight = next(self.parameters())
-        _check_usable(weight, data, with_gradients=any_wants(wanted, "FS"))
+        check_usable(weight, data, with_gradients=any_wants(wanted, "FS"))
         requires_grad = _requires_grad(data)
         differentiable = torch.is_grad_enabled() and (self.training or requires_grad)
         species = self.species_number(data.z)
         self.warn_untrained(data.z, wanted)
-        largest = largest_coordinate(data.pos)
-        if not math.isfinite(largest):
-            atom = int((~torch.isfinite(data.pos)).any(dim=1).nonzero()[0])
-            raise MFPyGError(
-                f"positions are NaN or infinite in graph {int(molecules_of(data)[0][atom])} (atom {atom} of all); "
-                "expected finite ones in Å"
-            )
         dtype = weight.dtype
-        if largest > WARN_BEYOND and data.pos.dtype == torch.float32:
-            warnings.warn(
-                f"positions in float32 reach {largest:,.0f} Å, where they are rounded by 6e-5 Å or more; pass them in "
-                "float64, or move them closer to the origin",
-                MFPyGWarning,
-                stacklevel=3,
-            )
-        if largest > CENTER_BEYOND:
+        if check_positions(data) > CENTER_BEYOND:
             data = centered(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if any_wants(wanted, "S"):
             check_volumes(lattice, topology.n_graphs)
+        if any_wants(wanted, "D"):
+            check_molecules(lattice)
         system = System(data.pos.to(dtype), species, topology, lattice)
+        if any_wants(wanted, "DQ"):
+            system.charge = total_charges(data, topology.n_graphs, dtype)
+            system.mass = masses(data.z, dtype)
         through_compiler = self.compiled and not requires_grad and topology.edge_index.shape[1] > 0
         evaluator = self._compiler if through_compiler else evaluate
         if self.isolated == "reference":
@@ -266,22 +290,6 @@ class MultiFidelityPotential(Potential):
             supported = ", ".join(chemical_symbols[i] for i in self.species)
             raise MFPyGError(f"element {names} is unknown to this potential (it knows {supported})")
         return number
-
-
-def _check_usable(weight: Tensor, data: Data, with_gradients: bool) -> None:
-    """Check that weights and data are on the same device, and can be differentiated if needed."""
-    if torch.is_inference_mode_enabled() and with_gradients:
-        raise MFPyGError("forces are gradients, which torch.inference_mode() forbids; use torch.no_grad() instead")
-    if weight.is_inference() and with_gradients:
-        raise MFPyGError(
-            "the weights were created or moved in torch.inference_mode(), so that autograd cannot use them; use "
-            "copy.deepcopy(potential), or load and move it outside of inference mode"
-        )
-    if data.pos.device != weight.device:
-        raise MFPyGError(
-            f"the data are on {data.pos.device}, but the potential is on {weight.device}; move one of them, for "
-            f"example with data.to('{weight.device}')"
-        )
 
 
 def _requires_grad(data: Data) -> bool:

@@ -14,7 +14,7 @@ from mfpyg.properties import ENERGY, PROPERTIES
 
 @dataclass
 class Prediction:
-    """Energies of a batch of molecules at one fidelity, and their derivatives.
+    """Energies of a batch of molecules at one fidelity, their derivatives, atomic charges and dipole moments.
 
     Attributes:
         energy: total energies in kcal/mol, (n_graphs,) float64.
@@ -23,6 +23,9 @@ class Prediction:
         hierarchicality: regularization term of HIP-NN, (n_graphs,).
         stress: (1/V) dE/dε in kcal/mol/Å³ at the strain ε = 0 of positions and cell, x → x (I + ε) with ε symmetric;
             (n_graphs, 3, 3), symmetric; ``None`` if not requested. Positive under tension, as in ASE.
+        dipole: Σ q (x − centre of mass) in e·Å, (n_graphs, 3); ``None`` if not requested.
+        charges: atomic charges in e, (n_atoms,), which add up to the total charge of the graph; ``None`` if not
+            requested.
     """
 
     energy: Tensor
@@ -30,6 +33,8 @@ class Prediction:
     atomic_energies: Tensor
     hierarchicality: Tensor
     stress: Tensor | None = None
+    dipole: Tensor | None = None
+    charges: Tensor | None = None
 
     def detached(self) -> Prediction:
         """Copy with all tensors detached."""

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
-from mfpyg.errors import MFPyGError
-from mfpyg.graph import EdgeTopology, Prepared, Topology
+from mfpyg.centering import WARN_BEYOND, largest_coordinate
+from mfpyg.errors import MFPyGError, MFPyGWarning
+from mfpyg.graph import EdgeTopology, Prepared, Topology, molecules_of
 from mfpyg.lattice import Lattice
 from mfpyg.models.prediction import Prediction
 
@@ -30,6 +33,8 @@ class System:
         topology: atoms and neighbours.
         lattice: cells of periodic graphs.
         prepared: result of the backbone's ``prepare``, if it has been called.
+        charge: total charge of each graph in e, (n_graphs,); ``None`` without charges and dipoles.
+        mass: mass of each atom, (n_atoms,); ``None`` without charges and dipoles.
     """
 
     pos: Tensor
@@ -37,6 +42,8 @@ class System:
     topology: Topology
     lattice: Lattice | None
     prepared: Prepared | None = None
+    charge: Tensor | None = None
+    mass: Tensor | None = None
 
 
 def with_isolated_atoms(system: System, elements: Tensor) -> System:
@@ -44,7 +51,7 @@ def with_isolated_atoms(system: System, elements: Tensor) -> System:
 
     The energy ε that the network predicts for an isolated atom depends on its element only. It is subtracted from every
     atomic energy, level by level, E_i = E⁰(z_i) + ε_i − ε(z_i isolated), so that the energy of isolated atoms is the
-    reference energy.
+    reference energy. Charges do not change: that of a single atom is always that of its graph.
     """
     n, topology = len(elements), system.topology
     number = torch.arange(n, device=elements.device)
@@ -61,7 +68,11 @@ def with_isolated_atoms(system: System, elements: Tensor) -> System:
     species, pos = torch.cat([system.species, number]), system.pos
     if not isinstance(topology, EdgeTopology):  # pos holds edge vectors
         pos = torch.cat([pos, pos.new_zeros(n, 3)])
-    return dataclasses.replace(system, pos=pos, species=species, topology=new, lattice=lattice)
+    changed = dataclasses.replace(system, pos=pos, species=species, topology=new, lattice=lattice)
+    if system.charge is not None and system.mass is not None:
+        changed.charge = torch.cat([system.charge, system.charge.new_zeros(n)])
+        changed.mass = torch.cat([system.mass, system.mass.new_ones(n)])
+    return changed
 
 
 def check_volumes(lattice: Lattice | None, n_graphs: int) -> None:
@@ -78,6 +89,64 @@ def check_volumes(lattice: Lattice | None, n_graphs: int) -> None:
             f"stress of graph {graph} is not defined: its pbc is {repeats[graph].tolist()}, expected True in all "
             "three directions, with a cell; leave the stress out"
         )
+
+
+def check_molecules(lattice: Lattice | None) -> None:
+    """Check that no graph is periodic, as the dipole moment would depend on the choice of the cell.
+
+    Raises:
+        MFPyGError: for the first graph that is periodic in any direction.
+    """
+    periodic = [] if lattice is None else lattice.pbc.any(dim=1).nonzero().flatten().tolist()
+    if lattice is not None and periodic:
+        graph = periodic[0]
+        raise MFPyGError(
+            f"dipole of graph {graph} is not defined: its pbc is {lattice.pbc[graph].tolist()}, expected False in all "
+            "three directions; leave the dipole out"
+        )
+
+
+def check_usable(weight: Tensor, data: Data, with_gradients: bool) -> None:
+    """Check that weights and data are on the same device, and can be differentiated if needed.
+
+    Raises:
+        MFPyGError: if not.
+    """
+    if torch.is_inference_mode_enabled() and with_gradients:
+        raise MFPyGError("forces are gradients, which torch.inference_mode() forbids; use torch.no_grad() instead")
+    if weight.is_inference() and with_gradients:
+        raise MFPyGError(
+            "the weights were created or moved in torch.inference_mode(), so that autograd cannot use them; use "
+            "copy.deepcopy(potential), or load and move it outside of inference mode"
+        )
+    if data.pos.device != weight.device:
+        raise MFPyGError(
+            f"the data are on {data.pos.device}, but the potential is on {weight.device}; move one of them, for "
+            f"example with data.to('{weight.device}')"
+        )
+
+
+def check_positions(data: Data) -> float:
+    """Check that positions are finite, and return the largest absolute coordinate in Å; warn if it is very large.
+
+    Raises:
+        MFPyGError: for the first atom whose position is not finite.
+    """
+    largest = largest_coordinate(data.pos)
+    if not math.isfinite(largest):
+        atom = int((~torch.isfinite(data.pos)).any(dim=1).nonzero()[0])
+        raise MFPyGError(
+            f"positions are NaN or infinite in graph {int(molecules_of(data)[0][atom])} (atom {atom} of all); "
+            "expected finite ones in Å"
+        )
+    if largest > WARN_BEYOND and data.pos.dtype == torch.float32:
+        warnings.warn(
+            f"positions in float32 reach {largest:,.0f} Å, where they are rounded by 6e-5 Å or more; pass them in "
+            "float64, or move them closer to the origin",
+            MFPyGWarning,
+            stacklevel=4,
+        )
+    return largest
 
 
 @dataclass

@@ -6,7 +6,6 @@ The second stage is validated by the errors of the sum against the target's labe
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from mfpyg.datasets.references import complete_difference, fit, labelled_energie
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
-from mfpyg.models.delta import difference_name, with_difference
+from mfpyg.models.delta import difference_name, with_difference, without_charge
 from mfpyg.training.inputs import Inputs, reference_notes
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.stage import Stage, Step
@@ -85,7 +84,7 @@ class DifferenceStage(Stage):
     ) -> tuple[MultiFidelityPotential, MultiFidelityLoss, Batch]:
         assert isinstance(potential, DeltaPotential)
         target, base = self.inputs.column(self.target), self.inputs.column(self.base)
-        batch = copy.copy(batch)
+        batch = without_charge(batch)
         graphs = torch.arange(batch.num_graphs, device=batch.batch.device)
         batch.energy, energy_mask = with_difference(batch.energy, batch.energy_mask, target, base, graphs)
         batch.forces, forces_mask = with_difference(batch.forces, batch.forces_mask, target, base, batch.batch)
