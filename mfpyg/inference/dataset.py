@@ -31,6 +31,9 @@ from mfpyg.torch_defaults import with_default_torch_settings
 FORMAT = 1
 """Version of the format of stored predictions."""
 
+EVALUATED = "EF"
+"""Properties whose labels predictions are compared with."""
+
 BATCH_SIZE = 128
 """Maximum number of conformations in a batch."""
 
@@ -83,7 +86,7 @@ def predicted(
 
 def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, str]:
     """Fidelities with a label in the batch, and the letters of the properties that have one."""
-    there = {p.letter: batch[p.mask].any(dim=0).tolist() for p in PROPERTIES.values() if p.mask in batch}
+    there = {letter: batch[PROPERTIES[letter].mask].any(dim=0).tolist() for letter in EVALUATED}
     found = {name: in_order(letter for letter, mask in there.items() if mask[t]) for name, t in columns.items()}
     return {name: letters for name, letters in found.items() if letters}
 

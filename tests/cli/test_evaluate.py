@@ -383,3 +383,12 @@ def test_split_without_labels_is_not_drawn(write_xyz: Any, tmp_path: Path, capsy
     evaluate.main([str(out), "--plot"])
     assert "note: no labels in test to plot" in capsys.readouterr().out
     assert sorted(p.name for p in out.glob("*.png")) == ["evaluation-train.png", "evaluation-val.png"]
+
+
+def test_labels_beside_energies_and_forces_are_left_alone(tmp_path: Path, untrained: Any, capsys: Any) -> None:
+    atoms = ase.Atoms("OH2", [[0, 0, 0], [0, 0, 1.0], [0.9, 0, 0]])
+    atoms.info = {"e": -2000.0, "mu": [0.1, 0.2, 0.3]}
+    ase.io.write(tmp_path / "water.xyz", [atoms, atoms], format="extxyz")
+    spec = f"{tmp_path / 'water.xyz'}:dz=e,D=mu@eV"
+    evaluate.main([str(untrained("dz:E")), "--dataset", spec, "--json", str(tmp_path / "errors.json")])
+    assert json.loads((tmp_path / "errors.json").read_text())["all"]["dz"]["energy"]["n"] == 2
