@@ -14,6 +14,7 @@ from torch_geometric.data import Data
 from mfpyg.checkpoint import load
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.models import Potential
+from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
 from mfpyg.torch_defaults import with_default_torch_settings
 
@@ -91,6 +92,21 @@ class Ensemble:
             return predictions[0], None
         means = {name: _reduce([p[name] for p in predictions], lambda x: x.mean(dim=0)) for name in wanted}
         return means, {name: _reduce([p[name] for p in predictions], lambda x: x.std(dim=0)) for name in wanted}
+
+    def hessian(self, data: Data, fidelity: str) -> tuple[Tensor, Tensor | None]:
+        """Mean and standard deviation of the Hessians of the members.
+
+        Args:
+            data, fidelity: as in :func:`mfpyg.models.hessian.hessian`.
+
+        Returns:
+            The mean in kcal/mol/Å², and the sample standard deviation (n − 1), which is ``None`` for a single member.
+
+        Raises:
+            MFPyGError: as :func:`mfpyg.models.hessian.hessian`.
+        """
+        each = torch.stack([hessian(member, data, fidelity) for member in self.members])
+        return each.mean(dim=0), each.std(dim=0) if len(each) > 1 else None
 
 
 def _reduce(predictions: Sequence[Prediction], reduction: Callable[[Tensor], Tensor]) -> Prediction:

@@ -58,6 +58,8 @@ class MFPyGCalculator(Calculator):
     Several models form an ensemble. The results are then means, and the sample standard deviations (n − 1) of the
     members are in ``energy_std``, ``energies_std``, ``forces_std`` (per component) and ``stress_std``.
 
+    ``get_property("hessian", atoms)`` returns the Hessian in eV/Å², (3n, 3n), in the order of ``positions.ravel()``.
+
     Threads that share a calculator are serialized, and methods return the properties of the given ``atoms``, while
     ``results`` are those of the last calculation in any thread.
 
@@ -81,7 +83,7 @@ class MFPyGCalculator(Calculator):
         >>> atoms.get_potential_energy(), atoms.get_forces()                  # doctest: +SKIP
     """
 
-    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012  (as in ASE)
+    implemented_properties = ["energy", "free_energy", "energies", "forces", "stress", "hessian"]  # noqa: RUF012  (as in ASE)
 
     def __init__(
         self,
@@ -200,6 +202,10 @@ class MFPyGCalculator(Calculator):
         self.results["free_energy"] = self.results["energy"]
         if spread is not None:
             self.results.update({f"{name}_std": value for name, value in _results(spread[fidelity]).items()})
+        if {"hessian", "hessian_std"} & set(properties):
+            for name, values in zip(("hessian", "hessian_std"), self.ensemble.hessian(data, fidelity), strict=True):
+                if values is not None:  # (n, n, 3, 3)
+                    self.results[name] = _array(values.transpose(1, 2).flatten(2, 3).flatten(0, 1))
 
     def _letters(self, properties: Sequence[str], pbc: np.ndarray) -> str:
         """Letters of the properties to compute."""

@@ -27,9 +27,11 @@ from ase.optimize import BFGS
 from ase.vibrations import Vibrations
 
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.frequencies import harmonic_frequencies
 from mfpyg.interop.ase import MFPyGCalculator, data_of
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.delta import DeltaPotential
+from mfpyg.models.hessian import hessian
 
 Potentials = Callable[..., MultiFidelityPotential]
 KCAL_MOL = ase.units.kcal / ase.units.mol
@@ -228,6 +230,49 @@ def test_delta_potential(random_potential: Potentials) -> None:
     np.testing.assert_allclose(atoms.get_stress(), sum(parts), atol=1e-12)
 
 
+# Hessians
+
+
+@pytest.mark.parametrize("make", [lambda: molecule("CH3CHO"), _crystal])
+def test_hessian_is_that_of_displacements(
+    random_potential: Potentials, tmp_path: Path, make: Callable[[], Atoms]
+) -> None:
+    atoms = make()
+    atoms.calc = MFPyGCalculator(random_potential())
+    found = atoms.calc.get_property("hessian", atoms)
+    vibrations = Vibrations(atoms, name=str(tmp_path / "vib"), delta=1e-4, nfree=4)
+    vibrations.run()
+    expected = vibrations.get_vibrations().get_hessian_2d()
+    assert found.shape == expected.shape == (3 * len(atoms), 3 * len(atoms))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+def test_a_hessian_is_computed_only_when_requested(random_potential: Potentials) -> None:
+    atoms = molecule("H2O")
+    atoms.calc = MFPyGCalculator(random_potential())
+    atoms.calc.get_property("hessian", atoms)
+    energy = atoms.get_potential_energy()
+    assert set(atoms.calc.results) == {"energy", "free_energy", "energies", "hessian"}
+    atoms.positions[0, 0] += 0.1
+    assert atoms.get_potential_energy() != energy
+    assert "hessian" not in atoms.calc.results
+
+
+def test_frequencies_are_those_of_vibrations(
+    formaldehyde: tuple[MultiFidelityPotential, Atoms], tmp_path: Path
+) -> None:
+    potential, atoms = formaldehyde
+    atoms = atoms.copy()
+    atoms.calc = MFPyGCalculator(potential)
+    BFGS(atoms, logfile=None).run(fmax=1e-5, steps=500)
+    vibrations = Vibrations(atoms, name=str(tmp_path / "vib"), delta=1e-4, nfree=4)
+    vibrations.run()
+    data = data_of(atoms)
+    found = harmonic_frequencies(hessian(potential, data, "dz"), data.z, data.pos)
+    np.testing.assert_allclose(found, vibrations.get_frequencies().real[6:], rtol=1e-4)
+    assert found.min() > 100
+
+
 # Ensembles
 
 
@@ -235,7 +280,7 @@ def test_ensemble(random_potential: Potentials) -> None:
     members, atoms = [random_potential(seed) for seed in range(3)], _crystal()
     atoms.calc = MFPyGCalculator(members)
     each = [MFPyGCalculator(member) for member in members]
-    for name in ("energy", "energies", "forces", "stress"):
+    for name in ("energy", "energies", "forces", "stress", "hessian"):
         values = np.array([one.get_property(name, atoms) for one in each])
         np.testing.assert_allclose(atoms.calc.get_property(name, atoms), values.mean(axis=0), rtol=1e-10, atol=1e-12)
         spread = atoms.calc.get_property(f"{name}_std", atoms)
