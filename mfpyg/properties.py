@@ -84,6 +84,9 @@ CHARGES = Property("Q", "charges", "charge", "charges", "atom", (), "e", units.c
 PROPERTIES = {p.letter: p for p in (ENERGY, FORCES, STRESS, HESSIAN, DIPOLE, CHARGES)}
 """All properties by their letters, in the order in which letters are written."""
 
+BY_NAME = {p.name: p for p in PROPERTIES.values()}
+"""All properties by their names."""
+
 
 def in_order(letters: Iterable[str]) -> str:
     """Letters of properties, each once, in the order of :data:`PROPERTIES`."""

@@ -10,7 +10,9 @@ from torch_geometric.data import Batch
 
 from mfpyg.graph import find_topology
 from mfpyg.models import Potential, Prediction
+from mfpyg.models.prediction import predicted_properties
 from mfpyg.models.system import find_overlap
+from mfpyg.properties import BY_NAME, Property
 
 Labels = Iterable[tuple[str, str, int]]
 """Fidelity, ``"energy"`` or ``"forces"``, and index of the fidelity among the T of the data set."""
@@ -55,10 +57,9 @@ def fault_of_data(potential: Potential, batch: Batch, labels: Labels, molecules:
 def fault_of_predictions(predictions: Mapping[str, Prediction], batch: Batch, molecules: Sequence[str]) -> str | None:
     """Find predictions of a batch that are not finite; ``None`` if all are finite."""
     for name, prediction in predictions.items():
-        bad = {"energy": ~torch.isfinite(prediction.energy)}
-        if prediction.forces is not None:
-            bad["forces"] = _of_graphs(~torch.isfinite(prediction.forces).all(dim=1), batch)
-        for prop, wrong in bad.items():
+        for property in predicted_properties(prediction):
+            prop = property.name
+            wrong = _graphs_with_not_finite(property, getattr(prediction, prop), batch)
             if wrong.any():
                 where = name_of(batch, int(wrong.nonzero()[0]), molecules)
                 count = f"{int(wrong.sum())} of {batch.num_graphs} in the batch"
@@ -68,11 +69,12 @@ def fault_of_predictions(predictions: Mapping[str, Prediction], batch: Batch, mo
 
 def _wrong_labels(batch: Batch, prop: str, column: int) -> Tensor:
     """Graphs with a label that is neither finite nor masked, (n_graphs,) bool."""
-    if prop == "energy":
-        return batch.energy_mask[:, column] & ~torch.isfinite(batch.energy[:, column])
-    return batch.forces_mask[:, column] & _of_graphs(~torch.isfinite(batch.forces[:, column]).all(dim=1), batch)
+    property = BY_NAME[prop]
+    return batch[property.mask][:, column] & _graphs_with_not_finite(property, batch[prop][:, column], batch)
 
 
-def _of_graphs(atoms: Tensor, batch: Batch) -> Tensor:
-    """True for graphs with any true atom: (n_atoms,) bool -> (n_graphs,) bool."""
-    return torch.bincount(batch.batch[atoms], minlength=batch.num_graphs) > 0
+def _graphs_with_not_finite(property: Property, values: Tensor, batch: Batch) -> Tensor:
+    """True for graphs with a value that is not finite, of the graph or of one of its atoms, (n_graphs,) bool."""
+    wrong = ~torch.isfinite(values)
+    wrong = wrong.flatten(1).any(dim=1) if wrong.dim() > 1 else wrong
+    return wrong if property.per == "graph" else torch.bincount(batch.batch[wrong], minlength=batch.num_graphs) > 0

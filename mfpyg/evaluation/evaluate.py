@@ -15,8 +15,9 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.metrics import MetricTable
-from mfpyg.inference.dataset import common_columns, predicted
+from mfpyg.inference.dataset import EVALUATED, common_columns, predicted
 from mfpyg.models import Potential, Prediction
+from mfpyg.properties import PROPERTIES
 from mfpyg.torch_defaults import with_default_torch_settings
 
 
@@ -69,7 +70,8 @@ def evaluate(
             a label or a prediction is NaN or infinite, naming the conformation.
     """
     columns = common_columns(potential, dataset)
-    labels = [(name, prop, column) for name, column in columns.items() for prop in ("energy", "forces")]
+    names = [PROPERTIES[letter].name for letter in EVALUATED]
+    labels = [(name, prop, column) for name, column in columns.items() for prop in names]
     result = Evaluation({}, {})
     for split, rows in splits.items():
         table = MetricTable(columns)

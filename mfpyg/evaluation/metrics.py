@@ -10,33 +10,30 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from mfpyg.models import Prediction
+from mfpyg.models.prediction import predicted_properties
+from mfpyg.properties import ENERGY, Property
 
 
-def energy_errors(prediction: Prediction, batch: Batch, column: int) -> Tensor:
-    """Predicted minus labelled total energy in kcal/mol, (n_labelled,) float64.
+def label_errors(property: Property, prediction: Prediction, batch: Batch, column: int) -> Tensor:
+    """Predicted minus labelled components of a property of graphs or atoms, (n_labelled_components,) float64.
 
     Entries without a label are left out before any arithmetic: NaN times zero is still NaN, also in the gradient.
 
     Args:
+        property: property with a prediction.
         prediction: prediction of one fidelity.
-        batch: batch with ``energy`` (n_graphs, T) and ``energy_mask``.
+        batch: batch with labels, such as ``forces`` (n_atoms, T, 3), and their mask (n_graphs, T).
         column: index of the fidelity among the T of the data set.
     """
-    mask = batch.energy_mask[:, column]
-    return prediction.energy[mask] - batch.energy[mask, column]
+    predicted, labels = getattr(prediction, property.name), batch[property.name]
+    rows = labelled_rows(property, batch, column)
+    return (predicted[rows].double() - labels[rows, column].double()).flatten()
 
 
-def force_errors(prediction: Prediction, batch: Batch, column: int) -> Tensor:
-    """Predicted minus labelled force components in kcal/mol/Å, (n_labelled_atoms · 3,) float64.
-
-    Args:
-        prediction: prediction of one fidelity, with forces.
-        batch: batch with ``forces`` (n_atoms, T, 3) and ``forces_mask`` (n_graphs, T).
-        column: index of the fidelity among the T of the data set.
-    """
-    assert prediction.forces is not None
-    mask = batch.forces_mask[batch.batch, column]  # (n_atoms,)
-    return (prediction.forces[mask].double() - batch.forces[mask, column].double()).flatten()
+def labelled_rows(property: Property, batch: Batch, column: int) -> Tensor:
+    """True for the graphs, or atoms, with a label, (n_graphs,) or (n_atoms,) bool."""
+    mask = batch[property.mask][:, column]  # (n_graphs,)
+    return mask[batch.batch] if property.per == "atom" else mask
 
 
 def error_sums(errors: Tensor) -> Tensor:
@@ -63,16 +60,16 @@ class MetricTable:
         self._sums: dict[tuple[str, str], Tensor] = {}
 
     def add(self, predictions: Mapping[str, Prediction], batch: Batch) -> bool:
-        """Add a batch, with force errors where a prediction has forces; return True if all errors are finite."""
+        """Add a batch, with the errors of all that is predicted; return True if all errors are finite."""
         n_atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)
         finite = True
         for name, prediction in predictions.items():
             column = self.columns[name]
-            errors = energy_errors(prediction, batch, column)
-            finite &= self._add(name, "energy", errors)
-            self._add(name, "per_atom", errors / n_atoms[batch.energy_mask[:, column]])
-            if prediction.forces is not None:
-                finite &= self._add(name, "forces", force_errors(prediction, batch, column))
+            for property in predicted_properties(prediction):
+                errors = label_errors(property, prediction, batch, column)
+                finite &= self._add(name, property.name, errors)
+                if property is ENERGY:
+                    self._add(name, "per_atom", errors / n_atoms[labelled_rows(property, batch, column)])
         return finite
 
     def _add(self, name: str, quantity: str, errors: Tensor) -> bool:

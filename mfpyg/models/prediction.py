@@ -9,7 +9,12 @@ from typing import Any
 
 from torch import Tensor
 
-from mfpyg.properties import ENERGY, PROPERTIES
+from mfpyg.properties import ENERGY, PROPERTIES, Property
+
+
+def predicted_properties(prediction: Prediction) -> list[Property]:
+    """Properties that a prediction has, in the order of :data:`mfpyg.properties.PROPERTIES`."""
+    return [p for p in PROPERTIES.values() if getattr(prediction, p.name, None) is not None]
 
 
 @dataclass

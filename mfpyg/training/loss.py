@@ -10,9 +10,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from mfpyg.evaluation.metrics import energy_errors, error_sums, force_errors
+from mfpyg.evaluation.metrics import error_sums, label_errors
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import Prediction
+from mfpyg.properties import BY_NAME
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -55,7 +56,7 @@ class MultiFidelityLoss(nn.Module):
     Args:
         fidelities: fidelities with the labels to train on.
         columns: ``{fidelity: column among the T of the data set}``.
-        weights: ``{(fidelity, "energy" | "forces"): w}`` for every label trained on.
+        weights: ``{(fidelity, name of the property): w}`` for every label trained on.
         hierarchicality: w_R.
     """
 
@@ -107,10 +108,10 @@ class MultiFidelityLoss(nn.Module):
 
     def sums(self, predictions: Mapping[str, Prediction], batch: Batch) -> Tensor:
         """Count, Σ|e| and Σe² of each label, in the order of ``weights``: (n_labels, 3) float64."""
-        errors = {"energy": energy_errors, "forces": force_errors}
-        return torch.stack(
-            [error_sums(errors[prop](predictions[name], batch, self.columns[name])) for name, prop in self.weights]
+        errors = (
+            label_errors(BY_NAME[prop], predictions[name], batch, self.columns[name]) for name, prop in self.weights
         )
+        return torch.stack([error_sums(of_label) for of_label in errors])
 
     def error(self, sums: Tensor) -> Tensor:
         """w (RMSE + MAE) of each label from its sums; zero without labels. (n_labels, 3) -> (n_labels,)."""
