@@ -41,7 +41,7 @@ class Prepared(Protocol):
 
     @property
     def key(self) -> Hashable:
-        """What a compiled prediction depends on besides the type and :meth:`tensors`; ``None`` if nothing."""
+        """Dependence of a compiled prediction on more than the type and :meth:`tensors`; ``None`` if nothing."""
 
     def tensors(self) -> list[Tensor]:
         """All tensors, as inputs of ``torch.compile``; numbers are passed as sizes of empty tensors."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
-from ase.data import atomic_masses, chemical_symbols
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from mfpyg.errors import MFPyGError
+from mfpyg.models.charges import masses
 
 TO_WAVENUMBER = math.sqrt(4.184e26) / (2 * math.pi * 2.99792458e10)
 """√(kcal/mol/Å²/u) as a wavenumber ω / 2πc in cm⁻¹."""
@@ -42,7 +43,7 @@ def harmonic_frequencies(hessian: Tensor, z: Tensor, pos: Tensor, periodic: bool
         raise MFPyGError(f"the Hessian has the shape {tuple(hessian.shape)}, expected ({n}, {n}, 3, 3) for {n} atoms")
     if not hessian.isfinite().all():
         raise MFPyGError("the Hessian has values that are NaN or infinite, expected finite ones in kcal/mol/Å²")
-    root = masses(z).sqrt().to(hessian.device)  # (n,)
+    root = _known_masses(z).sqrt().to(hessian.device)  # (n,)
     weighted = hessian.detach().double() / (root[:, None] * root)[:, :, None, None]
     matrix = weighted.permute(0, 2, 1, 3).reshape(3 * n, 3 * n)
     rigid = _rigid_motions(root, pos.detach().to(root), rotations=not periodic)  # (3n, 3 to 6)
@@ -51,7 +52,7 @@ def harmonic_frequencies(hessian: Tensor, z: Tensor, pos: Tensor, periodic: bool
     return values.sign() * values.abs().sqrt() * TO_WAVENUMBER
 
 
-def masses(z: Tensor) -> Tensor:
+def _known_masses(z: Tensor) -> Tensor:
     """Standard atomic masses in u, (n,) float64.
 
     Raises:
@@ -61,7 +62,7 @@ def masses(z: Tensor) -> Tensor:
     if unknown.any():
         known = len(chemical_symbols) - 1
         raise MFPyGError(f"no mass is known of atomic number {int(z[unknown][0])}, expected one from 1 to {known}")
-    return torch.from_numpy(atomic_masses)[z.cpu()]
+    return masses(z, torch.float64)
 
 
 def _rigid_motions(root: Tensor, pos: Tensor, rotations: bool) -> Tensor:

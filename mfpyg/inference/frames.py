@@ -126,7 +126,7 @@ def names_of(ensemble: Ensemble, fidelities: Sequence[str] | str | None) -> list
 
 @dataclass(frozen=True)
 class _Task:
-    """What to predict; ``factor`` is 1 kcal/mol in the requested unit."""
+    """Fidelities and properties to predict; ``factor`` is 1 kcal/mol in the requested unit."""
 
     ensemble: Ensemble
     wanted: dict[str, str]

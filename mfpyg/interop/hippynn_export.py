@@ -113,6 +113,11 @@ def _check_exportable(potential: Potential) -> HIPNN:
             "the potential has private blocks, or energies relative to isolated atoms, which hippynn does not support; "
             "expected head.private_blocks 0 and head.isolated network"
         )
+    if potential.charges:
+        raise MFPyGError(
+            f"the potential has charges of {', '.join(potential.charges)}, which are not exported to hippynn; "
+            "build one without charge heads"
+        )
     return potential.backbone
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import e3nn
 import pytest
 import torch
 from e3nn import o3
@@ -62,13 +61,7 @@ def make(name: str, **options: Any) -> Backbone:
     return backbones.find(name).make(SPECIES, {**SMALL[name], **options}).double()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _without_torchscript() -> Iterator[None]:
-    """e3nn's layers as they are: compiling them takes half of the time of the tests of nequip."""
-    before = e3nn.get_optimization_defaults()
-    e3nn.set_optimization_defaults(jit_script_fx=False)
-    yield
-    e3nn.set_optimization_defaults(**before)
+pytestmark = pytest.mark.usefixtures("without_torchscript")
 
 
 @pytest.fixture(autouse=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import e3nn
 import pytest
 import torch
 from torch import Tensor
@@ -25,12 +24,7 @@ KERNELS = [("hipnn", {"kernel": kernel}) for kernel in ("native", "padded", "def
 CASES: list[tuple[str, dict[str, Any]]] = [*((name, {}) for name in NAMES), *KERNELS]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _without_torchscript() -> Iterator[None]:
-    before = e3nn.get_optimization_defaults()
-    e3nn.set_optimization_defaults(jit_script_fx=False)
-    yield
-    e3nn.set_optimization_defaults(**before)
+pytestmark = pytest.mark.usefixtures("without_torchscript")
 
 
 def potential_of(name: str, **options: Any) -> MultiFidelityPotential:
