@@ -163,7 +163,7 @@ def _training_step(batch: Any) -> float:
     for _ in range(4):
         start = time.perf_counter()
         optimiser.zero_grad()
-        value, _ = loss(potential.predict(batch, loss.wanted), batch)
+        value, _ = loss(loss.predict(potential, batch), batch)
         value.backward()
         optimiser.step()
         seconds.append(time.perf_counter() - start)

@@ -22,6 +22,7 @@ from mfpyg.files import check_archive, read_torch, save_torch
 from mfpyg.models import DeltaPotential, Potential
 from mfpyg.models.build import build_delta, build_potential
 from mfpyg.options import check
+from mfpyg.properties import in_order
 from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.torch_defaults import model_construction, with_default_torch_settings
 from mfpyg.units import ENERGY_UNIT, FORCE_UNIT, LENGTH_UNIT
@@ -125,8 +126,7 @@ def trained_labels(described: Mapping[str, Any]) -> dict[str, str]:
     before = (described.get("init") or {}).get("fidelities", [])
     found: dict[str, str] = {}
     for fidelity in [Fidelity.parse(text) for text in (*before, *described["config"].get("fidelities", []))]:
-        labels = found.get(fidelity.name, "") + fidelity.labels
-        found[fidelity.name] = "".join(letter for letter in "EF" if letter in labels)
+        found[fidelity.name] = in_order(found.get(fidelity.name, "") + fidelity.labels)
     return found
 
 

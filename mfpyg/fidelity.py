@@ -110,6 +110,12 @@ class Fidelity:
         return f"{self.name}:{self.labels}"
 
 
+def further_letters(fidelities: Iterable[Fidelity]) -> str | None:
+    """Letters of the properties of some fidelities, if there are others than energies and forces, which all data have."""
+    letters = in_order("".join(fidelity.labels for fidelity in fidelities))
+    return letters if set(letters) - set("EF") else None
+
+
 def parse_fidelities(texts: Iterable[str]) -> tuple[Fidelity, ...]:
     """Parse a list such as ``["dz:EF", "cc:E"]``.
 

@@ -26,6 +26,7 @@ class Property:
         unit: unit inside the package.
         dtype: numpy's name of the type of labels.
         systems: what has the property: ``any``, ``molecules``, or ``crystals``, periodic in three directions.
+        head: output layers that predict it: those of the ``energy``, also for derivatives, or of the ``charges``.
         canonical_unit: returns the canonical spelling of a unit of a file.
         factor: returns the conversion factor from a unit of a file.
         default_unit: unit in files that name only that of their energies, as a format of it.
@@ -43,6 +44,7 @@ class Property:
     default_unit: str
     dtype: str = "float32"
     systems: str = "any"
+    head: str = "energy"
 
     @property
     def mask(self) -> str:
@@ -75,10 +77,15 @@ DIPOLE = Property(
     *("D", "dipole", "dipole", "dipoles", "graph", (3,), "e·Å"),
     *(units.dipole_unit, units.dipole_factor, "e·Å"),
     systems="molecules",
+    head="charges",
 )
 """Σ q x, of charged graphs relative to the centre of mass."""
 
-CHARGES = Property("Q", "charges", "charge", "charges", "atom", (), "e", units.charge_unit, units.charge_factor, "e")
+CHARGES = Property(
+    *("Q", "charges", "charge", "charges", "atom", (), "e"),
+    *(units.charge_unit, units.charge_factor, "e"),
+    head="charges",
+)
 """Atomic charges, which add up to the charge of the graph."""
 
 PROPERTIES = {p.letter: p for p in (ENERGY, FORCES, STRESS, HESSIAN, DIPOLE, CHARGES)}
@@ -86,6 +93,10 @@ PROPERTIES = {p.letter: p for p in (ENERGY, FORCES, STRESS, HESSIAN, DIPOLE, CHA
 
 BY_NAME = {p.name: p for p in PROPERTIES.values()}
 """All properties by their names."""
+
+
+FROM_CHARGES = "".join(p.letter for p in PROPERTIES.values() if p.head == "charges")
+"""Letters of the properties that a charge head predicts."""
 
 
 def in_order(letters: Iterable[str]) -> str:

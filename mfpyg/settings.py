@@ -104,6 +104,7 @@ class TrainSettings:
         choices=("batch", "stored"),
     )
     weights: list[str] = setting([], "loss weights other than 1, as dz:F=0.5 cc:E=2")
+    hessian_directions: int = setting(1, "random directions per Hessian and step in which it is compared", low=1)
     hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity", low=0.0)
     monitor: str = setting("sum", "fidelity whose validation loss selects the best epoch, or sum for all")
     model: Any = field(default_factory=backbones.find("hipnn").options, metadata={"help": "options of the backbone"})

@@ -14,10 +14,12 @@ from mfpyg.datasets.batches import BatchLoader
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
-from mfpyg.evaluation.metrics import MetricTable
-from mfpyg.inference.dataset import EVALUATED, common_columns, predicted
+from mfpyg.evaluation.hessians import Comparison, compared_hessians
+from mfpyg.evaluation.metrics import MetricTable, labelled_rows
+from mfpyg.inference.dataset import common_columns, evaluated_letters, predicted
 from mfpyg.models import Potential, Prediction
-from mfpyg.properties import PROPERTIES
+from mfpyg.models.prediction import predicted_properties
+from mfpyg.properties import ENERGY, HESSIAN, PROPERTIES
 from mfpyg.torch_defaults import with_default_torch_settings
 
 
@@ -26,7 +28,8 @@ class Parity:
     """Labels and predictions of one quantity, for plotting.
 
     Attributes:
-        labels, predictions: energies in kcal/mol per atom without the reference energies, or forces in kcal/mol/Å.
+        labels, predictions: energies in kcal/mol per atom without the reference energies, or components of another
+            property in its unit.
     """
 
     labels: list[np.ndarray] = field(default_factory=list)
@@ -38,9 +41,9 @@ class Evaluation:
     """Results of :func:`evaluate`.
 
     Attributes:
-        metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}}}}`` as
+        metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}, …}}}`` as
             :meth:`mfpyg.evaluation.metrics.MetricTable.result` gives them.
-        parity: ``{split: {(fidelity, "energy" | "forces"): Parity}}`` if requested.
+        parity: ``{split: {(fidelity, name of the property): Parity}}`` if requested.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -70,8 +73,11 @@ def evaluate(
             a label or a prediction is NaN or infinite, naming the conformation.
     """
     columns = common_columns(potential, dataset)
-    names = [PROPERTIES[letter].name for letter in EVALUATED]
-    labels = [(name, prop, column) for name, column in columns.items() for prop in names]
+    labels = [
+        (name, PROPERTIES[letter].name, column)
+        for name, column in columns.items()
+        for letter in evaluated_letters(potential, name, dataset.letters)
+    ]
     result = Evaluation({}, {})
     for split, rows in splits.items():
         table = MetricTable(columns)
@@ -82,9 +88,21 @@ def evaluate(
                 raise MFPyGError(fault or str(fault_of_predictions(predictions, batch, dataset.molecules)))
             if parity:
                 _collect(pairs, potential, predictions, batch, columns)
+        if HESSIAN.mask in dataset.slices:
+            for found in compared_hessians(potential, dataset, rows, columns):
+                _add_hessian(table, found)
+                if parity:
+                    _append(pairs, (found.fidelity, HESSIAN.name), found.label.flatten(), found.predicted.flatten())
         result.metrics[split] = table.result()
         result.parity[split] = pairs
     return result
+
+
+def _add_hessian(table: MetricTable, found: Comparison) -> None:
+    table.add_errors(found.fidelity, HESSIAN.name, (found.predicted.double() - found.label.double()).flatten())
+    if found.frequencies is not None:
+        label, predicted = found.frequencies
+        table.add_errors(found.fidelity, "frequencies", predicted - label)
 
 
 def _collect(
@@ -97,14 +115,13 @@ def _collect(
     n_atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)
     for name, prediction in predictions.items():
         column = columns[name]
-        mask = batch.energy_mask[:, column]
-        reference = potential.reference_energy(batch, name)[mask]
-        label = (batch.energy[mask, column] - reference) / n_atoms[mask]
-        predicted = (prediction.energy[mask] - reference) / n_atoms[mask]
-        _append(pairs, (name, "energy"), label, predicted)
-        if prediction.forces is not None:
-            atoms = batch.forces_mask[batch.batch, column]
-            _append(pairs, (name, "forces"), batch.forces[atoms, column].flatten(), prediction.forces[atoms].flatten())
+        for property in predicted_properties(prediction):
+            rows = labelled_rows(property, batch, column)
+            label, value = batch[property.name][rows, column], getattr(prediction, property.name)[rows]
+            if property is ENERGY:
+                reference = potential.reference_energy(batch, name)[rows]
+                label, value = (label - reference) / n_atoms[rows], (value - reference) / n_atoms[rows]
+            _append(pairs, (name, property.name), label.flatten(), value.flatten())
 
 
 def _append(

@@ -10,22 +10,31 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from mfpyg.models import Prediction
+from mfpyg.models.hessian import Products
 from mfpyg.models.prediction import predicted_properties
 from mfpyg.properties import ENERGY, Property
 
 
 def label_errors(property: Property, prediction: Prediction, batch: Batch, column: int) -> Tensor:
-    """Predicted minus labelled components of a property of graphs or atoms, (n_labelled_components,) float64.
+    """Predicted minus labelled components of a property, (n_labelled_components,) float64.
 
-    Entries without a label are left out before any arithmetic: NaN times zero is still NaN, also in the gradient.
+    Entries without a label are left out before any arithmetic: NaN times zero is still NaN, also in the gradient. If
+    Hessians are predicted along random directions, see :func:`product_errors`.
 
     Args:
-        property: property with a prediction.
+        property: property with a prediction, or without any label in the batch.
         prediction: prediction of one fidelity.
         batch: batch with labels, such as ``forces`` (n_atoms, T, 3), and their mask (n_graphs, T).
         column: index of the fidelity among the T of the data set.
     """
     predicted, labels = getattr(prediction, property.name), batch[property.name]
+    if predicted is None:
+        assert not batch[property.mask][:, column].any()
+        return prediction.energy.new_zeros(0, dtype=torch.float64)
+    if isinstance(predicted, Products):
+        return product_errors(predicted, batch, column)
+    if property.per == "pair":
+        raise ValueError("whole Hessians are compared by mfpyg.evaluation.hessians")
     rows = labelled_rows(property, batch, column)
     return (predicted[rows].double() - labels[rows, column].double()).flatten()
 
@@ -34,6 +43,47 @@ def labelled_rows(property: Property, batch: Batch, column: int) -> Tensor:
     """True for the graphs, or atoms, with a label, (n_graphs,) or (n_atoms,) bool."""
     mask = batch[property.mask][:, column]  # (n_graphs,)
     return mask[batch.batch] if property.per == "atom" else mask
+
+
+def product_errors(products: Products, batch: Batch, column: int) -> Tensor:
+    r"""Errors of products of Hessians with random vectors v, divided by √(3n), n being the atoms of the graph.
+
+    If the components of v are independent, with zero mean and unit variance, the mean square of
+
+    .. math:: e = \frac{(H - H')\, v}{\sqrt{3n}}
+
+    over the 3n components is an unbiased estimate of the mean squared error of the 9n² elements.
+
+    Args:
+        products: predicted products H v.
+        batch: batch with labels H' in the rows of ``hessian``, and ``hessian_mask`` (n_graphs, T).
+        column: index of the fidelity among the T of the data set.
+
+    Returns:
+        In kcal/mol/Å², (n_directions · 3 Σ n,) float64 of the graphs with labels.
+    """
+    rows, first, second = hessian_rows(batch, column)
+    place = torch.full((len(batch.z),), -1, device=batch.z.device)
+    place[products.atoms] = torch.arange(len(products.atoms), device=batch.z.device)
+    v = products.directions.double()[:, place[second]]  # (k, n_rows, 3)
+    terms = torch.einsum("rab,krb->kra", batch.hessian[rows].double(), v)
+    labels = terms.new_zeros(len(v), len(batch.z), 3).index_add_(1, first, terms)
+    chosen = batch.hessian_mask[batch.batch, column].nonzero().flatten()
+    n_atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)[batch.batch[chosen], None]  # (N, 1)
+    return ((products.values[:, place[chosen]].double() - labels[:, chosen]) / (3 * n_atoms).sqrt()).flatten()
+
+
+def hessian_rows(batch: Batch, column: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of ``batch.hessian`` with the labels of a fidelity, and the pair of atoms of each, (n_rows,) int64 each."""
+    mask = batch.hessian_mask  # (n_graphs, T)
+    sizes = torch.bincount(batch.batch, minlength=batch.num_graphs)
+    starts = (sizes.square() * mask.sum(dim=1)).cumsum(0) - sizes.square() * mask[:, column:].sum(dim=1)
+    graphs = mask[:, column].nonzero().flatten()
+    counts = sizes[graphs].square()
+    owner = torch.repeat_interleave(graphs, counts)  # (n_rows,)
+    within = torch.arange(len(owner), device=owner.device) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    atoms = (sizes.cumsum(0) - sizes)[owner]
+    return starts[owner] + within, atoms + within // sizes[owner], atoms + within % sizes[owner]
 
 
 def error_sums(errors: Tensor) -> Tensor:
@@ -67,20 +117,22 @@ class MetricTable:
             column = self.columns[name]
             for property in predicted_properties(prediction):
                 errors = label_errors(property, prediction, batch, column)
-                finite &= self._add(name, property.name, errors)
+                finite &= self.add_errors(name, property.name, errors)
                 if property is ENERGY:
-                    self._add(name, "per_atom", errors / n_atoms[labelled_rows(property, batch, column)])
+                    self.add_errors(name, "per_atom", errors / n_atoms[labelled_rows(property, batch, column)])
         return finite
 
-    def _add(self, name: str, quantity: str, errors: Tensor) -> bool:
+    def add_errors(self, name: str, quantity: str, errors: Tensor) -> bool:
+        """Add errors of a fidelity, (n,); return True if all are finite."""
         sums = error_sums(errors).cpu()
         self._sums[name, quantity] = self._sums.get((name, quantity), torch.zeros_like(sums)) + sums
         return bool(torch.isfinite(sums).all())
 
     def result(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """``{fidelity: {"energy": {n, mae, rmse, mae_per_atom, rmse_per_atom}, "forces": {n, mae, rmse}}}``.
+        """``{fidelity: {"energy": {n, mae, rmse, mae_per_atom, rmse_per_atom}, "forces": {n, mae, rmse}, …}}``.
 
-        In kcal/mol and kcal/mol/Å; ``n`` counts energies or force components; entries without labels are absent.
+        In the units of :mod:`mfpyg.properties`; ``n`` counts energies, or components of other properties; entries
+        without labels are absent.
         """
         table: dict[str, dict[str, dict[str, Any]]] = {}
         for (name, quantity), sums in self._sums.items():

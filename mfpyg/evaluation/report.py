@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from mfpyg.errors import MFPyGError
 from mfpyg.files import replace_file
-from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
+from mfpyg.properties import ENERGY, FORCES, HESSIAN, PROPERTIES, Property
 
 if TYPE_CHECKING:  # imports torch and matplotlib, which tables do not need
     from matplotlib.axes import Axes
@@ -24,39 +25,59 @@ if TYPE_CHECKING:  # imports torch and matplotlib, which tables do not need
 WIDEST = 250
 """Maximum width of a table as text."""
 
-_AXES = {
-    "energy": (f"{ENERGY_UNIT} per atom", "energies without references"),
-    "forces": (FORCE_UNIT, "force components"),
-}
+FREQUENCIES = "frequencies", "cm⁻¹"
+"""Name and unit of harmonic frequencies, which follow from Hessians."""
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table:
     """Table of the errors of every split and fidelity.
 
     Args:
-        metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}}}}``.
+        metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}, …}}}``; other properties than energies and forces
+            get columns if there are any.
         trained: ``{fidelity: labels trained on}``, such as ``{"cc": "E"}``; others are marked by a star.
     """
-    title = f"energies in {ENERGY_UNIT}, forces in {FORCE_UNIT}; * never trained on"
+    there = {quantity for rows in metrics.values() for row in rows.values() for quantity in row}
+    shown = [p for p in PROPERTIES.values() if p in (ENERGY, FORCES) or p.name in there]
+    units = [f"{p.plural} in {p.unit}" for p in shown]
+    with_frequencies = FREQUENCIES[0] in there
+    if with_frequencies:
+        units.append(f"{FREQUENCIES[0]} in {FREQUENCIES[1]}")
+    title = f"{', '.join(units)}; * never trained on"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="", padding=(0, 1, 0, 0))
     table.add_column("split", no_wrap=True)
     table.add_column("fidelity", no_wrap=True)
-    energy_columns = ("energy\nlabels", "MAE", "RMSE", "MAE\n/atom", "RMSE\n/atom")
-    for name in (*energy_columns, "force\ncomp.", "MAE", "RMSE"):
-        table.add_column(name, justify="right", no_wrap=True)
+    heads: list[str] = []
+    for property in shown:
+        heads += [
+            f"{property.singular}\n{'comp.' if property.shape else 'labels'}",
+            *_HEADS[property is ENERGY].values(),
+        ]
+    if with_frequencies:
+        heads += ["frequen-\ncies", *_HEADS[False].values()]
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
     for split, rows in metrics.items():
         for name, row in rows.items():
             labels = trained.get(name, "")
-            energy = _cells(row.get("energy"), "E" in labels, ("mae", "rmse", "mae_per_atom", "rmse_per_atom"))
-            forces = _cells(row.get("forces"), "F" in labels, ("mae", "rmse"))
-            table.add_row(split, f"{name}:{labels}" if labels else name, *energy, *forces)
+            cells = [_cells(row.get(p.name), p.letter in labels, _HEADS[p is ENERGY]) for p in shown]
+            if with_frequencies:
+                cells.append(_cells(row.get(FREQUENCIES[0]), HESSIAN.letter in labels, _HEADS[False]))
+            table.add_row(split, f"{name}:{labels}" if labels else name, *itertools.chain.from_iterable(cells))
         table.add_section()
     return table
 
 
-def _cells(values: Mapping[str, float] | None, trained: bool, names: tuple[str, ...]) -> list[str]:
+_HEADS = {
+    True: {"mae": "MAE", "rmse": "RMSE", "mae_per_atom": "MAE\n/atom", "rmse_per_atom": "RMSE\n/atom"},
+    False: {"mae": "MAE", "rmse": "RMSE"},
+}
+"""Heads of the columns with errors, by whether they are energies."""
+
+
+def _cells(values: Mapping[str, float] | None, trained: bool, names: Iterable[str]) -> list[str]:
     if values is None:
-        return ["-"] * (len(names) + 1)
+        return ["-"] * (len(list(names)) + 1)
     star = "" if trained else "*"
     return [f"{values['n']}{star}", *[f"{values[name]:.3f}" for name in names]]
 
@@ -78,7 +99,7 @@ def parity_plot(pairs: Mapping[tuple[str, str], Parity], path: Path, title: str)
     """Write parity plots as PNG, with a panel for each fidelity and property.
 
     Args:
-        pairs: ``{(fidelity, "energy" | "forces"): labels and predictions}`` of one split.
+        pairs: ``{(fidelity, name of the property): labels and predictions}`` of one split.
         path: PNG file to write.
         title: title above the panels.
 
@@ -90,18 +111,18 @@ def parity_plot(pairs: Mapping[tuple[str, str], Parity], path: Path, title: str)
     if not pairs:
         raise MFPyGError(f"{title}: no labels to plot")
     names = list(dict.fromkeys(name for name, _ in pairs))
-    properties = [p for p in _AXES if any((name, p) in pairs for name in names)]
+    properties = [p for p in PROPERTIES.values() if any((name, p.name) in pairs for name in names)]
     figure = Figure(figsize=(3.4 * len(names), 3.4 * len(properties)))
     axes = figure.subplots(len(properties), len(names), squeeze=False)
     for row, prop in enumerate(properties):
         for column, name in enumerate(names):
-            _panel(axes[row][column], name, prop, pairs.get((name, prop)))
+            _panel(axes[row][column], name, prop, pairs.get((name, prop.name)))
     figure.suptitle(title)
     figure.tight_layout()
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 
-def _panel(axis: Axes, name: str, prop: str, parity: Parity | None) -> None:
+def _panel(axis: Axes, name: str, property: Property, parity: Parity | None) -> None:
     if parity is None:
         axis.set_axis_off()
         return
@@ -109,7 +130,9 @@ def _panel(axis: Axes, name: str, prop: str, parity: Parity | None) -> None:
     low, high = min(label.min(), predicted.min()), max(label.max(), predicted.max())
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)
-    unit, quantity = _AXES[prop]
+    unit = f"{property.unit} per atom" if property is ENERGY else property.unit
+    components = f"{property.singular} components" if property.shape else property.plural
+    quantity = "energies without references" if property is ENERGY else components
     axis.plot(limits, limits, color="0.6", linewidth=1, zorder=0)
     axis.plot(label, predicted, ".", markersize=3, alpha=0.5, markeredgewidth=0, rasterized=True)
     axis.set(xlim=limits, ylim=limits, aspect="equal", xlabel=f"label ({unit})", ylabel=f"prediction ({unit})")

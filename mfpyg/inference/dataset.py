@@ -25,14 +25,11 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.files import read_npz, replace_file, sha256_of
 from mfpyg.models import Potential, Prediction
-from mfpyg.properties import PROPERTIES, in_order
+from mfpyg.properties import FROM_CHARGES, PROPERTIES, in_order
 from mfpyg.torch_defaults import with_default_torch_settings
 
 FORMAT = 1
 """Version of the format of stored predictions."""
-
-EVALUATED = "EF"
-"""Properties whose labels predictions are compared with."""
 
 BATCH_SIZE = 128
 """Maximum number of conformations in a batch."""
@@ -64,7 +61,7 @@ def predicted(
     split: str = "",
     track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
 ) -> Iterator[tuple[np.ndarray, Batch, dict[str, Prediction]]]:
-    """Predict labelled quantities in batches of conformations of similar size.
+    """Predict labelled quantities but Hessians in batches of conformations of similar size.
 
     Args:
         potential: potential in evaluation mode.
@@ -81,13 +78,19 @@ def predicted(
     plan = by_size(rows, dataset.slices["z"].diff().numpy(), BATCH_SIZE, ATOMS)
     for chosen, batch in zip(plan(0), track(BatchLoader(dataset, plan=plan), split), strict=True):
         batch = batch.to(device)
-        yield chosen, batch, potential.predict(batch, _labelled(batch, columns))
+        yield chosen, batch, potential.predict(batch, _labelled(potential, batch, columns))
 
 
-def _labelled(batch: Batch, columns: Mapping[str, int]) -> dict[str, str]:
-    """Fidelities with a label in the batch, and the letters of the properties that have one."""
-    there = {letter: batch[PROPERTIES[letter].mask].any(dim=0).tolist() for letter in EVALUATED}
+def evaluated_letters(potential: Potential, fidelity: str, letters: str) -> str:
+    """Those of these letters that a potential predicts for a fidelity."""
+    return letters if fidelity in potential.charges else in_order(set(letters) - set(FROM_CHARGES))
+
+
+def _labelled(potential: Potential, batch: Batch, columns: Mapping[str, int]) -> dict[str, str]:
+    """Fidelities with a label in the batch, and the letters of the predicted properties that have one."""
+    there = {letter: batch[p.mask].any(dim=0).tolist() for letter, p in PROPERTIES.items() if p.mask in batch}
     found = {name: in_order(letter for letter, mask in there.items() if mask[t]) for name, t in columns.items()}
+    found = {name: evaluated_letters(potential, name, letters).replace("H", "") for name, letters in found.items()}
     return {name: letters for name, letters in found.items() if letters}
 
 

@@ -15,6 +15,7 @@ from mfpyg.models.charges import ChargeHead, dipoles, with_total
 from mfpyg.models.heads import Head, hierarchicality
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import System
+from mfpyg.properties import FROM_CHARGES
 
 
 class Network(Protocol):
@@ -60,7 +61,7 @@ class Variables:
     Attributes:
         pos: positions, (n_atoms, 3).
         strain: zero strain of each graph, (n_graphs, 3, 3); ``None`` without stresses.
-        volume: volumes in Å³, (n_graphs,); ``None`` without stresses.
+        volume: volumes in Å³, (n_graphs,), NaN for graphs without one; ``None`` without stresses.
     """
 
     pos: Tensor
@@ -86,7 +87,7 @@ def energies(
         predictions = {name: _assemble(potential, name, features[name], system.species, graph) for name in wanted}
         with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
             for name, letters in wanted.items():
-                if any_wants({name: letters}, "DQ"):
+                if any_wants({name: letters}, FROM_CHARGES):
                     head = potential.charge_head(name)
                     _add_charges(predictions[name], letters, head(features[name]), system, at)
     return predictions, variables
@@ -140,7 +141,10 @@ def _add_charges(prediction: Prediction, letters: str, raw: Tensor, system: Syst
     if "Q" in letters:
         prediction.charges = charges
     if "D" in letters:
-        prediction.dipole = dipoles(charges, pos, system.mass, topology.batch, topology.n_graphs)
+        dipole = dipoles(charges, pos, system.mass, topology.batch, topology.n_graphs)
+        if system.lattice is not None:  # not defined for periodic graphs
+            dipole = torch.where(system.lattice.pbc.any(dim=1, keepdim=True), torch.nan, dipole)
+        prediction.dipole = dipole
 
 
 def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple[Variables, Tensor, Lattice]:
@@ -150,7 +154,8 @@ def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple
     strain = cell.new_zeros(topology.n_graphs, 3, 3).requires_grad_()
     deformation = torch.eye(3, dtype=cell.dtype, device=cell.device) + (strain + strain.mT) / 2
     at = torch.bmm(pos.unsqueeze(1), deformation[topology.batch]).squeeze(1)  # (n_atoms, 3)
-    variables = Variables(pos, strain, torch.linalg.det(cell).abs())
+    volume = torch.where(lattice.pbc.all(dim=1), torch.linalg.det(cell).abs(), torch.nan)
+    variables = Variables(pos, strain, volume)
     return variables, at, Lattice(cell @ deformation, lattice.pbc)
 
 
@@ -167,4 +172,6 @@ def _add_derivatives(
         prediction.forces = -gradients[0]
     if strain is not None:
         assert variables.volume is not None
-        prediction.stress = gradients[-1] / variables.volume[:, None, None]
+        volume = variables.volume[:, None, None]
+        there = volume.isfinite()  # a division by NaN would make gradients NaN
+        prediction.stress = torch.where(there, gradients[-1] / torch.where(there, volume, 1.0), torch.nan)

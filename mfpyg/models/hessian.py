@@ -6,14 +6,17 @@ random vectors are enough: if the components of v are independent, with zero mea
 .. math:: E\\,|(H - H')\\,v|^2 = \\mathrm{tr}\\,(H - H')^T (H - H')\\,E\\,v v^T = |H - H'|_F^2,
 
 so that a single direction per step gives unbiased estimates of the squared error of all elements and of its gradient.
+Training takes differences of forces, :func:`predict_with_products`: they need one more geometry per direction in the
+same prediction, and no third derivatives, which cost more (``benchmarks/hessians.py``).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,24 +24,40 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch_geometric.data import Data
 
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError
 from mfpyg.graph import molecules_of
 from mfpyg.kernels.neighbor_sum import with_any_derivative
-from mfpyg.models.interface import Potential
+from mfpyg.models.prediction import Prediction
+from mfpyg.properties import in_order
 from mfpyg.torch_defaults import with_default_torch_settings
+
+if TYPE_CHECKING:  # which imports this module
+    from mfpyg.models.interface import Potential
 
 MAX_ATOMS = 300
 """Largest graph of which a whole Hessian is computed; it takes 900 backward passes."""
 
-WAYS = ("central", "exact")
-"""Ways to compute products, see :func:`hessian_products`."""
-
 STEPS = {torch.float32: 1e-3, torch.float64: 1e-5}
-"""Default length in Å of the displacements of central differences, by the dtype of the potential.
+"""Displacement h in Å along directions with components of the order of one, by the dtype of the potential.
 
 Larger ones average over features of the potential: HIP-NN-TS's √(|Σ_j m e|² + c), c = 1e-6, bends sharply within about
 1e-3 Å of linear and other symmetric surroundings of an atom.
 """
+
+
+@dataclass
+class Products:
+    """Products of Hessians with vectors.
+
+    Attributes:
+        atoms: numbers of the atoms of the graphs that have them, (N,) int64.
+        directions: k vectors v, (k, N, 3).
+        values: H v in kcal/mol/Å² times the unit of v, (k, N, 3).
+    """
+
+    atoms: Tensor
+    directions: Tensor
+    values: Tensor
 
 
 @with_default_torch_settings
@@ -84,56 +103,75 @@ def hessian(potential: Potential, data: Data, fidelity: str) -> Tensor:
 
 
 @with_default_torch_settings
-def hessian_products(
-    potential: Potential,
-    data: Data,
-    fidelity: str,
-    directions: Tensor,
-    way: str = "central",
-    step: float | None = None,
-) -> Tensor:
-    """Products H v of the Hessian of each graph with vectors, differentiable with respect to weights in training mode.
+def hessian_products(potential: Potential, data: Data, fidelity: str, directions: Tensor) -> Tensor:
+    """Products H v of the Hessian of each graph with vectors, by a backward pass through the forces for each.
 
-    For v with independent components of zero mean and unit variance, E |(H − H')v|² = |H − H'|²_F, the sum of the
-    squared errors of all elements; see the module. Two ways:
-
-    - ``central``: the difference of the forces at x ± h v/|v|, where |v| is the norm over all atoms of a graph; 2 k
-      copies of the batch in a single prediction. Needs what training on forces needs. The error is of the order of h²,
-      plus rounding errors of the forces divided by h. Goes through ``torch.compile`` if ``potential.compiled``.
-    - ``exact``: a backward pass through the forces for each direction. In training mode the gradient of a loss then
-      has third derivatives, for which :func:`third_derivatives` replaces kernels. Never compiled.
+    Differentiable with respect to weights in training mode; the gradient of a loss then has third derivatives, for
+    which :func:`third_derivatives` replaces kernels. Never compiled.
 
     Args:
         potential: potential. In evaluation mode, or without gradients enabled, the result is detached.
         data: ``Data`` or ``Batch``, see :meth:`mfpyg.models.Potential.forward`.
         fidelity: level of theory.
         directions: k vectors v for all atoms, (k, n_atoms, 3).
-        way: one of :data:`WAYS`.
-        step: h in Å; default: that of :data:`STEPS`.
 
     Returns:
         H v in kcal/mol/Å² times the unit of v, (k, n_atoms, 3), in the dtype of the weights.
 
     Raises:
-        MFPyGError: for directions of another shape, an unknown way, a step that is not positive, and as
-            :meth:`mfpyg.models.MultiFidelityPotential.predict`.
+        MFPyGError: for directions of another shape, and as :meth:`mfpyg.models.MultiFidelityPotential.predict`.
     """
-    expected = (len(data.z), 3)
-    if directions.dim() != 3 or directions.shape[1:] != expected:
-        raise MFPyGError(f"directions have the shape {tuple(directions.shape)}, expected (k, {expected[0]}, 3)")
-    if way not in WAYS:
-        raise unknown_name("way to compute Hessian products", way, WAYS)
-    step = STEPS.get(potential.dtype, STEPS[torch.float32]) if step is None else step
-    if not 0 < step < float("inf"):
-        raise MFPyGError(f"step is {step}, expected a positive length in Å, such as {STEPS[torch.float32]}")
+    _check_directions(directions, len(data.z))
     directions = directions.detach().to(potential.dtype)
-    if way == "central":
-        return _by_differences(potential, data, fidelity, directions, step)
     differentiable = potential.training and torch.is_grad_enabled()
     with torch.enable_grad(), third_derivatives() if differentiable else nullcontext():
         pos, forces = _forces(potential, data, fidelity)
         products = [products_of(forces, pos, v, differentiable) for v in directions]
     return torch.stack(products) if products else torch.zeros_like(directions)
+
+
+def predict_with_products(
+    potential: Potential, batch: Data, wanted: Mapping[str, str], graphs: Tensor, directions: Tensor
+) -> dict[str, Prediction]:
+    r"""Predictions in which Hessians are products with vectors, differentiable by weights in training mode.
+
+    By differences of forces at displaced copies of the graphs, in the same prediction as all the rest,
+
+    .. math:: H v = \frac{F(x) - F(x + h v)}{h} + \frac{h}{2} \frac{d^3 E}{dx^3} v v + O(h^2).
+
+    For directions as probable as their opposites, the term linear in h has zero mean in a squared error.
+
+    Args:
+        potential: potential; goes through ``torch.compile`` if it is ``compiled``.
+        batch: ``Batch``, see :meth:`mfpyg.models.Potential.forward`.
+        wanted: ``{fidelity: letters}``, some with an H.
+        graphs: whether products are wanted for each graph, (n_graphs,) bool.
+        directions: k vectors v, of which those of these graphs are used, (k, n_atoms, 3); their components should be of
+            the order of one.
+
+    Returns:
+        Predictions whose ``hessian`` is :class:`Products`, where wanted.
+
+    Raises:
+        MFPyGError: for directions of another shape, and as :meth:`mfpyg.models.MultiFidelityPotential.predict`.
+    """
+    _check_directions(directions, len(batch.z))
+    owner, n_graphs = molecules_of(batch)
+    atoms, n_atoms = graphs[owner].nonzero().flatten(), len(batch.z)
+    pos = batch.pos.to(torch.promote_types(batch.pos.dtype, potential.dtype))
+    step = STEPS.get(potential.dtype, STEPS[torch.float32])
+    displaced = pos[atoms] + step * directions[:, atoms].to(pos)  # (k, N, 3)
+    v = ((displaced - pos[atoms]) / step).to(potential.dtype)  # as rounded
+    letters = {name: in_order({*of.replace("H", "F"), "E"}) for name, of in wanted.items()}
+    every = potential.predict(_with_copies(batch, pos, graphs, displaced), letters)
+    predictions = {}
+    for name, prediction in every.items():
+        predictions[name] = prediction.first(n_graphs, n_atoms).only(wanted[name])
+        if "H" in wanted[name]:
+            assert prediction.forces is not None
+            before, after = prediction.forces[:n_atoms][atoms], prediction.forces[n_atoms:].view(v.shape)
+            predictions[name].hessian = Products(atoms, v, (before - after) / step)
+    return predictions
 
 
 def products_of(forces: Tensor, pos: Tensor, direction: Tensor, differentiable: bool) -> Tensor:
@@ -208,28 +246,25 @@ def _forces(potential: Potential, data: Data, fidelity: str) -> tuple[Tensor, Te
     return data.pos, forces
 
 
-def _by_differences(potential: Potential, data: Data, fidelity: str, directions: Tensor, step: float) -> Tensor:
-    batch, n_graphs = molecules_of(data)
-    squares = directions.new_zeros(len(directions), n_graphs)
-    norm = squares.index_add_(1, batch, directions.square().sum(dim=2)).sqrt()[:, batch, None]  # (k, n_atoms, 1)
-    shift = step * torch.where(norm > 0, directions / norm, 0.0)  # (k, n_atoms, 3)
-    pos = data.pos.detach()
-    pos = pos.to(torch.promote_types(pos.dtype, potential.dtype))
-    copies = _copies(data, torch.cat([pos - shift, pos + shift]))
-    forces = potential.predict(copies, {fidelity: "EF"})[fidelity].forces
-    assert forces is not None
-    before, after = forces.view(2, *directions.shape)
-    return (before - after) * (norm / (2 * step))
+def _with_copies(batch: Data, pos: Tensor, graphs: Tensor, displaced: Tensor) -> Data:
+    """Batch at ``pos`` followed by copies of some graphs at ``displaced`` (k, N, 3); edges are found again."""
+    owner, n_graphs = molecules_of(batch)
+    k, n_copied = len(displaced), int(graphs.sum())
+    chosen = graphs[owner]
+    number = (graphs.cumsum(0) - 1)[owner[chosen]]  # of a copied graph among its like, (N,)
+    copy_number = n_graphs + n_copied * torch.arange(k, device=owner.device).unsqueeze(1)  # (k, 1)
+    result = Data(
+        z=torch.cat([batch.z, batch.z[chosen].repeat(k)]),
+        pos=torch.cat([pos, displaced.flatten(0, 1)]),
+        batch=torch.cat([owner, (copy_number + number).flatten()]),
+    )
+    for key in ("cell", "pbc", "charge"):
+        value = getattr(batch, key, None)
+        if value is not None:
+            result[key] = torch.cat([value, *[value[graphs]] * k])
+    return result
 
 
-def _copies(data: Data, pos: Tensor) -> Data:
-    """Batch of copies of all graphs at positions (n_copies, n_atoms, 3); edges are found for each."""
-    n_copies = len(pos)
-    batch, n_graphs = molecules_of(data)
-    number = torch.arange(n_copies, device=batch.device).unsqueeze(1)
-    copies = Data(z=data.z.repeat(n_copies), pos=pos.flatten(0, 1), batch=(batch + n_graphs * number).flatten())
-    if getattr(data, "cell", None) is not None:
-        copies.cell = data.cell.detach().repeat(n_copies, 1, 1)
-    if getattr(data, "pbc", None) is not None:
-        copies.pbc = data.pbc.repeat(n_copies, 1)
-    return copies
+def _check_directions(directions: Tensor, n_atoms: int) -> None:
+    if directions.dim() != 3 or directions.shape[1:] != (n_atoms, 3):
+        raise MFPyGError(f"directions have the shape {tuple(directions.shape)}, expected (k, {n_atoms}, 3)")

@@ -13,8 +13,9 @@ from torch_geometric.utils import scatter
 
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import molecules_of
+from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
-from mfpyg.properties import listed, parse_letters
+from mfpyg.properties import FROM_CHARGES, listed, parse_letters
 from mfpyg.settings import TrainSettings
 
 
@@ -111,12 +112,17 @@ class Potential(nn.Module):
         """
         for name, letters in wanted.items():
             self.check_fidelity(name)
-            from_charges = [letter for letter in letters if letter in "DQ"]
+            from_charges = [letter for letter in letters if letter in FROM_CHARGES]
             if from_charges and name not in self.charges:
                 known = ", ".join(self.charges) or "none"
                 raise MFPyGError(
                     f"fidelity '{name}' has no charge head, which {listed(from_charges)} need; fidelities with one: "
-                    f"{known}; leave them out, or build the potential with charges for '{name}'"
+                    f"{known}; leave them out, or train on dipoles or charges of '{name}'"
+                )
+            if "H" in letters:
+                raise MFPyGError(
+                    f"Hessians of '{name}' are not predicted with the rest; use potential(data, properties='EFH') or "
+                    "mfpyg.models.hessian.hessian"
                 )
 
     def warn_untrained(self, z: Tensor, fidelities: Iterable[str]) -> None:
@@ -155,7 +161,7 @@ class Potential(nn.Module):
                 for charges and dipole moments of ions ``charge`` (n_graphs,) in e, 0 if absent.
             fidelity: a name, or a list of names for several in one pass; optional if the potential has only one.
             forces: whether to compute forces, by a backward pass for each fidelity.
-            stress: whether to compute stresses, in the same backward pass; all graphs must be periodic in all
+            stress: whether to compute stresses, in the same backward pass; NaN for graphs that are not periodic in all
                 directions.
             properties: letters of :data:`mfpyg.properties.PROPERTIES`, as ``"EFD"``, instead of ``forces`` and
                 ``stress``, which are then ignored; energies are always predicted.
@@ -175,9 +181,12 @@ class Potential(nn.Module):
         letters = "E" + "F" * forces + "S" * stress
         if properties is not None:
             letters = parse_letters(properties, f"properties '{properties}'")
-        if isinstance(fidelity, str):
-            return self.predict(data, {fidelity: letters})[fidelity]
-        return self.predict(data, dict.fromkeys(fidelity, letters))
+        names = [fidelity] if isinstance(fidelity, str) else list(fidelity)
+        predictions = self.predict(data, dict.fromkeys(names, letters.replace("H", "") or "E"))
+        if "H" in letters:
+            for name, prediction in predictions.items():
+                prediction.hessian = hessian(self, data, name).reshape(-1, 3, 3)
+        return predictions[fidelity] if isinstance(fidelity, str) else predictions
 
     @property
     def dtype(self) -> torch.dtype:

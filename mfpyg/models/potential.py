@@ -30,6 +30,7 @@ from mfpyg.models.system import (
     check_volumes,
     with_isolated_atoms,
 )
+from mfpyg.properties import FROM_CHARGES
 from mfpyg.torch_defaults import default_torch_settings, without_inference_tensors
 
 
@@ -219,8 +220,8 @@ class MultiFidelityPotential(Potential):
         Raises:
             MFPyGError: for an unknown fidelity or element, charges or dipoles of a fidelity without a charge head, data
                 on another device, positions that are not finite, overlapping atoms if the result is not finite (in
-                evaluation mode), a stress of a graph that is not periodic in all directions, a dipole of one that is
-                periodic in any, or forces in inference mode.
+                evaluation mode), stresses if no graph is periodic in all directions, dipoles if all are periodic in
+                some, Hessians, which only :meth:`forward` predicts, or forces in inference mode.
         """
         with default_torch_settings(keep_inference=True):
             return self._predict(without_inference_tensors(data), wanted)
@@ -242,7 +243,7 @@ class MultiFidelityPotential(Potential):
         if any_wants(wanted, "D"):
             check_molecules(lattice)
         system = System(data.pos.to(dtype), species, topology, lattice)
-        if any_wants(wanted, "DQ"):
+        if any_wants(wanted, FROM_CHARGES):
             system.charge = total_charges(data, topology.n_graphs, dtype)
             system.mass = masses(data.z, dtype)
         through_compiler = self.compiled and not requires_grad and topology.edge_index.shape[1] > 0
@@ -253,7 +254,7 @@ class MultiFidelityPotential(Potential):
         if self.isolated == "reference":
             predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
         if not self.training:  # in training the loss is checked
-            check_apart(predictions.values(), data.pos.to(dtype), topology, lattice)
+            check_apart(list(predictions.values()), data.pos.to(dtype), topology, lattice)
         return predictions
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:

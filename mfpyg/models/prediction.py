@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from mfpyg.properties import ENERGY, PROPERTIES, Property
+
+if TYPE_CHECKING:  # which imports this module
+    from mfpyg.models.hessian import Products
 
 
 def predicted_properties(prediction: Prediction) -> list[Property]:
@@ -27,10 +30,14 @@ class Prediction:
         atomic_energies: contribution of each atom to the energy in kcal/mol, (n_atoms,) float64.
         hierarchicality: regularization term of HIP-NN, (n_graphs,).
         stress: (1/V) dE/dε in kcal/mol/Å³ at the strain ε = 0 of positions and cell, x → x (I + ε) with ε symmetric;
-            (n_graphs, 3, 3), symmetric; ``None`` if not requested. Positive under tension, as in ASE.
-        dipole: Σ q (x − centre of mass) in e·Å, (n_graphs, 3); ``None`` if not requested.
+            (n_graphs, 3, 3), symmetric; ``None`` if not requested. Positive under tension, as in ASE. NaN for graphs
+            that are not periodic in three directions.
+        dipole: Σ q (x − centre of mass) in e·Å, (n_graphs, 3); ``None`` if not requested. NaN for
+            periodic graphs.
         charges: atomic charges in e, (n_atoms,), which add up to the total charge of the graph; ``None`` if not
             requested.
+        hessian: d²E/dx_i dx_j in kcal/mol/Å², (Σ n², 3, 3): the pairs (i, j) of each graph row by row, one graph after
+            the other; in training :class:`mfpyg.models.hessian.Products`; ``None`` if not requested.
     """
 
     energy: Tensor
@@ -40,6 +47,7 @@ class Prediction:
     stress: Tensor | None = None
     dipole: Tensor | None = None
     charges: Tensor | None = None
+    hessian: Tensor | Products | None = None
 
     def detached(self) -> Prediction:
         """Copy with all tensors detached."""
@@ -54,6 +62,14 @@ class Prediction:
     def without_last(self, n: int) -> Prediction:
         """Copy without the last n graphs, which must have one atom each."""
         return self._of_all(lambda value: value[: len(value) - n])
+
+    def first(self, n_graphs: int, n_atoms: int) -> Prediction:
+        """Copy of the first graphs and their atoms."""
+        sizes = {"graph": n_graphs, "atom": n_atoms}
+        lengths = {p.name: sizes[p.per] for p in predicted_properties(self)}
+        lengths.update(atomic_energies=n_atoms, hierarchicality=n_graphs)
+        values: dict[str, Any] = {name: getattr(self, name)[:n] for name, n in lengths.items()}
+        return dataclasses.replace(self, **values)
 
     def of_edges(self, edges: Tensor, n_edges: int) -> Prediction:
         """Copy whose ``forces``, −dE/dr of ``edges`` (n,) int64, are extended by zeros to ``n_edges`` edges."""

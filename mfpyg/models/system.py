@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -76,32 +76,28 @@ def with_isolated_atoms(system: System, elements: Tensor) -> System:
 
 
 def check_volumes(lattice: Lattice | None, n_graphs: int) -> None:
-    """Check that every graph has a volume, as the definition of the stress needs it.
+    """Check that a graph has a volume, as the definition of the stress needs it; all others have no stress.
 
     Raises:
-        MFPyGError: for the first graph that is not periodic in all directions.
+        MFPyGError: if no graph is periodic in all directions.
     """
     repeats = torch.zeros(n_graphs, 3, dtype=torch.bool) if lattice is None else lattice.pbc
-    without = (~repeats.all(dim=1)).nonzero()
-    if len(without):
-        graph = int(without[0])
+    if n_graphs and not repeats.all(dim=1).any():
         raise MFPyGError(
-            f"stress of graph {graph} is not defined: its pbc is {repeats[graph].tolist()}, expected True in all "
+            f"stress of graph 0 is not defined: its pbc is {repeats[0].tolist()}, expected True in all "
             "three directions, with a cell; leave the stress out"
         )
 
 
 def check_molecules(lattice: Lattice | None) -> None:
-    """Check that no graph is periodic, as the dipole moment would depend on the choice of the cell.
+    """Check that a graph is not periodic; dipole moments of periodic ones would depend on the choice of the cell.
 
     Raises:
-        MFPyGError: for the first graph that is periodic in any direction.
+        MFPyGError: if all graphs are periodic in some direction.
     """
-    periodic = [] if lattice is None else lattice.pbc.any(dim=1).nonzero().flatten().tolist()
-    if lattice is not None and periodic:
-        graph = periodic[0]
+    if lattice is not None and len(lattice.pbc) and lattice.pbc.any(dim=1).all():
         raise MFPyGError(
-            f"dipole of graph {graph} is not defined: its pbc is {lattice.pbc[graph].tolist()}, expected False in all "
+            f"dipole of graph 0 is not defined: its pbc is {lattice.pbc[0].tolist()}, expected False in all "
             "three directions; leave the dipole out"
         )
 
@@ -189,13 +185,15 @@ def find_overlap(pos: Tensor, topology: Topology, lattice: Lattice | None) -> Ov
     return Overlap(graph, (one - first, two - first), float(distances[edge]))
 
 
-def check_apart(predictions: Iterable[Prediction], pos: Tensor, topology: Topology, lattice: Lattice | None) -> None:
+def check_apart(predictions: Collection[Prediction], pos: Tensor, topology: Topology, lattice: Lattice | None) -> None:
     """Check for overlapping atoms if a prediction is not finite; otherwise this only takes a few sums.
 
     Raises:
         MFPyGError: naming the two closest atoms, if they overlap.
     """
-    values = [value for p in predictions for value in (p.energy, p.forces, p.stress) if value is not None]
+    values = [value for p in predictions for value in (p.energy, p.forces) if value is not None]
+    if lattice is not None:  # other graphs have no stress
+        values += [p.stress[lattice.pbc.all(dim=1)] for p in predictions if p.stress is not None]
     if not values or math.isfinite(torch.stack([value.detach().sum().double() for value in values]).sum().item()):
         return
     overlap = find_overlap(pos, topology, lattice)

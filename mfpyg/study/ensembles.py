@@ -20,7 +20,7 @@ from mfpyg.device import choose_device
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.ensemble import Labels
 from mfpyg.evaluation.evaluate import Parity
-from mfpyg.fidelity import parse_fidelities
+from mfpyg.fidelity import further_letters, parse_fidelities
 from mfpyg.inference.dataset import Predictions, run_predictions
 from mfpyg.study.names import PAPER_MODELS, model_name
 from mfpyg.study.plan import StudyRun
@@ -146,12 +146,12 @@ def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], Co
     if target not in fidelities:
         raise MFPyGError(f"{folder.path}: predicts {', '.join(fidelities)}, but {run.name} needs its target '{target}'")
     # As in training, which may have had levels that the potential does not have.
-    trained = tuple(f.name for f in parse_fidelities(described["config"]["fidelities"]))
+    trained = parse_fidelities(described["config"]["fidelities"])
     named = run.data or folder.recorded_data(described)
     key = (*named, trained)
     if key not in opened:
         specs = recorded_specs(named, f"StudyRun(…, data=[NEW]), or mfpyg-train --resume {folder.path} --dataset NEW")
-        opened[key] = open_dataset(specs, trained)
+        opened[key] = open_dataset(specs, [f.name for f in trained], properties=further_letters(trained))
     dataset = opened[key]
     if dataset.fingerprint != described["data"]["fingerprint"]:
         raise MFPyGError(f"{folder.path}: {' + '.join(named)} is no longer the data that it was trained on")

@@ -243,9 +243,10 @@ class EpochProgress(Callback):
 
     @staticmethod
     def _errors(trainer: lightning.Trainer, fidelity: Fidelity) -> str:
+        keys = {p.letter: f"val/{fidelity.name}/{p.name}_rmse" for p in fidelity.properties}
         found = [
             f"{letter} {float(trainer.callback_metrics[key]):.2f}"
-            for letter, key in (("E", f"val/{fidelity.name}/energy_rmse"), ("F", f"val/{fidelity.name}/forces_rmse"))
+            for letter, key in keys.items()
             if key in trainer.callback_metrics
         ]
         return f"{fidelity.name} val RMSE {' '.join(found)}"

@@ -11,13 +11,9 @@ from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
-from mfpyg.properties import in_order, listed
 from mfpyg.settings import TrainSettings
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.strategies.outline import OUTLINED, outline_of
-
-TRAINED = "EF"
-"""Properties that a loss is known for."""
 
 
 def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
@@ -35,10 +31,6 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
         if not any(level.name in names for level in spec.levels):
             having = ", ".join(level.name for level in spec.levels)
             raise MFPyGError(f"{spec} has none of the fidelities {', '.join(names)} (it has {having}); leave it out")
-    for fidelity in fidelities:
-        if other := set(fidelity.labels) - set(TRAINED):
-            what = listed(in_order(other))
-            raise MFPyGError(f"{fidelity}: {what} are read from data, but not trained on yet; leave them out")
     check_minimum(settings, names)
     check_engine(settings.engine)
     weights = parse_weights(settings.weights, fidelities)

@@ -15,7 +15,7 @@ from mfpyg.datasets.chunks import Track
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.spec import open_dataset, parse_specs
 from mfpyg.errors import MFPyGError
-from mfpyg.fidelity import Fidelity
+from mfpyg.fidelity import Fidelity, further_letters
 from mfpyg.graph import RadiusGraph
 from mfpyg.inference.dataset import BATCH_SIZE
 from mfpyg.properties import PROPERTIES
@@ -28,8 +28,9 @@ def open_training_data(
 ) -> ConformationDataset:
     """Open the data set of the settings, with edges if they are stored."""
     pre_transform = RadiusGraph(_cutoff(settings), settings.engine) if settings.edges == "stored" else None
-    names = [f.name for f in fidelities]
-    return open_dataset(parse_specs(settings.sources), names, pre_transform=pre_transform, track=track)
+    names, letters = [f.name for f in fidelities], further_letters(fidelities)
+    specs = parse_specs(settings.sources)
+    return open_dataset(specs, names, pre_transform=pre_transform, track=track, properties=letters)
 
 
 def _cutoff(settings: TrainSettings) -> float:

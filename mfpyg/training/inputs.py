@@ -21,6 +21,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity, parse_weights
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
+from mfpyg.properties import FROM_CHARGES
 from mfpyg.settings import TrainSettings
 from mfpyg.training.initial import Start
 from mfpyg.training.labels import labelled_rows
@@ -101,8 +102,12 @@ class Inputs:
         return rows[labelled_rows(self.dataset, rows, fidelities).any(axis=1)]
 
     def potential(self, fidelities: Sequence[str]) -> MultiFidelityPotential:
-        """Potential with weights drawn from torch's global generator, and no reference energies yet."""
-        return build_potential(self.settings, self.elements.species, fidelities)
+        """Potential with weights drawn from torch's global generator, and no reference energies yet.
+
+        Fidelities that dipole moments or charges are trained of get a head for them.
+        """
+        charges = [f.name for f in self.fidelities if set(FROM_CHARGES) & set(f.labels) and f.name in fidelities]
+        return build_potential(self.settings, self.elements.species, fidelities, charges)
 
     def references(self, fidelities: Sequence[str]) -> dict[str, Tensor]:
         """Reference energies of each fidelity, (n_species,) float64, given or fitted to its training labels."""
@@ -116,7 +121,10 @@ class Inputs:
         every = parse_weights(self.settings.weights, self.fidelities)
         columns = {f.name: self.column(f.name) for f in fidelities}
         weights = {key: weight for key, weight in every.items() if key[0] in columns}
-        return MultiFidelityLoss(fidelities, columns, weights, self.settings.hierarchicality)
+        settings = self.settings
+        return MultiFidelityLoss(
+            fidelities, columns, weights, settings.hierarchicality, settings.hessian_directions, settings.seed
+        )
 
     def sampling(self, rows: np.ndarray, seed: int | None = None) -> Sampling:
         """Sampling of these conformations, (n,) int64, with as many batches per epoch as the budget gives."""

@@ -12,8 +12,10 @@ from torch_geometric.data import Batch
 
 from mfpyg.evaluation.metrics import error_sums, label_errors
 from mfpyg.fidelity import Fidelity
-from mfpyg.models import Prediction
-from mfpyg.properties import BY_NAME
+from mfpyg.models import Potential, Prediction
+from mfpyg.models.hessian import predict_with_products
+from mfpyg.properties import BY_NAME, ENERGY, FORCES, HESSIAN, Property
+from mfpyg.training.directions import random_directions
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -45,11 +47,11 @@ def sum_over_processes(local: Tensor) -> Tensor:
 class MultiFidelityLoss(nn.Module):
     r"""Loss of the errors of every fidelity and property, and of the hierarchicality of every fidelity.
 
-    .. math:: L = \sum_f \Big[\sum_{p \in \{E, F\}} w_{fp} (\mathrm{RMSE}_{fp} + \mathrm{MAE}_{fp})
-              + w_R\, \bar R_f\Big]
+    .. math:: L = \sum_f \Big[\sum_p w_{fp} (\mathrm{RMSE}_{fp} + \mathrm{MAE}_{fp}) + w_R\, \bar R_f\Big]
 
-    over the labelled entries only, :math:`\bar R_f` being the mean hierarchicality of the molecules
-    that have a label of f. Sums and counts are added over all processes before roots and ratios are
+    over the labelled entries of every property p only, :math:`\bar R_f` being the mean hierarchicality of the molecules
+    that have an energy of f or a derivative of it as a label. Hessians are compared along random directions, by
+    :func:`mfpyg.evaluation.metrics.product_errors`: their RMSE estimates that of all elements. Sums and counts are added over all processes before roots and ratios are
     taken, so that the loss does not depend on the number of processes. Labels missing in a batch contribute
     exactly zero, with a zero gradient.
 
@@ -58,6 +60,8 @@ class MultiFidelityLoss(nn.Module):
         columns: ``{fidelity: column among the T of the data set}``.
         weights: ``{(fidelity, name of the property): w}`` for every label trained on.
         hierarchicality: w_R.
+        directions: number of random directions for each Hessian in a batch.
+        seed: seed of the directions.
     """
 
     _w: Tensor
@@ -68,31 +72,56 @@ class MultiFidelityLoss(nn.Module):
         columns: Mapping[str, int],
         weights: Mapping[tuple[str, str], float],
         hierarchicality: float,
+        directions: int = 1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.fidelities = tuple(fidelities)
         self.columns = {f.name: columns[f.name] for f in fidelities}
         self.weights = dict(weights)
         self.register_buffer("_w", torch.tensor(list(self.weights.values()), dtype=torch.float64), persistent=False)
-        self.hierarchicality = hierarchicality
+        self.hierarchicality, self.directions, self.seed = hierarchicality, directions, seed
 
-    @property
-    def wanted(self) -> dict[str, str]:
-        """Properties to predict, ``{fidelity: letters}``."""
-        return {f.name: f.labels for f in self.fidelities}
+    def predict(self, potential: Potential, batch: Batch, *moment: int) -> dict[str, Prediction]:
+        """Predict what is compared with the labels of a batch.
+
+        Energies and forces always, the rest only if the batch has a label: a network need not be able to predict
+        stresses of molecules. Hessians along directions that depend on the moment, such as the epoch and the step;
+        those of validation do not change.
+
+        Raises:
+            MFPyGError: as :meth:`mfpyg.models.MultiFidelityPotential.predict`.
+        """
+        wanted = {
+            f.name: "".join(p.letter for p in f.properties if self._compared(p, f.name, batch)) or "E"
+            for f in self.fidelities
+        }
+        columns = [self.columns[name] for name, letters in wanted.items() if "H" in letters]
+        if not columns:
+            return potential.predict(batch, wanted)
+        directions = random_directions(batch, self.directions, self.seed, *moment)
+        graphs = batch[HESSIAN.mask][:, columns].any(dim=1)
+        return predict_with_products(potential, batch, wanted, graphs, directions)
+
+    def _compared(self, property: Property, fidelity: str, batch: Batch) -> bool:
+        return property in (ENERGY, FORCES) or bool(batch[property.mask][:, self.columns[fidelity]].any())
 
     @property
     def labels(self) -> list[tuple[str, str, int]]:
         """Fidelity, property and column of each label, in the order of ``weights``."""
         return [(name, prop, self.columns[name]) for name, prop in self.weights]
 
-    def labelled(self, sums: Tensor) -> dict[str, bool]:
-        """Whether each fidelity has a label, from the sums over all processes, (n_labels, 3)."""
-        there = (sums[:, 0] > 0).tolist()
-        return {
-            f.name: any(n for (name, _), n in zip(self.weights, there, strict=True) if name == f.name)
-            for f in self.fidelities
-        }
+    def labelled(self, sums: Tensor) -> dict[tuple[str, str], bool]:
+        """Whether the batch has a label for each kind of heads, from the sums over all processes, (n_labels, 3).
+
+        Returns:
+            ``{(fidelity, head): …}`` for the heads ``energy`` and, if they are trained, ``charges``.
+        """
+        found = {(f.name, ENERGY.head): False for f in self.fidelities}
+        for (name, prop), n in zip(self.weights, sums[:, 0].tolist(), strict=True):
+            head = name, BY_NAME[prop].head
+            found[head] = found.get(head, False) or n > 0
+        return found
 
     def forward(self, predictions: Mapping[str, Prediction], batch: Batch) -> tuple[Tensor, Tensor]:
         """Loss of a batch and its error sums, both over all processes.
@@ -125,6 +154,7 @@ class MultiFidelityLoss(nn.Module):
         rows = []
         for f in self.fidelities:
             column = self.columns[f.name]
-            labelled = torch.stack([batch[p.mask][:, column] for p in f.properties]).any(dim=0)
+            masks = [batch[p.mask][:, column] for p in f.properties if p.head == ENERGY.head]
+            labelled = torch.stack([*masks, torch.zeros_like(batch.energy_mask[:, column])]).any(dim=0)
             rows.append(error_sums(predictions[f.name].hierarchicality[labelled].double()))
         return torch.stack(rows)

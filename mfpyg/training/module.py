@@ -28,13 +28,13 @@ class _AccumulatedBatch:
 
     Attributes:
         potential, loss, batch: arguments of :meth:`MultiFidelityModule.compare`.
-        labelled: whether the batch, over all processes, has a label of each fidelity.
+        labelled: result of :meth:`MultiFidelityLoss.labelled`.
     """
 
     potential: MultiFidelityPotential
     loss: MultiFidelityLoss
     batch: Batch
-    labelled: dict[str, bool]
+    labelled: dict[tuple[str, str], bool]
 
 
 class MultiFidelityModule(lightning.LightningModule):
@@ -106,7 +106,7 @@ class MultiFidelityModule(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
         potential, loss, batch = self.stage.compared(self.potential, batch, self._step(batch_number))
-        value, sums = self.compare(potential, loss, batch)
+        value, sums = self.compare(potential, loss, batch, batch_number)
         labels = list(self.stage.train_loss.weights)
         of_all = sums.new_zeros(len(labels), sums.shape[1])
         of_all[[labels.index(label) for label in loss.weights]] = sums
@@ -121,14 +121,16 @@ class MultiFidelityModule(lightning.LightningModule):
     def _step(self, batch_number: int) -> Step:
         return Step(self.epoch, batch_number, self._n_steps)
 
-    def compare(self, potential: Potential, loss: MultiFidelityLoss, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Loss of a potential on a batch, and the error sums, as :class:`MultiFidelityLoss` gives them.
+    def compare(
+        self, potential: Potential, loss: MultiFidelityLoss, batch: Batch, batch_number: int
+    ) -> tuple[Tensor, Tensor]:
+        """Loss of a potential on a batch of this number in the epoch, and the error sums.
 
         Raises:
             MFPyGError: if the loss is not finite, naming the conformation that causes it.
         """
         assert isinstance(potential, MultiFidelityPotential)
-        predictions = self._predicted(potential, loss, batch, self.compiled)
+        predictions = self._predicted(potential, loss, batch, self.compiled, self.epoch, batch_number)
         value, sums = loss(predictions, batch)
         if not torch.isfinite(value):
             what = "NaN" if value.isnan() else "infinite"
@@ -137,11 +139,11 @@ class MultiFidelityModule(lightning.LightningModule):
         return value, sums
 
     def _predicted(
-        self, potential: Potential, loss: MultiFidelityLoss, batch: Batch, compiled: bool = False
+        self, potential: Potential, loss: MultiFidelityLoss, batch: Batch, compiled: bool = False, *moment: int
     ) -> dict[str, Prediction]:
         before, potential.compiled = potential.compiled, compiled
         try:
-            return potential.predict(batch, loss.wanted)
+            return loss.predict(potential, batch, *moment)
         except MFPyGError as error:  # which only has the index of the graph
             fault = fault_of_data(potential, batch, loss.labels, self.molecules)
             if fault is None:
@@ -222,7 +224,7 @@ class MultiFidelityModule(lightning.LightningModule):
         fault = fault_of_data(potential, batch, loss.labels, self.molecules)
         if fault is not None:
             return fault, True
-        fault = fault_of_predictions(predictions or potential.predict(batch, loss.wanted), batch, self.molecules)
+        fault = fault_of_predictions(predictions or loss.predict(potential, batch), batch, self.molecules)
         return None if fault is None else (fault, False)
 
     def _failure(self, what: str, fault: tuple[str, bool] | None) -> MFPyGError:

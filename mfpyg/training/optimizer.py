@@ -75,7 +75,7 @@ class Diverged(MFPyGError):
     """The weights have grown until a loss or a gradient is not finite; the message says where."""
 
 
-def skip_unlabelled(potential: MultiFidelityPotential, labelled: Mapping[str, bool]) -> None:
+def skip_unlabelled(potential: MultiFidelityPotential, labelled: Mapping[tuple[str, str], bool]) -> None:
     """Remove the gradients of parameters that no label of a batch depends on.
 
     With zero gradients, Adam would still move a head by the momentum of earlier batches, and let its moments decay.
@@ -84,13 +84,18 @@ def skip_unlabelled(potential: MultiFidelityPotential, labelled: Mapping[str, bo
 
     Args:
         potential: potential after the backward pass.
-        labelled: whether each predicted fidelity has a label in the batch, over all processes.
+        labelled: whether the batch, over all processes, has a label for the head ``energy`` or ``charges`` of each
+            predicted fidelity.
     """
-    without = [name for name, there in labelled.items() if not there]
-    if not without:
-        return
-    skipped = potential if len(without) == len(labelled) else potential.parts_of(without)
-    for parameter in skipped.parameters():
+    skipped: list[nn.Module] = []
+    if not any(labelled.values()):
+        skipped.append(potential)
+    for name, head in [key for key, there in labelled.items() if not there]:
+        if not any(there for (other, _), there in labelled.items() if other == name):
+            skipped.append(potential.parts_of([name]))  # private blocks, too
+        else:
+            skipped.append(potential.charge_head(name) if head == "charges" else potential.head(name))
+    for parameter in nn.ModuleList(skipped).parameters():
         parameter.grad = None
 
 

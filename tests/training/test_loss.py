@@ -54,7 +54,7 @@ def make_loss(hierarchicality: float = 1.0) -> MultiFidelityLoss:
 
 def loss_and_gradients(batch: Batch, loss: MultiFidelityLoss | None = None) -> tuple[Tensor, dict[str, Tensor]]:
     model, loss = potential(), loss or make_loss()
-    value, _ = loss(model.predict(batch, loss.wanted), batch)
+    value, _ = loss(loss.predict(model, batch), batch)
     value.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     assert all(g is not None for g in gradients.values())
@@ -151,7 +151,7 @@ def test_sums_of_batches_add_up_to_those_of_their_union() -> None:
 
     def sums(part: list[Data]) -> Tensor:
         batch = Batch.from_data_list(part)
-        return loss.sums(model.predict(batch, loss.wanted), batch)
+        return loss.sums(loss.predict(model, batch), batch)
 
     torch.testing.assert_close(sums(molecules[:2]) + sums(molecules[2:]), sums(molecules), rtol=1e-12, atol=1e-12)
 
@@ -164,4 +164,4 @@ def test_training_on_atoms_at_the_same_place_names_them() -> None:
     loss = make_loss()
     module = MultiFidelityModule(potential(), stage_of(loss), molecules=["water", "ammonia"])
     with pytest.raises(MFPyGError, match="atoms 0 and 2 are at the same place in ammonia, conformation 6; take it out"):
-        module.compare(module.potential, loss, Batch.from_data_list(items))
+        module.compare(module.potential, loss, Batch.from_data_list(items), 0)

@@ -147,7 +147,7 @@ def loss_and_gradients(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     loss = make_loss(hierarchicality)
     model.zero_grad()
-    value, _ = loss(model.train().predict(batch, loss.wanted), batch)
+    value, _ = loss(loss.predict(model.train(), batch), batch)
     value.backward()
     return value.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -180,7 +180,7 @@ def test_what_is_masked_reaches_no_difference_of_two_levels(network: str) -> Non
         batch.forces, batch.forces_mask = with_difference(batch.forces, batch.forces_mask, 0, 1, batch.batch)
         model = potential(network).train()
         model.zero_grad()
-        value, _ = loss(model.predict(batch, loss.wanted), batch)
+        value, _ = loss(loss.predict(model, batch), batch)
         value.backward()
         assert torch.isfinite(value)
         return [value.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
@@ -209,7 +209,7 @@ def test_what_is_masked_reaches_no_metric() -> None:
     @given(batches(), st.data())
     def check(drawn: Any, data: Any) -> None:
         batch = masked(*drawn)
-        predictions = model.eval().predict(batch, loss.wanted)
+        predictions = loss.predict(model.eval(), batch)
         (sums, table), (sums2, table2) = (metrics(b, predictions) for b in (batch, poisoned(batch, data.draw)))
         assert torch.isfinite(sums).all()
         assert torch.equal(sums, sums2)
@@ -323,7 +323,7 @@ def test_order_and_unlabelled_company_change_nothing_in_single_precision(network
 
     def gradients(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         model.zero_grad()
-        value, _ = loss(model.train().predict(batch, loss.wanted), batch)
+        value, _ = loss(loss.predict(model.train(), batch), batch)
         value.backward()
         return value.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

@@ -287,7 +287,7 @@ def test_shared_weights_move_by_the_formula_and_heads_do_not(minichno: MiniCHNO)
         if step % 2 == 0:
             start = {name: p.detach().clone() for name, p in potential.named_parameters()}
         loss = by_hand.of_level[level]
-        value, _ = loss(potential.train().predict(batch, loss.wanted), batch)
+        value, _ = loss(loss.predict(potential.train(), batch), batch)
         named = dict(potential.named_parameters())
         gradients = torch.autograd.grad(value, list(named.values()), allow_unused=True)
         with torch.no_grad():
@@ -351,7 +351,7 @@ def test_loss_of_the_difference_is_of_the_differences_of_the_labels(minichno: Mi
     module = MultiFidelityModule(potential, stage)
     (batch,) = staged_batches(stage, minichno, 10_000)
     assert isinstance(potential, DeltaPotential)
-    value, sums = module.compare(*stage.compared(potential, batch, Step(0, 0, 1)))
+    value, sums = module.compare(*stage.compared(potential, batch, Step(0, 0, 1)), 0)
     low, high = minichno.fidelities.index("dz"), minichno.fidelities.index("tz")
     prediction = potential.difference.predict(batch, {"tz-dz": "EF"})["tz-dz"]
     expected = 0.0

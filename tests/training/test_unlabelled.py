@@ -146,6 +146,6 @@ def test_labels_on_any_process_count() -> None:
         parameter.grad = torch.ones_like(parameter)
     sums = torch.zeros(len(loss.weights), 3, dtype=torch.float64)
     sums[[prop == "forces" for _, prop in loss.weights], 0] = 3.0  # forces of dz alone, wherever they are
-    assert loss.labelled(sums) == {"dz": True, "cc": False, "tz": False}
+    assert loss.labelled(sums) == {(name, "energy"): name == "dz" for name in ("dz", "cc", "tz")}
     skip_unlabelled(model, loss.labelled(sums))
     assert {of for (name, of) in owners(model).items() if model.get_parameter(name).grad is None} == {"cc", "tz"}
