@@ -111,7 +111,7 @@ class Fidelity:
 
 
 def further_letters(fidelities: Iterable[Fidelity]) -> str | None:
-    """Letters of the properties of some fidelities, if there are others than energies and forces, which all data have."""
+    """Letters of the properties of some fidelities; ``None`` if energies and forces, which all data have, are enough."""
     letters = in_order("".join(fidelity.labels for fidelity in fidelities))
     return letters if set(letters) - set("EF") else None
 

@@ -49,10 +49,8 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
     table.add_column("fidelity", no_wrap=True)
     heads: list[str] = []
     for property in shown:
-        heads += [
-            f"{property.singular}\n{'comp.' if property.shape else 'labels'}",
-            *_HEADS[property is ENERGY].values(),
-        ]
+        count = "comp." if property.shape else "labels"
+        heads += [f"{property.singular}\n{count}", *_HEADS[property is ENERGY].values()]
     if with_frequencies:
         heads += ["frequen-\ncies", *_HEADS[False].values()]
     for head in heads:

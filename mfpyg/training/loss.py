@@ -49,11 +49,11 @@ class MultiFidelityLoss(nn.Module):
 
     .. math:: L = \sum_f \Big[\sum_p w_{fp} (\mathrm{RMSE}_{fp} + \mathrm{MAE}_{fp}) + w_R\, \bar R_f\Big]
 
-    over the labelled entries of every property p only, :math:`\bar R_f` being the mean hierarchicality of the molecules
-    that have an energy of f or a derivative of it as a label. Hessians are compared along random directions, by
-    :func:`mfpyg.evaluation.metrics.product_errors`: their RMSE estimates that of all elements. Sums and counts are added over all processes before roots and ratios are
-    taken, so that the loss does not depend on the number of processes. Labels missing in a batch contribute
-    exactly zero, with a zero gradient.
+    over the labelled entries of every property p only, :math:`\bar R_f` being the mean hierarchicality of the
+    molecules with an energy of f, or a derivative of it, as a label. Hessians are compared along random directions, see
+    :func:`mfpyg.evaluation.metrics.product_errors`: their RMSE estimates that of all elements. Sums and counts are
+    added over all processes before roots and ratios are taken, so that the loss does not depend on the number of
+    processes. Labels missing in a batch contribute exactly zero, with a zero gradient.
 
     Args:
         fidelities: fidelities with the labels to train on.
