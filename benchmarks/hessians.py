@@ -3,13 +3,13 @@
 A step of HIP-NN-TS on a batch of MiniCHNO is energies, forces, (H v), a loss, its gradient and Adam; float32, with the
 edges of the batch stored. The ways take turns (A B A B …); times are medians over steps, ratios those of medians.
 
-========================  =============================================================================================
-without                   energies and forces only, kernel ``auto``, which is ``native`` on a CPU
-central                   and ``hessian_products(…, "central")``, forces at two displaced geometries, the same kernel
-exact                     and ``hessian_products(…, "exact")``, which predicts the forces again, by kernel ``padded``
-exact, shared             energies, forces and H v from one prediction by kernel ``padded``
-exact, shared, definition the same by kernel ``definition``
-========================  =============================================================================================
+===========  ==========================================================================================================
+without      energies and forces only, kernel ``auto``, which is ``native`` on a CPU
+differences  H v by ``predict_with_products``, one more geometry in the same prediction; what training does
+central      the same with v and −v, two more geometries
+exact        H v by a backward pass through the forces, so that the loss has third derivatives, by kernel ``padded``
+definition   the same by kernel ``definition``
+===========  ==========================================================================================================
 
     python benchmarks/hessians.py [--networks small published] [--batches 8 32] [--compile] [--json FILE]
 """
@@ -29,15 +29,16 @@ import torch
 from jobs import synchronise
 from report import machine
 from torch import Tensor
-from torch_geometric.data import Batch, Data
+from torch_geometric.data import Batch
 
 from mfpyg import settings
 from mfpyg.datasets import MiniCHNO
 from mfpyg.graph import RadiusGraph
-from mfpyg.models import HIPNN, MultiFidelityPotential
-from mfpyg.models.hessian import hessian_products, products_of, third_derivatives
+from mfpyg.models import HIPNN, MultiFidelityPotential, Prediction
+from mfpyg.models.hessian import Products, predict_with_products
 
-WAYS = ("without", "central", "exact", "exact, shared", "exact, shared, definition")
+WAYS = {"without": "auto", "differences": "auto", "central": "auto", "exact": "padded", "definition": "definition"}
+"""Kernel of each way."""
 WARM_UP = 3
 
 
@@ -115,7 +116,7 @@ class Step:
     def __init__(self, network: str, size: int, way: str, compiled: bool, device: str) -> None:
         torch.manual_seed(0)
         values = settings.defaults(network, "hipnn")["model"]
-        values["kernel"] = "definition" if way.endswith("definition") else "auto"
+        values["kernel"] = WAYS[way]
         self.potential = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **values), ["dz"]).to(device).train()
         self.potential.compiled = compiled
         self.optimiser = torch.optim.Adam(self.potential.parameters(), lr=1e-9, fused=True)
@@ -124,33 +125,36 @@ class Step:
     def __call__(self) -> None:
         self.optimiser.zero_grad()
         direction = torch.randn_like(self.batch.pos)
-        loss = (self.shared if "shared" in self.way else self.separate)(direction)
+        loss = (self.exact if self.way in ("exact", "definition") else self.by_differences)(direction)
         loss.backward()
         self.optimiser.step()
 
-    def separate(self, direction: Tensor) -> Tensor:
-        """Loss with a prediction of energies and forces, and another of H v."""
-        loss = self.of_forces(self.batch)[0]
+    def by_differences(self, direction: Tensor) -> Tensor:
+        """Loss with H v from forces at displaced copies, or without."""
         if self.way == "without":
-            return loss
-        product = hessian_products(self.potential, self.batch, "dz", direction[None], self.way)[0]
-        return loss + product.square().mean()
+            return self.compared(self.potential.predict(self.batch, {"dz": "EF"})["dz"])
+        directions = torch.stack([direction, -direction][: 1 + (self.way == "central")])
+        graphs = torch.ones(self.batch.num_graphs, dtype=torch.bool, device=directions.device)
+        prediction = predict_with_products(self.potential, self.batch, {"dz": "EFH"}, graphs, directions)["dz"]
+        assert isinstance(prediction.hessian, Products)
+        values = prediction.hessian.values
+        product = values[0] if len(values) == 1 else (values[0] - values[1]) / 2
+        return self.compared(prediction) + product.square().mean()
 
-    def shared(self, direction: Tensor) -> Tensor:
-        """Loss with one prediction that is differentiated by positions once more."""
+    def exact(self, direction: Tensor) -> Tensor:
+        """Loss with forces that are differentiated by positions once more."""
         data = self.batch.clone()
         data.pos.requires_grad_()
-        with third_derivatives():
-            loss, forces = self.of_forces(data)
-            return loss + products_of(forces, data.pos, direction, differentiable=True).square().mean()
-
-    def of_forces(self, data: Data) -> tuple[Tensor, Tensor]:
-        """Loss of energies and forces, and the forces, (n_atoms, 3)."""
-        prediction, column = self.potential.predict(data, {"dz": "EF"})["dz"], 0
-        energies, forces = data.energy[:, column], data.forces[:, column]
+        prediction = self.potential.predict(data, {"dz": "EF"})["dz"]
         assert prediction.forces is not None
-        loss = (prediction.energy - energies).square().mean() + (prediction.forces - forces).square().mean()
-        return loss, prediction.forces
+        (product,) = torch.autograd.grad(prediction.forces, data.pos, -direction, create_graph=True)
+        return self.compared(prediction) + product.square().mean()
+
+    def compared(self, prediction: Prediction) -> Tensor:
+        """Loss of energies and forces."""
+        assert prediction.forces is not None
+        energies, forces = self.batch.energy[:, 0], self.batch.forces[:, 0]
+        return (prediction.energy - energies).square().mean() + (prediction.forces - forces).square().mean()
 
 
 def make_batch(size: int, cutoff: float) -> Batch:

@@ -111,7 +111,7 @@ class Fidelity:
 
 
 def further_letters(fidelities: Iterable[Fidelity]) -> str | None:
-    """Letters of the properties of some fidelities; ``None`` if energies and forces, which all data have, are enough."""
+    """Letters of the properties of some fidelities; ``None`` if there are only energies and forces, as in all data."""
     letters = in_order("".join(fidelity.labels for fidelity in fidelities))
     return letters if set(letters) - set("EF") else None
 

@@ -10,8 +10,6 @@ return the moments :math:`A_{ic} = \\sum_j Y_{ijc} \\sum_\\nu s_{ij\\nu} Q_{j\\n
 ``auto``        ``native`` on a CPU if it compiles, else ``padded``
 ==============  ======================================================================================================
 
-In :func:`~mfpyg.kernels.neighbor_sum.with_any_derivative`, ``padded`` takes the place of ``native``.
-
 A kernel is a function that creates a :class:`~mfpyg.kernels.neighbor_sum.NeighborSum` from a graph, once for all
 layers; :func:`~mfpyg.kernels.neighbor_sum.prepare` chooses one. All are tested against the definition,
 :class:`mfpyg.models.interaction.Interaction`. Where only the first derivative with respect to positions is needed,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Hashable
 from typing import Protocol
 
 from torch import Tensor
@@ -43,19 +41,6 @@ class NeighborSum(Protocol):
         """See :class:`mfpyg.graph.Prepared`."""
 
 
-_any_derivative: ContextVar[bool] = ContextVar("any_derivative", default=False)
-
-
-@contextmanager
-def with_any_derivative() -> Iterator[None]:
-    """Context manager in which :func:`prepare` returns ``padded`` in place of ``native``, which has two derivatives."""
-    token = _any_derivative.set(True)
-    try:
-        yield
-    finally:
-        _any_derivative.reset(token)
-
-
 def prepare(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, n_components: int) -> NeighborSum | None:
     """Return the sum over the neighbours in a graph by a kernel; ``None`` for the definition.
 
@@ -73,7 +58,7 @@ def prepare(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, n_
         return None
     if (graph.edge_index[1].diff() < 0).any():
         raise MFPyGError("edges are not sorted by target, expected the order of build_graph; sort them")
-    if kernel == "padded" or _any_derivative.get():
+    if kernel == "padded":
         return padded_sum(graph)
     on_cpu = graph.edge_vec.device.type == "cpu"
     if not on_cpu and kernel == "native":

@@ -13,20 +13,16 @@ same prediction, and no third derivatives, which cost more (``benchmarks/hessian
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import molecules_of
-from mfpyg.kernels.neighbor_sum import with_any_derivative
 from mfpyg.models.prediction import Prediction
 from mfpyg.properties import in_order
 from mfpyg.torch_defaults import with_default_torch_settings
@@ -92,7 +88,7 @@ def hessian(potential: Potential, data: Data, fidelity: str) -> Tensor:
         for component in range(3):
             direction = torch.zeros_like(forces)
             direction[firsts[sizes > atom] + atom, component] = 1
-            rows[atom, component] = products_of(forces, pos, direction, differentiable=False)
+            rows[atom, component] = _product(forces, pos, direction)
     blocks = []
     for first, n in zip(firsts.tolist(), sizes.tolist(), strict=True):
         block = rows[:n, :, first : first + n].transpose(1, 2)  # (n, n, 3, 3)
@@ -100,34 +96,6 @@ def hessian(potential: Potential, data: Data, fidelity: str) -> Tensor:
     if getattr(data, "batch", None) is None:
         return blocks[0]
     return torch.cat([rows.new_empty(0, 3, 3), *(block.flatten(0, 1) for block in blocks)])
-
-
-@with_default_torch_settings
-def hessian_products(potential: Potential, data: Data, fidelity: str, directions: Tensor) -> Tensor:
-    """Products H v of the Hessian of each graph with vectors, by a backward pass through the forces for each.
-
-    Differentiable with respect to weights in training mode; the gradient of a loss then has third derivatives, for
-    which :func:`third_derivatives` replaces kernels. Never compiled.
-
-    Args:
-        potential: potential. In evaluation mode, or without gradients enabled, the result is detached.
-        data: ``Data`` or ``Batch``, see :meth:`mfpyg.models.Potential.forward`.
-        fidelity: level of theory.
-        directions: k vectors v for all atoms, (k, n_atoms, 3).
-
-    Returns:
-        H v in kcal/mol/Å² times the unit of v, (k, n_atoms, 3), in the dtype of the weights.
-
-    Raises:
-        MFPyGError: for directions of another shape, and as :meth:`mfpyg.models.MultiFidelityPotential.predict`.
-    """
-    _check_directions(directions, len(data.z))
-    directions = directions.detach().to(potential.dtype)
-    differentiable = potential.training and torch.is_grad_enabled()
-    with torch.enable_grad(), third_derivatives() if differentiable else nullcontext():
-        pos, forces = _forces(potential, data, fidelity)
-        products = [products_of(forces, pos, v, differentiable) for v in directions]
-    return torch.stack(products) if products else torch.zeros_like(directions)
 
 
 def predict_with_products(
@@ -174,66 +142,21 @@ def predict_with_products(
     return predictions
 
 
-def products_of(forces: Tensor, pos: Tensor, direction: Tensor, differentiable: bool) -> Tensor:
-    """H v from forces that have been predicted at positions that require a gradient.
-
-    Args:
-        forces: −dE/dx as a function of ``pos``, (n_atoms, 3).
-        pos: positions, (n_atoms, 3).
-        direction: v, (n_atoms, 3).
-        differentiable: whether the result can be differentiated (again); the forces must then have been predicted in
-            :func:`third_derivatives`.
-
-    Returns:
-        H v, (n_atoms, 3), in the dtype of the forces.
-    """
-    if not forces.requires_grad:  # no atom has a neighbour
-        return torch.zeros_like(forces)
-    (product,) = torch.autograd.grad(
-        forces, pos, -direction, create_graph=differentiable, retain_graph=True, materialize_grads=True
-    )
-    return product.to(forces.dtype)
-
-
-@contextmanager
-def third_derivatives() -> Iterator[None]:
-    """Context manager for predictions whose forces are differentiated by positions and then by weights.
-
-    In it, the kernel ``padded`` takes the place of ``native``, which has two derivatives. Layer normalization is
-    composed of elementary operations: torch's own treats mean and variance as constants from the third derivative on,
-    without an error (https://github.com/pytorch/pytorch/issues/175754).
-    """
-    with with_any_derivative(), _ComposedLayerNorm():
-        yield
-
-
-class _ComposedLayerNorm(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return (_layer_norm if func is functional.layer_norm else func)(*args, **(kwargs or {}))
-
-
-def _layer_norm(
-    input: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    """:func:`torch.nn.functional.layer_norm`, with the same names of arguments and any derivative."""
-    dims = tuple(range(-len(normalized_shape), 0))
-    centered = input - input.mean(dims, keepdim=True)
-    result = centered * (centered.square().mean(dims, keepdim=True) + eps).rsqrt()
-    result = result if weight is None else result * weight
-    return result if bias is None else result + bias
-
-
 def _check_sizes(sizes: Sequence[int]) -> None:
     largest = max(sizes, default=0)
     if largest > MAX_ATOMS:
         raise MFPyGError(
             f"graph {sizes.index(largest)} has {largest} atoms, expected at most {MAX_ATOMS} for a whole Hessian; use "
-            "mfpyg.models.hessian.hessian_products for its products with vectors"
+            "mfpyg.models.hessian.predict_with_products for its products with vectors"
         )
+
+
+def _product(forces: Tensor, pos: Tensor, direction: Tensor) -> Tensor:
+    """Product of the Hessian with a vector, (n_atoms, 3), from forces −dE/dx as a function of positions."""
+    if not forces.requires_grad:  # no atom has a neighbour
+        return torch.zeros_like(forces)
+    (product,) = torch.autograd.grad(forces, pos, -direction, retain_graph=True, materialize_grads=True)
+    return product.to(forces.dtype)
 
 
 def _forces(potential: Potential, data: Data, fidelity: str) -> tuple[Tensor, Tensor]:

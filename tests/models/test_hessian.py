@@ -11,10 +11,8 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from mfpyg.errors import MFPyGError
-from mfpyg.graph import build_graph
-from mfpyg.kernels.neighbor_sum import prepare, with_any_derivative
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, hessian
-from mfpyg.models.hessian import MAX_ATOMS, WAYS, hessian_products
+from mfpyg.models.hessian import MAX_ATOMS, Products, predict_with_products
 
 from .test_backbones import NAMES, make
 
@@ -90,10 +88,9 @@ def test_hessian_of_a_crystal(make_molecule: Molecules) -> None:
     found = hessian.hessian(potential, data, "dz")
     assert relative(found, by_differences(potential, data)) < 1e-6
     assert found.sum(dim=0).abs().max() < 1e-9 * found.abs().max()
+    data.batch = torch.zeros(4, dtype=torch.int64)
     v = torch.randn(1, 4, 3, dtype=torch.float64)
-    for way in WAYS:
-        product = hessian_products(potential, data, "dz", v, way, 1e-5)
-        assert relative(product[0], torch.einsum("ijab,jb->ia", found, v[0])) < 1e-6
+    assert relative(products(potential, data, v)[0], torch.einsum("ijab,jb->ia", found, v[0])) < 1e-5
 
 
 def test_hessians_of_a_batch_are_those_of_its_graphs(make_batch: Batches) -> None:
@@ -109,8 +106,6 @@ def test_hessian_of_a_single_atom_is_zero(isolated: str) -> None:
     potential = MultiFidelityPotential(make("hipnn"), ["dz"], isolated=isolated).double()
     data = Data(z=torch.tensor([8]), pos=torch.zeros(1, 3, dtype=torch.float64))
     assert torch.equal(hessian.hessian(potential, data, "dz"), torch.zeros(1, 1, 3, 3, dtype=torch.float64))
-    for way in WAYS:
-        assert not hessian_products(potential, data, "dz", torch.ones(2, 1, 3), way).any()
 
 
 def test_hessian_of_a_sum_of_networks(make_molecule: Molecules) -> None:
@@ -153,6 +148,14 @@ def test_large_graphs_are_refused() -> None:
 # Products
 
 
+def products(potential: MultiFidelityPotential, batch: Data, v: Tensor) -> Tensor:
+    """H v of all graphs, without the first-order error of a one-sided difference."""
+    graphs = torch.ones(int(batch.batch.max()) + 1, dtype=torch.bool)
+    both = [predict_with_products(potential, batch, {"dz": "EH"}, graphs, w)["dz"].hessian for w in (v, -v)]
+    assert all(isinstance(one, Products) for one in both)
+    return (both[0].values - both[1].values) / 2  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_products_are_those_of_the_matrix(make_batch: Batches, name: str) -> None:
     potential, batch = potential_of(name), make_batch([5, 1, 6], seed=3)
@@ -160,117 +163,97 @@ def test_products_are_those_of_the_matrix(make_batch: Batches, name: str) -> Non
     blocks = torch.block_diag(*matrices(hessian.hessian(potential, batch, "dz"), batch))
     expected = (v.flatten(1) @ blocks).view_as(v)
     for training in (False, True):
-        potential.train(training)
-        exact = hessian_products(potential, batch, "dz", v, "exact")
-        torch.testing.assert_close(exact, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
-        central = hessian_products(potential, batch, "dz", v, "central", 1e-5)
-        assert relative(central, expected) < 1e-6
-        assert exact.requires_grad == central.requires_grad == training
+        found = products(potential.train(training), batch, v)
+        assert relative(found, expected) < 1e-6
+        assert found.requires_grad == training
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
-def test_products_are_differentiable_by_weights(make_batch: Batches, name: str, options: dict[str, Any]) -> None:
-    potential, batch = potential_of(name, **options).train(), make_batch([4, 5], seed=2)
+@pytest.mark.parametrize("name", ["hipnn", "painn"])
+def test_products_are_differentiable_by_weights(make_batch: Batches, name: str) -> None:
+    """Against differences of a loss of whole Hessians."""
+    potential, batch = potential_of(name).train(), make_batch([4, 5], seed=2)
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(1, 9, 3, dtype=torch.float64, generator=generator)
     weights = [p for p in potential.parameters() if p.requires_grad]
     ways = [torch.randn(p.shape, dtype=p.dtype, generator=generator) for p in weights]
-
-    def loss(way: str) -> Tensor:
-        return hessian_products(potential, batch, "dz", v, way, 1e-5).square().sum()
-
-    def slope(way: str) -> float:
-        gradients = torch.autograd.grad(loss(way), weights, materialize_grads=True)
-        return sum(float((g * w).sum()) for g, w in zip(gradients, ways, strict=True))
+    gradients = torch.autograd.grad(products(potential, batch, v).square().sum(), weights, materialize_grads=True)
+    slope = sum(float((g * w).sum()) for g, w in zip(gradients, ways, strict=True))
 
     def moved(by: float) -> float:
         with torch.no_grad():
             torch._foreach_add_(weights, ways, alpha=by)
-            value = float(loss("exact"))
+            blocks = torch.block_diag(*matrices(hessian.hessian(potential, batch, "dz"), batch))
             torch._foreach_sub_(weights, ways, alpha=by)
-        return value
+        return float((blocks @ v.flatten()).square().sum())
 
     h = 1e-5
     expected = (8 * (moved(h) - moved(-h)) - (moved(2 * h) - moved(-2 * h))) / (12 * h)
-    assert slope("exact") == pytest.approx(expected, rel=1e-6)
-    assert slope("central") == pytest.approx(expected, rel=1e-5)
+    assert slope == pytest.approx(expected, rel=1e-5)
 
 
-def test_squared_products_are_unbiased_estimates_of_the_squared_norm(make_molecule: Molecules) -> None:
-    data, one, two = make_molecule(5), potential_of("hipnn"), potential_of("painn")
-    v = torch.randn(4000, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    difference = hessian.hessian(one, data, "dz") - hessian.hessian(two, data, "dz")
-    of_products = torch.einsum("ijab,kjb->kia", difference, v).square().sum(dim=(1, 2))
-    few = hessian_products(one, data, "dz", v[:5], "exact") - hessian_products(two, data, "dz", v[:5], "exact")
-    torch.testing.assert_close(few.square().sum(dim=(1, 2)), of_products[:5], rtol=1e-9, atol=0)
-    error = of_products.std() / 4000**0.5
-    assert abs(of_products.mean() - difference.square().sum()) < 4 * error < 0.2 * difference.square().sum()
+def test_products_of_some_graphs_leave_the_rest_as_it_is(make_batch: Batches) -> None:
+    """Everything else is predicted as without, and only what is wanted."""
+    potential, batch = potential_of("hipnn"), make_batch([4, 5, 3], seed=2)
+    v, graphs = torch.ones(2, 12, 3), torch.tensor([False, True, False])
+    for letters in ("EFH", "EH"):
+        (found,) = predict_with_products(potential, batch, {"dz": letters}, graphs, v).values()
+        expected = potential.predict(batch, {"dz": letters.replace("H", "")})["dz"]
+        for field in ("energy", "forces", "atomic_energies", "hierarchicality"):
+            one, other = getattr(found, field), getattr(expected, field)
+            assert (one is None) == (other is None)
+            assert one is None or relative(one, other) < 1e-12
+        assert isinstance(found.hessian, Products)
+        assert found.hessian.atoms.tolist() == [4, 5, 6, 7, 8]
+        assert found.hessian.values.shape == found.hessian.directions.shape == (2, 5, 3)
 
 
-def test_differences_in_single_precision(make_batch: Batches) -> None:
+def test_products_of_crystals_and_molecules(make_batch: Batches) -> None:
+    potential, batch = potential_of("hipnn"), make_batch([4, 3], seed=2)
+    batch.cell = torch.stack([3.3 * torch.eye(3), torch.zeros(3, 3)]).double()
+    batch.pbc = torch.tensor([[True] * 3, [False] * 3])
+    blocks = torch.block_diag(*matrices(hessian.hessian(potential, batch, "dz"), batch))
+    v = torch.randn(1, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert relative(products(potential, batch, v).flatten(), blocks @ v.flatten()) < 1e-6
+
+
+def test_products_in_single_precision(make_batch: Batches) -> None:
+    """Directions are those between positions as they are rounded, so that these roundings are no errors."""
     potential, batch = potential_of("schnet"), make_batch([6, 9])
-    v = torch.randn(2, 15, 3, dtype=torch.float64)
-    expected = hessian_products(potential, batch, "dz", v, "exact")
-    found = hessian_products(potential.float(), batch, "dz", v)
-    assert found.dtype == torch.float32
-    assert relative(found.double(), expected) < 5e-3
+    v = torch.randn(2, 15, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    blocks = torch.block_diag(*matrices(hessian.hessian(potential, batch, "dz"), batch))
+    batch.pos = batch.pos.float()
+    graphs = torch.ones(2, dtype=torch.bool)
+    found = predict_with_products(potential.float(), batch, {"dz": "EH"}, graphs, v)["dz"].hessian
+    assert isinstance(found, Products)
+    assert found.values.dtype == found.directions.dtype == torch.float32
+    assert relative(found.directions.double(), v) < 1e-3
+    expected = (found.directions.double().flatten(1) @ blocks).view_as(v)
+    assert relative(found.values.double(), expected) < 1e-2
 
 
 @pytest.mark.usefixtures("compile_soon")
-def test_differences_can_be_compiled(make_batch: Batches) -> None:
+def test_products_can_be_compiled(make_batch: Batches) -> None:
     potential, batch = potential_of("hipnn").train(), make_batch([4, 5])
     v, gradients = torch.randn(1, 9, 3, dtype=torch.float64), []
     for compiled in (False, True):
         potential.compiled = compiled
-        loss = hessian_products(potential, batch, "dz", v, step=1e-3).square().sum()
+        loss = products(potential, batch, v).square().sum()
         found = torch.autograd.grad(loss, list(potential.parameters()), materialize_grads=True)
         gradients.append(torch.cat([g.flatten() for g in found]))
     assert relative(gradients[1], gradients[0]) < 1e-7
 
 
-def test_a_direction_of_zeros_has_products_of_zero(make_batch: Batches) -> None:
-    potential, batch = potential_of("hipnn"), make_batch([4, 5])
-    v = torch.ones(1, 9, 3, dtype=torch.float64)
-    v[:, :4] = 0
-    for way in WAYS:
-        product = hessian_products(potential, batch, "dz", v, way)
-        assert not product[:, :4].any()
-        assert product.isfinite().all()
-        assert hessian_products(potential, batch, "dz", v[:0], way).shape == (0, 9, 3)
-
-
-def test_bad_arguments_are_named(make_batch: Batches) -> None:
-    potential, batch, v = potential_of("hipnn"), make_batch([4, 5]), torch.ones(1, 9, 3)
+def test_bad_directions_are_named(make_batch: Batches) -> None:
+    potential, batch, graphs = potential_of("hipnn"), make_batch([4, 5]), torch.ones(2, dtype=torch.bool)
     with pytest.raises(MFPyGError, match=r"shape \(9, 3\), expected \(k, 9, 3\)"):
-        hessian_products(potential, batch, "dz", v[0])
-    with pytest.raises(MFPyGError, match="did you mean 'exact'"):
-        hessian_products(potential, batch, "dz", v, "exacts")
-    with pytest.raises(MFPyGError, match="step is 0, expected a positive length"):
-        hessian_products(potential, batch, "dz", v, step=0)
-    with pytest.raises(MFPyGError, match="unknown fidelity"):
-        hessian_products(potential, batch, "cc", v)
+        predict_with_products(potential, batch, {"dz": "EH"}, graphs, torch.ones(9, 3))
 
 
-def test_the_native_kernel_is_replaced_only_meanwhile(make_batch: Batches) -> None:
-    graph = build_graph(make_batch([4, 5]), 4.0)
-    before = type(prepare("auto", graph, 8, 6, 9))
-    with with_any_derivative():
-        assert type(prepare("native", graph, 8, 6, 9)).__name__ == "PaddedSum"
-        assert prepare("definition", graph, 8, 6, 9) is None
-    assert type(prepare("auto", graph, 8, 6, 9)) is before
-
-
-def test_layer_norm_has_third_derivatives() -> None:
-    """torch's own, differentiated three times, takes mean and variance for constants."""
-    x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
-    layer = torch.nn.LayerNorm((3, 4), eps=0.1, dtype=torch.float64)
-    torch.nn.init.normal_(layer.weight)
-    expected = layer(x)
-    with hessian.third_derivatives():
-        torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
-
-        def second(x: Tensor) -> Tensor:
-            (first,) = torch.autograd.grad(layer(x).tanh().sum(), x, create_graph=True)
-            return torch.autograd.grad(first.pow(3).sum(), x, create_graph=True)[0]
-
-        assert torch.autograd.gradcheck(second, x)
+def test_potentials_predict_hessians_when_called(make_batch: Batches) -> None:
+    potential, batch = potential_of("hipnn"), make_batch([4, 5])
+    found = potential(batch, properties="EFH")
+    assert torch.equal(found.hessian, hessian.hessian(potential, batch, "dz"))
+    alone = batch.get_example(0)
+    assert potential(alone, ["dz"], properties="H")["dz"].hessian.shape == (16, 3, 3)
+    with pytest.raises(MFPyGError, match="Hessians of 'dz' are not predicted with the rest"):
+        potential.predict(batch, {"dz": "EH"})
