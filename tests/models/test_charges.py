@@ -388,7 +388,11 @@ def test_what_has_no_charges_is_refused(ions: Batch, make_batch: Batches) -> Non
     batch = make_batch([3, 4])
     batch.cell = 9 * torch.eye(3, dtype=torch.float64).repeat(2, 1, 1)
     batch.pbc = torch.tensor([[False, False, False], [False, True, False]])
-    with pytest.raises(MFPyGError, match=r"dipole of graph 1 is not defined: its pbc is \[False, True, False\]"):
+    mixed = potential(batch, "dz", properties="DQ")
+    assert mixed.dipole.isnan().all(dim=1).tolist() == [False, True]
+    assert mixed.charges.isfinite().all()
+    batch.pbc[0, 0] = True
+    with pytest.raises(MFPyGError, match=r"dipole of graph 0 is not defined: its pbc is \[True, False, False\]"):
         potential(batch, "dz", properties="D")
     assert isinstance(potential(batch, "dz", properties="Q"), Prediction)
 

@@ -257,12 +257,28 @@ def test_a_stress_without_a_volume_is_refused(make_potential: Potential, pbc: li
     without = _crystal(seed=3)
     if pbc is None:
         del without.cell, without.pbc
-        batch, number = Batch.from_data_list([without]), 0
     else:
         without.pbc = torch.tensor([pbc])
-        batch, number = Batch.from_data_list([_crystal(), without]), 1
-    with pytest.raises(MFPyGError, match=rf"stress of graph {number} .*expected True in all three directions"):
-        make_potential()(batch, stress=True)
+    with pytest.raises(MFPyGError, match=r"stress of graph 0 .*expected True in all three directions"):
+        make_potential()(Batch.from_data_list([without]), stress=True)
+
+
+@pytest.mark.parametrize("pbc", [[True, True, False], [False] * 3], ids=["slab", "molecule"])
+def test_only_crystals_of_a_batch_have_a_stress(make_potential: Potential, pbc: list[bool]) -> None:
+    """NaN for the others; a loss of the crystals' stresses has the gradient of the crystals alone."""
+    potential, crystal, without = make_potential().train(), _crystal(), _crystal(seed=3)
+    without.pbc = torch.tensor([pbc])
+    losses = []
+    for batch, chosen in ((Batch.from_data_list([without, crystal]), [1]), (Batch.from_data_list([crystal]), [0])):
+        prediction = potential(batch, stress=True)
+        losses.append(prediction.stress[chosen].square().sum())
+    both = Batch.from_data_list([without, crystal])
+    assert potential(both, stress=True).stress[0].isnan().all()
+    assert potential(both, stress=True).forces.isfinite().all()
+    weights = [p for p in potential.parameters() if p.requires_grad]
+    gradients = [torch.autograd.grad(loss, weights, materialize_grads=True) for loss in losses]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
 
 
 @pytest.mark.parametrize("forces", [False, True])
