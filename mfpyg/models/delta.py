@@ -154,7 +154,7 @@ def with_difference(values: Tensor, mask: Tensor, target: int, base: int, owner:
     Missing labels do not enter any arithmetic.
 
     Args:
-        values: labels, (n_rows, T) or (n_rows, T, 3).
+        values: labels, (n_rows, T, …), such as (n_rows, T, 3) of forces.
         mask: existing labels, (n_graphs, T) bool.
         target, base: columns of the two levels.
         owner: graph of each row, (n_rows,) int64.

@@ -121,6 +121,12 @@ class Inputs:
         every = parse_weights(self.settings.weights, self.fidelities)
         columns = {f.name: self.column(f.name) for f in fidelities}
         weights = {key: weight for key, weight in every.items() if key[0] in columns}
+        return self.loss_of(fidelities, columns, weights)
+
+    def loss_of(
+        self, fidelities: Sequence[Fidelity], columns: Mapping[str, int], weights: Mapping[tuple[str, str], float]
+    ) -> MultiFidelityLoss:
+        """Loss with these weights, with everything else from the settings."""
         settings = self.settings
         return MultiFidelityLoss(
             fidelities, columns, weights, settings.hierarchicality, settings.hessian_directions, settings.seed

@@ -16,9 +16,12 @@ from torch_geometric.data import Batch
 
 from mfpyg.datasets.references import complete_difference, fit, labelled_energies
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.metrics import hessian_rows
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
+from mfpyg.models.build import build_potential
 from mfpyg.models.delta import difference_name, with_difference, without_charge
+from mfpyg.properties import ENERGY, FROM_CHARGES, HESSIAN
 from mfpyg.training.inputs import Inputs, reference_notes
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.stage import Stage, Step
@@ -71,7 +74,8 @@ class DifferenceStage(Stage):
         name = difference_name(self.target, self.base)
         with torch.random.fork_rng():  # weights independent of earlier draws, for resumed runs
             torch.manual_seed(self.inputs.settings.seed + 1)
-            difference = self.inputs.potential([name])
+            charges = [name] if set(FROM_CHARGES) & set(self.fidelities[0].labels) else []
+            difference = build_potential(self.inputs.settings, self.inputs.elements.species, [name], charges)
         difference.reference(name).copy_(self.reference)
         return DeltaPotential(potential, difference, self.base, self.target)
 
@@ -86,10 +90,33 @@ class DifferenceStage(Stage):
         target, base = self.inputs.column(self.target), self.inputs.column(self.base)
         batch = without_charge(batch)
         graphs = torch.arange(batch.num_graphs, device=batch.batch.device)
-        batch.energy, energy_mask = with_difference(batch.energy, batch.energy_mask, target, base, graphs)
-        batch.forces, forces_mask = with_difference(batch.forces, batch.forces_mask, target, base, batch.batch)
-        batch.energy_mask, batch.forces_mask = energy_mask, forces_mask
+        for property in dict.fromkeys((ENERGY, *self.fidelities[0].properties)):  # all batches have energies
+            values, mask = batch[property.name], batch[property.mask]
+            if property.per == "pair":
+                batch[property.name], batch[property.mask] = with_pair_difference(batch, target, base)
+                continue
+            owner = graphs if property.per == "graph" else batch.batch
+            batch[property.name], batch[property.mask] = with_difference(values, mask, target, base, owner)
         return potential.difference, self.difference_loss, batch
+
+
+def with_pair_difference(batch: Batch, target: int, base: int) -> tuple[Tensor, Tensor]:
+    """As :func:`mfpyg.models.delta.with_difference`, for Hessians: after the labels of each graph their difference.
+
+    Returns:
+        Labels (Σ k n², 3, 3) of the k labelled levels of each graph in turn, and the mask (n_graphs, T + 1).
+    """
+    mask = batch[HESSIAN.mask]
+    both = mask[:, target] & mask[:, base]
+    of_target, of_base = (
+        rows[both[batch.batch[atom]]] for rows, atom, _ in (hessian_rows(batch, target), hessian_rows(batch, base))
+    )
+    sizes = torch.bincount(batch.batch, minlength=batch.num_graphs).square()
+    graphs = torch.arange(batch.num_graphs, device=mask.device)
+    before = torch.repeat_interleave(graphs, sizes * mask.sum(dim=1))
+    order = torch.cat([before, torch.repeat_interleave(graphs[both], sizes[both])]).argsort(stable=True)
+    values = torch.cat([batch.hessian, batch.hessian[of_target] - batch.hessian[of_base]])[order]
+    return values, torch.cat([mask, both[:, None]], dim=1)
 
 
 def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
@@ -116,7 +143,7 @@ def _difference(inputs: Inputs, outline: StageOutline, base: Fidelity, base_refe
         "train": inputs.sampling(paired_rows(inputs, target, base)),
         "inputs": inputs,
         "base": base.name,
-        "difference_loss": MultiFidelityLoss((difference,), columns, weights, inputs.settings.hierarchicality),
+        "difference_loss": inputs.loss_of((difference,), columns, weights),
         "reference": _fitted(inputs, target.name, base.name, base_reference),
     }
     return inputs.stage(DifferenceStage, outline.name, outline.fidelities, outline.epochs, **others)
