@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from mfpyg.cli.common import Parser, run
 from mfpyg.datasets.spec import DatasetSpec, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.properties import PROPERTIES, listed, parse_letters
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mfpyg.datasets.chunks import Track
     from mfpyg.datasets.conformations import ConformationDataset
+    from mfpyg.fidelity import Fidelity
 
 NAME = "mfpyg-evaluate"
 SPLITS = ("train", "val", "test", "ood", "all")
@@ -48,6 +50,11 @@ def build_parser() -> Parser:
         metavar="{" + ",".join(SPLITS) + "}",
         help="a single split, of these or of the run; null: all",
     )
+    parser.add_argument(
+        "--properties",
+        metavar="LETTERS",
+        help="properties of the data to read, as EFHD; null: energies, forces and what was trained on",
+    )
     parser.add_argument("--json", metavar="OUT", help="file for the errors; null: evaluation….json in the run folder")
     parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="device to compute on")
     parser.add_argument("--plot", action="store_true", help="draw parity plots next to the JSON file")
@@ -59,20 +66,21 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     options = build_parser().parse_args(arguments)
     if options.accelerator not in ACCELERATORS:
         raise unknown_name("accelerator", options.accelerator, ACCELERATORS)
+    letters = None if options.properties is None else parse_letters(options.properties, "properties")
     specs = None if options.dataset is None else parse_specs(options.dataset)
     path = Path(options.run)
     if options.split not in (None, *SPLITS):
         _check_further_split(path, options.split)
     if not path.exists():
         raise MFPyGError(f"{path}: no such run folder or checkpoint")
-    out = Path(options.json) if options.json else _default_out(path, specs, options.split)
+    out = Path(options.json) if options.json else _default_out(path, specs, options.split, letters)
     if out.is_dir():
         raise MFPyGError(f"{out} is a folder; expected the name of a JSON file")
     if not out.parent.is_dir():
         raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
     if not os.access(out.parent, os.W_OK):
         raise MFPyGError(f"{out.parent}: cannot write {out.name} there; name another place with --json")
-    _evaluate(path, specs, options.split, out, options.plot, options.accelerator)
+    _evaluate(path, specs, options.split, letters, out, options.plot, options.accelerator)
 
 
 def _check_further_split(path: Path, split: str) -> None:
@@ -85,8 +93,8 @@ def _check_further_split(path: Path, split: str) -> None:
         raise unknown_name("split", split, known)
 
 
-def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | None) -> Path:
-    """File in the run folder named after checkpoint, data and split, so that different ones do not collide."""
+def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | None, letters: str | None) -> Path:
+    """File in the run folder named after checkpoint, data, split and properties, so that different ones differ."""
     parts = ["evaluation"]
     if path.is_file() and path.stem != "best":
         parts.append(path.stem)
@@ -94,13 +102,18 @@ def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | N
         # With path and levels, as files of the same name, or one file with other levels, are different data.
         whole = hashlib.sha256(f"{spec.path and spec.path.resolve()} {spec}".encode()).hexdigest()[:6]
         parts += [spec.name] if spec.path is None else [spec.name, spec.path.stem, whole]
-    if split is not None:
-        parts.append(split)
+    parts += [part for part in (split, letters) if part is not None]
     return (path if path.is_dir() else path.parent) / f"{'-'.join(parts)}.json"
 
 
 def _evaluate(
-    path: Path, specs: Sequence[DatasetSpec] | None, split: str | None, out: Path, plot: bool, accelerator: str
+    path: Path,
+    specs: Sequence[DatasetSpec] | None,
+    split: str | None,
+    letters: str | None,
+    out: Path,
+    plot: bool,
+    accelerator: str,
 ) -> None:
     from rich.console import Console
     from rich.progress import track
@@ -128,10 +141,13 @@ def _evaluate(
     specs = specs or recorded_specs(RunFolder(folder).recorded_data(described), f"{NAME} {path} --dataset NEW")
     spec = " + ".join(map(str, specs))
     fingerprint = described["data"]["fingerprint"]
-    dataset = _open(specs, [f.name for f in trained], potential.fidelities, own, fingerprint, shown_on(console))
+    dataset = _open(specs, trained, potential.fidelities, own, fingerprint, shown_on(console))
     _note_methods(console, dataset, described["data"]["methods"])
     rows = _rows(console, dataset, described, spec, split)
-    if split != "all" and dataset.fingerprint == fingerprint:
+    same = dataset.fingerprint == fingerprint
+    if letters is not None:
+        dataset = _with_properties(dataset, specs, letters, shown_on(console))
+    if split != "all" and same:
         # Data of another name may have the same values under other names of levels.
         kept = label_fractions(settings, trained)
         fractions = {name: part for name, part in kept.items() if name in dataset.fidelities}
@@ -158,7 +174,7 @@ def _evaluate(
 
 def _open(
     specs: Sequence[DatasetSpec],
-    trained: Sequence[str],
+    trained: Sequence[Fidelity],
     known: Sequence[str],
     own: bool,
     fingerprint: str,
@@ -179,20 +195,44 @@ def _open(
         MFPyGError: if the data have none of the potential's fidelities.
     """
     from mfpyg.datasets.spec import available_fidelities, open_dataset
+    from mfpyg.fidelity import further_letters
 
+    names, letters = [f.name for f in trained], further_letters(trained)
     each = [available_fidelities(spec) for spec in specs]
-    present = list(dict.fromkeys(name for names in each for name in names))
+    present = list(dict.fromkeys(name for of in each for name in of))
     common = [name for name in known if name in present]
     if not common:
         raise MFPyGError(
             f"{' + '.join(map(str, specs))} has none of the potential's fidelities {', '.join(known)} "
             f"(it has {', '.join(present)})"
         )
-    if own or (set(trained) <= set(present) and all(set(trained) & set(names) for names in each)):
-        dataset = open_dataset(specs, trained, track=track)
+    if own or (set(names) <= set(present) and all(set(names) & set(of) for of in each)):
+        dataset = open_dataset(specs, names, track=track, properties=letters)
         if own or dataset.fingerprint == fingerprint:
             return dataset
-    return open_dataset(specs, common, track=track)
+    return open_dataset(specs, common, track=track, properties=letters)
+
+
+def _with_properties(
+    dataset: ConformationDataset, specs: Sequence[DatasetSpec], letters: str, track: Track
+) -> ConformationDataset:
+    """The same conformations with other properties.
+
+    Raises:
+        MFPyGError: if the data have none of a property.
+    """
+    from mfpyg.datasets.spec import open_dataset
+
+    result = open_dataset(specs, dataset.fidelities, track=track, properties=letters)
+    if result.geometries != dataset.geometries:
+        raise MFPyGError(
+            f"{' + '.join(map(str, specs))} has other conformations if {letters} are read; leave out --properties"
+        )
+    there = [letter for letter in result.letters if result._data[PROPERTIES[letter].mask].any()]
+    absent = [letter for letter in letters if letter not in there]
+    if absent:
+        raise MFPyGError(f"{' + '.join(map(str, specs))} has no {listed(absent)}; leave them out of --properties")
+    return result
 
 
 def _note_methods(console: Any, dataset: ConformationDataset, trained: dict[str, str]) -> None:
