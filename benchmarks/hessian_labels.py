@@ -1,12 +1,12 @@
 """Coupled-cluster forces with and without Hessians of the cheap level, for many and few labels of both levels.
 
-Trains ``dz:EF cc:E`` and ``dz:EFH cc:E`` on the bundled data with the same seeds, splits and optimiser steps, and prints
-a table with means over the seeds and 95 % intervals:
+Trains ``dz:EF cc:E`` and ``dz:EFH cc:E`` on the bundled data with the same seeds, splits and optimiser steps, and
+prints a table with means over the seeds and 95 % intervals:
 
     python benchmarks/hessian_labels.py --seeds 0 1 2 3 4 --out runs/hessians
 
-About every eighth conformation with dz labels has a Hessian. Runs that are there already are not repeated. Options after
-``--`` go to mfpyg-train.
+About every eighth conformation with dz labels has a Hessian. Runs that are there already are not repeated. Options
+after ``--`` go to mfpyg-train.
 """
 
 from __future__ import annotations

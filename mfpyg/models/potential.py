@@ -184,6 +184,21 @@ class MultiFidelityPotential(Potential):
                 reset(self.charge_heads[-1:])
         self.fidelities, self._compiler = (*self.fidelities, fidelity), Compiler()
 
+    def add_charges(self, fidelity: str) -> None:
+        """Add a charge head with new weights to a fidelity that has none.
+
+        Raises:
+            MFPyGError: for an unknown fidelity.
+        """
+        self.check_fidelity(fidelity)
+        if fidelity in self.charges:
+            return
+        weight, sizes = next(self.parameters()), self.backbone.feature_sizes
+        head = ChargeHead(sizes).to(weight)  # type: ignore[arg-type]
+        self.charges = tuple(name for name in self.fidelities if name in (*self.charges, fidelity))
+        self.charge_heads.insert(self.charges.index(fidelity), head)
+        self._compiler = Compiler()
+
     def parts_of(self, fidelities: Sequence[str]) -> nn.ModuleList:
         """Heads, of charges too, and private blocks of the given fidelities.
 
