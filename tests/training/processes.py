@@ -59,7 +59,7 @@ CASES = {
         ],
     ),
     "fewer than processes": (5, 2, ["--fidelities", "dz:EF", "cc:E", "--batch-size=4", "--epochs=1"]),
-    "double": (20, 4, ["--fidelities", "dz:EF", "tz:E", "--batch-size=7", "--epochs=1", "--precision=64"]),
+    "double": (20, 4, ["--fidelities", "dz:EFHD", "tz:E", "--batch-size=7", "--epochs=1", "--precision=64"]),
     "tl": (20, 4, ["--fidelities", "dz:EF", "cc:E", "--batch-size=7", "--epochs=2", "--strategy=tl"]),
     "delta": (
         20,
