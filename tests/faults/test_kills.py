@@ -43,7 +43,7 @@ KINDS: dict[str, tuple[str, ...]] = {
     "mfl": (*OPTIONS, *BALANCED),
     # A patience of zero raises the batch size and then halves the rate within a few epochs.
     "plateau": (*OPTIONS, "--optim.schedule=plateau", "--optim.patience=0", "--optim.max-batch-size=100",
-                "--optim.stop-after=50", "--optim.lr=0.5"),
+                "--optim.stop-after=50", "--optim.lr=0.5", "--fidelities", "dz:EFHD", "cc:E"),
     **{name: (*OPTIONS, f"--strategy={name}") for name in ("tl", "delta", "meta")},
     **{f"init {old}": (*OPTIONS[:-4], "--add-fidelity", "cc:E", "--epochs=4", "--init=start.ckpt",
                        f"--finetune.old={old}", "--finetune.head-from=fresh", "--optim.lr=0.001")
