@@ -35,7 +35,8 @@ from mfpyg import settings
 from mfpyg.datasets import MiniCHNO
 from mfpyg.graph import RadiusGraph
 from mfpyg.models import HIPNN, MultiFidelityPotential, Prediction
-from mfpyg.models.hessian import Products, predict_with_products
+from mfpyg.models.hessian import predict_with_products
+from mfpyg.models.prediction import Products
 
 WAYS = {"without": "auto", "differences": "auto", "central": "auto", "exact": "padded", "definition": "definition"}
 """Kernel of each way."""

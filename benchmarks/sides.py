@@ -193,7 +193,7 @@ class MFPyG:
     def loss(self, number: int) -> Any:
         """RMSE + MAE of energies and of forces, and the mean hierarchicality."""
         batch = self.sets[number]
-        return self.loss_of(self.potential.predict(batch, self.loss_of.wanted), batch)[0]
+        return self.loss_of(self.loss_of.predict(self.potential, batch), batch)[0]
 
     def train(self, number: int) -> None:
         """A training step."""

@@ -67,7 +67,7 @@ def describe(
         "format": FORMAT,
         "config": to_dict(settings),
         "fidelities": list(potential.fidelities),
-        "charges": list(potential.charges),
+        "further": dict(potential.further),
         "base_level": potential.base_level if isinstance(potential, DeltaPotential) else None,
         "units": dict(UNITS),
         "species": list(potential.species),
@@ -236,10 +236,10 @@ def _shape_and_type(weight: torch.Tensor) -> str:
 
 def _build(settings: TrainSettings, described: Mapping[str, Any]) -> Potential:
     species, fidelities, base_level = described["species"], described["fidelities"], described.get("base_level")
-    charges = described.get("charges") or ()
+    further = described.get("further") or {}
     if base_level is None:
-        return build_potential(settings, species, fidelities, charges)
-    return build_delta(settings, species, fidelities, base_level, charges)
+        return build_potential(settings, species, fidelities, further)
+    return build_delta(settings, species, fidelities, base_level, further)
 
 
 def check_installed(described: Mapping[str, Any], name: str) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import is_name
+from mfpyg.properties import PROPERTIES
 
 
 def is_array(value: Any) -> bool:
@@ -22,6 +23,10 @@ def is_array(value: Any) -> bool:
 
 def _is_level_name(value: Any) -> bool:
     return isinstance(value, str) and is_name(value)
+
+
+def _are_letters(value: Any) -> bool:
+    return isinstance(value, str) and set(value) <= PROPERTIES.keys()
 
 
 def _are_fidelities(value: Any) -> bool:
@@ -78,7 +83,7 @@ SCHEMA: dict[str, tuple[Any, str]] = {
     "mfpyg.splits": (_are_splits, "numbers of conformations"),
     "mfpyg.versions": ({str: str}, "versions of packages"),
     "mfpyg.init": ((None, {"fidelities": [str], "data": _DATA}), "a record of the initial potential, or nothing"),
-    "mfpyg.charges": ((None, [_is_level_name]), "the names of the fidelities with charges, or nothing"),
+    "mfpyg.further": ((None, {str: _are_letters}), "letters of properties with heads of their own, or nothing"),
     "mfpyg.base_level": ((None, str), "the name of a fidelity, or nothing"),
     "mfpyg.trained_species": ((None, {str: [_is_element]}), "the atomic numbers that each fidelity was trained on"),
     "mfpyg.n_parameters": ((None, int), "a whole number"),

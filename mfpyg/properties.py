@@ -26,7 +26,7 @@ class Property:
         unit: unit inside the package.
         dtype: numpy's name of the type of labels.
         systems: what has the property: ``any``, ``molecules``, or ``crystals``, periodic in three directions.
-        head: output layers that predict it: those of the ``energy``, also for derivatives, or of the ``charges``.
+        head: output layers that predict it: those of the ``energy``, also for derivatives, or a key of :data:`HEADS`.
         canonical_unit: returns the canonical spelling of a unit of a file.
         factor: returns the conversion factor from a unit of a file.
         default_unit: unit in files that name only that of their energies, as a format of it.
@@ -95,8 +95,20 @@ BY_NAME = {p.name: p for p in PROPERTIES.values()}
 """All properties by their names."""
 
 
-FROM_CHARGES = "".join(p.letter for p in PROPERTIES.values() if p.head == "charges")
-"""Letters of the properties that a charge head predicts."""
+HEADS = {"charges": "mfpyg.models.charges:ChargeHead"}
+"""Heads beside that of the energy, as ``module:class``; see :class:`mfpyg.models.heads.FurtherHead`."""
+
+
+def heads_of(letters: Iterable[str]) -> tuple[str, ...]:
+    """Heads, beside that of the energy, that predict these properties."""
+    heads = [PROPERTIES[letter].head for letter in in_order(letters)]
+    return tuple(dict.fromkeys(head for head in heads if head in HEADS))
+
+
+def of_heads(heads: Iterable[str]) -> str:
+    """Letters of the properties that these heads predict."""
+    known = set(heads)
+    return "".join(letter for letter, p in PROPERTIES.items() if p.head in known)
 
 
 def in_order(letters: Iterable[str]) -> str:

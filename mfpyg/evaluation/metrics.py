@@ -10,8 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Batch
 
 from mfpyg.models import Prediction
-from mfpyg.models.hessian import Products
-from mfpyg.models.prediction import predicted_properties
+from mfpyg.models.prediction import Products, predicted_properties
 from mfpyg.properties import ENERGY, Property
 
 

@@ -25,7 +25,7 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.files import read_npz, replace_file, sha256_of
 from mfpyg.models import Potential, Prediction
-from mfpyg.properties import FROM_CHARGES, PROPERTIES, in_order
+from mfpyg.properties import PROPERTIES, in_order
 from mfpyg.torch_defaults import with_default_torch_settings
 
 FORMAT = 1
@@ -83,7 +83,7 @@ def predicted(
 
 def evaluated_letters(potential: Potential, fidelity: str, letters: str) -> str:
     """Those of these letters that a potential predicts for a fidelity."""
-    return letters if fidelity in potential.charges else in_order(set(letters) - set(FROM_CHARGES))
+    return in_order(set(letters) & set(potential.letters(fidelity)))
 
 
 def _labelled(potential: Potential, batch: Batch, columns: Mapping[str, int]) -> dict[str, str]:

@@ -113,9 +113,9 @@ def _check_exportable(potential: Potential) -> HIPNN:
             "the potential has private blocks, or energies relative to isolated atoms, which hippynn does not support; "
             "expected head.private_blocks 0 and head.isolated network"
         )
-    if potential.charges:
+    if potential.further:
         raise MFPyGError(
-            f"the potential has charges of {', '.join(potential.charges)}, which are not exported to hippynn; "
+            f"the potential has charges of {', '.join(potential.further)}, which are not exported to hippynn; "
             "build one without charge heads"
         )
     return potential.backbone

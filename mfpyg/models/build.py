@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mfpyg import backbones
 from mfpyg.models.delta import DeltaPotential, difference_name
@@ -13,7 +13,10 @@ from mfpyg.torch_defaults import model_construction
 
 
 def build_potential(
-    settings: TrainSettings, species: Sequence[int], fidelities: Sequence[str], charges: Sequence[str] = ()
+    settings: TrainSettings,
+    species: Sequence[int],
+    fidelities: Sequence[str],
+    further: Mapping[str, str] | None = None,
 ) -> MultiFidelityPotential:
     """Build a potential in float32, with weights drawn from torch's global generator.
 
@@ -21,7 +24,7 @@ def build_potential(
         settings: backbone, its options, heads, and the neighbour-list engine.
         species: atomic numbers.
         fidelities: names of the levels of theory.
-        charges: those with charges and dipole moments.
+        further: ``{fidelity: letters}`` of properties with heads of their own, see :data:`mfpyg.properties.HEADS`.
 
     Raises:
         MFPyGError: for an unknown backbone, or invalid options.
@@ -36,7 +39,7 @@ def build_potential(
             head_width=head.width,
             private_blocks=head.private_blocks,
             isolated=head.isolated,
-            charges=charges,
+            further=further,
         )
     potential.settings = settings
     return potential
@@ -47,7 +50,7 @@ def build_delta(
     species: Sequence[int],
     fidelities: Sequence[str],
     base_level: str,
-    charges: Sequence[str] = (),
+    further: Mapping[str, str] | None = None,
 ) -> DeltaPotential:
     """Build a Δ-learning potential in float32, with weights drawn from torch's global generator.
 
@@ -56,15 +59,17 @@ def build_delta(
         species: atomic numbers.
         fidelities: names of the lower levels, followed by the target.
         base_level: lower level that the difference is added to.
-        charges: those with charges and dipole moments; the base level must be among them if the target is.
+        further: properties with heads of their own, as in :func:`build_potential`; the base level must have those of
+            the target.
 
     Raises:
         MFPyGError: as in :func:`build_potential`, or if ``base_level`` is not a lower level.
     """
     *lower, target = fidelities
     change = difference_name(target, base_level)
-    base = build_potential(settings, species, lower, [name for name in charges if name != target])
-    difference = build_potential(settings, species, [change], [change] if target in charges else [])
+    further = further or {}
+    base = build_potential(settings, species, lower, {name: of for name, of in further.items() if name != target})
+    difference = build_potential(settings, species, [change], {change: further.get(target, "")})
     potential = DeltaPotential(base, difference, base_level, target)
     potential.settings = settings
     return potential

@@ -11,10 +11,11 @@ from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError
 from mfpyg.models.backbone import reset
-from mfpyg.models.heads import scale_down
+from mfpyg.models.heads import FurtherHead, scale_down
+from mfpyg.models.system import System
 
 
-class ChargeHead(nn.Module):
+class ChargeHead(FurtherHead):
     r"""Raw atomic charges of one fidelity, linear in the features of every level,
 
     .. math:: q_i = \sum_{l=0}^{L} w^l \cdot z_i^l
@@ -28,7 +29,7 @@ class ChargeHead(nn.Module):
     """
 
     def __init__(self, feature_sizes: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__(feature_sizes)
         self.levels = nn.ModuleList(nn.Linear(width, 1, bias=False) for width in feature_sizes)
         self.reset_parameters()
 
@@ -43,6 +44,19 @@ class ChargeHead(nn.Module):
         """Features of every level, (n_atoms, width) each -> raw charges in e, (n_atoms,)."""
         terms = [layer(x) for layer, x in zip(self.levels, features, strict=True)]
         return torch.cat(terms, dim=1).sum(dim=1)
+
+    def predict(self, features: Sequence[Tensor], letters: str, system: System, pos: Tensor) -> dict[str, Tensor]:
+        """Charges Q that add up to the total charge, and dipole moments D, NaN for periodic graphs."""
+        assert system.charge is not None
+        assert system.mass is not None
+        topology = system.topology
+        charges = with_total(self(features), system.charge, topology.batch)
+        if "D" not in letters:
+            return {"Q": charges}
+        dipole = dipoles(charges, pos, system.mass, topology.batch, topology.n_graphs)
+        if system.lattice is not None:  # not defined
+            dipole = torch.where(system.lattice.pbc.any(dim=1, keepdim=True), torch.nan, dipole)
+        return {"Q": charges, "D": dipole}
 
 
 def with_total(charges: Tensor, total: Tensor, batch: Tensor) -> Tensor:

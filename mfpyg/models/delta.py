@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.models.interface import Potential
 from mfpyg.models.potential import MultiFidelityPotential
 from mfpyg.models.prediction import Prediction
-from mfpyg.properties import in_order
+from mfpyg.properties import in_order, listed
 
 
 def difference_name(target: str, base: str) -> str:
@@ -35,7 +37,7 @@ class DeltaPotential(Potential):
 
     Raises:
         MFPyGError: if ``base`` lacks ``base_level`` or has a fidelity named ``target``, ``difference`` has several
-            fidelities, the potentials have different elements, or only the difference has charges.
+            fidelities, the potentials have different elements, or only the difference has a head.
 
     Attributes:
         fidelities: those of ``base``, followed by the target.
@@ -53,9 +55,11 @@ class DeltaPotential(Potential):
                 f"the difference has fidelities {', '.join(difference.fidelities)} and elements {difference.species}, "
                 f"expected one fidelity and the base's elements {base.species}"
             )
-        if difference.charges and base_level not in base.charges:
+        (change,) = difference.fidelities
+        if missing := set(difference.letters(change)) - set(base.letters(base_level)):
             raise MFPyGError(
-                f"the difference has a charge head, but '{base_level}' of the base has none; expected one in both"
+                f"the difference has {listed(in_order(missing))}, but '{base_level}' of the base has none; expected "
+                "them in both"
             )
         self.base, self.difference = base, difference
         self.base_level, self.target = base_level, target
@@ -70,9 +74,10 @@ class DeltaPotential(Potential):
         return self.base.species
 
     @property
-    def charges(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Fidelities with charges: those of the base, and the target if the difference has them, too."""
-        return (*self.base.charges, self.target) if self.difference.charges else self.base.charges
+    def further(self) -> dict[str, str]:  # type: ignore[override]
+        """Properties with heads of their own: those of the base, and for the target those of the difference."""
+        of_target = "".join(self.difference.further.values())
+        return {**self.base.further, **({self.target: of_target} if of_target else {})}
 
     @property
     def engine(self) -> str:  # type: ignore[override]
@@ -127,18 +132,12 @@ class DeltaPotential(Potential):
 def _total(one: Prediction, two: Prediction) -> Prediction:
     """Sum of two predictions; optional properties if both have them."""
 
-    def both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    def both(name: str) -> Tensor | None:
+        a, b = getattr(one, name), getattr(two, name)
         return None if a is None or b is None else a + b
 
-    return Prediction(
-        one.energy + two.energy,
-        both(one.forces, two.forces),
-        one.atomic_energies + two.atomic_energies,
-        one.hierarchicality + two.hierarchicality,
-        both(one.stress, two.stress),
-        both(one.dipole, two.dipole),
-        both(one.charges, two.charges),
-    )
+    values: dict[str, Any] = {field.name: both(field.name) for field in dataclasses.fields(Prediction)}
+    return Prediction(**values)
 
 
 def without_charge(data: Data) -> Data:

@@ -1,4 +1,4 @@
-"""Energies and their derivatives, forces and stresses; charges and dipole moments."""
+"""Energies and their derivatives, forces and stresses, and the properties of further heads."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from torch import Tensor
 
 from mfpyg.graph import Graph, Topology
 from mfpyg.lattice import Lattice
-from mfpyg.models.charges import ChargeHead, dipoles, with_total
-from mfpyg.models.heads import Head, hierarchicality
+from mfpyg.models.heads import FurtherHead, Head, hierarchicality
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import System
-from mfpyg.properties import FROM_CHARGES
+from mfpyg.properties import PROPERTIES, heads_of
 
 
 class Network(Protocol):
@@ -29,8 +28,8 @@ class Network(Protocol):
     def head(self, fidelity: str) -> Head:
         """Output layers of a fidelity."""
 
-    def charge_head(self, fidelity: str) -> ChargeHead:
-        """Output layers for the charges of a fidelity."""
+    def further_head(self, fidelity: str, kind: str) -> FurtherHead:
+        """Output layers of a fidelity for other properties."""
 
 
 def evaluate(
@@ -87,9 +86,11 @@ def energies(
         predictions = {name: _assemble(potential, name, features[name], system.species, graph) for name in wanted}
         with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
             for name, letters in wanted.items():
-                if any_wants({name: letters}, FROM_CHARGES):
-                    head = potential.charge_head(name)
-                    _add_charges(predictions[name], letters, head(features[name]), system, at)
+                for kind in heads_of(letters):
+                    found = potential.further_head(name, kind).predict(features[name], letters, system, at)
+                    for letter, values in found.items():
+                        if letter in letters:
+                            setattr(predictions[name], PROPERTIES[letter].name, values)
     return predictions, variables
 
 
@@ -122,29 +123,6 @@ def _assemble(potential: Network, name: str, features: list[Tensor], species: Te
         return x.new_zeros(graph.n_graphs).scatter_add_(0, graph.batch, x)
 
     return Prediction(by_molecule(atomic_energies), None, atomic_energies, by_molecule(per_atom))
-
-
-def _add_charges(prediction: Prediction, letters: str, raw: Tensor, system: System, pos: Tensor) -> None:
-    """Add charges and dipole moments, as requested.
-
-    Args:
-        prediction: prediction to add them to.
-        letters: letters of properties.
-        raw: result of the charge head, (n_atoms,).
-        system: with ``charge`` and ``mass``.
-        pos: positions in Å, (n_atoms, 3).
-    """
-    assert system.charge is not None
-    assert system.mass is not None
-    topology = system.topology
-    charges = with_total(raw, system.charge, topology.batch)
-    if "Q" in letters:
-        prediction.charges = charges
-    if "D" in letters:
-        dipole = dipoles(charges, pos, system.mass, topology.batch, topology.n_graphs)
-        if system.lattice is not None:  # not defined for periodic graphs
-            dipole = torch.where(system.lattice.pbc.any(dim=1, keepdim=True), torch.nan, dipole)
-        prediction.dipole = dipole
 
 
 def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple[Variables, Tensor, Lattice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from mfpyg.errors import unknown_name
 from mfpyg.models.backbone import reset
+from mfpyg.models.system import System
+from mfpyg.properties import HEADS
 
 
 class Head(nn.Module):
@@ -103,6 +106,35 @@ def make_head(kind: str, feature_sizes: Sequence[int], width: int | None = None)
     if kind == "nonlinear":
         return NonlinearHead(feature_sizes, width)
     raise unknown_name("head", kind, ("linear", "nonlinear"))
+
+
+class FurtherHead(nn.Module):
+    """Output layers of one fidelity for other properties than the energy and its derivatives.
+
+    Args:
+        feature_sizes: width of each level; that of level 0 is the number of species.
+    """
+
+    def __init__(self, feature_sizes: Sequence[int]) -> None:
+        super().__init__()
+
+    def predict(self, features: Sequence[Tensor], letters: str, system: System, pos: Tensor) -> dict[str, Tensor]:
+        """Predict properties by their letters, those among ``letters`` at least.
+
+        Args:
+            features: features of every level, (n_atoms, width) each.
+            letters: letters of properties, see :mod:`mfpyg.properties`.
+            system: atoms, with charges and masses.
+            pos: positions in Å as a function of which the properties are differentiated, (n_atoms, 3).
+        """
+        raise NotImplementedError
+
+
+def make_further_head(kind: str, feature_sizes: Sequence[int]) -> FurtherHead:
+    """Create a head of :data:`mfpyg.properties.HEADS`."""
+    module, _, name = HEADS[kind].partition(":")
+    head: FurtherHead = getattr(importlib.import_module(module), name)(feature_sizes)
+    return head
 
 
 def scale_down(layers: Iterable[nn.Module]) -> None:

@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,12 +22,9 @@ from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import molecules_of
-from mfpyg.models.prediction import Prediction
+from mfpyg.models.prediction import Prediction, Products
 from mfpyg.properties import in_order
 from mfpyg.torch_defaults import with_default_torch_settings
-
-if TYPE_CHECKING:  # which imports this module
-    from mfpyg.models.interface import Potential
 
 MAX_ATOMS = 300
 """Largest graph of which a whole Hessian is computed; it takes 900 backward passes."""
@@ -41,23 +37,19 @@ Larger ones average over features of the potential: HIP-NN-TS's √(|Σ_j m e|²
 """
 
 
-@dataclass
-class Products:
-    """Products of Hessians with vectors.
+class Predictor(Protocol):
+    """Interface of :class:`mfpyg.models.Potential` that is needed here."""
 
-    Attributes:
-        atoms: numbers of the atoms of the graphs that have them, (N,) int64.
-        directions: k vectors v, (k, N, 3).
-        values: H v in kcal/mol/Å² times the unit of v, (k, N, 3).
-    """
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the weights."""
 
-    atoms: Tensor
-    directions: Tensor
-    values: Tensor
+    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+        """Predict properties but Hessians, ``{fidelity: letters}``."""
 
 
 @with_default_torch_settings
-def hessian(potential: Potential, data: Data, fidelity: str) -> Tensor:
+def hessian(potential: Predictor, data: Data, fidelity: str) -> Tensor:
     """Second derivatives of the energy with respect to positions, d²E/dx_i dx_j.
 
     By backward passes through the forces, one for each coordinate of the largest graph; symmetrized, so that rounding
@@ -99,7 +91,7 @@ def hessian(potential: Potential, data: Data, fidelity: str) -> Tensor:
 
 
 def predict_with_products(
-    potential: Potential, batch: Data, wanted: Mapping[str, str], graphs: Tensor, directions: Tensor
+    potential: Predictor, batch: Data, wanted: Mapping[str, str], graphs: Tensor, directions: Tensor
 ) -> dict[str, Prediction]:
     r"""Predictions in which Hessians are products with vectors, differentiable by weights in training mode.
 
@@ -159,7 +151,7 @@ def _product(forces: Tensor, pos: Tensor, direction: Tensor) -> Tensor:
     return product.to(forces.dtype)
 
 
-def _forces(potential: Potential, data: Data, fidelity: str) -> tuple[Tensor, Tensor]:
+def _forces(potential: Predictor, data: Data, fidelity: str) -> tuple[Tensor, Tensor]:
     """Positions that require a gradient, at least as precise as the weights, and the forces as a function of them."""
     data = copy.copy(data)
     pos = data.pos.detach()

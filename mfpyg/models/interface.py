@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from ase.data import chemical_symbols
@@ -15,7 +16,7 @@ from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import molecules_of
 from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
-from mfpyg.properties import FROM_CHARGES, listed, parse_letters
+from mfpyg.properties import ENERGY, in_order, listed, of_heads, parse_letters
 from mfpyg.settings import TrainSettings
 
 
@@ -27,7 +28,7 @@ class Potential(nn.Module):
 
     Attributes:
         fidelities: names of the levels of theory.
-        charges: those that charges and dipole moments are predicted for.
+        further: letters of the properties that each fidelity has besides its energy and derivatives.
         compiled: whether predictions go through ``torch.compile``, see :mod:`mfpyg.models.compiled`.
         engine: neighbour-list engine, see :mod:`mfpyg.neighbors`.
         settings: settings that it was built from, see :mod:`mfpyg.models.build`; ``None`` if built by hand.
@@ -35,7 +36,7 @@ class Potential(nn.Module):
     """
 
     fidelities: tuple[str, ...]
-    charges: tuple[str, ...] = ()
+    further: Mapping[str, str] = MappingProxyType({})
     compiled: bool
     engine: str
     settings: TrainSettings | None = None
@@ -104,20 +105,24 @@ class Potential(nn.Module):
         if fidelity not in self.fidelities:
             raise unknown_name("fidelity", fidelity, self.fidelities)
 
+    def letters(self, fidelity: str) -> str:
+        """Letters of the properties that can be predicted for a fidelity."""
+        return in_order(of_heads((ENERGY.head,)) + self.further.get(fidelity, ""))
+
     def check_wanted(self, wanted: Mapping[str, str]) -> None:
-        """Check that the potential has the fidelities in ``{fidelity: letters}``, and charge heads where needed.
+        """Check that the potential has the fidelities in ``{fidelity: letters}``, and heads for them.
 
         Raises:
             MFPyGError: for the first that it has not; lists those that it has.
         """
         for name, letters in wanted.items():
             self.check_fidelity(name)
-            from_charges = [letter for letter in letters if letter in FROM_CHARGES]
-            if from_charges and name not in self.charges:
-                known = ", ".join(self.charges) or "none"
+            missing = [letter for letter in letters if letter not in self.letters(name)]
+            if missing:
+                having = [other for other in self.fidelities if set(missing) <= set(self.letters(other))]
                 raise MFPyGError(
-                    f"fidelity '{name}' has no charge head, which {listed(from_charges)} need; fidelities with one: "
-                    f"{known}; leave them out, or train on dipoles or charges of '{name}'"
+                    f"fidelity '{name}' has no head for {listed(missing)}; fidelities with one: "
+                    f"{', '.join(having) or 'none'}; leave them out, or train on {listed(missing)} of '{name}'"
                 )
             if "H" in letters:
                 raise MFPyGError(

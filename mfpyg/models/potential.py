@@ -15,10 +15,10 @@ from mfpyg.centering import CENTER_BEYOND, centered
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
-from mfpyg.models.charges import ChargeHead, masses, total_charges
+from mfpyg.models.charges import masses, total_charges
 from mfpyg.models.compiled import Compiler
 from mfpyg.models.derivatives import any_wants, evaluate
-from mfpyg.models.heads import Head, make_head
+from mfpyg.models.heads import FurtherHead, Head, make_further_head, make_head
 from mfpyg.models.interface import Potential
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import (
@@ -30,7 +30,7 @@ from mfpyg.models.system import (
     check_volumes,
     with_isolated_atoms,
 )
-from mfpyg.properties import FROM_CHARGES
+from mfpyg.properties import heads_of, of_heads
 from mfpyg.torch_defaults import default_torch_settings, without_inference_tensors
 
 
@@ -47,11 +47,11 @@ class MultiFidelityPotential(Potential):
             and each fidelity gets its own copy.
         isolated: energy of an atom without neighbours, ``network`` or ``reference``; see
             :func:`mfpyg.models.system.with_isolated_atoms`.
-        charges: names of the fidelities that also get a head for charges, and thus dipole moments; see
-            :class:`mfpyg.models.charges.ChargeHead`.
+        further: ``{fidelity: letters}`` of properties with heads of their own, as ``{"dz": "D"}``; see
+            :data:`mfpyg.properties.HEADS`.
 
     Raises:
-        MFPyGError: for duplicate or no fidelities, charges of an unknown one, or a module that is not a backbone.
+        MFPyGError: for duplicate or no fidelities, properties of an unknown one, or a module that is not a backbone.
 
     Attributes:
         compiled: whether predictions, including forces, go through ``torch.compile``; see
@@ -73,7 +73,7 @@ class MultiFidelityPotential(Potential):
         head_width: int | None = None,
         private_blocks: int = 0,
         isolated: str = "network",
-        charges: Sequence[str] = (),
+        further: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         if len(set(fidelities)) < len(fidelities) or not fidelities:
@@ -91,10 +91,9 @@ class MultiFidelityPotential(Potential):
         sizes: Sequence[int] = backbone.feature_sizes  # type: ignore[assignment]
         self.heads = nn.ModuleList(make_head(head, sizes, head_width) for _ in fidelities)
         self.private = private_copies(backbone, private_blocks, len(fidelities))
-        for name in charges:
-            self.check_fidelity(name)
-        self.charges = tuple(name for name in fidelities if name in charges)
-        self.charge_heads = nn.ModuleList(ChargeHead(sizes) for _ in self.charges)  # last: draws after all others
+        self.further_heads = nn.ModuleList(nn.ModuleDict() for _ in fidelities)  # last: draws after all others
+        for name, letters in (further or {}).items():
+            self.add_properties(name, letters)
 
     def reset_parameters(self) -> None:
         """Draw new weights; the reference energies are kept."""
@@ -102,7 +101,7 @@ class MultiFidelityPotential(Potential):
         for head in self.heads:
             head.reset_parameters()  # type: ignore[operator]
         reset(self.private)
-        reset(self.charge_heads)
+        reset(self.further_heads)
 
     @property
     def cutoff(self) -> float:
@@ -133,14 +132,34 @@ class MultiFidelityPotential(Potential):
         self.check_fidelity(fidelity)
         return self.heads[self.fidelities.index(fidelity)]  # type: ignore[return-value]
 
-    def charge_head(self, fidelity: str) -> ChargeHead:
-        """Output layers for the charges of a fidelity.
+    @property
+    def further(self) -> dict[str, str]:  # type: ignore[override]
+        """Letters of the properties with heads of their own, ``{fidelity: letters}``."""
+        heads = zip(self.fidelities, self.further_heads, strict=True)
+        return {name: of_heads(of) for name, of in heads if len(of)}  # type: ignore[arg-type]
+
+    def further_head(self, fidelity: str, kind: str) -> FurtherHead:
+        """Output layers of a fidelity for other properties, see :data:`mfpyg.properties.HEADS`.
 
         Raises:
             MFPyGError: for a fidelity without.
         """
-        self.check_wanted({fidelity: "Q"})
-        return self.charge_heads[self.charges.index(fidelity)]  # type: ignore[return-value]
+        self.check_wanted({fidelity: of_heads((kind,))})
+        return self.further_heads[self.fidelities.index(fidelity)][kind]  # type: ignore[index, return-value]
+
+    def add_properties(self, fidelity: str, letters: str) -> None:
+        """Add heads with new weights for properties that a fidelity does not have yet.
+
+        Raises:
+            MFPyGError: for an unknown fidelity.
+        """
+        self.check_fidelity(fidelity)
+        heads: nn.ModuleDict = self.further_heads[self.fidelities.index(fidelity)]  # type: ignore[assignment]
+        for kind in heads_of(letters):
+            if kind not in heads:
+                head = make_further_head(kind, self.backbone.feature_sizes)  # type: ignore[arg-type]
+                heads[kind] = head.to(next(self.parameters()))
+        self._compiler = Compiler()
 
     def reference(self, fidelity: str) -> Tensor:
         return self.head(fidelity).reference
@@ -154,10 +173,9 @@ class MultiFidelityPotential(Potential):
         if len(self.fidelities) != 1:
             raise MFPyGError(f"fidelities are {', '.join(self.fidelities)}, expected a single one to rename")
         self.fidelities, self._compiler = (fidelity,), Compiler()
-        self.charges = (fidelity,) if self.charges else ()
 
     def add_fidelity(self, fidelity: str, like: str, fresh: bool = False) -> None:
-        """Add a fidelity with its own head and, if the other one has them, private blocks and a charge head.
+        """Add a fidelity with its own head and, if the other one has them, private blocks and further heads.
 
         Args:
             fidelity: name of the new fidelity.
@@ -171,36 +189,17 @@ class MultiFidelityPotential(Potential):
             raise MFPyGError(f"there is a fidelity '{fidelity}' already; choose another name for the new one")
         self.check_fidelity(like)
         number = self.fidelities.index(like)
-        for parts in (self.heads, self.private):
+        for parts in (self.heads, self.private, self.further_heads):
             if parts:
                 parts.append(copy.deepcopy(parts[number]))
         if fresh:
             self.heads[-1].reset_parameters()  # type: ignore[operator]
             reset(self.private[-1:])
-        if like in self.charges:
-            self.charge_heads.append(copy.deepcopy(self.charge_head(like)))
-            self.charges = (*self.charges, fidelity)
-            if fresh:
-                reset(self.charge_heads[-1:])
+            reset(self.further_heads[-1])
         self.fidelities, self._compiler = (*self.fidelities, fidelity), Compiler()
 
-    def add_charges(self, fidelity: str) -> None:
-        """Add a charge head with new weights to a fidelity that has none.
-
-        Raises:
-            MFPyGError: for an unknown fidelity.
-        """
-        self.check_fidelity(fidelity)
-        if fidelity in self.charges:
-            return
-        weight, sizes = next(self.parameters()), self.backbone.feature_sizes
-        head = ChargeHead(sizes).to(weight)  # type: ignore[arg-type]
-        self.charges = tuple(name for name in self.fidelities if name in (*self.charges, fidelity))
-        self.charge_heads.insert(self.charges.index(fidelity), head)
-        self._compiler = Compiler()
-
     def parts_of(self, fidelities: Sequence[str]) -> nn.ModuleList:
-        """Heads, of charges too, and private blocks of the given fidelities.
+        """Heads, further ones too, and private blocks of the given fidelities.
 
         Raises:
             MFPyGError: for an unknown fidelity.
@@ -208,11 +207,11 @@ class MultiFidelityPotential(Potential):
         for name in fidelities:
             self.check_fidelity(name)
         numbers = [self.fidelities.index(name) for name in fidelities]
-        found = [parts[i] for parts in (self.heads, self.private) if parts for i in numbers]
-        return nn.ModuleList([*found, *(self.charge_head(name) for name in fidelities if name in self.charges)])
+        every = (self.heads, self.private, self.further_heads)
+        return nn.ModuleList(parts[i] for parts in every if parts for i in numbers)
 
     def keep_only(self, fidelity: str) -> None:
-        """Remove the heads, of charges too, and private blocks of all other fidelities.
+        """Remove the heads, further ones too, and private blocks of all other fidelities.
 
         Raises:
             MFPyGError: for an unknown fidelity.
@@ -221,8 +220,7 @@ class MultiFidelityPotential(Potential):
         number = self.fidelities.index(fidelity)
         self.heads = nn.ModuleList([self.heads[number]])
         self.private = nn.ModuleList([self.private[number]] if self.private else [])
-        self.charge_heads = nn.ModuleList([self.charge_head(fidelity)] if fidelity in self.charges else [])
-        self.charges = (fidelity,) if fidelity in self.charges else ()
+        self.further_heads = nn.ModuleList([self.further_heads[number]])
         self.fidelities, self._compiler = (fidelity,), Compiler()  # compiled functions take the removed weights
 
     def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
@@ -233,7 +231,7 @@ class MultiFidelityPotential(Potential):
         are detached.
 
         Raises:
-            MFPyGError: for an unknown fidelity or element, charges or dipoles of a fidelity without a charge head, data
+            MFPyGError: for an unknown fidelity or element, a property of a fidelity without a head for it, data
                 on another device, positions that are not finite, overlapping atoms if the result is not finite (in
                 evaluation mode), stresses if no graph is periodic in all directions, dipoles if all are periodic in
                 some, Hessians, which only :meth:`forward` predicts, or forces in inference mode.
@@ -258,7 +256,7 @@ class MultiFidelityPotential(Potential):
         if any_wants(wanted, "D"):
             check_molecules(lattice)
         system = System(data.pos.to(dtype), species, topology, lattice)
-        if any_wants(wanted, FROM_CHARGES):
+        if any(heads_of(letters) for letters in wanted.values()):
             system.charge = total_charges(data, topology.n_graphs, dtype)
             system.mass = masses(data.z, dtype)
         through_compiler = self.compiled and not requires_grad and topology.edge_index.shape[1] > 0

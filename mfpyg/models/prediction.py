@@ -5,14 +5,26 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from mfpyg.properties import ENERGY, PROPERTIES, Property
 
-if TYPE_CHECKING:  # which imports this module
-    from mfpyg.models.hessian import Products
+
+@dataclass
+class Products:
+    """Products of Hessians with vectors.
+
+    Attributes:
+        atoms: numbers of the atoms of the graphs that have them, (N,) int64.
+        directions: k vectors v, (k, N, 3).
+        values: H v in kcal/mol/Å² times the unit of v, (k, N, 3).
+    """
+
+    atoms: Tensor
+    directions: Tensor
+    values: Tensor
 
 
 def predicted_properties(prediction: Prediction) -> list[Property]:
@@ -37,7 +49,7 @@ class Prediction:
         charges: atomic charges in e, (n_atoms,), which add up to the total charge of the graph; ``None`` if not
             requested.
         hessian: d²E/dx_i dx_j in kcal/mol/Å², (Σ n², 3, 3): the pairs (i, j) of each graph row by row, one graph after
-            the other; in training :class:`mfpyg.models.hessian.Products`; ``None`` if not requested.
+            the other; in training :class:`Products`; ``None`` if not requested.
     """
 
     energy: Tensor

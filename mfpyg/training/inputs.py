@@ -21,7 +21,6 @@ from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity, parse_weights
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
-from mfpyg.properties import FROM_CHARGES
 from mfpyg.settings import TrainSettings
 from mfpyg.training.initial import Start
 from mfpyg.training.labels import labelled_rows
@@ -104,10 +103,10 @@ class Inputs:
     def potential(self, fidelities: Sequence[str]) -> MultiFidelityPotential:
         """Potential with weights drawn from torch's global generator, and no reference energies yet.
 
-        Fidelities that dipole moments or charges are trained of get a head for them.
+        Fidelities that are trained on dipole moments or charges get a head for them.
         """
-        charges = [f.name for f in self.fidelities if set(FROM_CHARGES) & set(f.labels) and f.name in fidelities]
-        return build_potential(self.settings, self.elements.species, fidelities, charges)
+        further = {f.name: f.labels for f in self.fidelities if f.name in fidelities}
+        return build_potential(self.settings, self.elements.species, fidelities, further)
 
     def references(self, fidelities: Sequence[str]) -> dict[str, Tensor]:
         """Reference energies of each fidelity, (n_species,) float64, given or fitted to its training labels."""

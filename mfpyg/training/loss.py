@@ -115,7 +115,7 @@ class MultiFidelityLoss(nn.Module):
         """Whether the batch has a label for each kind of heads, from the sums over all processes, (n_labels, 3).
 
         Returns:
-            ``{(fidelity, head): …}`` for the heads ``energy`` and, if they are trained, ``charges``.
+            ``{(fidelity, head): …}`` for the head ``energy`` and the others that are trained, such as ``charges``.
         """
         found = {(f.name, ENERGY.head): False for f in self.fidelities}
         for (name, prop), n in zip(self.weights, sums[:, 0].tolist(), strict=True):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mfpyg.errors import MFPyGError
 from mfpyg.models import MultiFidelityPotential
+from mfpyg.properties import HEADS
 
 Cause = TypeVar("Cause")
 
@@ -84,7 +85,7 @@ def skip_unlabelled(potential: MultiFidelityPotential, labelled: Mapping[tuple[s
 
     Args:
         potential: potential after the backward pass.
-        labelled: whether the batch, over all processes, has a label for the head ``energy`` or ``charges`` of each
+        labelled: whether the batch, over all processes, has a label for the head ``energy``, or another one, of each
             predicted fidelity.
     """
     skipped: list[nn.Module] = []
@@ -94,7 +95,7 @@ def skip_unlabelled(potential: MultiFidelityPotential, labelled: Mapping[tuple[s
         if not any(there for (other, _), there in labelled.items() if other == name):
             skipped.append(potential.parts_of([name]))  # private blocks, too
         else:
-            skipped.append(potential.charge_head(name) if head == "charges" else potential.head(name))
+            skipped.append(potential.further_head(name, head) if head in HEADS else potential.head(name))
     for parameter in nn.ModuleList(skipped).parameters():
         parameter.grad = None
 

@@ -492,7 +492,7 @@ def test_what_hippynn_has_not_is_not_exported() -> None:
         (potential(head="nonlinear"), "nonlinear heads"),
         (potential(private_blocks=1), "private blocks"),
         (potential(isolated="reference"), "relative to isolated atoms"),
-        (potential(charges=("dz",)), "charges of dz"),
+        (potential(further={"dz": "Q"}), "charges of dz"),
         (potential(width=9), r"the graph's 'blocks.0.0.*' has shape .*, but the potential's"),
         (potential(species=(1, 6)), r"the graph has elements \[1, 6, 7, 8\], but the potential \[1, 6\]"),
     ):

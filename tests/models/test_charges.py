@@ -39,7 +39,7 @@ def _randomized(potential: Any, seed: int = 0) -> Any:
     networks = (potential.base, potential.difference) if isinstance(potential, DeltaPotential) else (potential,)
     with torch.no_grad():
         for network in networks:
-            for parameter in network.charge_heads.parameters():
+            for parameter in network.further_heads.parameters():
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
             for head in network.heads:
                 head.reference.copy_(torch.randn(4, generator=generator))
@@ -52,7 +52,11 @@ def _potential(
     fidelities: tuple[str, ...] = NAMES, charges: tuple[str, ...] = NAMES, sizes: dict[str, Any] = SIZES, **options: Any
 ) -> Any:
     torch.manual_seed(0)
-    return _randomized(MultiFidelityPotential(HIPNN([1, 6, 7, 8], **sizes), fidelities, charges=charges, **options))
+    return _randomized(
+        MultiFidelityPotential(
+            HIPNN([1, 6, 7, 8], **sizes), fidelities, further=dict.fromkeys(charges, "DQ"), **options
+        )
+    )
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_charges_add_up_to_the_charge_of_the_graph(ions: Batch, make_batch: Batc
 def test_charges_are_linear_in_every_level(ions: Batch) -> None:
     potential = _potential()
     features = potential.features(build_graph(ions, 5.0), ["cc"])["cc"]
-    elements, *layers = potential.charge_head("cc").levels
+    elements, *layers = potential.further_head("cc", "charges").levels
     raw = elements.weight[0, torch.searchsorted(torch.tensor([1, 6, 7, 8]), ions.z)]
     for layer, x in zip(layers, features[1:], strict=True):
         raw = raw + x @ layer.weight[0]
@@ -150,10 +154,10 @@ def test_energies_and_forces_do_not_depend_on_charges(ions: Batch, training: boo
     torch.manual_seed(0)
     plain = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **SIZES), NAMES, private_blocks=1)
     torch.manual_seed(0)
-    other = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **SIZES), NAMES, private_blocks=1, charges=("cc",))
+    other = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **SIZES), NAMES, private_blocks=1, further={"cc": "Q"})
     weights = plain.state_dict()
     assert {key for key in other.state_dict() if key not in weights} == {
-        f"charge_heads.0.levels.{key}" for key in ("0.weight", "1.weight", "2.weight")
+        f"further_heads.1.charges.levels.{key}" for key in ("0.weight", "1.weight", "2.weight")
     }
     assert all(torch.equal(value, weights[key]) for key, value in other.state_dict().items() if key in weights)
     plain.train(training), other.train(training)
@@ -187,15 +191,15 @@ def test_gradients_reach_the_weights_and_positions(ions: Batch) -> None:
         found["cc"].dipole.square().sum(), list(parameters.values()), allow_unused=True, retain_graph=True
     )
     reached = {key for key, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
-    assert {key for key in parameters if key.startswith(("backbone.", "charge_heads.1."))} <= reached
-    assert not any(key.startswith(("heads.", "charge_heads.0.")) for key in reached)
+    assert {key for key in parameters if key.startswith(("backbone.", "further_heads.2."))} <= reached
+    assert not any(key.startswith(("heads.", "further_heads.0.")) for key in reached)
     sum(p.forces.square().sum() for p in found.values()).backward()
-    layer = potential.charge_head("cc").levels[1]
+    layer = potential.further_head("cc", "charges").levels[1]
     (slope,) = torch.autograd.grad(potential(ions, "cc", properties="D").dipole.square().sum(), layer.weight)
     values = []
     for step in (1e-5, -1e-5):
         moved = copy.deepcopy(potential)
-        moved.charge_head("cc").levels[1].weight.data[0, 3] += step
+        moved.further_head("cc", "charges").levels[1].weight.data[0, 3] += step
         values.append(moved(ions, "cc", properties="D").dipole.square().sum().item())
     assert slope[0, 3].item() == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-6)
 
@@ -271,20 +275,20 @@ def _parts(potential: Any, *names: str) -> set[int]:
 
 def test_parts_of_fidelities(ions: Batch) -> None:
     potential = _potential(("dz", "tz", "cc"), ("cc", "dz"), private_blocks=1)
-    assert potential.charges == ("dz", "cc")
-    of_cc = {id(p) for p in potential.charge_head("cc").parameters()}
+    assert tuple(potential.further) == ("dz", "cc")
+    of_cc = {id(p) for p in potential.further_head("cc", "charges").parameters()}
     assert of_cc <= _parts(potential, "cc")
     assert not of_cc & _parts(potential, "dz", "tz")
     expected = potential(ions, "cc", properties="DQ")
     single = copy.deepcopy(potential)
     single.keep_only("cc")
     single.rename("ccsd")
-    assert single.charges == ("ccsd",)
+    assert tuple(single.further) == ("ccsd",)
     assert torch.equal(single(ions, properties="DQ").dipole, expected.dipole)
     without = copy.deepcopy(potential)
     without.keep_only("tz")
     without.rename("mp2")
-    assert without.charges == ()
+    assert tuple(without.further) == ()
     assert not any("charge" in key for key in without.state_dict())
 
 
@@ -293,22 +297,22 @@ def test_new_fidelities_have_the_charges_of_another(ions: Batch) -> None:
     potential.add_fidelity("copy", "dz")
     potential.add_fidelity("bare", "tz", fresh=True)
     potential.add_fidelity("fresh", "dz", fresh=True)
-    assert potential.charges == ("dz", "copy", "fresh")
-    found = potential(ions, potential.charges, properties="Q")
+    assert tuple(potential.further) == ("dz", "copy", "fresh")
+    found = potential(ions, list(potential.further), properties="Q")
     assert torch.equal(found["copy"].charges, found["dz"].charges)
-    assert not potential.charge_head("fresh").levels[0].weight.any()
-    before = potential.charge_head("dz").levels[1].weight.detach().clone()
+    assert not potential.further_head("fresh", "charges").levels[0].weight.any()
+    before = potential.further_head("dz", "charges").levels[1].weight.detach().clone()
     potential.reset_parameters()
-    assert not torch.equal(potential.charge_head("dz").levels[1].weight, before)
-    assert not potential.charge_head("copy").levels[0].weight.any()
+    assert not torch.equal(potential.further_head("dz", "charges").levels[1].weight, before)
+    assert not potential.further_head("copy", "charges").levels[0].weight.any()
 
 
 def test_difference_of_two_levels(ions: Batch) -> None:
     torch.manual_seed(0)
-    base = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **SIZES), ("dz", "tz"), charges=("tz",))
-    difference = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **SIZES), ("cc-tz",), charges=("cc-tz",))
+    base = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **SIZES), ("dz", "tz"), further={"tz": "Q"})
+    difference = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **SIZES), ("cc-tz",), further={"cc-tz": "Q"})
     delta = _randomized(DeltaPotential(base, difference, "tz", "cc"))
-    assert delta.charges == ("tz", "cc")
+    assert tuple(delta.further) == ("tz", "cc")
     found = delta.predict(ions, {"cc": "DQ", "tz": "EF"})
     assert found["tz"].dipole is None
     _assert_close(_sums(found["cc"].charges, ions), ions.charge.double())
@@ -320,7 +324,7 @@ def test_difference_of_two_levels(ions: Batch) -> None:
     with pytest.raises(MFPyGError, match=r"'tz' of the base has none"):
         DeltaPotential(MultiFidelityPotential(base.backbone, ("tz",)), difference, "tz", "cc")
     bare = DeltaPotential(base, MultiFidelityPotential(HIPNN([1, 6, 7, 8], **SIZES), ("cc-tz",)), "tz", "cc")
-    with pytest.raises(MFPyGError, match=r"'cc' has no charge head.*with one: tz;"):
+    with pytest.raises(MFPyGError, match=r"'cc' has no head for dipoles; fidelities with one: tz;"):
         bare.predict(ions, {"cc": "D"})
 
 
@@ -338,38 +342,38 @@ def _settings(*fidelities: str) -> s.TrainSettings:
 def test_saved_and_loaded(tmp_path: Path, ions: Batch, delta: bool) -> None:
     settings, species, names = _settings("dz:E", "tz:E", "cc:E"), [1, 6, 7, 8], ["dz", "tz", "cc"]
     if delta:
-        potential: Any = _randomized(build_delta(settings, species, names, "tz", charges=("tz", "cc")))
+        potential: Any = _randomized(build_delta(settings, species, names, "tz", further={"tz": "D", "cc": "Q"}))
     else:
-        potential = _randomized(build_potential(settings, species, names, charges=("tz", "cc")))
+        potential = _randomized(build_potential(settings, species, names, further={"tz": "D", "cc": "Q"}))
     mfpyg.save(potential, tmp_path / "model.ckpt")
     checkpoint = read_checkpoint(tmp_path / "model.ckpt")
-    assert checkpoint["mfpyg"]["charges"] == ["tz", "cc"]
+    assert checkpoint["mfpyg"]["further"] == {"tz": "DQ", "cc": "DQ"}
     loaded = mfpyg.load(tmp_path / "model.ckpt")
-    assert loaded.charges == ("tz", "cc")
+    assert tuple(loaded.further) == ("tz", "cc")
     for name, expected in potential(ions, ["tz", "cc"], properties="EFDQ").items():
         found: Any = loaded(ions, name, properties="EFDQ")
         assert torch.equal(found.dipole, expected.dipole)
         assert torch.equal(found.charges, expected.charges)
         assert torch.equal(found.forces, expected.forces)
-    checkpoint["mfpyg"]["charges"] = ["nz"]
+    checkpoint["mfpyg"]["further"] = {"nz": "Q"}
     save_torch(tmp_path / "changed.ckpt", checkpoint)
     with pytest.raises(MFPyGError, match="unknown fidelity 'nz'"):
         mfpyg.load(tmp_path / "changed.ckpt")
-    checkpoint["mfpyg"]["charges"] = "tz"
+    checkpoint["mfpyg"]["further"] = {"tz": "X"}
     save_torch(tmp_path / "changed.ckpt", checkpoint)
-    with pytest.raises(MFPyGError, match="damaged, its charges is 'tz', expected the names"):
+    with pytest.raises(MFPyGError, match="damaged, its further is"):
         mfpyg.load(tmp_path / "changed.ckpt")
 
 
 def test_no_charges_in_older_checkpoints(tmp_path: Path) -> None:
     potential = build_potential(_settings("dz:E"), [1, 6], ["dz"])
     potential.double()
-    assert describe(potential, _settings("dz:E"), {}, {})["charges"] == []
+    assert describe(potential, _settings("dz:E"), {}, {})["further"] == {}
     mfpyg.save(potential, tmp_path / "model.ckpt")
     checkpoint = read_checkpoint(tmp_path / "model.ckpt")
-    del checkpoint["mfpyg"]["charges"]
+    del checkpoint["mfpyg"]["further"]
     save_torch(tmp_path / "old.ckpt", checkpoint)
-    assert mfpyg.load(tmp_path / "old.ckpt").charges == ()
+    assert mfpyg.load(tmp_path / "old.ckpt").further == {}
 
 
 # Refusals
@@ -377,9 +381,9 @@ def test_no_charges_in_older_checkpoints(tmp_path: Path) -> None:
 
 def test_what_has_no_charges_is_refused(ions: Batch, make_batch: Batches) -> None:
     potential = _potential(("dz", "tz", "cc"), ("dz", "cc"))
-    with pytest.raises(MFPyGError, match=r"'tz' has no charge head, which dipoles and charges need.*one: dz, cc;"):
+    with pytest.raises(MFPyGError, match=r"'tz' has no head for dipoles and charges; fidelities with one: dz, cc;"):
         potential(ions, "tz", properties="DQ")
-    with pytest.raises(MFPyGError, match=r"which charges need; fidelities with one: none"):
+    with pytest.raises(MFPyGError, match=r"no head for charges; fidelities with one: none"):
         _potential(charges=()).predict(ions, {"cc": "Q"})
     with pytest.raises(MFPyGError, match="unknown fidelity 'nz'"):
         _potential(charges=("nz",))

@@ -12,7 +12,8 @@ from torch_geometric.data import Batch, Data
 
 from mfpyg.errors import MFPyGError
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, hessian
-from mfpyg.models.hessian import MAX_ATOMS, Products, predict_with_products
+from mfpyg.models.hessian import MAX_ATOMS, predict_with_products
+from mfpyg.models.prediction import Products
 
 from .test_backbones import NAMES, make
 

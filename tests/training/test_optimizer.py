@@ -69,7 +69,7 @@ def trained(module: MultiFidelityModule, batches: list[Batch], accumulate: int =
 
 def backward(model: MultiFidelityPotential, batch: Batch) -> None:
     of = loss()
-    of(model.predict(batch, of.wanted), batch)[0].backward()
+    of(of.predict(model, batch), batch)[0].backward()
 
 
 def assert_same(one: MultiFidelityPotential, two: MultiFidelityPotential) -> None:

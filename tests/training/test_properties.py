@@ -13,7 +13,8 @@ from torch_geometric.data import Batch, Data
 from mfpyg.evaluation.metrics import hessian_rows, label_errors
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import HIPNN, MultiFidelityPotential
-from mfpyg.models.hessian import Products, hessian
+from mfpyg.models.hessian import hessian
+from mfpyg.models.prediction import Products
 from mfpyg.properties import CHARGES, DIPOLE, ENERGY, FORCES, HESSIAN, PROPERTIES, STRESS
 from mfpyg.training.directions import random_directions
 from mfpyg.training.loss import MultiFidelityLoss
@@ -66,8 +67,8 @@ def potential() -> MultiFidelityPotential:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = HIPNN([1, 6, 7, 8], 2, 1, 6, 5, cutoff=2.8)
-        made = MultiFidelityPotential(backbone, ["dz", "cc", "tz"], charges=("dz", "tz")).double()
-        for head in (*made.heads, *made.charge_heads):
+        made = MultiFidelityPotential(backbone, ["dz", "cc", "tz"], further={"dz": "DQ", "tz": "D"}).double()
+        for head in (*made.heads, *(head for of in made.further_heads for head in of.values())):
             for level in head.levels:
                 level.reset_parameters()
     return made.train()
@@ -162,7 +163,7 @@ def test_heads_without_labels_in_a_batch_get_no_gradient() -> None:
         value.backward()
         skip_unlabelled(model, loss.labelled(sums))
         parts = {"backbone": model.backbone, **{f"{n} energy": model.head(n) for n in model.fidelities}}
-        parts |= {f"{n} charges": model.charge_head(n) for n in model.charges}
+        parts |= {f"{n} charges": model.further_head(n, "charges") for n in model.further}
         return {n for n, part in parts.items() if any(p.grad is not None and p.grad.any() for p in part.parameters())}
 
     assert moved(GRAPHS[0]) == {"backbone", "dz energy", "dz charges", "cc energy"}

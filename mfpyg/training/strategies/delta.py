@@ -21,7 +21,7 @@ from mfpyg.fidelity import Fidelity
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
 from mfpyg.models.build import build_potential
 from mfpyg.models.delta import difference_name, with_difference, without_charge
-from mfpyg.properties import ENERGY, FROM_CHARGES, HESSIAN
+from mfpyg.properties import ENERGY, HESSIAN
 from mfpyg.training.inputs import Inputs, reference_notes
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.stage import Stage, Step
@@ -74,8 +74,8 @@ class DifferenceStage(Stage):
         name = difference_name(self.target, self.base)
         with torch.random.fork_rng():  # weights independent of earlier draws, for resumed runs
             torch.manual_seed(self.inputs.settings.seed + 1)
-            charges = [name] if set(FROM_CHARGES) & set(self.fidelities[0].labels) else []
-            difference = build_potential(self.inputs.settings, self.inputs.elements.species, [name], charges)
+            settings, species = self.inputs.settings, self.inputs.elements.species
+            difference = build_potential(settings, species, [name], {name: self.fidelities[0].labels})
         difference.reference(name).copy_(self.reference)
         return DeltaPotential(potential, difference, self.base, self.target)
 

@@ -21,7 +21,6 @@ from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.inference.dataset import predicted
 from mfpyg.models import MultiFidelityPotential, Potential
-from mfpyg.properties import FROM_CHARGES
 from mfpyg.settings import SplitSettings, TrainSettings
 from mfpyg.training.initial import FRESH, InitialModel
 from mfpyg.training.inputs import Inputs, reference_notes
@@ -44,8 +43,7 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
     potential.engine = settings.engine
     _add_fidelities(inputs, potential)
     for fidelity in inputs.fidelities:
-        if set(FROM_CHARGES) & set(fidelity.labels):
-            potential.add_charges(fidelity.name)
+        potential.add_properties(fidelity.name, fidelity.labels)
     potential.train()
     trained = list(potential.parts_of([f.name for f in inputs.fidelities]).parameters())
     if settings.finetune.old == "frozen":
