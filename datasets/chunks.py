@@ -17,6 +17,7 @@ from torch_geometric.data import Data
 
 from mfpyg.centering import centered
 from mfpyg.datasets.labels import Labels
+from mfpyg.datasets.total_charges import whole_charges
 from mfpyg.errors import MFPyGError, shortened
 
 Track = Callable[[Sequence[str]], Iterable[str]]
@@ -80,6 +81,7 @@ class Chunk:
         cell: lattice vectors as rows, Å, (n, 3, 3), of the dtype of ``pos``, zeros where there are none; ``None`` in
             all chunks of a source of molecules.
         pbc: whether the conformation is repeated along each of them, (n, 3) bool; ``None`` if ``cell`` is.
+        charge: total charge in e, 0 if the file does not say, (n,) float32; before :meth:`check` as in the file.
     """
 
     n_atoms: np.ndarray
@@ -93,12 +95,15 @@ class Chunk:
     source: np.ndarray = field(default=None)  # type: ignore[arg-type]
     cell: np.ndarray | None = None
     pbc: np.ndarray | None = None
+    charge: np.ndarray = field(default=None)  # type: ignore[arg-type]
 
     def __post_init__(self) -> None:
         if self.split is None:
             self.split = np.full(len(self), -1, np.int64)
         if self.source is None:
             self.source = np.zeros(len(self), np.int64)
+        if self.charge is None:
+            self.charge = np.zeros(len(self), np.float32)
 
     def __len__(self) -> int:
         return len(self.n_atoms)
@@ -120,14 +125,14 @@ class Chunk:
 
         Positions and cells become float32; float64 positions far from the origin, where float32 lacks digits, are moved
         near it first (see :mod:`mfpyg.centering`). Lattice vectors that are NaN or infinite become zeros in directions
-        without periodicity.
+        without periodicity. Total charges are rounded to whole numbers.
 
         Args:
             where: names a conformation of the chunk, for the error message.
 
         Raises:
-            MFPyGError: for an unknown atomic number, a position that is not finite, an infinite label, or invalid
-                periodic lattice vectors.
+            MFPyGError: for an unknown atomic number, a position that is not finite, an infinite label, a total
+                charge that is not a whole number, or invalid periodic lattice vectors.
         """
         owner = self.owner
 
@@ -157,6 +162,10 @@ class Chunk:
                 )
             if labels.property.systems == "molecules":
                 refuse(labelled & self.periodic, f"{article} {name}, but periodic; leave it out")
+        charge, broken = whole_charges(self.charge)
+        if broken.any():
+            refuse(broken, f"a total charge of {self.charge[broken][0]:g} e, expected a whole number")
+        self.charge = charge
         if self.cell is not None and self.pbc is not None:
             with np.errstate(over="ignore"):  # infinities are refused later
                 rounded = self.cell.astype(np.float32)
@@ -189,6 +198,7 @@ class Chunk:
             source=self.source[keep],
             cell=None if self.cell is None else self.cell[keep],
             pbc=None if self.pbc is None else self.pbc[keep],
+            charge=self.charge[keep],
         )
 
 

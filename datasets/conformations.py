@@ -64,10 +64,12 @@ class ConformationDataset(InMemoryDataset):
     ``source``       (1,) int64        number of the source in a union, else 0
     ``cell``         (1, 3, 3) float32 lattice vectors in Å, as rows; zeros where there are none
     ``pbc``          (1, 3) bool       periodicity along each lattice vector
+    ``charge``       (1,) float32      total charge in e, a whole number
     ================ ================= ===============================================================
 
-    Stresses, dipoles, charges and Hessians are there if they were asked for. All items have the last two if any
-    conformation is periodic.
+    Stresses, dipoles, atomic charges and Hessians are there if they were asked for. All items have ``cell`` and ``pbc``
+    if any conformation is periodic, and ``charge`` if any has a total charge other than 0; it is read from the key
+    ``charge`` or ``total_charge``, and 0 where a conformation has none.
 
     Processing streams chunks of conformations from the raw files to columns on disk, in bounded memory; the processed
     file is written atomically, and memory-mapped when it is opened. Its name contains a hash of the raw files' sizes
@@ -283,6 +285,13 @@ class ConformationDataset(InMemoryDataset):
         if "pbc" not in self.slices:
             return np.zeros(len(self.slices["z"]) - 1, bool)
         return self._data.pbc.numpy().any(axis=1)
+
+    @property
+    def total_charges(self) -> np.ndarray:
+        """Total charge of each conformation in e, (n,) float32."""
+        if "charge" not in self.slices:
+            return np.zeros(len(self.slices["z"]) - 1, np.float32)
+        return self._data.charge.numpy().astype(np.float32, copy=False)
 
     @property
     def isolated_atoms(self) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, formula, keys_found, same_numbers
 from mfpyg.datasets.file_dataset import FileDataset
-from mfpyg.datasets.frames import Frame, frames_of, frames_of_database, frames_of_text
+from mfpyg.datasets.frames import Frame, frames_of, frames_of_database, frames_of_text, total_charge
 from mfpyg.datasets.labels import as_rows, read_labels, shape_in_file
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
@@ -30,6 +30,9 @@ class ExtXYZ(FileDataset):
     frames have them, ``split`` (0 pool, 1 test, 2 out of sample; in all frames or none) is the file's split, and
     ``molecule`` the molecule's name, which is its formula otherwise. ``conformation`` is the number of the frame from
     0, in a database in the order of row ids.
+
+    Total charges are read from ``charge`` or ``total_charge``, a number in the values of a frame; without them they are
+    the sum of ASE's initial charges, or 0. Keys of a level are labels, and no total charges.
 
     If any frame is periodic, all items have ``cell`` and ``pbc``, as ASE reads them. A frame with ``Lattice`` but no
     ``pbc`` is periodic in all directions; a molecule in a box needs ``pbc="F F F"``.
@@ -121,6 +124,7 @@ class _Part:
     values: dict[tuple[str, str], list[np.ndarray]] = field(default_factory=lambda: defaultdict(list))
     names: list[str] = field(default_factory=list)
     split: list[int] = field(default_factory=list)
+    charge: list[float] = field(default_factory=list)
     atoms: int = 0
 
     def add(self, frame: Frame) -> None:
@@ -141,6 +145,7 @@ class _Part:
             self.values[of_key].append(values)
         self.names.append(_molecule(frame, where))
         self.split.append(_split(frame.values, where))
+        self.charge.append(total_charge(frame, where, {key for _, key in found}))
         self.frames.append(frame._replace(values={}, hidden={}))  # the labels have been copied
         self.atoms += n
 
@@ -162,6 +167,7 @@ class _Part:
             split=np.array(self.split, np.int64),
             cell=np.stack([frame.cell for frame in self.frames]).astype(np.float64, copy=False),
             pbc=np.stack([frame.pbc for frame in self.frames]),
+            charge=np.array(self.charge),
         )
         chunk.check(lambda row: f"{self.path}: frame {self.frames[row].number}")
         return chunk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
@@ -17,13 +17,16 @@ from ase.calculators.calculator import all_properties
 from ase.io.extxyz import per_atom_properties
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
+from mfpyg.datasets.total_charges import KEYS, TOLERANCE, find_charges
 from mfpyg.datasets.xyz import COMPRESSED, no_element, read_xyz, reading
 from mfpyg.errors import MFPyGError, UnreadableError, did_you_mean
 from mfpyg.files import raise_if_unreadable
 
 _FORMATS = {".xyz": "extxyz", ".extxyz": "extxyz", ".db": "db"}
 
-_ARRAYS_OF_ROW = ("initial_charges", "initial_magmoms", "masses", "momenta", "tags")
+_INITIAL = "initial_charges"
+
+_ARRAYS_OF_ROW = (_INITIAL, "initial_magmoms", "masses", "momenta", "tags")
 """Per-atom values of a database row that are not results."""
 
 _BUSY_DATABASE = {
@@ -164,6 +167,31 @@ def _merged(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray], info: 
     }
 
 
+def total_charge(frame: Frame, where: str, labels: Collection[str] = ()) -> float:
+    """Total charge of a frame in e: ``charge`` or ``total_charge``, else the sum of the initial charges, else 0.
+
+    Args:
+        frame: frame to read.
+        where: name of the file and frame, for the error message.
+        labels: keys that have another meaning.
+
+    Raises:
+        MFPyGError: if it is not a number, or the sum is not a whole number.
+    """
+    with reading(where):
+        given = {key: np.asarray([frame.values[key]]) for key in KEYS if key in frame.values and key not in labels}
+        key = find_charges(given, 1, len(frame.z), where)
+        if key is not None:
+            return float(given[key].item())
+        if _INITIAL not in frame.columns or _INITIAL in labels:
+            return 0.0
+        total = float(np.sum(frame.values[_INITIAL]))
+        if not abs(total - np.rint(total)) <= TOLERANCE:
+            problem = f"initial charges add up to {total:g} e, expected a whole number"
+            raise MFPyGError(f"{where}: {problem}; state the total charge as 'charge'")
+        return total
+
+
 def frames_of_text(path: Path) -> Iterator[Frame]:
     """Frames of an extended-XYZ file, see :func:`mfpyg.datasets.xyz.read_xyz`."""
     for number, (found, read) in enumerate(read_xyz(path)):
@@ -209,7 +237,9 @@ def frames_of_database(path: Path) -> Iterator[Frame]:
                     raise MFPyGError(f"{path}: frame {number}: {found}, expected one (3,) per atom")
                 results = {key: row[key] for key in all_properties if key in row}
                 arrays = {key: row[key] for key in _ARRAYS_OF_ROW if key in row}
-                merged = _merged(results, arrays, {**row.data, **row.key_value_pairs})
+                # Not the values of ASE, whose rows have a 'charge' of their own, the sum of the initial charges.
+                pairs = {key: vars(row)[key] for key in row.key_value_pairs}
+                merged = _merged(results, arrays, {**row.data, **pairs})
                 cell = np.zeros((3, 3)) if row.cell is None else row.cell
                 about = {"read": (number + 1) / n_rows, "constrained": row.get("_constraints") not in (None, [], "[]")}
                 frame = Frame(number, row.numbers.astype(np.int64), row.positions, cell, row.pbc, **merged, **about)

@@ -13,6 +13,7 @@ import numpy as np
 
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, same_numbers
 from mfpyg.datasets.labels import as_rows, letters_of, read_labels, shape_in_file
+from mfpyg.datasets.total_charges import KEYS, find_charges
 from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import raise_if_unreadable
@@ -143,13 +144,16 @@ class Group:
         """
         self.expect(levels)
         letters = letters_of(levels) if letters is None else letters
+        labels = {key for level in levels for key in level.keys}
+        charges = {key: self.array(key) for key in KEYS if key in self.group and key not in labels}
+        charge = find_charges(charges, self.count, self.size, self.where)
         of_pairs = any(PROPERTIES[letter].per == "pair" for letter in letters)
         step = max(1, ATOMS_IN_CHUNK // max(1, self.size * (self.size if of_pairs else 1)))
         for start in range(0, self.count, step):
             rows = slice(start, min(start + step, self.count))
-            yield rows, self._chunk(levels, letters, rows)
+            yield rows, self._chunk(levels, letters, charge, rows)
 
-    def _chunk(self, levels: Sequence[LevelOfTheory], letters: str, rows: slice) -> Chunk:
+    def _chunk(self, levels: Sequence[LevelOfTheory], letters: str, charge: str | None, rows: slice) -> Chunk:
         n = rows.stop - rows.start
         n_atoms = np.full(n, self.size, np.int64)
 
@@ -176,6 +180,8 @@ class Group:
             names=names,
             conformation=np.arange(rows.start, rows.stop),
         )
+        if charge is not None:
+            chunk.charge = self.array(charge)[rows].reshape(-1)
         chunk.check(lambda row: f"{self.where}: conformation {rows.start + row}")
         return chunk
 

@@ -18,6 +18,7 @@ import numpy as np
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, keys_found, same_numbers
 from mfpyg.datasets.file_dataset import FileDataset
 from mfpyg.datasets.labels import as_rows, read_labels, shape_in_file
+from mfpyg.datasets.total_charges import KEYS, OF_PHYSNET, find_charges
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.files import raise_if_unreadable
@@ -29,6 +30,8 @@ SPECIES = ("Z", "z", "nuclear_charges", "atomic_numbers", "species")
 
 COUNTS = "N"
 """Key of the numbers of atoms; optional."""
+
+_CHARGES = {*KEYS, OF_PHYSNET}
 
 _LATTICES = ("cell", "lattice")
 
@@ -49,6 +52,7 @@ class PaddedArrays(FileDataset):
     ``N`` (n,)                       numbers of atoms; optional, checked if present
     energies (n,) or (n, 1)          under the keys of the levels, such as ``E``; NaN is a missing label
     forces (n, n_max, 3)             under the keys of the levels, such as ``F``
+    ``charge`` (n,)                  total charges in e; or ``total_charge``, or PhysNet's ``Q``; optional
     ================================ ================================================================================
 
     A molecule's name is its formula, ``conformation`` its row. Other arrays are ignored. Periodic systems are not
@@ -83,8 +87,12 @@ class PaddedArrays(FileDataset):
             problem = f"has the key '{lattice[0]}', but periodic systems are not read from arrays"
             raise MFPyGError(f"{self._where}: {problem}; write them as extended XYZ or an ASE database")
         per_row = {key for level in levels for key in level.keys} | {pos, species} | ({COUNTS} & {*keys})
-        with self._arrays(sorted(per_row)) as arrays, _reading(self._where):
+        maybe = _CHARGES & {*keys} - per_row
+        with self._arrays(sorted(per_row | maybe)) as found, _reading(self._where):
+            arrays = {key: found[key] for key in sorted(per_row)}
             n, size = self._check(arrays, pos, species, levels)
+            charge = find_charges({key: found[key] for key in sorted(maybe)}, n, size, self._where)
+            arrays |= {} if charge is None else {charge: found[charge]}
             same = arrays[species][0:size] if arrays[species].ndim == 1 else None
             starts = range(0, n, max(1, ATOMS_IN_CHUNK // size))
             names = [f"{self.what}, {start:,} of {n:,}" for start in starts]
@@ -93,7 +101,7 @@ class PaddedArrays(FileDataset):
                 part = {key: array[rows] for key, array in arrays.items() if key != species or same is None}
                 if same is not None:
                     part[species] = np.broadcast_to(same, (rows.stop - start, size))
-                yield self._chunk(part, pos, species, start, levels)
+                yield self._chunk(part, pos, species, charge, start, levels)
 
     def _check(
         self, arrays: Mapping[str, Any], pos: str, species: str, levels: Sequence[LevelOfTheory]
@@ -123,7 +131,13 @@ class PaddedArrays(FileDataset):
         return n, size
 
     def _chunk(
-        self, part: Mapping[str, np.ndarray], pos: str, species: str, start: int, levels: Sequence[LevelOfTheory]
+        self,
+        part: Mapping[str, np.ndarray],
+        pos: str,
+        species: str,
+        charge: str | None,
+        start: int,
+        levels: Sequence[LevelOfTheory],
     ) -> Chunk:
         z = part[species].astype(np.int64)  # (m, size)
         is_atom = z != 0
@@ -153,6 +167,8 @@ class PaddedArrays(FileDataset):
             names=names,
             conformation=np.arange(start, start + len(z)),
         )
+        if charge is not None:
+            chunk.charge = part[charge].reshape(-1)
         chunk.check(lambda row: f"{self._where}: conformation {start + row}")
         return chunk
 
@@ -202,7 +218,7 @@ class PaddedNPY(PaddedArrays):
         names = [name for name in _names(self._folder) if name.startswith(self._prefix)]
         self._by_key = {name.removeprefix(self._prefix): self._folder / f"{name}.npy" for name in names}
         of_levels = {key for level in self.levels for key in level.keys}
-        read = {*_geometry_keys(self._by_key, self._where), COUNTS, *of_levels}
+        read = {*_geometry_keys(self._by_key, self._where), COUNTS, *_CHARGES, *of_levels}
         return [file for key, file in self._by_key.items() if key in read]
 
     @property

@@ -95,8 +95,8 @@ class Processing:
         """Number of each molecule by name."""
         self.incomplete = {letter: np.zeros(n_levels, np.int64) for letter in letters}
         """Number of conformations that lack some components of a property at each level, (T,) by letter."""
-        self.periodic = False
-        """True if any conformation is periodic."""
+        self.periodic = self.charged = False
+        """True if any conformation is periodic, or has a total charge."""
 
     def add(self, chunk: Chunk) -> None:
         """Append a chunk to the columns, with its molecules renumbered and its edges."""
@@ -114,7 +114,9 @@ class Processing:
             "conformation": chunk.conformation,
             "split": chunk.split,
             "source": chunk.source,
+            "charge": chunk.charge,
         }
+        self.charged |= bool(chunk.charge.any())
         for property in self.properties:
             labels = chunk.labels[property.letter]
             self.incomplete[property.letter] += labels.incomplete
@@ -150,6 +152,7 @@ class Processing:
             of_pairs = starts(self.files.column(f"n_{property.name}")) if pairs else by_row
             kinds |= {property.name: by_atom if property.per == "atom" else of_pairs, property.mask: by_row}
         kinds |= dict.fromkeys((*_REST, *(_OF_PERIODIC if self.periodic else ())), by_row)
+        kinds |= {"charge": by_row} if self.charged else {}
         data, slices = Data(), dict[str, Tensor]()
         for name, of_name in kinds.items():
             data[name], slices[name] = self.files.column(name), of_name

@@ -26,8 +26,9 @@ class Pyanitools(FileDataset):
 
     Groups may be nested at any depth. A group with arrays is a molecule, named by its path: ``species`` (n_atoms,)
     element symbols, ``coordinates`` (n, n_atoms, 3) in Å, and the keys of the ``levels``, energies (n,) and forces
-    (n, n_atoms, 3) in the units of the levels. Alternatively, as in ANI-2x and other files of torchani, it holds
-    several molecules of one size: ``species`` (n, n_atoms) atomic numbers of each conformation, named by its formula.
+    (n, n_atoms, 3) in the units of the levels; optionally ``charge`` (n,), total charges in e. Alternatively, as in
+    ANI-2x and other files of torchani, it holds several molecules of one size: ``species`` (n, n_atoms) atomic numbers
+    of each conformation, named by its formula.
     Other arrays are ignored, such as ANI-1's high-energy conformers (``coordinatesHE``, ``energiesHE``) and ``smiles``.
     Soft and external links are not followed; a group with several hard links is read once.
 

@@ -19,7 +19,7 @@ from mfpyg.fidelity import LabelKeys, LevelOfTheory
 from mfpyg.files import check_archive, make_folder, raise_if_unreadable, save_torch
 from mfpyg.properties import PROPERTIES
 
-FORMAT = 4
+FORMAT = 5
 """Version of the processed files; data in files of another version are processed again."""
 
 CHECKED = 1 << 26
@@ -40,12 +40,13 @@ def fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:
     """SHA-256 of geometries, labels and split; not of edges.
 
     Lattice vectors are included only if a conformation is periodic, so that molecules have the same fingerprint with
-    and without them.
+    and without them; total charges only if one is not 0.
     """
+    charge = (data.charge,) if "charge" in slices and data.charge.any() else ()
     lattice = (data.cell, data.pbc) if "pbc" in slices and data.pbc.any() else ()
     labels = [data[p.name] for p in PROPERTIES.values() if p.mask in slices]
     masks = [data[p.mask] for p in PROPERTIES.values() if p.mask in slices and p.per == "pair"]
-    return _sha256(slices["z"], data.z, data.pos, *labels, *masks, data.split, *lattice)
+    return _sha256(slices["z"], data.z, data.pos, *labels, *masks, data.split, *lattice, *charge)
 
 
 def geometries_fingerprint(data: Data, slices: Mapping[str, Tensor]) -> str:

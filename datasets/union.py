@@ -22,7 +22,8 @@ class UnionDataset(ConformationDataset):
     """Concatenation of several data sets, with the fidelities of all.
 
     Labels that a data set does not have are masked. ``source`` is the number of a conformation's source. If any data
-    set has periodic conformations, those of the others have a ``cell`` of zeros.
+    set has periodic conformations, those of the others have a ``cell`` of zeros; likewise ``charge`` is 0 where a data
+    set has none.
 
     Args:
         root: folder for ``processed/``.
@@ -119,6 +120,7 @@ def _chunks_of(
             source=data.source[rows].numpy() + first_source,
             cell=cell,
             pbc=pbc,
+            charge=member.total_charges[rows],
         )
 
 

@@ -62,7 +62,7 @@ def check(view: View) -> Iterator[Finding]:
 
 
 def find(view: View) -> Pairs:
-    """Pairs of conformations with the same atoms in the same order at the same relative positions.
+    """Pairs of conformations with the same atoms in the same order at the same relative positions, and the same charge.
 
     Periodic ones must also have the same lattice, and their atoms in the same images: duplicates with atoms wrapped
     through a boundary of the cell are not found.
@@ -100,6 +100,8 @@ def _verified(view: View, pairs: np.ndarray) -> Pairs:
     deviation = np.full(len(pairs), np.inf)
     size = view.n_atoms[pairs[:, 0]]
     possible = (size == view.n_atoms[pairs[:, 1]]) & (view.sequence[pairs[:, 0]] == view.sequence[pairs[:, 1]])
+    charge = view.dataset.total_charges
+    possible &= charge[pairs[:, 0]] == charge[pairs[:, 1]]
     for n in np.unique(size[possible]).tolist():
         every = np.flatnonzero(possible & (size == n))
         step = max(1, _AT_ONCE // n)

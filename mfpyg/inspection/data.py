@@ -54,6 +54,7 @@ def describe_processed(path: Path) -> dict[str, Any]:
             for row, level in zip(counts, stored["levels"], strict=True)
         },
         "periodic": int(data.pbc.any(dim=1).sum()) if "pbc" in slices else 0,
+        "charged": int((data.charge != 0).sum()) if "charge" in slices else 0,
         "edges": _edges(data, slices),
     }
 

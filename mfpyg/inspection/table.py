@@ -115,6 +115,7 @@ def _dataset(report: Mapping[str, Any]) -> Iterable[Table]:
         "elements": " ".join(report["elements"]),
         "splits": ", ".join(f"{n:,} {name}" for name, n in report["splits"].items() if n),
         "periodic": f"{report['periodic']:,}" if report["periodic"] else None,
+        "charged": f"{report['charged']:,}" if report["charged"] else None,
         "edges": f"{edges['number']:,} up to {edges['cutoff']} Å" if edges else None,
         "fingerprint": report["fingerprint"],
         "size": f"{report['bytes'] / 1e6:,.1f} MB, format {report['format']}",
