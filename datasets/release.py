@@ -13,6 +13,7 @@ import numpy as np
 from mfpyg.datasets.chunks import Chunk
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.hdf5 import Group, array, open_hdf5, reading, where
+from mfpyg.datasets.labels import ALWAYS, letters_of
 from mfpyg.datasets.levels import DEFAULT_LEVELS
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
@@ -24,11 +25,13 @@ class ReleaseDataset(ConformationDataset):
     """A file in the ANI-1x release layout, see :class:`mfpyg.datasets.ConformationDataset`.
 
     There is one group per formula with ``atomic_numbers`` (n_atoms,), ``coordinates`` (n, n_atoms, 3) in Å, the keys of
-    the ``levels``, and optionally ``split`` (n,) and ``molecule`` (n,).
+    the ``levels``, and optionally ``split`` (n,), ``molecule`` (n,) and ``charge`` (n,), total charges in e. A group
+    without the key of a property other than energies and forces has no labels of it.
 
     Args:
         root, fidelities: as in :class:`mfpyg.datasets.ConformationDataset`.
-        whole_only: leave out a usual level if any group lacks its keys, instead of raising an error.
+        whole_only: leave out a usual level if any group lacks its keys of energies or forces, instead of raising an
+            error.
         kwargs: as in :class:`mfpyg.datasets.ConformationDataset`.
     """
 
@@ -77,7 +80,9 @@ class ReleaseDataset(ConformationDataset):
                 with reading(path):
                     group = Group(file[name], path, _atomic_numbers(file[name], path))
                     split, molecules = _split(group), _molecules(group)
-                    for rows, chunk in group.chunks(levels):
+                    keys = set(file[name])
+                    present = [level.only(ALWAYS + _properties_in(level, keys)) for level in levels]
+                    for rows, chunk in group.chunks(present, letters_of(levels)):
                         if split is not None:
                             chunk.split = split[rows]
                         if molecules is not None:
@@ -95,7 +100,8 @@ def levels_in(path: Path, levels: Sequence[LevelOfTheory], in_every_group: bool 
     Args:
         path: file in the release layout.
         levels: levels to look for.
-        in_every_group: if True, all groups must have the keys that any has; otherwise one is enough.
+        in_every_group: if True, all groups must have the keys of energies and forces that any has; otherwise one is
+            enough.
 
     Raises:
         MFPyGError: if the file cannot be read, or has no group.
@@ -107,7 +113,7 @@ def levels_in(path: Path, levels: Sequence[LevelOfTheory], in_every_group: bool 
         present = [level for level in present if "E" in level.labels]
         if in_every_group:
             common = set.intersection(*each)
-            present = [level for level in present if common.issuperset(level.keys)]
+            present = [level for level in present if common.issuperset(level.only(ALWAYS).keys)]
         return tuple(present)
 
 

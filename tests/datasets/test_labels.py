@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from mfpyg.datasets.label_fraction import thin_labels
 from mfpyg.datasets.labels import Labels, joined
 from mfpyg.datasets.levels import BUNDLED
 from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import Fidelity, check_available
 from mfpyg.properties import DIPOLE, HESSIAN
 from mfpyg.units import HARTREE_TO_KCAL_MOL, derivative_factor, dipole_factor
 
@@ -64,6 +66,38 @@ def test_energies_and_forces_keep_their_fingerprint(minichno: MiniCHNO) -> None:
     assert MiniCHNO().fingerprint == "57151cf1820d46fb4b108be78131145c900c49719bdb4c1a15d0ffd58cb0d4a4"
     assert minichno.fingerprint != MiniCHNO().fingerprint
     assert minichno.geometries == MiniCHNO().geometries
+
+
+@pytest.mark.parametrize("whole_only", [False, True])
+def test_group_of_a_release_without_the_key_has_no_such_labels(
+    minichno: MiniCHNO, tmp_path: Path, whole_only: bool
+) -> None:
+    path = Path(shutil.copy(BUNDLED, tmp_path / "some.h5"))
+    with h5py.File(path, "r+") as file:
+        first, second, *_ = file
+        n_first, n_second = len(file[first]["coordinates"]), len(file[second]["coordinates"])
+        del file[first]["wb97x_dz.hessian"], file[second]["wb97x_dz.dipole"]
+    dataset = MiniCHNO(tmp_path, file=path, properties="HD", whole_only=whole_only)
+    assert dataset.letters == "EFHD"
+    masks = {"hessian": slice(0, n_first), "dipole": slice(n_first, n_first + n_second)}
+    for name, without in masks.items():
+        expected = minichno._data[f"{name}_mask"].clone()
+        assert expected[without].any()
+        expected[without] = False
+        assert torch.equal(dataset._data[f"{name}_mask"], expected)
+    assert torch.equal(dataset._data.hessian, minichno._data.hessian[minichno.slices["hessian"][n_first] :])
+    torch.testing.assert_close(dataset._data.energy, minichno._data.energy, rtol=0, atol=0, equal_nan=True)
+    check_available([Fidelity("dz", "EFHD")], dataset.present_levels, dataset.what)
+
+
+def test_property_that_no_group_of_a_release_has_is_refused(tmp_path: Path) -> None:
+    path = Path(shutil.copy(BUNDLED, tmp_path / "none.h5"))
+    with h5py.File(path, "r+") as file:
+        for group in file.values():
+            group.move("wb97x_dz.hessian", "wb97x_dz.hesian")
+    dataset = MiniCHNO(tmp_path, file=path, properties="HD")
+    with pytest.raises(MFPyGError, match="has no Hessians of 'dz'"):
+        check_available([Fidelity("dz", "EH")], dataset.present_levels, dataset.what)
 
 
 def test_batches_are_those_of_pyg(minichno: MiniCHNO) -> None:
