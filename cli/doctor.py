@@ -13,6 +13,7 @@ from mfpyg.datasets.levels import levels_named
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.options import in_words
+from mfpyg.properties import PROPERTIES
 from mfpyg.settings import DATASETS
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _healthy(specs: tuple[DatasetSpec, ...], names: tuple[str, ...], target: str
     from mfpyg.progress import shown_on
 
     console = Console(stderr=target == "-")
-    dataset = open_dataset(specs, names, track=shown_on(console))
+    dataset = open_dataset(specs, names, properties="".join(PROPERTIES), track=shown_on(console))
     view = View(dataset, names or None, seed)
     findings = examine(view, track=shown_on(console, "examining"))
     if target is not None:

@@ -95,7 +95,7 @@ def spread_rows(n: int, most: int, run: int = 50) -> np.ndarray:
     return np.unique(first[:, None] + np.arange(run))
 
 
-def near_pairs(pos: np.ndarray, max_pairs: int) -> np.ndarray:
+def near_pairs(pos: np.ndarray, max_pairs: int, first: int | None = None) -> np.ndarray:
     """Nearest neighbours among conformations of one molecule, by their interatomic distances.
 
     At most 2,000 conformations and 600 distances, evenly selected, are compared.
@@ -103,6 +103,7 @@ def near_pairs(pos: np.ndarray, max_pairs: int) -> np.ndarray:
     Args:
         pos: positions with the same order of atoms, (n, n_atoms, 3), Å.
         max_pairs: maximum number of pairs.
+        first: number of the leading conformations whose neighbours are found; those of all if not given.
 
     Returns:
         Numbers of both conformations of each pair, the smaller first, (m, 2) int64; the nearest pair first.
@@ -116,7 +117,7 @@ def near_pairs(pos: np.ndarray, max_pairs: int) -> np.ndarray:
     distances = np.linalg.norm(sample[:, i[kept]] - sample[:, j[kept]], axis=-1)  # (n, n_distances)
     distances -= distances.mean(axis=0)
     square = (distances**2).sum(axis=1)
-    query = spread_rows(len(chosen), _QUERIES)
+    query = spread_rows(len(chosen) if first is None else min(first, len(chosen)), _QUERIES)
     apart = square[query, None] + square - 2 * distances[query] @ distances.T  # (n_queries, n)
     apart[np.arange(len(query)), query] = np.inf
     k = min(3, len(chosen) - 1)
@@ -124,8 +125,8 @@ def near_pairs(pos: np.ndarray, max_pairs: int) -> np.ndarray:
     a, b = np.repeat(query, k), nearest.ravel()
     order = np.argsort(apart[np.repeat(np.arange(len(query)), k), b], kind="stable")
     pairs = np.sort(np.stack([a, b], axis=1)[order], axis=1)
-    _, first = np.unique(pairs, axis=0, return_index=True)
-    return chosen[pairs[np.sort(first)[:max_pairs]]]
+    _, new = np.unique(pairs, axis=0, return_index=True)
+    return chosen[pairs[np.sort(new)[:max_pairs]]]
 
 
 def align(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

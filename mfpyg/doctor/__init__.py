@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.doctor import coverage, duplicates, energies, forces, geometry, outliers, slope
+from mfpyg.doctor import coverage, dipoles, duplicates, energies, forces, geometry, hessians, outliers, slope, stresses
 from mfpyg.doctor.view import SEVERITIES, Finding, View
 from mfpyg.errors import MFPyGError
 
@@ -20,6 +20,10 @@ CHECKS: dict[str, Callable[[View], Iterator[Finding]]] = {
     "rounded energies": energies.check_rounded,
     "energies against forces": slope.check,
     "forces": forces.check,
+    "stresses": stresses.check,
+    "Hessians": hessians.check,
+    "total charges": dipoles.check_totals,
+    "dipoles": dipoles.check_dipoles,
     "outlying energies": outliers.check_outliers,
     "energies of a molecule": outliers.check_molecules,
     "atoms too close": geometry.check_close,

@@ -9,37 +9,55 @@ from ase.data import chemical_symbols
 
 from mfpyg.datasets.references import fit_references, silent_directions
 from mfpyg.doctor.view import Finding, View
+from mfpyg.fidelity import LevelOfTheory
+from mfpyg.properties import PROPERTIES, Property, in_order
 
 MISSING = "missing labels"
 UNLABELLED = "elements without labels"
 SPLIT = "labels outside training"
 RANK = "reference energies"
 
+DERIVATIVES = "FSH"
+"""Properties that are derivatives of the energy, which is known wherever they are."""
+
 
 def check_missing(view: View) -> Iterator[Finding]:
-    """Fidelities without labels, forces with missing components, and forces without energies."""
+    """Fidelities without labels, labels with missing components, and derivatives without energies."""
     for column, level in view.levels:
-        energy, forces = view.energy_mask[:, column], view.forces_mask[:, column]
-        if not energy.any() and not forces.any():
+        masks = {letter: view.mask(letter)[:, column] for letter in level.letters}
+        labelled = in_order(letter for letter, mask in masks.items() if mask.any())
+        if not labelled:
             text = f"no label in {len(view)} conformations: all are NaN"
             yield Finding(
                 MISSING, "certain", level.name, text, "leave the fidelity out, or check the keys it is read from"
             )
             continue
-        incomplete = view.dataset.incomplete["F"][level.name]
-        if incomplete:
-            text = f"{incomplete} conformations lack some force components; all of their forces are taken as missing"
-            yield Finding(MISSING, "suspect", level.name, text, "see why they are NaN in the file")
-        alone = np.flatnonzero(forces & ~energy)
-        if len(alone):
-            example = view.where(alone[0])
-            text = f"{len(alone)} of {forces.sum()} conformations with forces have no energy, e.g. {example}"
-            fix = "see whether the energies were lost; they are cheaper than the forces"
-            severity = "note" if energy.any() else "suspect"
-            yield Finding(MISSING, severity, level.name, text, fix, tuple(alone))
-        if "F" in level.labels and not forces.any():
-            text = f"the key '{level.labels['F'].keys[0]}' is there, but all forces are NaN"
-            yield Finding(MISSING, "suspect", level.name, text, f"train with {level.name}:E")
+        for letter, mask in masks.items():
+            if letter != "E":
+                yield from _incomplete(view, level, PROPERTIES[letter], mask, view.energy_mask[:, column], labelled)
+
+
+def _incomplete(
+    view: View, level: LevelOfTheory, property: Property, mask: np.ndarray, energy: np.ndarray, labelled: str
+) -> Iterator[Finding]:
+    """Labels of a property that are missing in part, without an energy, or all of them."""
+    what = property.plural
+    incomplete = view.dataset.incomplete[property.letter][level.name]
+    if incomplete:
+        text = (
+            f"{incomplete} conformations lack some {property.singular} components; all of their {what} are taken as "
+            f"missing"
+        )
+        yield Finding(MISSING, "suspect", level.name, text, "see why they are NaN in the file")
+    alone = np.flatnonzero(mask & ~energy)
+    if len(alone) and property.letter in DERIVATIVES:
+        text = f"{len(alone)} of {mask.sum()} conformations with {what} have no energy, e.g. {view.where(alone[0])}"
+        fix = f"see whether the energies were lost; they are cheaper than the {what}"
+        severity = "note" if energy.any() else "suspect"
+        yield Finding(MISSING, severity, level.name, text, fix, tuple(alone))
+    if not mask.any():
+        text = f"the key '{level.labels[property.letter].keys[0]}' is there, but all {what} are NaN"
+        yield Finding(MISSING, "suspect", level.name, text, f"train with {level.name}:{labelled}")
 
 
 def check_elements(view: View) -> Iterator[Finding]:
@@ -67,7 +85,7 @@ def check_split(view: View) -> Iterator[Finding]:
     """Fidelities with labels in the test split, but none for training."""
     training = np.isin(view.split, (0, 1))
     for column, level in view.levels:
-        kinds = {"energies": view.energy_mask[:, column], "forces": view.forces_mask[:, column]}
+        kinds = {PROPERTIES[letter].plural: view.mask(letter)[:, column] for letter in level.letters}
         every = [name for name, mask in kinds.items() if mask.any()]
         lost = [name for name in every if not (kinds[name] & training).any()]
         if not lost:

@@ -16,6 +16,7 @@ from mfpyg.datasets.splits import make_splits
 from mfpyg.doctor.distances import Distances, measure
 from mfpyg.errors import unknown_name
 from mfpyg.fidelity import LevelOfTheory
+from mfpyg.properties import PROPERTIES
 from mfpyg.settings import SplitSettings
 
 ATOMS_AT_ONCE = 1 << 20
@@ -98,6 +99,25 @@ class View:
 
     def __len__(self) -> int:
         return len(self.energy)
+
+    @property
+    def letters(self) -> str:
+        """Letters of the properties that the data set has labels of."""
+        return self.dataset.letters
+
+    def mask(self, letter: str) -> np.ndarray:
+        """Which conformations have labels of a property, (n, T) bool; none if the data set does not have it."""
+        key = PROPERTIES[letter].mask
+        return self.dataset._data[key].numpy() if letter in self.letters else np.zeros_like(self.energy_mask)
+
+    def labels(self, letter: str) -> np.ndarray:
+        """Labels of a property that the data set has, in the form of :class:`ConformationDataset`."""
+        return self.dataset._data[PROPERTIES[letter].name].numpy()
+
+    @cached_property
+    def charge(self) -> np.ndarray:
+        """Total charge of each conformation, (n,), e; 0 where the data set does not say."""
+        return self.dataset._data.charge.numpy().reshape(-1) if "charge" in self.dataset.slices else np.zeros(len(self))
 
     @cached_property
     def lattice(self) -> np.ndarray | None:

@@ -31,8 +31,10 @@ class Planted:
             edit(file)
         return self.path
 
-    def __call__(self, edit: Edit, fidelities: Sequence[str] | None = None) -> list[Finding]:
-        return diagnose(MiniCHNO(self.folder, file=self.file(edit)), fidelities)
+    def __call__(
+        self, edit: Edit, fidelities: Sequence[str] | None = None, properties: str | None = None
+    ) -> list[Finding]:
+        return diagnose(MiniCHNO(self.folder, file=self.file(edit), properties=properties), fidelities)
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_certain_findings_give_status_1(planted: Planted, capsys: pytest.Capture
     found = json.loads(target.read_text(encoding="utf-8"))
     assert found["conformations"] == 788
     assert found["fidelities"] == ["dz"]
-    assert found["counts"] == {"certain": 1, "suspect": 0, "note": 0}
+    assert found["counts"] == {"certain": 1, "suspect": 0, "note": 1}  # the noise of Hessians
     finding = found["findings"][0]
     assert set(finding) == {"check", "severity", "fidelity", "evidence", "fix", "rows", "examples"}
     assert finding["fidelity"] == "dz"
@@ -95,3 +95,13 @@ def test_mistakes_are_one_line(
     assert err.startswith("mfpyg-doctor: error: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+def test_all_properties_are_read(planted: Planted, capsys: pytest.CaptureFixture[str]) -> None:
+    def negative(file: h5py.File) -> None:
+        for group in file.values():
+            group["wb97x_dz.hessian"][...] = -group["wb97x_dz.hessian"][...]
+
+    assert status(f"minichno:{planted.file(negative)}", "--json", "-") == 1
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    assert [f["check"] for f in findings if f["severity"] == "certain"] == ["forces against Hessians"]
