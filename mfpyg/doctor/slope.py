@@ -178,12 +178,14 @@ def judge(
         return Finding(name, "note", level.name, text, fix, tuple(examples))
     if abs(slope.value - 1) <= max(TOLERANCE, 3 * slope.error):
         return None
-    meaning, fix = name_slope(slope.value, level, letters)
-    return Finding(name, "certain", level.name, f"{measured}: {meaning}", fix, tuple(examples))
+    meaning, fix, named = name_slope(slope.value, level, letters)
+    # Basis sets that do not follow a strain, and Hessians of another level, give slopes that are not quite 1.
+    severity = "certain" if named or letters == "EF" else "suspect"
+    return Finding(name, severity, level.name, f"{measured}: {meaning}", fix, tuple(examples))
 
 
-def name_slope(value: float, level: LevelOfTheory, letters: str = "EF") -> tuple[str, str]:
-    """Explanation of a slope other than 1, and the fix.
+def name_slope(value: float, level: LevelOfTheory, letters: str = "EF") -> tuple[str, str, bool]:
+    """Explanation of a slope other than 1, the fix, and whether the slope is that of a known mistake.
 
     If energies read in unit U are in V, the slope is U/V; if forces read in P are in Q, it is Q/P; gradients change the
     sign. Of stresses and Hessians only their own units are named, as energies and forces have checks of their own.
@@ -192,7 +194,8 @@ def name_slope(value: float, level: LevelOfTheory, letters: str = "EF") -> tuple
     first, second = (PROPERTIES[letter].plural for letter in letters)
     label = level.labels[letters[1]]
     ratio, (meaning, fix) = min(known, key=lambda item: abs(np.log(abs(value) / item[0])))
-    if abs(np.log(abs(value) / ratio)) > _NAMED:
+    named = bool(abs(np.log(abs(value) / ratio)) <= _NAMED)
+    if not named:
         meaning = f"{first} and {second} do not belong together"
         fix = "check that both are of one level of theory, and in the units and rows that the reader assumes"
         if value < 0:
@@ -202,7 +205,7 @@ def name_slope(value: float, level: LevelOfTheory, letters: str = "EF") -> tuple
         flip = "not negated" if label.negative else "negated"
         meaning = f"the {second} are {wrong}" + (f", and {meaning}" if ratio != 1 else "")
         fix = f"the reader must take the key '{label.keys[0]}' {flip}" + (f"; {fix}" if ratio != 1 else "")
-    return meaning, fix
+    return meaning, fix, named
 
 
 def _ratios(level: LevelOfTheory, letters: str) -> list[tuple[float, tuple[str, str]]]:
