@@ -1,4 +1,4 @@
-"""``mfpyg-predict``: energies and forces of all frames of a file."""
+"""``mfpyg-predict``: energies, forces and other properties of all frames of a file."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mfpyg.cli.common import Parser, run
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.options import in_words
+from mfpyg.properties import PROPERTIES, parse_letters
 from mfpyg.units import ENERGY_UNITS, energy_factor
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 NAME = "mfpyg-predict"
 ACCELERATORS = ("auto", "cpu", "cuda")
 OUTPUT_FORMATS = ("extxyz", "json", "jsonl", "csv")
+_LETTERS = ", ".join(f"{p.letter} {p.plural}" for p in PROPERTIES.values())
 _FRAMES_PER_UPDATE = 64  # updating the bar takes as long as a frame
 
 
@@ -30,8 +32,9 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Energies and forces of all frames of a file, in any format that ASE reads, with one trained "
-        "potential or the mean of several. Example: mfpyg-predict runs/example in.xyz -o out.xyz --fidelity cc",
+        description="Energies, forces and other properties of all frames of a file, in any format that ASE reads, with "
+        "one trained potential or the mean of several. "
+        "Example: mfpyg-predict runs/example in.xyz -o out.xyz --fidelity cc",
     )
     parser.add_argument(
         "paths",
@@ -53,17 +56,19 @@ def build_parser() -> Parser:
         help="levels of theory, or all; null: the only one that the models have in common",
     )
     parser.add_argument(
-        "--forces", action="store_true", help="write forces to CSV, too, all numbers of a frame in one cell"
+        "--properties",
+        metavar="LETTERS",
+        help=f"letters of properties, as EFDQ: {_LETTERS}; null: EF, in CSV only E",
     )
-    parser.add_argument("--no-forces", action="store_true", help="predict only energies")
-    parser.add_argument(
-        "--stress", action="store_true", help="predict stresses of frames that are periodic in all directions"
-    )
+    parser.add_argument("--forces", action="store_true", help="the same as --properties EF")
+    parser.add_argument("--no-forces", action="store_true", help="the same as --properties E")
+    parser.add_argument("--stress", action="store_true", help="adds S to the default, --forces or --no-forces")
     parser.add_argument(
         "--units",
         default="eV",
         metavar="{" + ",".join(ENERGY_UNITS) + "}",
-        help="unit of energies; forces are per Å. If it is not eV, values in extended XYZ do not have ASE's names",
+        help="unit of energies; forces are per Å, dipoles in e·Å. If it is not eV, values in extended XYZ do not have "
+        "ASE's names",
     )
     parser.add_argument("--format", metavar="NAME", help="ASE's name of the input's format; null: guessed")
     parser.add_argument(
@@ -91,6 +96,10 @@ def predict_command(arguments: Sequence[str]) -> None:
         raise MFPyGError(f"--batch-size is {options.batch_size}, expected a whole number of at least 1")
     if options.forces and options.no_forces:
         raise MFPyGError("--forces and --no-forces exclude each other; give one")
+    if options.properties is not None:
+        parse_letters(options.properties, f"--properties '{options.properties}'")
+        if options.forces or options.no_forces or options.stress:
+            raise MFPyGError("--properties excludes --forces, --no-forces and --stress; name all properties in it")
     if options.fidelity is not None and "all" in options.fidelity and len(options.fidelity) > 1:
         raise MFPyGError(f"--fidelity is {' '.join(options.fidelity)}, expected names, or all alone")
     energy_factor(options.units)
@@ -126,18 +135,20 @@ def _predict(options: Any, models: Sequence[Path], source: Path) -> None:
 
     from mfpyg.device import choose_device
     from mfpyg.inference.ensemble import Ensemble
-    from mfpyg.inference.files import predict_file
+    from mfpyg.inference.files import format_of, predict_file
 
     console = Console()
     ensemble = Ensemble(models, choose_device(options.accelerator))
     wanted = options.fidelity
+    forces = options.forces or not (
+        options.no_forces or format_of(Path(options.output), options.output_format) == "csv"
+    )
     n_frames = predict_file(
         ensemble,
         source,
         Path(options.output),
         ensemble.fidelities if wanted == ["all"] else wanted,
-        forces=True if options.forces else False if options.no_forces else None,
-        stress=options.stress,
+        properties=options.properties or "E" + "F" * forces + "S" * options.stress,
         unit=options.units,
         batch_size=options.batch_size,
         input_format=options.format,

@@ -5,7 +5,7 @@ Importable without torch. A new property is an entry of :data:`PROPERTIES`, a fu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +50,10 @@ class Property:
     def mask(self) -> str:
         """Key of the mask in ``Data``."""
         return f"{self.name}_mask"
+
+    def is_defined(self, pbc: Sequence[bool]) -> bool:
+        """True if a system with these periodic directions has the property."""
+        return {"any": True, "molecules": not any(pbc), "crystals": all(pbc)}[self.systems]
 
 
 def _derivative(power: int) -> tuple[Callable[[str], str], Callable[[str], float]]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
@@ -16,6 +18,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.models import Potential
 from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
+from mfpyg.properties import HESSIAN
 from mfpyg.torch_defaults import with_default_torch_settings
 
 Model = str | os.PathLike[str] | Potential
@@ -32,6 +35,7 @@ class Ensemble:
     Attributes:
         members: the potentials, in evaluation mode.
         fidelities: fidelities that all members have, in the order of the first.
+        charges: those that all members predict charges and dipole moments for.
 
     Raises:
         MFPyGError: for no model, a file that cannot be read, or members without a common fidelity.
@@ -50,6 +54,7 @@ class Ensemble:
             known = "; ".join(", ".join(member.fidelities) for member in self.members)
             raise MFPyGError(f"the models have no fidelity in common ({known}); expected members of one ensemble")
         self.fidelities = tuple(common)
+        self.charges = tuple(name for name in common if all(name in m.charges for m in self.members))
         for member in self.members:  # warn once, not once per member
             member._warned = self.members[0]._warned
 
@@ -73,40 +78,47 @@ class Ensemble:
             raise unknown_name("fidelity", name, self.fidelities)
         return name
 
+    def check_wanted(self, wanted: Mapping[str, str]) -> None:
+        """Check that all members have the fidelities in ``{fidelity: letters}``, and charge heads where needed.
+
+        Raises:
+            MFPyGError: as :meth:`mfpyg.models.Potential.check_wanted`.
+        """
+        for member in self.members:
+            member.check_wanted(_without_hessians(wanted))
+
     def predict(
         self, data: Data, wanted: Mapping[str, str]
     ) -> tuple[dict[str, Prediction], dict[str, Prediction] | None]:
         """Mean and standard deviation of the predictions of the members.
 
         Args:
-            data, wanted: as in :meth:`mfpyg.models.Potential.predict`.
+            data, wanted: as in :meth:`mfpyg.models.Potential.predict`; Hessians are computed by
+                :func:`mfpyg.models.hessian.hessian`.
 
         Returns:
             The means, and the sample standard deviations (n − 1), which are ``None`` for a single member.
 
         Raises:
-            MFPyGError: as :meth:`mfpyg.models.Potential.predict`.
+            MFPyGError: as :meth:`mfpyg.models.Potential.predict` and :func:`mfpyg.models.hessian.hessian`.
         """
-        predictions = [member.predict(data, wanted) for member in self.members]
+        predictions = [_predict(member, data, wanted) for member in self.members]
         if len(predictions) == 1:
             return predictions[0], None
         means = {name: _reduce([p[name] for p in predictions], lambda x: x.mean(dim=0)) for name in wanted}
         return means, {name: _reduce([p[name] for p in predictions], lambda x: x.std(dim=0)) for name in wanted}
 
-    def hessian(self, data: Data, fidelity: str) -> tuple[Tensor, Tensor | None]:
-        """Mean and standard deviation of the Hessians of the members.
 
-        Args:
-            data, fidelity: as in :func:`mfpyg.models.hessian.hessian`.
+def _predict(member: Potential, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+    predictions = member.predict(data, _without_hessians(wanted))
+    for name, letters in wanted.items():
+        if HESSIAN.letter in letters:
+            predictions[name].hessian = hessian(member, data, name).reshape(-1, *HESSIAN.shape)  # (Σ n², 3, 3)
+    return predictions
 
-        Returns:
-            The mean in kcal/mol/Å², and the sample standard deviation (n − 1), which is ``None`` for a single member.
 
-        Raises:
-            MFPyGError: as :func:`mfpyg.models.hessian.hessian`.
-        """
-        each = torch.stack([hessian(member, data, fidelity) for member in self.members])
-        return each.mean(dim=0), each.std(dim=0) if len(each) > 1 else None
+def _without_hessians(wanted: Mapping[str, str]) -> dict[str, str]:
+    return {name: letters.replace(HESSIAN.letter, "") for name, letters in wanted.items()}
 
 
 def _reduce(predictions: Sequence[Prediction], reduction: Callable[[Tensor], Tensor]) -> Prediction:
@@ -116,3 +128,9 @@ def _reduce(predictions: Sequence[Prediction], reduction: Callable[[Tensor], Ten
         members = [getattr(prediction, field.name) for prediction in predictions]
         values[field.name] = None if members[0] is None else reduction(torch.stack(members))
     return Prediction(**values)
+
+
+def hessian_matrix(pairs: np.ndarray) -> np.ndarray:
+    """Hessian of a graph by pairs of its n atoms, (n², 3, 3), as a matrix (3n, 3n) in the order of ``pos.ravel()``."""
+    n = math.isqrt(len(pairs))
+    return pairs.reshape(n, n, 3, 3).swapaxes(1, 2).reshape(3 * n, 3 * n)

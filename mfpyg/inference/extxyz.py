@@ -18,6 +18,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from ase.io.extxyz import SPECIAL_3_3_KEYS, key_val_str_to_dict, per_config_properties
 from ase.spacegroup import Spacegroup
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from mfpyg.datasets.frames import Frame
 
@@ -79,6 +80,39 @@ def _template(numbers: bytes, formats: str) -> str:
 @functools.lru_cache
 def _pbc(*pbc: bool) -> str:
     return f'pbc="{" ".join("FT"[periodic] for periodic in pbc)}"'
+
+
+def kept_values(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns, list[str]]:
+    """Input values to keep, as per-atom columns and ``key=value`` pairs; others are added to ``lost``."""
+    columns: Columns = {"pos": (frame.pos, "")}
+    pairs, reasons = [], {"constraints": "not read"} if frame.constrained else {}
+    for key, value in frame.values.items():
+        if key in taken:
+            reasons[key] = "replaced by the prediction"
+        elif key in frame.columns:
+            reason = add_column(columns, key, value)
+            if reason is not None:
+                reasons[key] = reason
+        else:
+            text = None if key in RESERVED else pair(key, _full_stress(value) if key == "stress" else value)
+            if text is not None:
+                pairs.append(text)
+            if text is None or isinstance(value, Spacegroup):
+                reasons[key] = (
+                    "written as its symbol" if text else f"{type(value).__name__} that the format cannot hold"
+                )
+    for key, value in frame.hidden.items():
+        reason = "replaced by the prediction" if key in taken else add_column(columns, key, value)
+        if reason is not None:
+            reasons[f"{key} of the atoms"] = reason
+    for key, reason in reasons.items():
+        lost.setdefault(str(key), f"{reason}, frame {frame.number}")
+    choose_digits(columns)
+    return columns, pairs
+
+
+def _full_stress(value: Any) -> Any:
+    return voigt_6_to_full_3x3_stress(value) if np.shape(value) == (6,) else value
 
 
 def add_column(columns: Columns, name: str, value: Any) -> str | None:

@@ -9,6 +9,7 @@ import csv
 import functools
 import io
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,22 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ase.spacegroup import Spacegroup
-from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+from ase.io.extxyz import PROPERTY_NAME_MAP
+from ase.stress import full_3x3_to_voigt_6_stress
 from ase.symbols import Symbols
 
-from mfpyg.datasets.frames import Frame, frames_of
+from mfpyg.datasets.frames import frames_of
 from mfpyg.errors import MFPyGError, MFPyGWarning, shown, unknown_name
 from mfpyg.files import replace_file
 from mfpyg.inference.ensemble import Ensemble
-from mfpyg.inference.extxyz import FORMATS, RESERVED, Columns, add_column, choose_digits, frame_as_text, pair
-from mfpyg.inference.frames import BATCH_SIZE, FramePrediction, names_of, predict_frames
+from mfpyg.inference.extxyz import FORMATS, frame_as_text, kept_values, pair
+from mfpyg.inference.frames import BATCH_SIZE, FramePrediction, names_of, predict_frames, with_energies
+from mfpyg.properties import PROPERTIES, STRESS, Property
 from mfpyg.units import energy_unit
 
-_PREDICTED = {"energy", "energies", "free_energy", "forces", "stress", "stresses"}
-"""Results in the input that are replaced by the predictions."""
-
-_QUANTITIES = ("energy", "energy_std", "forces", "forces_std", "stress", "stress_std")
+_OF_ENERGY = {"energies", "free_energy", "stresses"}
+"""Other results that belong to an energy, and are not kept beside another one."""
 
 _NAMED = 10
 """Maximum number of values named in the warning about values that are not kept."""
@@ -45,8 +45,7 @@ def predict_file(
     target: Path,
     fidelities: Sequence[str] | str | None = None,
     *,
-    forces: bool | None = None,
-    stress: bool = False,
+    properties: str = "EF",
     unit: str = "eV",
     batch_size: int = BATCH_SIZE,
     input_format: str | None = None,
@@ -60,9 +59,7 @@ def predict_file(
         source: file that ASE reads, see :func:`mfpyg.datasets.frames.frames_of`.
         target: output file; may exist, but must differ from the source.
         fidelities: one or several names; optional if there is only one fidelity.
-        forces: whether to predict forces; default: in all formats except CSV.
-        stress: whether to predict stresses of frames that are periodic in all directions.
-        unit: unit of energies, see :data:`mfpyg.units.ENERGY_UNITS`; forces are per Å.
+        properties, unit: as in :func:`mfpyg.inference.frames.predict_frames`; CSV has no Hessians.
         batch_size: maximum number of frames in a batch.
         input_format: ASE's name of the format; default: determined from the file.
         output_format: ``extxyz``, ``json``, ``jsonl`` or ``csv``; default: by the suffix of the target.
@@ -75,18 +72,20 @@ def predict_file(
         MFPyGWarning: naming values of the input that extended XYZ cannot represent or that are replaced by predictions.
 
     Raises:
-        MFPyGError: for an invalid file or name, or a frame that cannot be read or predicted; keeps the old target.
+        MFPyGError: for an invalid file, name or property, or a frame that cannot be read or predicted; keeps the old
+            target.
     """
     format_name = format_of(target, output_format)
     if target.exists() and source.exists() and target.samefile(source):
         raise MFPyGError(f"{target} is the input; choose another name for the output")
-    if forces is None:
-        forces = format_name != "csv"
     names = names_of(ensemble, fidelities)
-    output = output_of(names, unit, len(ensemble.members) > 1, forces, stress)
+    output = output_of(names, unit, len(ensemble.members) > 1, properties)
+    of_pairs = [p.plural for p in output.quantities.values() if p.per == "pair"]
+    if format_name == "csv" and of_pairs:
+        raise MFPyGError(f"{of_pairs[0]} do not fit in CSV; leave them out, or write .xyz, .json or .jsonl")
     frames = frames_of(source, input_format)
     predictions = predict_frames(
-        ensemble, frames, names, forces=forces, stress=stress, unit=unit, batch_size=batch_size, source=str(source)
+        ensemble, frames, names, properties=properties, unit=unit, batch_size=batch_size, source=str(source)
     )
     n_frames = 0
 
@@ -114,14 +113,15 @@ class Output:
 
     Attributes:
         fidelities: names of the fidelities, in the order in which they are written.
-        unit: unit of energies, a key of :data:`mfpyg.units.ENERGY_UNITS`; forces are per Å, stresses per Å³.
-        quantities: attributes of :class:`mfpyg.inference.frames.Values` to write.
+        unit: unit of energies, a key of :data:`mfpyg.units.ENERGY_UNITS`; their derivatives are by Å.
+        quantities: attributes of :class:`mfpyg.inference.frames.Values` to write, and the properties that they are
+            values or standard deviations of.
         lost: names of input values that are not written to extended XYZ, with the reason; filled while writing.
     """
 
     fidelities: tuple[str, ...]
     unit: str
-    quantities: tuple[str, ...]
+    quantities: dict[str, Property]
     lost: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -131,87 +131,67 @@ class Output:
 
     def unit_of(self, quantity: str) -> str:
         """Unit of a quantity."""
-        per = {"energy": "", "forces": "/Å", "stress": "/Å³"}
-        return self.unit + per[quantity.removesuffix("_std")]
+        return self.quantities[quantity].default_unit.format(self.unit)
 
 
-def output_of(fidelities: Iterable[str], unit: str, spread: bool, forces: bool, stress: bool) -> Output:
+def output_of(fidelities: Iterable[str], unit: str, spread: bool, properties: str = "EF") -> Output:
     """Create an output description.
 
     Args:
         fidelities: names of the fidelities.
         unit: unit of energies, as accepted by :func:`mfpyg.units.energy_unit`.
         spread: whether to write standard deviations.
-        forces, stress: whether to write them.
+        properties: letters of the properties to write; energies are always written.
 
     Raises:
-        MFPyGError: for an unknown unit.
+        MFPyGError: for an unknown unit or letter.
     """
-    wanted = {"energy": True, "forces": forces, "stress": stress}
-    quantities = [q for q in _QUANTITIES if wanted[q.removesuffix("_std")] and (spread or not q.endswith("_std"))]
-    return Output(tuple(fidelities), energy_unit(unit), tuple(quantities))
+    wanted = [PROPERTIES[letter] for letter in with_energies(properties)]
+    quantities = {p.name + suffix: p for p in wanted for suffix in (("", "_std") if spread else ("",))}
+    return Output(tuple(fidelities), energy_unit(unit), quantities)
 
 
 def as_extxyz(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:
     """Write extended XYZ, as ASE's writer does where that is lossless.
 
-    Values of a single fidelity in eV are named ``energy``, ``forces`` and ``stress``, which ASE reads as calculator
-    results; otherwise names are prefixed with the fidelity (``cc_energy``), and ``energy_unit`` is added if it is not
-    eV. Other values of the input are written so that ASE reads them back unchanged, see
-    :func:`mfpyg.inference.extxyz.pair`; values for which that is impossible, or that are replaced by predictions, are
-    omitted and listed in ``output.lost``. Real columns have 8 decimals, as in ASE, or all digits if needed.
+    Values of a single fidelity in eV are named ``energy``, ``forces``, ``dipole`` and so on, which ASE reads as
+    calculator results (``hessian`` (3n, 3n) is in ``info``); otherwise names are prefixed with the fidelity
+    (``cc_energy``), and ``energy_unit`` is added if it is not eV. Other values of the input are written so that ASE
+    reads them back unchanged, see :func:`mfpyg.inference.extxyz.pair`; values for which that is impossible, or that are
+    replaced by predictions, are omitted and listed in ``output.lost``. Real columns have 8 decimals, as in ASE, or all
+    digits if needed.
     """
     prefixes = {name: "" if output.as_results else f"{name}_" for name in output.fidelities}
-    taken = {prefix + quantity for prefix in prefixes.values() for quantity in _QUANTITIES}
-    taken |= _PREDICTED if output.as_results else {"energy_unit"}
-    taken |= {f"{name}{number}" for name in taken if "forces" in name for number in range(3)}  # ASE's column names
+    taken = _replaced(output, prefixes.values())
     for prediction in predictions:
-        columns, pairs = _kept(prediction.frame, taken, output.lost)
+        columns, pairs = kept_values(prediction.frame, taken, output.lost)
         for name, values in prediction.of.items():
-            for quantity in output.quantities:
-                value = getattr(values, quantity)
+            for quantity, p in output.quantities.items():
+                value, key = getattr(values, quantity), prefixes[name] + quantity
                 if value is None:
                     continue
-                if quantity.startswith("forces"):
-                    columns[prefixes[name] + quantity] = value, FORMATS["f"][1]
+                if p.per == "atom":
+                    columns[PROPERTY_NAME_MAP.get(key, key)] = value.reshape(len(value), -1), FORMATS["f"][1]
                 else:
-                    pairs.append(pair(prefixes[name] + quantity, value) or "")
+                    pairs.append(pair(key, value) or "")
         if output.unit != "eV":
             pairs.append(f"energy_unit={output.unit}")
         yield frame_as_text(prediction.frame, columns, pairs)
 
 
-def _kept(frame: Frame, taken: set[str], lost: dict[str, str]) -> tuple[Columns, list[str]]:
-    """Input values to keep, as per-atom columns and ``key=value`` pairs; others are added to ``lost``."""
-    columns: Columns = {"pos": (frame.pos, "")}
-    pairs, reasons = [], {"constraints": "not read"} if frame.constrained else {}
-    for key, value in frame.values.items():
-        if key in taken:
-            reasons[key] = "replaced by the prediction"
-        elif key in frame.columns:
-            reason = add_column(columns, key, value)
-            if reason is not None:
-                reasons[key] = reason
-        else:
-            text = None if key in RESERVED else pair(key, _full_stress(value) if key == "stress" else value)
-            if text is not None:
-                pairs.append(text)
-            if text is None or isinstance(value, Spacegroup):
-                reasons[key] = (
-                    "written as its symbol" if text else f"{type(value).__name__} that the format cannot hold"
-                )
-    for key, value in frame.hidden.items():
-        reason = "replaced by the prediction" if key in taken else add_column(columns, key, value)
-        if reason is not None:
-            reasons[f"{key} of the atoms"] = reason
-    for key, reason in reasons.items():
-        lost.setdefault(str(key), f"{reason}, frame {frame.number}")
-    choose_digits(columns)
-    return columns, pairs
+def _replaced(output: Output, prefixes: Iterable[str]) -> set[str]:
+    """Keys of input values that are not kept, as they belong to another energy or other charges than those predicted.
 
-
-def _full_stress(value: Any) -> Any:
-    return voigt_6_to_full_3x3_stress(value) if np.shape(value) == (6,) else value
+    With ASE's numbered names of the columns of an array.
+    """
+    heads = {p.head for p in output.quantities.values()}
+    taken = set(_OF_ENERGY) if output.as_results else {"energy_unit"}
+    for p in PROPERTIES.values():
+        if p.head in heads:
+            names = {prefix + p.name + suffix for prefix in prefixes for suffix in ("", "_std")}
+            numbers = range(math.prod(p.shape) if p.per == "atom" and p.shape else 0)
+            taken |= names | {f"{name}{number}" for name in names for number in numbers}
+    return taken
 
 
 def as_json(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:
@@ -233,7 +213,7 @@ def as_jsonl(predictions: Iterable[FramePrediction], output: Output) -> Iterator
 
 
 def _as_dict(prediction: FramePrediction, output: Output) -> dict[str, Any]:
-    """Number of the frame, formula, and the values of each fidelity; stresses are (3, 3) or ``None``."""
+    """Number of the frame, formula, and the values of each fidelity; ``None`` where it does not have them."""
     frame = prediction.frame
     result: dict[str, Any] = {"frame": frame.number, "formula": _formula(frame.z.tobytes())}
     for name, values in prediction.of.items():
@@ -243,9 +223,9 @@ def _as_dict(prediction: FramePrediction, output: Output) -> dict[str, Any]:
 
 
 def as_csv(predictions: Iterable[FramePrediction], output: Output) -> Iterator[str]:
-    """Write a header with units, then one row per frame; forces and stresses are space-separated lists in one cell.
+    """Write a header with units, then one row per frame; arrays are space-separated lists in one cell.
 
-    Forces are in the order of the atoms; stresses are xx, yy, zz, yz, xz, xy, as in ASE.
+    Forces and charges are in the order of the atoms; stresses are xx, yy, zz, yz, xz, xy, as in ASE.
     """
     names = [f"{name}_{q} [{output.unit_of(q)}]" for name in output.fidelities for q in output.quantities]
     yield _csv_row(["frame", "formula", "n_atoms", *names])
@@ -253,12 +233,12 @@ def as_csv(predictions: Iterable[FramePrediction], output: Output) -> Iterator[s
         frame = prediction.frame
         row: list[Any] = [frame.number, _formula(frame.z.tobytes()), len(frame.z)]
         for values in prediction.of.values():
-            row += [_cell(getattr(values, quantity), quantity) for quantity in output.quantities]
+            row += [_cell(getattr(values, quantity), p) for quantity, p in output.quantities.items()]
         yield _csv_row(row)
 
 
-def _cell(value: float | np.ndarray | None, quantity: str) -> Any:
-    if quantity.startswith("stress") and value is not None:
+def _cell(value: float | np.ndarray | None, p: Property) -> Any:
+    if p is STRESS and value is not None:
         value = full_3x3_to_voigt_6_stress(value)
     return " ".join(map(str, value.ravel().tolist())) if isinstance(value, np.ndarray) else value
 

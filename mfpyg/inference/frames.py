@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,15 +14,14 @@ from torch_geometric.data import Data
 
 from mfpyg import interrupt
 from mfpyg.centering import centered
-from mfpyg.datasets.frames import Frame, frame_of_atoms
+from mfpyg.datasets.frames import Frame, frame_of_atoms, total_charge
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import find_topology
-from mfpyg.inference.ensemble import Ensemble
-from mfpyg.models.derivatives import any_wants
-from mfpyg.models.prediction import Prediction
+from mfpyg.inference.ensemble import Ensemble, hessian_matrix
+from mfpyg.models.prediction import Prediction, predicted_properties
 from mfpyg.models.system import find_overlap
+from mfpyg.properties import FROM_CHARGES, PROPERTIES, Property, in_order, parse_letters
 from mfpyg.torch_defaults import with_default_torch_settings
-from mfpyg.units import energy_factor
 
 BATCH_SIZE = 256
 """Maximum number of frames in a batch."""
@@ -32,23 +31,32 @@ ATOMS = 4096
 
 
 class Values(NamedTuple):
-    """Predictions of one fidelity for a frame, in the requested unit of energy and Å.
+    """Predictions of one fidelity for a frame, in the requested unit of energy, Å and e; arrays are float64.
+
+    All but the energy are ``None`` if not requested, or if the frame does not have the property.
 
     Attributes:
         energy: total energy.
-        forces: (n, 3) float64; ``None`` if not requested.
-        stress: (3, 3) float64, positive under tension; ``None`` if not requested, or if the frame is not periodic in
-            all directions.
-        energy_std, forces_std, stress_std: sample standard deviations (n − 1) over the members of an ensemble;
-            ``None`` for a single potential.
+        forces: (n, 3).
+        stress: (3, 3), positive under tension; of frames that are periodic in all directions.
+        hessian: (3n, 3n), in the order of ``pos.ravel()``.
+        dipole: (3,) in e·Å, relative to the centre of mass; of frames that are not periodic.
+        charges: (n,) in e; they add up to the total charge of the frame.
+        energy_std, …: sample standard deviations (n − 1) over members; ``None`` for a single potential.
     """
 
     energy: float
     forces: np.ndarray | None = None
     stress: np.ndarray | None = None
+    hessian: np.ndarray | None = None
+    dipole: np.ndarray | None = None
+    charges: np.ndarray | None = None
     energy_std: float | None = None
     forces_std: np.ndarray | None = None
     stress_std: np.ndarray | None = None
+    hessian_std: np.ndarray | None = None
+    dipole_std: np.ndarray | None = None
+    charges_std: np.ndarray | None = None
 
 
 class FramePrediction(NamedTuple):
@@ -68,8 +76,7 @@ def predict_frames(
     frames: Iterable[Frame | Atoms],
     fidelities: Sequence[str] | str | None = None,
     *,
-    forces: bool = True,
-    stress: bool = False,
+    properties: str = "EF",
     unit: str = "eV",
     batch_size: int = BATCH_SIZE,
     source: str = "",
@@ -83,9 +90,9 @@ def predict_frames(
         ensemble: one potential or several.
         frames: from :func:`mfpyg.datasets.frames.frames_of` or ASE; may be infinite.
         fidelities: one or several names, predicted in one pass; optional if there is only one fidelity.
-        forces: whether to compute forces, by a backward pass for each fidelity.
-        stress: whether to compute stresses of frames that are periodic in all directions.
-        unit: unit of energies, see :data:`mfpyg.units.ENERGY_UNITS`; lengths are in Å.
+        properties: letters of :data:`mfpyg.properties.PROPERTIES`, as ``"EFDQ"``; energies are always predicted.
+            Charges add up to :func:`mfpyg.datasets.frames.total_charge`.
+        unit: unit of energies, see :data:`mfpyg.units.ENERGY_UNITS`; lengths are in Å, charges in e.
         batch_size: maximum number of frames in a batch.
         source: file name for error messages.
 
@@ -93,9 +100,10 @@ def predict_frames(
         A prediction for each frame, in the order of the frames.
 
     Raises:
-        MFPyGError: for an unknown fidelity, none given although there are several, an unknown unit, or a batch size
-            below one; and for a frame, which it names, without atoms, with unknown elements, positions or predictions
-            that are not finite, overlapping atoms, or a cell without a volume.
+        MFPyGError: for an unknown fidelity, none given although there are several, an unknown letter or unit, charges
+            or dipoles of a fidelity without a charge head, or a batch size below one; and for a frame, which it names,
+            without atoms, with unknown elements, positions or predictions that are not finite, overlapping atoms, a
+            cell without a volume, a total charge that is not a number, or too many atoms for a Hessian.
 
     Example:
         >>> ensemble = Ensemble(["runs/seed-0", "runs/seed-1"])               # doctest: +SKIP
@@ -104,9 +112,16 @@ def predict_frames(
     """
     if batch_size < 1:
         raise MFPyGError(f"batch size is {batch_size}, expected at least 1")
-    wanted = dict.fromkeys(names_of(ensemble, fidelities), "E" + "F" * forces + "S" * stress)
-    task = _Task(ensemble, wanted, 1 / energy_factor(unit))
+    names, letters = names_of(ensemble, fidelities), with_energies(properties)
+    ensemble.check_wanted(dict.fromkeys(names, letters))
+    factors = {p.name: 1 / p.factor(p.default_unit.format(unit)) for p in PROPERTIES.values()}
+    task = _Task(ensemble, names, letters, factors)
     return _predict_batches(task, _batches(_numbered(frames), batch_size), source)
+
+
+def with_energies(properties: str) -> str:
+    """Letters of properties in their order, with ``E``; see :func:`mfpyg.properties.parse_letters`."""
+    return in_order("E" + parse_letters(properties, f"properties '{properties}'"))
 
 
 def names_of(ensemble: Ensemble, fidelities: Sequence[str] | str | None) -> list[str]:
@@ -126,11 +141,12 @@ def names_of(ensemble: Ensemble, fidelities: Sequence[str] | str | None) -> list
 
 @dataclass(frozen=True)
 class _Task:
-    """Fidelities and properties to predict; ``factor`` is 1 kcal/mol in the requested unit."""
+    """What to predict; ``factors`` by name of the property are from the units of the package to those requested."""
 
     ensemble: Ensemble
-    wanted: dict[str, str]
-    factor: float
+    fidelities: list[str]
+    letters: str
+    factors: dict[str, float]
 
 
 def _predict_batches(task: _Task, batches: Iterable[list[Frame]], source: str) -> Iterator[FramePrediction]:
@@ -176,34 +192,31 @@ def _batches(frames: Iterator[Frame], batch_size: int) -> Iterator[list[Frame]]:
 
 @with_default_torch_settings
 def _predict_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]:
-    """Predict a batch; if stresses are requested, frames with and without a volume are predicted separately."""
-    if not any_wants(task.wanted, "S"):
-        return _predict_graphs(task, batch, False)
+    """Predict a batch; frames that do not have the same properties, of those requested, are predicted separately."""
+    groups: dict[str, list[int]] = {}
+    for number, frame in enumerate(batch):
+        pbc = frame.pbc.tolist()
+        letters = "".join(letter for letter in task.letters if PROPERTIES[letter].is_defined(pbc))
+        groups.setdefault(letters, []).append(number)
     result: dict[int, FramePrediction] = {}
-    for with_volume in (True, False):
-        numbers = [i for i, frame in enumerate(batch) if bool(frame.pbc.all()) == with_volume]
-        if numbers:
-            predictions = _predict_graphs(task, [batch[i] for i in numbers], with_volume)
-            result.update(zip(numbers, predictions, strict=True))
+    for letters, numbers in groups.items():
+        predictions = _predict_graphs(task, [batch[i] for i in numbers], letters)
+        result.update(zip(numbers, predictions, strict=True))
     return [result[i] for i in range(len(batch))]
 
 
-def _predict_graphs(task: _Task, batch: Sequence[Frame], stress: bool) -> list[FramePrediction]:
+def _predict_graphs(task: _Task, batch: Sequence[Frame], letters: str) -> list[FramePrediction]:
     data = batch_of(batch, task.ensemble)
-    wanted = {name: letters if stress else letters.replace("S", "") for name, letters in task.wanted.items()}
-    mean, spread = task.ensemble.predict(data, wanted)
-    ends = np.cumsum([len(frame.z) for frame in batch]).tolist()
-    per_frame = zip(
-        *(_split(mean[name], None if spread is None else spread[name], ends, task.factor) for name in task.wanted),
-        strict=True,
-    )
-    return [
-        FramePrediction(frame, dict(zip(task.wanted, values, strict=True)))
-        for frame, values in zip(batch, per_frame, strict=True)
-    ]
+    if any(letter in FROM_CHARGES for letter in letters):
+        data.charge = torch.tensor([total_charge(frame, "atoms") for frame in batch], dtype=torch.float64)
+    mean, spread = task.ensemble.predict(data, dict.fromkeys(task.fidelities, letters))
+    n_atoms = [len(frame.z) for frame in batch]
+    of = [_split(task, mean[name], None if spread is None else spread[name], n_atoms) for name in task.fidelities]
+    per_frame = zip(batch, zip(*of, strict=True), strict=True)
+    return [FramePrediction(frame, dict(zip(task.fidelities, values, strict=True))) for frame, values in per_frame]
 
 
-def _split(mean: Prediction, spread: Prediction | None, ends: Sequence[int], factor: float) -> Iterator[Values]:
+def _split(task: _Task, mean: Prediction, spread: Prediction | None, n_atoms: Sequence[int]) -> Iterator[Values]:
     """Split the predictions of one fidelity by frame.
 
     Raises:
@@ -211,22 +224,27 @@ def _split(mean: Prediction, spread: Prediction | None, ends: Sequence[int], fac
     """
     columns: dict[str, Any] = {}
     for suffix, prediction in (("", mean), ("_std", spread)):
-        for quantity in ("energy", "forces", "stress") if prediction is not None else ():
-            values = getattr(prediction, quantity)
-            if values is None:
-                continue
-            values = values.double().cpu().numpy() * factor
+        for p in [] if prediction is None else predicted_properties(prediction):
+            values = getattr(prediction, p.name).double().cpu().numpy() * task.factors[p.name]
             if not np.isfinite(values).all():
                 raise MFPyGError("the prediction is not a finite number; check for atoms that are much too close")
-            if quantity == "energy":
-                values = values.tolist()
-            columns[quantity + suffix] = _split_rows(values, ends) if quantity == "forces" else values
+            columns[p.name + suffix] = _by_frame(p, values, n_atoms)
     return map(Values, *(columns.get(name, repeat(None)) for name in Values._fields))
 
 
-def _split_rows(values: np.ndarray, ends: Sequence[int]) -> list[np.ndarray]:
+def _by_frame(p: Property, values: np.ndarray, n_atoms: Sequence[int]) -> Iterable[Any]:
+    """Values of a property of each frame; Hessians (Σ n², 3, 3) become matrices (3n, 3n)."""
+    if p.per == "graph":
+        return values if p.shape else values.tolist()
+    if p.per == "atom":
+        return _split_rows(values, n_atoms)
+    return [hessian_matrix(pairs) for pairs in _split_rows(values, [n * n for n in n_atoms])]
+
+
+def _split_rows(values: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
     """Rows of each frame, in half the time of ``np.split``."""
-    return [values[first:end] for first, end in zip([0, *ends[:-1]], ends, strict=True)]
+    ends = [0, *np.cumsum(sizes).tolist()]
+    return [values[first:end] for first, end in pairwise(ends)]
 
 
 def batch_of(frames: Sequence[Frame], ensemble: Ensemble) -> Data:

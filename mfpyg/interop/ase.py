@@ -18,19 +18,21 @@ from ase.calculators.calculator import (
     all_changes,
 )
 from ase.outputs import Properties, all_outputs
-from ase.stress import full_3x3_to_voigt_6_stress
 from torch_geometric.data import Data
 
+from mfpyg.datasets.frames import frame_of_atoms, total_charge
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.ensemble import Ensemble, Model
+from mfpyg.interop.results import results_of
 from mfpyg.interop.verlet import VerletList
 from mfpyg.models import Potential
-from mfpyg.models.prediction import Prediction
+from mfpyg.properties import BY_NAME, ENERGY, FORCES, FROM_CHARGES, HESSIAN, PROPERTIES, STRESS, in_order
 from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
-from mfpyg.units import KCAL_MOL_TO_EV
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 _CHANGEABLE = ("fidelity", "skin")
+_FROM_CHARGES = [PROPERTIES[letter].name for letter in FROM_CHARGES]
+_DEFINED = {"crystals": "True in all three directions, with a cell", "molecules": "False in all three directions"}
 
 
 class _CopyableLock:
@@ -50,13 +52,16 @@ class _CopyableLock:
 
 
 class MFPyGCalculator(Calculator):
-    """Energies, forces and stresses of one fidelity, in eV, eV/Å and eV/Å³.
+    """Energies, forces, stresses, dipoles and charges of one fidelity, in eV, eV/Å, eV/Å³, e·Å and e.
 
     Only requested properties are computed: forces double the time, and the stress comes with the forces. Properties
     requested at one geometry are computed together at the next.
 
+    Dipoles and charges are those of fidelities with a charge head. The total charge of the atoms is
+    ``atoms.info["charge"]``, or the sum of the initial charges, or 0 without either.
+
     Several models form an ensemble. The results are then means, and the sample standard deviations (n − 1) of the
-    members are in ``energy_std``, ``energies_std``, ``forces_std`` (per component) and ``stress_std``.
+    members are in ``energy_std``, ``energies_std``, ``forces_std`` (per component) and so on.
 
     ``get_property("hessian", atoms)`` returns the Hessian in eV/Å², (3n, 3n), in the order of ``positions.ravel()``.
 
@@ -75,7 +80,7 @@ class MFPyGCalculator(Calculator):
 
     Raises:
         MFPyGError: for files that cannot be read, an unknown fidelity, device or precision, and a negative skin; when
-            computing, for no atoms, invalid positions or cells, unknown elements, and overlapping atoms.
+            computing, for no atoms, invalid positions, cells or total charges, unknown elements, and overlapping atoms.
         CalculatorSetupError: for a property requested without atoms, if there were none before.
 
     Example:
@@ -99,21 +104,25 @@ class MFPyGCalculator(Calculator):
         self._lock = _CopyableLock()
         super().__init__(atoms=atoms)
         self.ensemble = _make_ensemble(models, device, dtype, compiled)
-        members = self.ensemble.members
-        if len(members) > 1:
-            spread = [f"{name}_std" for name in self.implemented_properties if name != "free_energy"]
-            self.implemented_properties = [*self.implemented_properties, *spread]
         self.parameters.update(
             models=[type(one).__name__ if isinstance(one, Potential) else str(one) for one in _as_list(models)],
             fidelity=self.ensemble.fidelity(fidelity),
             skin=float(skin),
             device=str(self.ensemble.device),
-            dtype=str(members[0].dtype).removeprefix("torch."),
+            dtype=str(self.ensemble.members[0].dtype).removeprefix("torch."),
             compiled=bool(compiled),
         )
+        self.implemented_properties = self._implemented()
         self.neighbours = self._make_list()
         self._requested: set[str] = set()
         self._requested_before: set[str] = set()
+
+    def _implemented(self) -> list[str]:
+        names = list(type(self).implemented_properties)
+        if self.parameters["fidelity"] in self.ensemble.charges:
+            names += _FROM_CHARGES
+        several = len(self.ensemble.members) > 1
+        return names + [f"{name}_std" for name in names if several and name != "free_energy"]
 
     def _make_list(self) -> VerletList:
         first = self.ensemble.members[0]
@@ -135,6 +144,7 @@ class MFPyGCalculator(Calculator):
             if "skin" in changed:
                 self.neighbours = self._make_list()
             if changed:
+                self.implemented_properties = self._implemented()
                 self.reset()
         return changed
 
@@ -149,7 +159,10 @@ class MFPyGCalculator(Calculator):
             "cell": (old.cell.array, new.cell.array),
             "pbc": (old.pbc, new.pbc),
         }
-        return [name for name, (a, b) in pairs.items() if _differ(a, b, tol)]
+        changes = [name for name, (a, b) in pairs.items() if _differ(a, b, tol)]
+        if not self.results.keys().isdisjoint(_FROM_CHARGES) and _charge_of(old) != _charge_of(new):
+            changes.append("initial_charges")
+        return changes
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """See ASE. Without ``atoms``, the property of the last atoms."""
@@ -177,7 +190,8 @@ class MFPyGCalculator(Calculator):
         """Fill ``results``; called by ASE.
 
         Raises:
-            PropertyNotImplementedError: for the stress of atoms that are not periodic in all three directions.
+            PropertyNotImplementedError: for the stress of atoms that are not periodic in all three directions, and the
+                dipole of those that are periodic in any.
             CalculatorSetupError: without atoms, if there were none before.
             MFPyGError: see the class.
         """
@@ -196,29 +210,33 @@ class MFPyGCalculator(Calculator):
         data, fidelity = data_of(self.atoms), self.parameters["fidelity"]
         if self.parameters["device"] != "cpu":
             data = data.to(self.parameters["device"])
+        if any(letter in FROM_CHARGES for letter in letters):
+            data.charge = torch.tensor([_charge_of(self.atoms)], dtype=torch.float64)
         self.neighbours.add_edges(data)
         mean, spread = self.ensemble.predict(data, {fidelity: letters})
-        self.results.update(_results(mean[fidelity]))
+        self.results.update(results_of(mean[fidelity]))
         self.results["free_energy"] = self.results["energy"]
         if spread is not None:
-            self.results.update({f"{name}_std": value for name, value in _results(spread[fidelity]).items()})
-        if {"hessian", "hessian_std"} & set(properties):
-            for name, values in zip(("hessian", "hessian_std"), self.ensemble.hessian(data, fidelity), strict=True):
-                if values is not None:  # (n, n, 3, 3)
-                    self.results[name] = _array(values.transpose(1, 2).flatten(2, 3).flatten(0, 1))
+            self.results.update({f"{name}_std": value for name, value in results_of(spread[fidelity]).items()})
 
     def _letters(self, properties: Sequence[str], pbc: np.ndarray) -> str:
         """Letters of the properties to compute."""
         wanted, before = (
             {name.removesuffix("_std") for name in names} for names in (properties, self._requested_before)
         )
-        if "stress" in wanted and not pbc.all():
-            raise PropertyNotImplementedError(
-                f"stress is not defined: pbc is {pbc.tolist()}, expected True in all three directions, with a cell"
-            )
-        stress = bool("stress" in wanted or ("stress" in before and pbc.all()))
-        forces = stress or "forces" in wanted | before
-        return "E" + "F" * forces + "S" * stress
+        again = [p.name for p in PROPERTIES.values() if p is not HESSIAN and p.is_defined(pbc.tolist())]
+        wanted |= before.intersection(again, self.implemented_properties)
+        letters = {ENERGY.letter}
+        for p in (BY_NAME[name] for name in wanted & BY_NAME.keys()):
+            if not p.is_defined(pbc.tolist()):
+                found = f"{p.name} is not defined: pbc is {pbc.tolist()}"
+                raise PropertyNotImplementedError(f"{found}, expected {_DEFINED[p.systems]}")
+            letters |= {p.letter, FORCES.letter} if p is STRESS else {p.letter}
+        return in_order(letters)
+
+
+def _charge_of(atoms: Atoms) -> float:
+    return total_charge(frame_of_atoms(atoms), "atoms")
 
 
 def _differ(a: np.ndarray, b: np.ndarray, tol: float) -> bool:
@@ -250,23 +268,6 @@ def _make_ensemble(
         if dtype is not None:
             member.to(PRECISIONS[dtype])
     return ensemble
-
-
-def _results(prediction: Prediction) -> dict[str, Any]:
-    """Results with ASE's names and units."""
-    results: dict[str, Any] = {
-        "energy": float(prediction.energy) * KCAL_MOL_TO_EV,
-        "energies": _array(prediction.atomic_energies),
-    }
-    if prediction.forces is not None:
-        results["forces"] = _array(prediction.forces)
-    if prediction.stress is not None:
-        results["stress"] = full_3x3_to_voigt_6_stress(_array(prediction.stress)[0])
-    return results
-
-
-def _array(values: torch.Tensor) -> np.ndarray:
-    return values.double().cpu().numpy() * KCAL_MOL_TO_EV
 
 
 def data_of(atoms: Atoms) -> Data:

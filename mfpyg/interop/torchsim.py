@@ -27,6 +27,8 @@ _SCALINGS: tuple[str, ...] = get_args(MemoryScaling)
 class MFPyGModel(ModelInterface):
     """torch-sim model for one fidelity of a trained potential; all systems of a state are predicted in one pass.
 
+    Without dipoles and charges, as states have no total charges.
+
     Args:
         models: a potential, run folder or checkpoint, or several, whose mean is taken.
         fidelity: level of theory; optional if there is only one.

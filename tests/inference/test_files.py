@@ -40,7 +40,7 @@ def labelled(frames: Frames) -> Frames:
 
 def test_one_fidelity_is_read_as_results_by_ase(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
     source, target = written(tmp_path / "in.xyz", labelled(mixed_frames)), tmp_path / "out.xyz"
-    assert predict_file(Ensemble(small_potential()), source, target, "cc", stress=True) == len(mixed_frames)
+    assert predict_file(Ensemble(small_potential()), source, target, "cc", properties="EFS") == len(mixed_frames)
     for found, atoms in zip(ase.io.read(target, ":"), ase.io.read(source, ":"), strict=True):
         periodic = bool(atoms.pbc.all())
         expected = alone(small_potential(), atoms, "cc", periodic)
@@ -93,13 +93,13 @@ def test_extended_xyz_is_that_of_ase_to_the_last_digit(
         atoms.positions = atoms.positions.round(8)  # more digits are written as they are
         atoms.arrays["mass"] = atoms.arrays["mass"].round(8)
     expected = []
-    found = list(predict_frames(Ensemble(small_potential()), mixed_frames, "cc", stress=True))
+    found = list(predict_frames(Ensemble(small_potential()), mixed_frames, "cc", properties="EFS"))
     for one, atoms in zip(found, mixed_frames, strict=True):
         values = one.of["cc"]
         results = {"energy": values.energy, "forces": values.forces, "stress": values.stress}
         atoms.calc = SinglePointCalculator(atoms, **{key: v for key, v in results.items() if v is not None})
         expected.append(atoms)
-    text = "".join(as_extxyz(found, output_of(["cc"], "eV", False, True, True)))
+    text = "".join(as_extxyz(found, output_of(["cc"], "eV", False, "EFS")))
     assert text == written(tmp_path / "by_ase.xyz", expected, format="extxyz").read_text()
 
 
@@ -110,7 +110,7 @@ def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_pat
     atoms.info["complex"] = 1j
     atoms.set_constraint(FixAtoms([0]))
     found = predict_frames(Ensemble(small_potential()), [atoms], "cc")
-    output = output_of(["cc"], "eV", False, True, False)
+    output = output_of(["cc"], "eV", False)
     (tmp_path / "out.xyz").write_text("".join(as_extxyz(found, output)))
     (read,) = ase.io.read(tmp_path / "out.xyz", ":")
     assert read.info == {"text": "two\nlines", "good": 1}
@@ -131,7 +131,7 @@ def test_json_has_every_number_and_its_unit(
 ) -> None:
     source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / name
     ensemble = Ensemble([small_potential(0), small_potential(1)])
-    predict_file(ensemble, source, target, ["dz", "cc"], stress=True, unit="Hartree")
+    predict_file(ensemble, source, target, ["dz", "cc"], properties="EFS", unit="Hartree")
     if name.endswith("l"):
         frames = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
         assert all(frame["energy_unit"] == "Hartree" for frame in frames)
@@ -141,7 +141,7 @@ def test_json_has_every_number_and_its_unit(
         assert whole["units"]["energy"] == whole["units"]["energy_std"] == "Hartree"
         assert (whole["units"]["forces"], whole["units"]["stress"]) == ("Hartree/Å", "Hartree/Å³")
         frames = whole["frames"]
-    expected = predict_frames(ensemble, frames_of(source), ["dz", "cc"], stress=True, unit="Hartree")
+    expected = predict_frames(ensemble, frames_of(source), ["dz", "cc"], properties="EFS", unit="Hartree")
     for number, (frame, one) in enumerate(zip(frames, expected, strict=True)):
         assert frame["frame"] == number
         assert frame["formula"] == mixed_frames[number].get_chemical_formula()
@@ -149,21 +149,21 @@ def test_json_has_every_number_and_its_unit(
             assert frame[fidelity].items() >= numbers(one, fidelity).items()
 
 
-@pytest.mark.parametrize("forces", [None, True])
-def test_csv_is_a_row_a_frame(small_potential: Make, mixed_frames: Frames, tmp_path: Path, forces: bool | None) -> None:
+@pytest.mark.parametrize("properties", ["ES", "EFS"])
+def test_csv_is_a_row_a_frame(small_potential: Make, mixed_frames: Frames, tmp_path: Path, properties: str) -> None:
     source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / "out.csv"
     ensemble = Ensemble([small_potential(0), small_potential(1)])
-    predict_file(ensemble, source, target, "cc", stress=True, forces=forces)
+    predict_file(ensemble, source, target, "cc", properties=properties)
     with target.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert ("cc_forces [eV/Å]" in rows[0]) == bool(forces)
-    for row, one in zip(rows, predict_frames(ensemble, frames_of(source), "cc", stress=True), strict=True):
+    assert ("cc_forces [eV/Å]" in rows[0]) == ("F" in properties)
+    for row, one in zip(rows, predict_frames(ensemble, frames_of(source), "cc", properties=properties), strict=True):
         values = one.of["cc"]
         assert int(row["frame"]) == one.frame.number
         assert int(row["n_atoms"]) == len(one.frame.z)
         assert float(row["cc_energy [eV]"]) == pytest.approx(values.energy, **TOLERANCE)
         assert float(row["cc_energy_std [eV]"]) == pytest.approx(values.energy_std, **TOLERANCE)
-        if forces:
+        if "F" in properties:
             found = np.array(row["cc_forces [eV/Å]"].split(), float).reshape(-1, 3)
             assert found == pytest.approx(values.forces, **TOLERANCE)
         stress = np.array(row["cc_stress [eV/Å³]"].split(), float)

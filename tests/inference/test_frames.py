@@ -44,7 +44,9 @@ def test_each_frame_is_predicted_as_if_alone(small_potential: Make, mixed_frames
 
 def test_stresses_are_of_frames_that_have_a_volume(small_potential: Make, mixed_frames: Frames) -> None:
     potential = small_potential(0, "cc")
-    for one, atoms in zip(predict_frames(Ensemble(potential), mixed_frames, stress=True), mixed_frames, strict=True):
+    for one, atoms in zip(
+        predict_frames(Ensemble(potential), mixed_frames, properties="EFS"), mixed_frames, strict=True
+    ):
         values, periodic = one.of["cc"], bool(atoms.pbc.all())
         expected = alone(potential, atoms, "cc", periodic)
         assert values.forces == pytest.approx(expected.forces, **TOLERANCE)
@@ -109,7 +111,7 @@ def test_energies_and_forces_are_in_the_unit(small_potential: Make, unit: str, f
 
 def test_energies_alone_take_no_backward_pass(small_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.autograd, "grad")
-    (one,) = predict_frames(Ensemble(small_potential()), [ase.Atoms("O")], "cc", forces=False)
+    (one,) = predict_frames(Ensemble(small_potential()), [ase.Atoms("O")], "cc", properties="E")
     assert one.of["cc"].forces is None
 
 
