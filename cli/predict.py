@@ -58,7 +58,7 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--properties",
         metavar="LETTERS",
-        help=f"letters of properties, as EFDQ: {_LETTERS}; null: EF, in CSV only E",
+        help=f"letters of properties, as EFDQ: {_LETTERS}; E is always among them; null: EF, in CSV E",
     )
     parser.add_argument("--forces", action="store_true", help="the same as --properties EF")
     parser.add_argument("--no-forces", action="store_true", help="the same as --properties E")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ase
+import ase.build
 import ase.io
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """``make_checkpoint(seed, *fidelities)``: path of an untrained potential of these."""
+    """``make_checkpoint(seed, *fidelities)``: path of an untrained potential of these, ``dz`` with a charge head."""
     folder = tmp_path_factory.mktemp("models")
 
     def make(seed: int = 0, *fidelities: str) -> str:
@@ -48,9 +49,11 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., s
         if not path.exists():
             torch.manual_seed(seed)
             settings = from_dict({"fidelities": [f"{name}:E" for name in names], "model": SMALL})
-            potential = build_potential(settings, [1, 6, 7, 8], names)
+            potential = build_potential(settings, [1, 6, 7, 8], names, [name for name in names if name == "dz"])
             for head in potential.heads:
                 head.reference.copy_(-1000 * torch.rand(4))
+            for parameter in potential.charge_heads.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
             data = {"name": "minichno", "fingerprint": "0", "methods": {}}
             weights = {f"potential.{key}": value for key, value in potential.state_dict().items()}
             torch.save({"mfpyg": describe(potential, settings, data, {}), "state_dict": weights}, path)
@@ -98,6 +101,32 @@ def test_several_models_and_all_fidelities_in_a_table(
         each = [mfpyg.load(model)(data_of(molecules[7]), name, forces=False).energy.item() for model in models]
         assert float(rows[7][f"{name}_energy [kcal/mol]"]) == pytest.approx(np.mean(each), abs=1e-3)
         assert float(rows[7][f"{name}_energy_std [kcal/mol]"]) == pytest.approx(np.std(each, ddof=1), abs=1e-3)
+
+
+def test_a_molecule_an_ion_and_a_crystal_with_all_properties(
+    make_checkpoint: Callable[..., str], molecules: list[ase.Atoms]
+) -> None:
+    model = make_checkpoint()
+    ion, crystal = molecules[1], ase.build.bulk("C", "diamond", a=3.6)
+    ion.info["charge"] = 1
+    ase.io.write("mixed.xyz", [molecules[0], ion, crystal])
+    predict.main([model, "mixed.xyz", "-o", "out.xyz", "--fidelity", "dz", "--properties", "EFSHDQ"])
+    potential, found = mfpyg.load(model), ase.io.read("out.xyz", ":")
+    for atoms, given, charge in zip(found, [molecules[0], ion, crystal], [0, 1, 0], strict=True):
+        data = data_of(given)
+        data.charge = torch.tensor([charge])
+        expected = potential(data, "dz", properties="EQ")
+        assert atoms.get_charges() == pytest.approx(expected.charges.numpy(), abs=1e-5)
+        assert atoms.get_charges().sum() == pytest.approx(charge, abs=1e-5)
+        assert atoms.info["hessian"].shape == (3 * len(atoms), 3 * len(atoms))
+    assert ["dipole" in atoms.calc.results for atoms in found] == [True, True, False]
+    assert ["stress" in atoms.calc.results for atoms in found] == [False, False, True]
+    predict.main([model, "mixed.xyz", "-o", "out.csv", "--fidelity", "dz", "--properties", "D"])
+    with open("out.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    dipoles = [np.array(row["dz_dipole [e·Å]"].split(), float) for row in rows]
+    assert [len(dipole) for dipole in dipoles] == [3, 3, 0]
+    assert dipoles[1] == pytest.approx(found[1].get_dipole_moment(), abs=1e-5)
 
 
 def test_the_only_fidelity_needs_no_name(make_checkpoint: Callable[..., str], molecules: list[ase.Atoms]) -> None:
@@ -148,6 +177,13 @@ def test_what_is_not_kept_is_a_note(
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "--accelerator", "gpu"], "unknown accelerator"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "--format", "extxy"], "did you mean 'extxyz'?"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--forces", "--no-forces"], "exclude each other"),
+        (["MODEL", "in.xyz", "-o", "out.xyz", "--properties", "EFX"], "malformed --properties 'EFX': expected letters"),
+        (["MODEL", "in.xyz", "-o", "out.xyz", "--properties", "E", "--stress"], "--properties excludes --forces"),
+        (["MODEL", "in.xyz", "-o", "out.csv", "--fidelity", "cc", "--properties", "EH"], "Hessians do not fit in CSV"),
+        (
+            ["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "--properties", "EDQ"],
+            "fidelity 'cc' has no charge head, which dipoles and charges need; fidelities with one: dz",
+        ),
         (["MODEL", "none.xyz", "-o", "out.xyz", "--fidelity", "cc"], "none.xyz: no such file"),
         (["none", "in.xyz", "-o", "out.xyz", "--fidelity", "cc"], "none: no such run folder or checkpoint"),
         (["in.xyz", "in.xyz", "-o", "out.xyz", "--fidelity", "cc"], "in.xyz: damaged, or not a checkpoint"),

@@ -15,13 +15,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms
 
 from mfpyg.datasets.frames import frames_of
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.inference.ensemble import Ensemble
 from mfpyg.inference.files import as_extxyz, output_of, predict_file
 from mfpyg.inference.frames import FramePrediction, predict_frames
 from mfpyg.units import EV_TO_KCAL_MOL
 
-from .conftest import TOLERANCE, Frames, Make, alone, written
+from .conftest import TOLERANCE, Frames, Make, all_alone, alone, written
 
 
 def labelled(frames: Frames) -> Frames:
@@ -58,18 +58,61 @@ def test_one_fidelity_is_read_as_results_by_ase(small_potential: Make, mixed_fra
             assert (found.arrays[name] == atoms.arrays[name]).all()
 
 
+def test_all_properties_are_read_by_ase(
+    small_potential: Make, ions: tuple[Frames, list[float]], tmp_path: Path
+) -> None:
+    potential, (frames, charges) = small_potential(charges=["cc"]), ions
+    source, target = written(tmp_path / "in.xyz", frames), tmp_path / "out.xyz"
+    predict_file(Ensemble(potential), source, target, "cc", properties="EFSHDQ")
+    for found, atoms, charge in zip(ase.io.read(target, ":"), ase.io.read(source, ":"), charges, strict=True):
+        expected = all_alone(potential, atoms, "cc", charge)
+        assert found.get_charges() == pytest.approx(expected.charges, abs=5.1e-9)  # 8 decimals, as ASE's
+        assert found.get_charges().sum() == pytest.approx(charge, abs=5.1e-9 * len(atoms))
+        assert ("dipole" in found.calc.results) == (not atoms.pbc.any())
+        if not atoms.pbc.any():
+            assert found.get_dipole_moment() == pytest.approx(expected.dipole, abs=1e-11)
+        assert ("stress" in found.calc.results) == atoms.pbc.all()
+        assert found.info.pop("hessian") == pytest.approx(expected.hessian, abs=1e-10)
+        assert found.info == atoms.info
+        assert (found.get_initial_charges() == atoms.get_initial_charges()).all()
+
+
+def test_charges_of_another_method_are_replaced_by_those_predicted(small_potential: Make, tmp_path: Path) -> None:
+    atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)])
+    atoms.calc = SinglePointCalculator(atoms, dipole=np.ones(3), charges=np.array([1.0, -1.0]))
+    source, target = written(tmp_path / "in.xyz", [atoms]), tmp_path / "out.xyz"
+    ensemble = Ensemble(small_potential(charges=["cc"]))
+    predict_file(ensemble, source, target, "cc")
+    kept = ase.io.read(target)
+    assert kept.get_dipole_moment().tolist() == [1, 1, 1]
+    assert kept.get_charges().tolist() == [1, -1]
+    with pytest.warns(MFPyGWarning, match="'charges' .replaced by the prediction, frame 0., 'dipole' .replaced"):
+        predict_file(ensemble, source, target, "cc", properties="EQ")
+    replaced = ase.io.read(target)
+    assert abs(replaced.get_charges() - [1, -1]).min() > 0.1
+    assert set(replaced.calc.results) == {"energy", "charges"}
+
+
 def test_several_fidelities_have_names(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
     source, target = written(tmp_path / "in.xyz", labelled(mixed_frames)), tmp_path / "out.xyz"
-    ensemble = Ensemble([small_potential(0), small_potential(1)])
-    predict_file(ensemble, source, target, ensemble.fidelities)
+    ensemble = Ensemble([small_potential(seed, charges=["dz", "cc"]) for seed in (0, 1)])
+    predict_file(ensemble, source, target, ensemble.fidelities, properties="EFHDQ")
     for found, one in zip(
-        ase.io.read(target, ":"), predict_frames(ensemble, frames_of(source), ensemble.fidelities), strict=True
+        ase.io.read(target, ":"),
+        predict_frames(ensemble, frames_of(source), ensemble.fidelities, properties="EFHDQ"),
+        strict=True,
     ):
         for name, values in one.of.items():
             assert found.info[f"{name}_energy"] == values.energy
             assert found.info[f"{name}_energy_std"] == values.energy_std
             assert found.arrays[f"{name}_forces"] == pytest.approx(values.forces, abs=5.1e-9)
             assert found.arrays[f"{name}_forces_std"] == pytest.approx(values.forces_std, abs=5.1e-9)
+            for suffix in ("", "_std"):
+                charges = found.arrays[f"{name}_charges{suffix}"]
+                assert charges == pytest.approx(getattr(values, f"charges{suffix}"), abs=5.1e-9)
+                assert (found.info[f"{name}_hessian{suffix}"] == getattr(values, f"hessian{suffix}")).all()
+                dipole = found.info.get(f"{name}_dipole{suffix}")
+                assert np.array_equal(dipole, getattr(values, f"dipole{suffix}"))
         assert found.get_potential_energy() == -1.0  # what the frame came with
 
 
@@ -93,13 +136,13 @@ def test_extended_xyz_is_that_of_ase_to_the_last_digit(
         atoms.positions = atoms.positions.round(8)  # more digits are written as they are
         atoms.arrays["mass"] = atoms.arrays["mass"].round(8)
     expected = []
-    found = list(predict_frames(Ensemble(small_potential()), mixed_frames, "cc", properties="EFS"))
+    ensemble = Ensemble(small_potential(charges=["cc"]))
+    found = list(predict_frames(ensemble, mixed_frames, "cc", properties="EFSDQ"))
     for one, atoms in zip(found, mixed_frames, strict=True):
-        values = one.of["cc"]
-        results = {"energy": values.energy, "forces": values.forces, "stress": values.stress}
+        results = one.of["cc"]._asdict()
         atoms.calc = SinglePointCalculator(atoms, **{key: v for key, v in results.items() if v is not None})
         expected.append(atoms)
-    text = "".join(as_extxyz(found, output_of(["cc"], "eV", False, "EFS")))
+    text = "".join(as_extxyz(found, output_of(["cc"], "eV", False, "EFSDQ")))
     assert text == written(tmp_path / "by_ase.xyz", expected, format="extxyz").read_text()
 
 
@@ -120,8 +163,7 @@ def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_pat
 
 
 def numbers(one: FramePrediction, name: str) -> dict[str, object]:
-    values = one.of[name]
-    found = {key: getattr(values, key) for key in ("energy", "energy_std", "forces", "forces_std", "stress")}
+    found = one.of[name]._asdict()
     return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.items()}
 
 
@@ -130,8 +172,8 @@ def test_json_has_every_number_and_its_unit(
     small_potential: Make, mixed_frames: Frames, tmp_path: Path, name: str
 ) -> None:
     source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / name
-    ensemble = Ensemble([small_potential(0), small_potential(1)])
-    predict_file(ensemble, source, target, ["dz", "cc"], properties="EFS", unit="Hartree")
+    ensemble = Ensemble([small_potential(seed, charges=["dz", "cc"]) for seed in (0, 1)])
+    predict_file(ensemble, source, target, ["dz", "cc"], properties="EFSHDQ", unit="Hartree")
     if name.endswith("l"):
         frames = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
         assert all(frame["energy_unit"] == "Hartree" for frame in frames)
@@ -140,19 +182,21 @@ def test_json_has_every_number_and_its_unit(
         assert whole["fidelities"] == ["dz", "cc"]
         assert whole["units"]["energy"] == whole["units"]["energy_std"] == "Hartree"
         assert (whole["units"]["forces"], whole["units"]["stress"]) == ("Hartree/Å", "Hartree/Å³")
+        assert (whole["units"]["hessian"], whole["units"]["dipole"]) == ("Hartree/Å²", "e·Å")
+        assert whole["units"]["charges"] == whole["units"]["charges_std"] == "e"
         frames = whole["frames"]
-    expected = predict_frames(ensemble, frames_of(source), ["dz", "cc"], properties="EFS", unit="Hartree")
+    expected = predict_frames(ensemble, frames_of(source), ["dz", "cc"], properties="EFSHDQ", unit="Hartree")
     for number, (frame, one) in enumerate(zip(frames, expected, strict=True)):
         assert frame["frame"] == number
         assert frame["formula"] == mixed_frames[number].get_chemical_formula()
         for fidelity in ("dz", "cc"):
-            assert frame[fidelity].items() >= numbers(one, fidelity).items()
+            assert frame[fidelity] == numbers(one, fidelity)
 
 
-@pytest.mark.parametrize("properties", ["ES", "EFS"])
+@pytest.mark.parametrize("properties", ["ES", "EFSDQ"])
 def test_csv_is_a_row_a_frame(small_potential: Make, mixed_frames: Frames, tmp_path: Path, properties: str) -> None:
     source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / "out.csv"
-    ensemble = Ensemble([small_potential(0), small_potential(1)])
+    ensemble = Ensemble([small_potential(seed, charges=["cc"]) for seed in (0, 1)])
     predict_file(ensemble, source, target, "cc", properties=properties)
     with target.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -166,6 +210,10 @@ def test_csv_is_a_row_a_frame(small_potential: Make, mixed_frames: Frames, tmp_p
         if "F" in properties:
             found = np.array(row["cc_forces [eV/Å]"].split(), float).reshape(-1, 3)
             assert found == pytest.approx(values.forces, **TOLERANCE)
+            charges = np.array(row["cc_charges [e]"].split(), float)
+            assert charges == pytest.approx(values.charges, **TOLERANCE)
+            dipole = np.array(row["cc_dipole_std [e·Å]"].split(), float)
+            assert dipole == pytest.approx([] if values.dipole is None else values.dipole_std, **TOLERANCE)
         stress = np.array(row["cc_stress [eV/Å³]"].split(), float)
         assert stress == pytest.approx(
             [] if values.stress is None else values.stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
@@ -215,3 +263,9 @@ def test_the_input_is_never_the_output(small_potential: Make, mixed_frames: Fram
         predict_file(Ensemble(small_potential()), source, tmp_path / "out.txt", "cc")
     with pytest.raises(MFPyGError, match="did you mean 'jsonl'"):
         predict_file(Ensemble(small_potential()), source, tmp_path / "out.txt", "cc", output_format="json_l")
+
+
+def test_hessians_are_not_written_to_csv(small_potential: Make, mixed_frames: Frames, tmp_path: Path) -> None:
+    source = written(tmp_path / "in.xyz", mixed_frames)
+    with pytest.raises(MFPyGError, match=r"^Hessians do not fit in CSV; leave them out, or write .xyz, .json or"):
+        predict_file(Ensemble(small_potential()), source, tmp_path / "out.csv", "cc", properties="EH")

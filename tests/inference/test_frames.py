@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from pathlib import Path
+from typing import Any
 
 import ase
 import ase.db
@@ -12,17 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from mfpyg.datasets.frames import frames_of
+from mfpyg.datasets.frames import frames_of, total_charge
 from mfpyg.errors import MFPyGError
 from mfpyg.inference import frames as predict
 from mfpyg.inference.ensemble import Ensemble
 from mfpyg.inference.files import predict_file
-from mfpyg.inference.frames import predict_frames
+from mfpyg.inference.frames import Values, predict_frames
 from mfpyg.interop.ase import data_of
 from mfpyg.models import DeltaPotential
-from mfpyg.units import HARTREE_TO_KCAL_MOL
+from mfpyg.properties import PROPERTIES
+from mfpyg.units import EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL
 
-from .conftest import TOLERANCE, Frames, Make, alone, written
+from .conftest import TOLERANCE, Frames, Make, all_alone, alone, written
 
 # One by one
 
@@ -55,6 +57,25 @@ def test_stresses_are_of_frames_that_have_a_volume(small_potential: Make, mixed_
             assert values.stress == pytest.approx(expected.stress, **TOLERANCE)
 
 
+def test_all_properties_are_those_of_the_potential(small_potential: Make, ions: tuple[Frames, list[float]]) -> None:
+    potential, (frames, charges) = small_potential(charges=["dz", "cc"]), ions
+    predicted = predict_frames(Ensemble(potential), frames, ["cc", "dz"], properties="QDHSFE", batch_size=4)
+    for one, atoms, charge in zip(predicted, frames, charges, strict=True):
+        for fidelity, values in one.of.items():
+            expected = all_alone(potential, atoms, fidelity, charge)
+            for name in Values._fields:
+                found, value = getattr(values, name), getattr(expected, name)
+                assert (found is None) == (value is None), name
+                assert value is None or found == pytest.approx(value, rel=1e-11, abs=1e-10), name
+            assert values.charges.sum() == pytest.approx(charge, abs=1e-12)
+            assert (values.dipole is not None) == (not atoms.pbc.any())
+
+
+def test_values_are_those_of_the_table() -> None:
+    names = [p.name for p in PROPERTIES.values()]
+    assert Values._fields == (*names, *(f"{name}_std" for name in names))
+
+
 def test_members_of_an_ensemble_give_mean_and_spread(small_potential: Make, mixed_frames: Frames) -> None:
     members = [small_potential(seed) for seed in range(3)]
     members[2].backbone.cutoff = 3.0  # its edges are not those of the others
@@ -65,6 +86,20 @@ def test_members_of_an_ensemble_give_mean_and_spread(small_potential: Make, mixe
         assert values.energy_std == pytest.approx(np.std([e.energy for e in each], ddof=1), **TOLERANCE)
         assert values.forces == pytest.approx(np.mean([e.forces for e in each], axis=0), **TOLERANCE)
         assert values.forces_std == pytest.approx(np.std([e.forces for e in each], axis=0, ddof=1), **TOLERANCE)
+
+
+def test_every_property_has_a_spread(small_potential: Make, ions: tuple[Frames, list[float]]) -> None:
+    members, (frames, charges) = [small_potential(seed, charges=["dz"]) for seed in range(2)], ions
+    predicted = predict_frames(Ensemble(members), frames, "dz", properties="EFSHDQ")
+    for one, atoms, charge in zip(predicted, frames, charges, strict=True):
+        each, values = [all_alone(member, atoms, "dz", charge) for member in members], one.of["dz"]
+        for name in (p.name for p in PROPERTIES.values()):
+            both = [getattr(e, name) for e in each]
+            if both[0] is not None:
+                assert getattr(values, name) == pytest.approx(np.mean(both, axis=0), rel=1e-11, abs=1e-10)
+                assert getattr(values, f"{name}_std") == pytest.approx(np.std(both, axis=0, ddof=1), abs=1e-9)
+            else:
+                assert getattr(values, name) is getattr(values, f"{name}_std") is None
 
 
 def test_a_sum_of_two_networks_is_predicted_too(small_potential: Make, mixed_frames: Frames) -> None:
@@ -107,6 +142,18 @@ def test_energies_and_forces_are_in_the_unit(small_potential: Make, unit: str, f
     expected = potential(data_of(atoms))
     assert one.of["cc"].energy * factor == pytest.approx(float(expected.energy))
     assert one.of["cc"].forces * factor == pytest.approx(expected.forces.numpy())
+
+
+def test_dipoles_and_charges_do_not_depend_on_the_unit_of_energies(small_potential: Make) -> None:
+    potential, atoms = small_potential(0, "cc", charges=["cc"]), ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)])
+    ours, theirs = (
+        next(predict_frames(Ensemble(potential), [atoms], properties="HDQ", unit=unit)).of["cc"]
+        for unit in ("eV", "kcal/mol")
+    )
+    assert (ours.charges == theirs.charges).all()
+    assert (ours.dipole == theirs.dipole).all()
+    assert ours.dipole[2] == pytest.approx(1.1 * ours.charges[1], rel=1e-12)
+    assert ours.hessian * EV_TO_KCAL_MOL == pytest.approx(theirs.hessian, rel=1e-12)
 
 
 def test_energies_alone_take_no_backward_pass(small_potential: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,6 +218,25 @@ def broken(kind: str) -> ase.Atoms:
     return atoms
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"charge": "1+"}, r"atoms: charge has type .*, expected total charges in e"),
+        ({"charge": np.nan}, "charge of graph 0 is nan, expected a number in e"),
+        ({"charge": [1, 0, 0]}, r"atoms: charge has shape \(1, 3\), expected"),
+        ({"initial_charges": [1.0, np.inf]}, "atoms: initial charges add up to inf e, expected a whole number"),
+    ],
+)
+def test_a_charge_that_is_no_number_is_refused(
+    small_potential: Make, mixed_frames: Frames, given: dict[str, Any], message: str
+) -> None:
+    ensemble = Ensemble(small_potential(charges=["cc"]))
+    atoms = ase.Atoms("CO", [(0, 0, 0), (0, 0, 1.1)], charges=given.pop("initial_charges", None), info=given)
+    with pytest.raises(MFPyGError, match=f"^frame 6: {message}"):
+        list(predict_frames(ensemble, [*mixed_frames, atoms], "cc", properties="Q"))
+    assert len(list(predict_frames(ensemble, [atoms], "cc"))) == 1  # energies do not depend on it
+
+
 @pytest.mark.parametrize("batch_size", [1, 100])
 @pytest.mark.parametrize(
     ("kind", "message"),
@@ -209,6 +275,12 @@ def test_wrong_names_and_numbers_are_refused_at_once(small_potential: Make) -> N
         predict_frames(ensemble, [])
     with pytest.raises(MFPyGError, match="batch size is 0"):
         predict_frames(ensemble, [], "cc", batch_size=0)
+    with pytest.raises(MFPyGError, match="malformed properties 'EX'"):
+        predict_frames(ensemble, [], "cc", properties="EX")
+    some = Ensemble([small_potential(charges=["dz", "cc"]), small_potential(charges=["dz"])])
+    assert some.charges == ("dz",)
+    with pytest.raises(MFPyGError, match="'cc' has no charge head, which dipoles need; fidelities with one: dz"):
+        predict_frames(some, [], ["dz", "cc"], properties="ED")
     with pytest.raises(MFPyGError, match="unknown energy unit 'ev/mol'"):
         predict_frames(ensemble, [], "cc", unit="ev/mol")
 
@@ -225,6 +297,16 @@ def test_files_of_many_kinds_give_the_same(
     for one, atoms in zip(found, mixed_frames, strict=True):
         assert one.of["cc"].forces == pytest.approx(alone(small_potential(), atoms, "cc").forces, abs=1e-6)
         assert (one.frame.pbc == atoms.pbc).all()
+
+
+@pytest.mark.parametrize("name", ["in.xyz", "in.xyz.gz", "in.traj", "in.db"])
+def test_total_charges_of_files_of_many_kinds(ions: tuple[Frames, list[float]], tmp_path: Path, name: str) -> None:
+    if name.endswith("db"):  # ase.io.write leaves info out
+        for atoms in ions[0]:
+            ase.db.connect(tmp_path / name).write(atoms, data=atoms.info)
+    else:
+        written(tmp_path / name, ions[0])
+    assert [total_charge(frame, "in") for frame in frames_of(tmp_path / name)] == ions[1]
 
 
 @pytest.mark.parametrize(("name", "format"), [("POSCAR", None), ("in.cif", None), ("without", "vasp")])

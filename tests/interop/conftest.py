@@ -16,12 +16,20 @@ from mfpyg.models import HIPNN, MultiFidelityPotential
 
 @pytest.fixture(scope="session")
 def random_potential() -> Callable[..., MultiFidelityPotential]:
-    """``random_potential(seed, fidelities, **options)``: small, float64, energies of some kcal/mol an atom."""
+    """``random_potential(seed, fidelities, **options)``: small, float64, energies of some kcal/mol an atom.
 
-    def make(seed: int = 0, fidelities: Sequence[str] = ("cc",), **options: Any) -> MultiFidelityPotential:
+    With ``charges`` of some tenths of e for these fidelities.
+    """
+
+    def make(
+        seed: int = 0, fidelities: Sequence[str] = ("cc",), charges: Sequence[str] = (), **options: Any
+    ) -> MultiFidelityPotential:
         torch.manual_seed(seed)
         sizes = {"n_features": 8, "n_sensitivities": 6, "n_interactions": 2, "n_atom_layers": 1, "cutoff": 4.0}
-        potential = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **{**sizes, **options}), fidelities).double().eval()
+        backbone = HIPNN([1, 6, 7, 8], **{**sizes, **options})
+        potential = MultiFidelityPotential(backbone, fidelities, charges=charges).double().eval()
+        for parameter in potential.charge_heads.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
         for head in potential.heads:
             head.reference.copy_(-1000 + 100 * torch.randn(4))
             for level in head.levels:

@@ -193,15 +193,17 @@ def test_the_potential_given_stays_as_it_is(random_potential: Potentials) -> Non
 
 def test_results_go_into_files(random_potential: Potentials, tmp_path: Path) -> None:
     atoms = molecule("CH3OH")
-    atoms.calc = MFPyGCalculator([random_potential(0), random_potential(1)])
-    forces = atoms.get_forces()
+    atoms.calc = MFPyGCalculator([random_potential(seed, charges=["cc"]) for seed in (0, 1)])
+    forces, charges, dipole = atoms.get_forces(), atoms.get_charges(), atoms.get_dipole_moment()
     write(tmp_path / "out.xyz", atoms)
     with Trajectory(tmp_path / "out.traj", "w", atoms) as trajectory:
         trajectory.write()
     for name in ("out.xyz", "out.traj"):
         back = read(tmp_path / name)
         np.testing.assert_allclose(back.get_forces(), forces, atol=1e-7)
-    assert set(atoms.calc.export_properties()) >= {"energy", "forces", "energies"}
+        np.testing.assert_allclose(back.get_charges(), charges, atol=1e-7)
+        np.testing.assert_allclose(back.get_dipole_moment(), dipole, atol=1e-7)
+    assert set(atoms.calc.export_properties()) >= {"energy", "forces", "energies", "dipole", "charges"}
 
 
 def test_precision(random_potential: Potentials) -> None:
@@ -273,6 +275,76 @@ def test_frequencies_are_those_of_vibrations(
     assert found.min() > 100
 
 
+# Dipoles and charges
+
+
+@pytest.mark.parametrize(("given", "charge"), [({}, 0), ({"charge": -1}, -1), ({"charge": 0.0}, 0), (None, 2)])
+def test_charges_add_up_to_the_charge_of_the_atoms(
+    random_potential: Potentials, given: dict[str, float] | None, charge: float
+) -> None:
+    potential, atoms = random_potential(fidelities=["dz", "cc"], charges=["cc"]), molecule("CH3CHO")
+    if given != {}:
+        atoms.set_initial_charges([2, *[0] * 6])
+    atoms.info.update(given or {})
+    atoms.calc = MFPyGCalculator(potential, "cc")
+    data = data_of(atoms)
+    data.charge = torch.tensor([charge])
+    expected = potential(data, "cc", properties="DQ")
+    np.testing.assert_allclose(atoms.get_charges(), expected.charges, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(atoms.get_dipole_moment(), expected.dipole[0], rtol=0, atol=1e-12)
+    assert atoms.get_charges().sum() == pytest.approx(charge, abs=1e-12)
+    moment = atoms.get_charges() @ (atoms.positions - atoms.get_center_of_mass())
+    np.testing.assert_allclose(atoms.get_dipole_moment(), moment, rtol=0, atol=1e-12)
+
+
+def test_charges_are_computed_again_when_the_total_charge_changes(random_potential: Potentials) -> None:
+    atoms = molecule("CH3OH")
+    calculator = atoms.calc = MFPyGCalculator(random_potential(charges=["cc"]))
+    energy, neutral = atoms.get_potential_energy(), atoms.get_charges()
+    atoms.info["charge"] = 1
+    assert calculator.check_state(atoms) == ["initial_charges"]
+    np.testing.assert_allclose(atoms.get_charges(), neutral + 1 / 6, atol=1e-12)
+    assert atoms.get_potential_energy() == energy
+    assert not calculator.calculation_required(atoms, ["energy", "charges"])
+    atoms.positions[0, 0] += 0.01
+    atoms.get_potential_energy()  # together with what was asked for before
+    assert "charges" in calculator.results
+    assert "dipole" not in calculator.results
+    atoms.info["charge"] = "1+"
+    with pytest.raises(MFPyGError, match=r"^atoms: charge has type .*, expected total charges in e$"):
+        atoms.get_charges()
+
+
+def test_only_fidelities_with_a_charge_head_have_charges(random_potential: Potentials) -> None:
+    atoms = molecule("CH3OH")
+    calculator = MFPyGCalculator(random_potential(fidelities=["dz", "cc"], charges=["cc"]), "cc", atoms=atoms)
+    assert {"dipole", "charges"} < {*calculator.implemented_properties}
+    atoms.get_charges(), atoms.get_dipole_moment()
+    calculator.set(fidelity="dz")
+    assert {"dipole", "charges"}.isdisjoint(calculator.implemented_properties)
+    assert np.isfinite(atoms.get_forces()).all()  # without the charges that were asked for before
+    for ask in (atoms.get_charges, atoms.get_dipole_moment):
+        with pytest.raises(PropertyNotImplementedError):
+            ask()
+    mixed = MFPyGCalculator([random_potential(charges=["cc"]), random_potential()])
+    assert "charges" not in mixed.implemented_properties
+
+
+def test_dipole_of_what_is_periodic(random_potential: Potentials) -> None:
+    atoms = molecule("CH3OH", vacuum=2.0)
+    atoms.calc = MFPyGCalculator(random_potential(charges=["cc"]))
+    atoms.get_dipole_moment()
+    atoms.pbc = [False, True, False]
+    assert atoms.get_charges().sum() == pytest.approx(0, abs=1e-12)
+    assert "dipole" not in atoms.calc.results
+    for _ in range(2):
+        with pytest.raises(
+            PropertyNotImplementedError,
+            match=r"^dipole is not defined: pbc is \[False, True, False\], expected False.*$",
+        ):
+            atoms.get_dipole_moment()
+
+
 # Ensembles
 
 
@@ -288,6 +360,12 @@ def test_ensemble(random_potential: Potentials) -> None:
         assert np.abs(atoms.calc.results[f"{name}_std"] - spread).max() == 0
     with pytest.raises(PropertyNotImplementedError):
         each[0].get_property("forces_std", atoms)
+    ion, several = molecule("CH3OH"), MFPyGCalculator([random_potential(seed, charges=["cc"]) for seed in range(3)])
+    ion.info["charge"] = 1
+    for name in ("dipole", "charges"):
+        values = np.array([MFPyGCalculator(one).get_property(name, ion) for one in several.ensemble.members])
+        np.testing.assert_allclose(several.get_property(name, ion), values.mean(axis=0), atol=1e-12)
+        np.testing.assert_allclose(several.get_property(f"{name}_std", ion), values.std(axis=0, ddof=1), atol=1e-12)
     fresh = MFPyGCalculator(members)
     assert fresh.get_property("forces_std", atoms).shape == (len(atoms), 3)
 
