@@ -18,7 +18,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.models import Potential
 from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
-from mfpyg.properties import HESSIAN
+from mfpyg.properties import HESSIAN, in_order
 from mfpyg.torch_defaults import with_default_torch_settings
 
 Model = str | os.PathLike[str] | Potential
@@ -35,7 +35,6 @@ class Ensemble:
     Attributes:
         members: the potentials, in evaluation mode.
         fidelities: fidelities that all members have, in the order of the first.
-        charges: those that all members predict charges and dipole moments for.
 
     Raises:
         MFPyGError: for no model, a file that cannot be read, or members without a common fidelity.
@@ -54,7 +53,6 @@ class Ensemble:
             known = "; ".join(", ".join(member.fidelities) for member in self.members)
             raise MFPyGError(f"the models have no fidelity in common ({known}); expected members of one ensemble")
         self.fidelities = tuple(common)
-        self.charges = tuple(name for name in common if all(name in m.charges for m in self.members))
         for member in self.members:  # warn once, not once per member
             member._warned = self.members[0]._warned
 
@@ -62,6 +60,10 @@ class Ensemble:
     def device(self) -> torch.device:
         """Device of the first member."""
         return next(self.members[0].parameters()).device
+
+    def letters(self, fidelity: str) -> str:
+        """Letters of the properties that all members predict for a fidelity."""
+        return in_order(set.intersection(*(set(member.letters(fidelity)) for member in self.members)))
 
     def fidelity(self, name: str | None) -> str:
         """Check the name of a fidelity; ``None`` stands for the only one.
@@ -79,7 +81,7 @@ class Ensemble:
         return name
 
     def check_wanted(self, wanted: Mapping[str, str]) -> None:
-        """Check that all members have the fidelities in ``{fidelity: letters}``, and charge heads where needed.
+        """Check that all members have the fidelities in ``{fidelity: letters}``, and heads for them.
 
         Raises:
             MFPyGError: as :meth:`mfpyg.models.Potential.check_wanted`.

@@ -20,7 +20,7 @@ from mfpyg.graph import find_topology
 from mfpyg.inference.ensemble import Ensemble, hessian_matrix
 from mfpyg.models.prediction import Prediction, predicted_properties
 from mfpyg.models.system import find_overlap
-from mfpyg.properties import FROM_CHARGES, PROPERTIES, Property, in_order, parse_letters
+from mfpyg.properties import PROPERTIES, Property, heads_of, in_order, parse_letters
 from mfpyg.torch_defaults import with_default_torch_settings
 
 BATCH_SIZE = 256
@@ -207,7 +207,7 @@ def _predict_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]
 
 def _predict_graphs(task: _Task, batch: Sequence[Frame], letters: str) -> list[FramePrediction]:
     data = batch_of(batch, task.ensemble)
-    if any(letter in FROM_CHARGES for letter in letters):
+    if heads_of(letters):
         data.charge = torch.tensor([total_charge(frame, "atoms") for frame in batch], dtype=torch.float64)
     mean, spread = task.ensemble.predict(data, dict.fromkeys(task.fidelities, letters))
     n_atoms = [len(frame.z) for frame in batch]

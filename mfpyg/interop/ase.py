@@ -26,12 +26,13 @@ from mfpyg.inference.ensemble import Ensemble, Model
 from mfpyg.interop.results import results_of
 from mfpyg.interop.verlet import VerletList
 from mfpyg.models import Potential
-from mfpyg.properties import BY_NAME, ENERGY, FORCES, FROM_CHARGES, HESSIAN, PROPERTIES, STRESS, in_order
+from mfpyg.properties import BY_NAME, ENERGY, FORCES, HEADS, HESSIAN, PROPERTIES, STRESS, heads_of, in_order
 from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 _CHANGEABLE = ("fidelity", "skin")
-_FROM_CHARGES = [PROPERTIES[letter].name for letter in FROM_CHARGES]
+_OF_HEADS = [p.name for p in PROPERTIES.values() if p.head in HEADS]
+"""Properties that depend on the total charge, and that only some fidelities have."""
 _DEFINED = {"crystals": "True in all three directions, with a cell", "molecules": "False in all three directions"}
 
 
@@ -119,8 +120,8 @@ class MFPyGCalculator(Calculator):
 
     def _implemented(self) -> list[str]:
         names = list(type(self).implemented_properties)
-        if self.parameters["fidelity"] in self.ensemble.charges:
-            names += _FROM_CHARGES
+        having = self.ensemble.letters(self.parameters["fidelity"])
+        names += [name for name in _OF_HEADS if BY_NAME[name].letter in having]
         several = len(self.ensemble.members) > 1
         return names + [f"{name}_std" for name in names if several and name != "free_energy"]
 
@@ -160,7 +161,7 @@ class MFPyGCalculator(Calculator):
             "pbc": (old.pbc, new.pbc),
         }
         changes = [name for name, (a, b) in pairs.items() if _differ(a, b, tol)]
-        if not self.results.keys().isdisjoint(_FROM_CHARGES) and _charge_of(old) != _charge_of(new):
+        if not self.results.keys().isdisjoint(_OF_HEADS) and _charge_of(old) != _charge_of(new):
             changes.append("initial_charges")
         return changes
 
@@ -210,7 +211,7 @@ class MFPyGCalculator(Calculator):
         data, fidelity = data_of(self.atoms), self.parameters["fidelity"]
         if self.parameters["device"] != "cpu":
             data = data.to(self.parameters["device"])
-        if any(letter in FROM_CHARGES for letter in letters):
+        if heads_of(letters):
             data.charge = torch.tensor([_charge_of(self.atoms)], dtype=torch.float64)
         self.neighbours.add_edges(data)
         mean, spread = self.ensemble.predict(data, {fidelity: letters})

@@ -49,10 +49,10 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., s
         if not path.exists():
             torch.manual_seed(seed)
             settings = from_dict({"fidelities": [f"{name}:E" for name in names], "model": SMALL})
-            potential = build_potential(settings, [1, 6, 7, 8], names, [name for name in names if name == "dz"])
+            potential = build_potential(settings, [1, 6, 7, 8], names, {"dz": "DQ"} if "dz" in names else {})
             for head in potential.heads:
                 head.reference.copy_(-1000 * torch.rand(4))
-            for parameter in potential.charge_heads.parameters():
+            for parameter in potential.further_heads.parameters():
                 torch.nn.init.normal_(parameter, std=0.3)
             data = {"name": "minichno", "fingerprint": "0", "methods": {}}
             weights = {f"potential.{key}": value for key, value in potential.state_dict().items()}
@@ -182,7 +182,7 @@ def test_what_is_not_kept_is_a_note(
         (["MODEL", "in.xyz", "-o", "out.csv", "--fidelity", "cc", "--properties", "EH"], "Hessians do not fit in CSV"),
         (
             ["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "--properties", "EDQ"],
-            "fidelity 'cc' has no charge head, which dipoles and charges need; fidelities with one: dz",
+            "fidelity 'cc' has no head for dipoles and charges; fidelities with one: dz",
         ),
         (["MODEL", "none.xyz", "-o", "out.xyz", "--fidelity", "cc"], "none.xyz: no such file"),
         (["none", "in.xyz", "-o", "out.xyz", "--fidelity", "cc"], "none: no such run folder or checkpoint"),

@@ -61,9 +61,13 @@ def small_potential() -> Callable[..., MultiFidelityPotential]:
     def make(seed: int = 0, *fidelities: str, charges: Sequence[str] = ()) -> MultiFidelityPotential:
         torch.manual_seed(seed)
         backbone = HIPNN([1, 6, 7, 8], n_features=8, n_sensitivities=6, n_interactions=1, n_atom_layers=1, cutoff=4.0)
-        potential = MultiFidelityPotential(backbone, fidelities or ("dz", "cc"), charges=charges).double().eval()
+        potential = (
+            MultiFidelityPotential(backbone, fidelities or ("dz", "cc"), further=dict.fromkeys(charges, "DQ"))
+            .double()
+            .eval()
+        )
         with torch.no_grad():
-            for parameter in potential.charge_heads.parameters():
+            for parameter in potential.further_heads.parameters():
                 parameter.normal_(std=0.3)
         for head in potential.heads:
             head.reference.copy_(-1000 * torch.rand(4))

@@ -278,8 +278,8 @@ def test_wrong_names_and_numbers_are_refused_at_once(small_potential: Make) -> N
     with pytest.raises(MFPyGError, match="malformed properties 'EX'"):
         predict_frames(ensemble, [], "cc", properties="EX")
     some = Ensemble([small_potential(charges=["dz", "cc"]), small_potential(charges=["dz"])])
-    assert some.charges == ("dz",)
-    with pytest.raises(MFPyGError, match="'cc' has no charge head, which dipoles need; fidelities with one: dz"):
+    assert (some.letters("dz"), some.letters("cc")) == ("EFSHDQ", "EFSH")
+    with pytest.raises(MFPyGError, match="'cc' has no head for dipoles; fidelities with one: dz"):
         predict_frames(some, [], ["dz", "cc"], properties="ED")
     with pytest.raises(MFPyGError, match="unknown energy unit 'ev/mol'"):
         predict_frames(ensemble, [], "cc", unit="ev/mol")

@@ -27,8 +27,8 @@ def random_potential() -> Callable[..., MultiFidelityPotential]:
         torch.manual_seed(seed)
         sizes = {"n_features": 8, "n_sensitivities": 6, "n_interactions": 2, "n_atom_layers": 1, "cutoff": 4.0}
         backbone = HIPNN([1, 6, 7, 8], **{**sizes, **options})
-        potential = MultiFidelityPotential(backbone, fidelities, charges=charges).double().eval()
-        for parameter in potential.charge_heads.parameters():
+        potential = MultiFidelityPotential(backbone, fidelities, further=dict.fromkeys(charges, "DQ")).double().eval()
+        for parameter in potential.further_heads.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         for head in potential.heads:
             head.reference.copy_(-1000 + 100 * torch.randn(4))
