@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch_geometric.data import Data
 
-from mfpyg.graph import Graph
-from mfpyg.models import HIPNN, Backbone, MultiFidelityPotential
+from mfpyg.graph import Graph, molecules_of
+from mfpyg.models import HIPNN, Backbone, MultiFidelityPotential, Prediction
+from mfpyg.models.charges import ChargeHead
 from mfpyg.models.heads import LinearHead
 from mfpyg.testing import PotentialError, check_potential
 
@@ -68,6 +71,10 @@ def _coupled(graph: Graph, x: Tensor) -> Tensor:
     return x - x.mean(dim=0)
 
 
+def _normalized(graph: Graph, x: Tensor) -> Tensor:
+    return x / x.norm()
+
+
 def _cut_off_from_gradients(graph: Graph, x: Tensor) -> Tensor:
     return x + x.detach().square()
 
@@ -101,37 +108,125 @@ def _crowded(graph: Graph, x: Tensor) -> Tensor:
     return x + (alone * float(graph.n_atoms)).unsqueeze(1)
 
 
+def _broken(module: nn.Module) -> str:
+    with pytest.raises(PotentialError) as broken:
+        check_potential(module)
+    return str(broken.value)
+
+
 @pytest.mark.parametrize(
-    ("wrong", "law"),
+    ("wrong", "laws"),
     [
-        (_chiral, "energy unchanged by reflection"),
-        (_directed, "energy unchanged by rotation"),
-        (_numbered, "energy unchanged by order of the atoms"),
-        (_coupled, "energies in a batch are those of single graphs"),
-        (_cut_off_from_gradients, "forces are the negative numerical gradient"),
-        (_rounded, "forces are the negative numerical gradient"),
-        (_random, "a prediction repeats to the last bit"),
-        (_second_derivative_cut, "second derivatives by positions are the numerical ones"),
-        (_crowded, "energy of an atom alone depends on its element only"),
+        (_chiral, ["energy unchanged by reflection"]),
+        (
+            _directed,
+            [
+                "energy unchanged by rotation",
+                "charges unchanged by rotation",
+                "dipole equivariant under rotation",
+                "stress of a crystal equivariant under rotation",
+                "Hessian equivariant under rotation",
+            ],
+        ),
+        (_numbered, ["energy unchanged by order of the atoms", "charges equivariant under order of the atoms"]),
+        (_coupled, ["energies in a batch are those of single graphs"]),
+        (
+            _normalized,
+            [
+                *(f"{names} in a batch are those of single graphs" for names in ("energies", "charges", "dipoles")),
+                *(f"{name} independent of another graph" for name in ("energy", "charges", "dipole")),
+            ],
+        ),
+        (
+            _cut_off_from_gradients,
+            ["forces are the negative numerical gradient", "stress is the numerical derivative by strain"],
+        ),
+        (
+            _rounded,
+            ["forces are the negative numerical gradient", "stress is the numerical derivative by strain"],
+        ),
+        (_random, ["a prediction repeats to the last bit"]),
+        (_second_derivative_cut, ["Hessian is minus the numerical derivative of forces", "derivative of a loss"]),
+        (_crowded, ["energy of an atom alone depends on its element only"]),
     ],
 )
-def test_broken_laws_are_found(wrong: Callable[[Graph, Tensor], Tensor], law: str) -> None:
-    with pytest.raises(PotentialError, match=law):
-        check_potential(Simple(wrong))
+def test_broken_laws_are_found(wrong: Callable[[Graph, Tensor], Tensor], laws: list[str]) -> None:
+    found = _broken(Simple(wrong))
+    assert [law for law in laws if law not in found] == []
 
 
 @pytest.mark.parametrize(
-    ("envelope", "law"), [("none", "energy continuous at the cutoff"), ("linear", "forces continuous at the cutoff")]
+    ("envelope", "laws"),
+    [
+        ("none", [f"{name} continuous at the cutoff" for name in ("energy", "charges", "dipole")]),
+        ("linear", ["forces continuous at the cutoff"]),
+    ],
 )
-def test_steps_at_the_cutoff_are_found(envelope: str, law: str) -> None:
-    with pytest.raises(PotentialError, match=law):
-        check_potential(Simple(envelope=envelope))
+def test_steps_at_the_cutoff_are_found(envelope: str, laws: list[str]) -> None:
+    found = _broken(Simple(envelope=envelope))
+    assert [law for law in laws if law not in found] == []
+
+
+class _Changed(MultiFidelityPotential):
+    """Changes each prediction."""
+
+    def __init__(self, change: Callable[[Data, Prediction], None]) -> None:
+        super().__init__(Simple(), ["a"], charges=["a"])
+        self.change = change
+
+    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+        predictions = super().predict(data, wanted)
+        for prediction in predictions.values():
+            self.change(data, prediction)
+        return predictions
+
+
+def _with_more_charge(data: Data, p: Prediction) -> None:
+    if p.charges is not None:
+        p.charges = p.charges + 1e-6
+
+
+def _stretched(data: Data, p: Prediction) -> None:
+    if p.dipole is not None:
+        p.dipole = p.dipole * (1 + 1e-6)
+
+
+def _from_the_origin(data: Data, p: Prediction) -> None:
+    """Of ions, it depends on the origin."""
+    if p.dipole is not None and p.charges is not None:
+        batch = molecules_of(data)[0]
+        p.dipole = torch.zeros_like(p.dipole).index_add(0, batch, p.charges[:, None] * data.pos)
+
+
+def _pinned(data: Data, p: Prediction) -> None:
+    """Springs to the origin, with correct derivatives."""
+    p.energy = p.energy.index_add(0, molecules_of(data)[0], data.pos.square().sum(dim=1) / 2)
+    if p.forces is not None:
+        p.forces = p.forces - data.pos
+
+
+def _sheared(data: Data, p: Prediction) -> None:
+    if p.stress is not None:
+        p.stress = p.stress * (2 - torch.eye(3, dtype=p.stress.dtype))
+
+
+@pytest.mark.parametrize(
+    ("change", "laws"),
+    [
+        (_with_more_charge, ["charges of a neutral molecule add up to zero", "charges of ions add up to their charge"]),
+        (_stretched, ["dipole of a neutral molecule is the sum of q x"]),
+        (_from_the_origin, ["dipole unchanged by translation"]),
+        (_pinned, ["energy unchanged by translation", "rows of the Hessian add up to zero over atoms"]),
+        (_sheared, ["stress is the numerical derivative by strain"]),
+    ],
+)
+def test_broken_predictions_are_found(change: Callable[[Data, Prediction], None], laws: list[str]) -> None:
+    found = _broken(_Changed(change))
+    assert [law for law in laws if law not in found] == []
 
 
 def test_a_mirror_image_is_told_from_a_rotation() -> None:
-    with pytest.raises(PotentialError) as broken:
-        check_potential(Simple(_chiral))
-    assert "rotation" not in str(broken.value)
+    assert "rotation" not in _broken(Simple(_chiral))
 
 
 class _Normed(Simple):
@@ -144,6 +239,13 @@ class _Normed(Simple):
     def forward(self, graph: Graph) -> list[Tensor]:
         one_hot, features = super().forward(graph)
         return [one_hot, self.norm(features)]
+
+
+class _Lossy(Simple):
+    """Computes distances in single precision."""
+
+    def forward(self, graph: Graph) -> list[Tensor]:
+        return super().forward(dataclasses.replace(graph, edge_dist=graph.edge_vec.float().norm(dim=1).double()))
 
 
 class _Nearest(Simple):
@@ -173,16 +275,26 @@ class _WithoutImages(Simple):
 
 
 @pytest.mark.parametrize(
-    ("network", "law"),
+    ("network", "laws"),
     [
-        (_Normed, "energy in training independent of another graph"),
-        (_Nearest, "energy continuous on a path through a crowd"),
-        (_WithoutImages, "energy of a supercell is that of its cells"),
+        (_Normed, [f"{name} in training independent of another graph" for name in ("energy", "charges", "dipole")]),
+        (
+            _Lossy,
+            [
+                "charges unchanged by rotation",
+                "dipole equivariant under rotation",
+                "forces are the negative numerical gradient",
+                "stress is the numerical derivative by strain",
+                "Hessian is minus the numerical derivative of forces",
+            ],
+        ),
+        (_Nearest, ["energy continuous on a path through a crowd"]),
+        (_WithoutImages, [f"{name} of a supercell as of its cells" for name in ("energy", "stress")]),
     ],
 )
-def test_broken_networks_are_found(network: type[Simple], law: str) -> None:
-    with pytest.raises(PotentialError, match=law):
-        check_potential(network())
+def test_broken_networks_are_found(network: type[Simple], laws: list[str]) -> None:
+    found = _broken(network())
+    assert [law for law in laws if law not in found] == []
 
 
 def test_every_fidelity_is_checked() -> None:
@@ -192,16 +304,37 @@ def test_every_fidelity_is_checked() -> None:
 
     potential = MultiFidelityPotential(Simple(), ["a", "b"])
     potential.heads[1] = Numbered([2, 5])
-    with pytest.raises(PotentialError, match=r"energy unchanged by order of the atoms \(b\)") as broken:
-        check_potential(potential)
-    assert "(a)" not in str(broken.value)
+    found = _broken(potential)
+    assert "energy unchanged by order of the atoms (b)" in found
+    assert "(a)" not in found
 
 
-def test_fidelities_that_share_a_head_are_found() -> None:
-    potential = MultiFidelityPotential(Simple(), ["a", "b"])
-    potential.heads[1] = potential.heads[0]
-    with pytest.raises(PotentialError, match="the loss of a fidelity leaves the parts of others alone"):
-        check_potential(potential)
+def test_charge_heads_are_checked() -> None:
+    class Numbered(ChargeHead):
+        def forward(self, features: Sequence[Tensor]) -> Tensor:
+            charges = super().forward(features)
+            return charges * (1 + torch.arange(len(charges)))
+
+    potential = MultiFidelityPotential(Simple(), ["a", "b"], charges=["a", "b"])
+    potential.charge_heads[1] = Numbered([2, 5])
+    found = _broken(potential)
+    assert "charges equivariant under order of the atoms (b)" in found
+    assert not re.search(r"\(a\)|energy|forces", found)
+
+
+def test_charges_are_asked_of_those_that_have_them_and_of_every_backbone() -> None:
+    potential = MultiFidelityPotential(Simple(), ["a", "b"], charges=["b"])
+    for checked, names in ((potential, ["b"]), (Simple(), ["a", "b"])):
+        asked = [law.name for law in check_potential(checked) if re.search("charges|dipole", law.name)]
+        assert {name[-2] for name in asked} == set(names)
+        assert len(asked) > 15 * len(names)
+
+
+@pytest.mark.parametrize("parts", ["heads", "charge_heads"])
+def test_fidelities_that_share_a_head_are_found(parts: str) -> None:
+    potential = MultiFidelityPotential(Simple(), ["a", "b"], charges=["a", "b"])
+    getattr(potential, parts)[1] = getattr(potential, parts)[0]
+    assert "the loss of a fidelity leaves the parts of others alone" in _broken(potential)
 
 
 def test_references_are_asked_of_those_that_promise_them() -> None:

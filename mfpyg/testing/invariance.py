@@ -3,89 +3,116 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from mfpyg.testing.subject import Law, Subject, error_of
+from mfpyg.properties import ENERGY, Property
+from mfpyg.testing.subject import Law, Subject, changed, error_of
 
 
 def symmetries(s: Subject) -> list[Law]:
+    """Compare all properties of a cation, and of a crystal, to those after moving it."""
     rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64)).Q
     rotation = rotation * torch.linalg.det(rotation).sign()
     mirror = rotation * torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
-    order = torch.randperm(len(s.molecule.z))
-    pos, (energy, forces) = s.molecule.pos, s.predict(s.molecule)
-    moved = {
-        "rotation": (s.moved(pos @ rotation.T), forces @ rotation.T),
-        "reflection": (s.moved(pos @ mirror.T), forces @ mirror.T),
-        "translation": (s.moved(pos + 10 * torch.randn(3, dtype=torch.float64)), forces),
-        "order of the atoms": (Data(z=s.molecule.z[order], pos=pos[order]), forces[order]),
-    }
     laws = []
-    for name, (data, expected) in moved.items():
-        new_energy, new_forces = s.predict(data)
-        laws.append(Law(f"energy unchanged by {name}", error_of(new_energy, energy), 1e-10))
-        laws.append(Law(f"forces follow {name}", error_of(new_forces, expected), 1e-10))
+    for data, of in ((s.molecule, ""), (s.crystal, " of a crystal")):
+        order, shift = torch.arange(len(data.z)).flip(0), 10 * torch.randn(3, dtype=torch.float64)
+        before = s.properties(data)
+        same, unmoved = torch.eye(3, dtype=torch.float64), torch.arange(len(data.z))
+        moves = {
+            "rotation": (_turned(data, rotation), rotation, unmoved),
+            "reflection": (_turned(data, mirror), mirror, unmoved),
+            "translation": (changed(data, pos=data.pos + shift), same, unmoved),
+            "order of the atoms": (changed(data, z=data.z[order], pos=data.pos[order]), same, order),
+        }
+        for name, (moved, matrix, numbers) in moves.items():
+            after = s.properties(moved)
+            for p, value in before.items():
+                expected = _expected(p, value, matrix, numbers)
+                how = "unchanged by" if torch.equal(expected, value) else "equivariant under"
+                laws.append(Law(f"{p.name}{of} {how} {name}", error_of(after[p], expected), 1e-10))
     return laws
 
 
+def _turned(data: Data, matrix: Tensor) -> Data:
+    cell = getattr(data, "cell", None)
+    turned = changed(data, pos=data.pos @ matrix.T)
+    return turned if cell is None else changed(turned, cell=cell @ matrix.T)
+
+
+def _expected(p: Property, value: Tensor, matrix: Tensor, order: Tensor) -> Tensor:
+    """Values after an orthogonal matrix (3, 3) has turned positions, and atoms have been put in this order."""
+    if p.per == "atom":
+        value = value[order]
+    if p.shape == ():
+        return value
+    return value @ matrix.T if p.shape == (3,) else matrix @ value @ matrix.T
+
+
 def independence(s: Subject) -> list[Law]:
-    one, two = s.cluster(5), s.cluster(4)
+    one, two = s.cluster(5), s.cluster(4, charge=1)
+    moved = changed(two, pos=two.pos + 0.1 * torch.randn_like(two.pos))
+    first, second, together, still = (
+        s.properties(data) for data in (one, two, Batch.from_data_list([one, two]), Batch.from_data_list([one, moved]))
+    )
+    laws = _of_fragments(s, one, two)
+    for p, value in together.items():
+        alone = torch.cat([first[p], second[p]])
+        laws.append(Law(f"{p.plural} in a batch are those of single graphs", error_of(value, alone), 1e-10))
+    for p, value in together.items():
+        n = len(first[p])
+        laws.append(Law(f"{p.name} independent of another graph", error_of(still[p][:n], value[:n]), 1e-10))
+    return [*laws, *_influence_in_training(s, one, two)]
+
+
+def _of_fragments(s: Subject, one: Data, two: Data) -> list[Law]:
     apart = Data(z=torch.cat([one.z, two.z]), pos=torch.cat([one.pos, two.pos + 10 * s.cutoff]))
-    energies, forces = zip(s.predict(one), s.predict(two), strict=True)
-    alone, own_forces = torch.cat(energies), torch.cat(forces)
-    energy, together = s.predict(apart)
-    in_batch, batch_forces = s.predict(Batch.from_data_list([one, two]))
-    moved = Data(z=two.z, pos=two.pos + 0.1 * torch.randn_like(two.pos))
-    first, still = s.predict(Batch.from_data_list([one, moved]))
+    energies, forces = zip(s.energy_and_forces(one), s.energy_and_forces(two), strict=True)
+    energy, together = s.energy_and_forces(apart)
     return [
-        Law("energies of far fragments add", error_of(energy, alone.sum().view(1)), 1e-10),
-        Law("forces of far fragments are their own", error_of(together, own_forces), 1e-10),
-        Law("energies in a batch are those of single graphs", error_of(in_batch, alone), 1e-10),
-        Law("forces in a batch are those of single graphs", error_of(batch_forces, own_forces), 1e-10),
-        Law("energy independent of another graph", error_of(first[0], in_batch[0]), 1e-10),
-        Law("forces independent of another graph", error_of(still[: len(one.z)], batch_forces[: len(one.z)]), 1e-10),
-        Law("energy in training independent of another graph", _influence_in_training(s, one, two), 0.0),
+        Law("energies of far fragments add", error_of(energy, torch.cat(energies).sum().view(1)), 1e-10),
+        Law("forces of far fragments are their own", error_of(together, torch.cat(forces)), 1e-10),
     ]
 
 
-def _influence_in_training(s: Subject, one: Data, two: Data) -> float:
-    """Largest derivative of the energy of the first graph with respect to positions in the second."""
+def _influence_in_training(s: Subject, one: Data, two: Data) -> list[Law]:
+    """Derivatives of the properties of the first graph with respect to positions in the second."""
     batch = Batch.from_data_list([one, two])
     batch.pos = batch.pos.clone().requires_grad_()
-    potential = s.potential.train()
-    energy = potential.predict(batch, {s.fidelity: "E"})[s.fidelity].energy
-    potential.eval()
-    (gradient,) = torch.autograd.grad(energy[0], batch.pos)
-    return float(gradient[len(one.z) :].abs().max())
+    s.potential.train()
+    found = s.properties(batch)
+    s.potential.eval()
+    laws = []
+    for p, value in found.items():
+        own = value[: 1 if p.per == "graph" else len(one.z)].square().sum()
+        (gradient,) = torch.autograd.grad(own, batch.pos, retain_graph=True)
+        error = float(gradient[len(one.z) :].abs().max())
+        laws.append(Law(f"{p.name} in training independent of another graph", error, 0.0))
+    return laws
 
 
 def supercell(s: Subject) -> list[Law]:
-    """Compare a cell smaller than the cutoff, whose atoms interact with their own images, to the doubled cell."""
-    pair = s.cluster(2)
-    cell = 0.8 * s.cutoff * torch.eye(3, dtype=torch.float64) + 0.1 * torch.rand(3, 3, dtype=torch.float64)
-    pbc = torch.ones(1, 3, dtype=torch.bool)
-    small = Data(z=pair.z, pos=pair.pos, cell=cell[None], pbc=pbc)
+    """Compare the crystal to its doubled cell."""
+    small, cell = s.crystal, s.crystal.cell[0]
     double = torch.cat([2 * cell[:1], cell[1:]])[None]
-    large = Data(z=pair.z.repeat(2), pos=torch.cat([pair.pos, pair.pos + cell[0]]), cell=double, pbc=pbc)
-    one, two = (s.potential.predict(data, {s.fidelity: "EFS"})[s.fidelity] for data in (small, large))
-    assert one.forces is not None
-    assert two.forces is not None
-    assert one.stress is not None
-    assert two.stress is not None
-    return [
-        Law("energy of a supercell is that of its cells", error_of(two.energy, 2 * one.energy), 1e-10),
-        Law("forces of a supercell are those of its cells", error_of(two.forces, one.forces.repeat(2, 1)), 1e-10),
-        Law("stress of a supercell is that of its cells", error_of(two.stress, one.stress), 1e-10),
-    ]
+    pos = torch.cat([small.pos, small.pos + cell[0]])
+    one, two = s.properties(small), s.properties(changed(small, z=small.z.repeat(2), pos=pos, cell=double))
+    laws = []
+    for p, value in one.items():
+        expected = value.repeat(2, *[1] * len(p.shape)) if p.per == "atom" else value
+        expected = 2 * value if p is ENERGY else expected
+        laws.append(Law(f"{p.name} of a supercell as of its cells", error_of(two[p], expected), 1e-10))
+    return laws
 
 
 def isolated(s: Subject) -> list[Law]:
     species = torch.tensor(s.potential.species)
     origin = torch.zeros(1, 3, dtype=torch.float64)
-    alone = [s.predict(Data(z=z.view(1), pos=origin)) for z in species]
+    alone = [s.energy_and_forces(Data(z=z.view(1), pos=origin)) for z in species]
     energies, forces = (torch.cat(parts) for parts in zip(*alone, strict=True))
     spread = torch.arange(len(species), dtype=torch.float64)[:, None] * 3 * s.cutoff * torch.ones(3).double()
-    together, _ = s.predict(Data(z=species, pos=spread))
+    together, _ = s.energy_and_forces(Data(z=species, pos=spread))
     laws = [
         Law("no force on an atom alone", error_of(forces, torch.zeros_like(forces)), 0.0),
         Law("energy of an atom alone depends on its element only", error_of(together, energies.sum().view(1)), 1e-10),
@@ -97,27 +124,18 @@ def isolated(s: Subject) -> list[Law]:
 
 
 def repeats(s: Subject) -> list[Law]:
-    (energy, forces), (again, forces_again) = s.predict(s.molecule), s.predict(s.molecule)
-    error = max(float((again - energy).abs().max()), float((forces_again - forces).abs().max()))
+    first, again = s.properties(s.molecule), s.properties(s.molecule)
+    error = max(float((again[p] - value).abs().max()) for p, value in first.items())
     return [Law("a prediction repeats to the last bit", error, 0.0)]
 
 
 def fidelities(s: Subject) -> list[Law]:
-    """Check that weights of other fidelities get no gradient."""
+    """Check that heads, of charges too, and private blocks of other fidelities get no gradient."""
     potential = s.potential.train()
-    own = potential.fidelities.index(s.fidelity)
-    others = [
-        parameter
-        for parts in (potential.heads, potential.private)
-        for number, part in enumerate(parts)
-        if number != own
-        for parameter in part.parameters()
-        if parameter.requires_grad
-    ]
-    prediction = potential.predict(s.molecule, {s.fidelity: "EF"})[s.fidelity]
+    parts = potential.parts_of([name for name in potential.fidelities if name != s.fidelity])
+    others = [parameter for parameter in parts.parameters() if parameter.requires_grad]
+    loss = torch.stack([value.square().sum() for value in s.properties(s.molecule).values()]).sum()
     potential.eval()
-    assert prediction.forces is not None
-    loss = prediction.energy.square().sum() + prediction.forces.square().sum()
     gradients = torch.autograd.grad(loss, others, allow_unused=True) if others else ()
     error = max((float(g.abs().max()) for g in gradients if g is not None), default=0.0)
     return [Law("the loss of a fidelity leaves the parts of others alone", error, 0.0)]

@@ -1,4 +1,4 @@
-"""Atomic charges and dipole moments: sums, symmetries, gradients, compilation, files, refusals; all in float64."""
+"""Atomic charges and dipole moments, beside the laws of mfpyg.testing: gradients, compilation, files, refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from ase import Atoms
-from e3nn import o3
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
@@ -86,18 +85,7 @@ def _results(potential: Any, batch: Batch, wanted: dict[str, str]) -> dict[str, 
     return found | {key: p.grad for key, p in potential.named_parameters() if p.grad is not None}
 
 
-# Laws
-
-
-@pytest.mark.parametrize("options", [{}, {"private_blocks": 1}, {"isolated": "reference"}], ids=str)
-def test_charges_add_up_to_the_charge_of_the_graph(ions: Batch, make_batch: Batches, options: dict[str, Any]) -> None:
-    potential = _potential(**options)
-    for name in NAMES:
-        charges = potential(ions, name, properties="Q").charges
-        _assert_close(_sums(charges, ions), ions.charge.double())
-        assert charges[:7].abs().max() > 0.05
-        neutral = make_batch([7, 5, 1, 9])  # without a charge
-        _assert_close(_sums(potential(neutral, name, properties="Q").charges, neutral), torch.zeros(4).double())
+# Heads
 
 
 def test_charges_are_linear_in_every_level(ions: Batch) -> None:
@@ -109,19 +97,6 @@ def test_charges_are_linear_in_every_level(ions: Batch) -> None:
         raw = raw + x @ layer.weight[0]
     excess = (ions.charge - _sums(raw, ions)) / ions.ptr.diff()
     _assert_close(potential(ions, "cc", properties="Q").charges, (raw + excess[ions.batch]).detach())
-
-
-def test_dipoles_turn_with_the_molecule_and_do_not_move_with_it(ions: Batch) -> None:
-    potential = _potential()
-    before = potential(ions, "cc", properties="DQ")
-    assert before.dipole.shape == (4, 3)
-    assert before.dipole[[0, 1, 3]].norm(dim=1).min() > 0.05
-    for sign in (1, -1):
-        matrix, moved = sign * o3.rand_matrix(dtype=torch.float64), ions.clone()
-        moved.pos = ions.pos @ matrix.T + torch.tensor([11.0, -3.0, 0.7], dtype=torch.float64)
-        after = potential(moved, "cc", properties="DQ")
-        _assert_close(after.dipole, before.dipole @ matrix.T)
-        _assert_close(after.charges, before.charges)
 
 
 def test_dipole_is_the_sum_from_the_charges(ions: Batch) -> None:
@@ -222,23 +197,21 @@ def test_slope_of_the_dipole(make_batch: Batches) -> None:
 @pytest.mark.usefixtures("compile_soon")
 @pytest.mark.parametrize(
     ("options", "wanted", "training"),
-    [
-        ({}, {"dz": "FD", "cc": "FDQ"}, False),
-        ({}, {"dz": "FD", "cc": "DQ"}, True),
-        ({"isolated": "reference"}, {"cc": "Q"}, False),
-    ],
-    ids=["evaluation", "training", "reference"],
+    [({"isolated": "reference"}, {"dz": "FDQ", "cc": "Q"}, False), ({}, {"dz": "FD", "cc": "DQ"}, True)],
+    ids=["evaluation", "training"],
 )
 def test_compiled_predictions_are_the_same(
-    ions: Batch, make_batch: Batches, options: dict[str, Any], wanted: dict[str, str], training: bool
+    make_batch: Batches, options: dict[str, Any], wanted: dict[str, str], training: bool
 ) -> None:
+    ions = make_batch([7, 5, 1, 1, 2, 1])  # not as many as elements or coordinates, which torch would take for the same
+    ions.charge = torch.tensor([0, 1, -1, 2, 0, 0])
     tiny = {"n_interactions": 1, "n_features": 4, "n_sensitivities": 3}  # compiles faster
     potential = _potential(sizes=tiny, **options).train(training)
     compiled = copy.deepcopy(potential)
     compiled.compiled = True
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="torch.compile failed")
-        for batch in (ions, make_batch([4, 11, 3], seed=5)):  # of other sizes, and neutral
+        for batch in (ions, make_batch([4, 11, 2, 1, 1], seed=5)):  # of other sizes, and neutral
             found, expected = (_results(one, batch, wanted) for one in (compiled, potential))
             assert found.keys() == expected.keys()
             assert {"energy of cc", "charges of cc"} <= found.keys()

@@ -1,4 +1,4 @@
-"""Crystals as physics: supercells, wrapping, forces and stresses against finite differences, training on them."""
+"""Crystals, beside the laws of mfpyg.testing: wrapping, forces and virials, training on stresses, the interface."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from e3nn import o3
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
@@ -42,24 +41,6 @@ def _changed(data: Data, **changes: object) -> Data:
     return data.clone().update(changes)
 
 
-def _strained(data: Data, strain: Tensor) -> Data:
-    deformation = torch.eye(3, dtype=torch.float64) + strain
-    return _changed(data, pos=data.pos @ deformation, cell=data.cell @ deformation)
-
-
-@every_order
-def test_energy_of_a_supercell_is_that_of_its_cells(make_potential: Potential, order: int) -> None:
-    potential, crystal = make_potential(order), _crystal()
-    corners = torch.cartesian_prod(*[torch.arange(2.0, dtype=torch.float64)] * 3) @ crystal.cell[0]
-    pos = (crystal.pos[None] + corners[:, None]).reshape(-1, 3)
-    supercell = Data(z=crystal.z.repeat(8), pos=pos, cell=2 * crystal.cell, pbc=crystal.pbc)
-    one, eight = potential(crystal, stress=True), potential(supercell, stress=True)
-    _assert_close(eight.energy, 8 * one.energy)
-    _assert_close(eight.forces, one.forces.repeat(8, 1))
-    _assert_close(eight.stress, one.stress)
-    assert one.forces.abs().max() > 1e-3
-
-
 @every_order
 def test_wrapping_translation_and_choice_of_lattice_vectors_change_nothing(
     make_potential: Potential, order: int
@@ -83,20 +64,6 @@ def test_wrapping_translation_and_choice_of_lattice_vectors_change_nothing(
 
 
 @every_order
-@pytest.mark.parametrize("reflected", [False, True], ids=["rotation", "reflection"])
-def test_forces_and_stress_turn_with_the_crystal(make_potential: Potential, order: int, reflected: bool) -> None:
-    potential, crystal = make_potential(order), _crystal()
-    torch.manual_seed(0)
-    matrix = o3.rand_matrix(dtype=torch.float64) * (-1 if reflected else 1)
-    before = potential(crystal, stress=True)
-    after = potential(_changed(crystal, pos=crystal.pos @ matrix.T, cell=crystal.cell @ matrix.T), stress=True)
-    _assert_close(after.energy, before.energy)
-    _assert_close(after.forces, before.forces @ matrix.T)
-    _assert_close(after.stress, matrix @ before.stress @ matrix.T)
-    _assert_close(before.stress, before.stress.mT)
-
-
-@every_order
 def test_forces_are_the_negative_numerical_gradient(make_potential: Potential, order: int) -> None:
     potential, crystal = make_potential(order), _crystal(3)
     step = 1e-4
@@ -106,23 +73,6 @@ def test_forces_are_the_negative_numerical_gradient(make_potential: Potential, o
     forces = potential(crystal).forces
     _assert_close(forces.flatten(), -(energies[:, 0] - energies[:, 1]) / (2 * step), tolerance=1e-6)
     assert forces.sum(dim=0).abs().max() < 1e-10 * forces.abs().max()
-
-
-@every_order
-def test_stress_is_the_numerical_derivative_by_strain(make_potential: Potential, order: int) -> None:
-    potential, crystal = make_potential(order), _crystal()
-    step, expected = 1e-4, torch.zeros(3, 3, dtype=torch.float64)
-    for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2)):
-        strain = torch.zeros(3, 3, dtype=torch.float64)
-        strain[i, j] += step / 2
-        strain[j, i] += step / 2
-        both = Batch.from_data_list([_strained(crystal, strain), _strained(crystal, -strain)])
-        plus, minus = potential(both, forces=False).energy
-        expected[i, j] = expected[j, i] = (plus - minus) / (2 * step)
-    volume = torch.linalg.det(crystal.cell[0]).abs()
-    stress = potential(crystal, stress=True).stress
-    assert stress.shape == (1, 3, 3)
-    _assert_close(stress[0], expected / volume, tolerance=1e-6)
 
 
 def test_stress_of_a_pair_potential_is_the_virial(make_potential: Potential) -> None:
