@@ -86,7 +86,7 @@ def _influence_in_training(s: Subject, one: Data, two: Data) -> list[Law]:
     laws = []
     for p, value in found.items():
         own = value[: 1 if p.per == "graph" else len(one.z)].square().sum()
-        (gradient,) = torch.autograd.grad(own, batch.pos, retain_graph=True)
+        (gradient,) = torch.autograd.grad(own, batch.pos, retain_graph=True, materialize_grads=True)
         error = float(gradient[len(one.z) :].abs().max())
         laws.append(Law(f"{p.name} in training independent of another graph", error, 0.0))
     return laws
