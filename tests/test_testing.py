@@ -171,7 +171,7 @@ class _Changed(MultiFidelityPotential):
     """Changes each prediction."""
 
     def __init__(self, change: Callable[[Data, Prediction], None]) -> None:
-        super().__init__(Simple(), ["a"], charges=["a"])
+        super().__init__(Simple(), ["a"], further={"a": "Q"})
         self.change = change
 
     def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
@@ -315,24 +315,24 @@ def test_charge_heads_are_checked() -> None:
             charges = super().forward(features)
             return charges * (1 + torch.arange(len(charges)))
 
-    potential = MultiFidelityPotential(Simple(), ["a", "b"], charges=["a", "b"])
-    potential.charge_heads[1] = Numbered([2, 5])
+    potential = MultiFidelityPotential(Simple(), ["a", "b"], further={"a": "Q", "b": "Q"})
+    potential.further_heads[1]["charges"] = Numbered([2, 5])
     found = _broken(potential)
     assert "charges equivariant under order of the atoms (b)" in found
     assert not re.search(r"\(a\)|energy|forces", found)
 
 
 def test_charges_are_asked_of_those_that_have_them_and_of_every_backbone() -> None:
-    potential = MultiFidelityPotential(Simple(), ["a", "b"], charges=["b"])
+    potential = MultiFidelityPotential(Simple(), ["a", "b"], further={"b": "D"})
     for checked, names in ((potential, ["b"]), (Simple(), ["a", "b"])):
         asked = [law.name for law in check_potential(checked) if re.search("charges|dipole", law.name)]
         assert {name[-2] for name in asked} == set(names)
         assert len(asked) > 15 * len(names)
 
 
-@pytest.mark.parametrize("parts", ["heads", "charge_heads"])
+@pytest.mark.parametrize("parts", ["heads", "further_heads"])
 def test_fidelities_that_share_a_head_are_found(parts: str) -> None:
-    potential = MultiFidelityPotential(Simple(), ["a", "b"], charges=["a", "b"])
+    potential = MultiFidelityPotential(Simple(), ["a", "b"], further={"a": "Q", "b": "Q"})
     getattr(potential, parts)[1] = getattr(potential, parts)[0]
     assert "the loss of a fidelity leaves the parts of others alone" in _broken(potential)
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mfpyg.models import MultiFidelityPotential
+from mfpyg.properties import HEADS, of_heads
 from mfpyg.testing import invariance, smoothness
 from mfpyg.testing.charges import charges
 from mfpyg.testing.subject import Law, PotentialError, Subject
@@ -64,18 +65,15 @@ def _randomized(module: nn.Module) -> MultiFidelityPotential:
     """Copy in float64 on the CPU, in evaluation mode, with random weights and reference energies."""
     module = copy.deepcopy(module).cpu()
     if not isinstance(module, MultiFidelityPotential):
-        module = MultiFidelityPotential(module, ["a", "b"], charges=["a", "b"])
+        module = MultiFidelityPotential(module, ["a", "b"], further=dict.fromkeys("ab", of_heads(HEADS)))
     potential = module.double().eval()
     potential.engine, potential.compiled = "auto", False
     with torch.no_grad():
         for parameter in potential.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
-        for parameter in [
-            *potential.heads.parameters(),
-            *potential.charge_heads.parameters(),
-        ]:  # initially too small; errors show at some kcal/mol
-            parameter.normal_(std=0.3)
+        for parameter in (*potential.heads.parameters(), *potential.further_heads.parameters()):
+            parameter.normal_(std=0.3)  # initially too small; errors show at some kcal/mol
         for head in potential.heads:
             head.reference.copy_(torch.randn(len(potential.species)))  # type: ignore[operator, union-attr]
     return potential

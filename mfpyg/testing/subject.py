@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from mfpyg.errors import MFPyGError
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.prediction import Prediction
 from mfpyg.properties import PROPERTIES, Property
@@ -84,16 +83,10 @@ class Subject:
         Hessians are not among them, see :func:`mfpyg.testing.smoothness.hessians`.
         """
         other = "crystals" if getattr(data, "cell", None) is None else "molecules"
-        asked = [p for p in PROPERTIES.values() if p.per != "pair" and p.systems != other and self._has(p)]
+        having = [PROPERTIES[letter] for letter in self.potential.letters(self.fidelity)]
+        asked = [p for p in having if p.per != "pair" and p.systems != other]
         prediction = self.predict(data, "".join(p.letter for p in asked))
         return {p: getattr(prediction, p.name) for p in asked}
-
-    def _has(self, p: Property) -> bool:
-        try:
-            self.potential.check_wanted({self.fidelity: p.letter})
-        except MFPyGError:  # no charge head
-            return False
-        return True
 
 
 def changed(data: Data, **values: Tensor) -> Data:

@@ -80,7 +80,7 @@ def _seeded() -> Iterator[None]:
 @pytest.mark.parametrize("name", NAMES)
 def test_physics(name: str, isolated: str, head: str, private_blocks: int) -> None:
     options = {"isolated": isolated, "head": head, "private_blocks": private_blocks}
-    check_potential(MultiFidelityPotential(make(name), ["dz", "cc"], charges=["dz", "cc"], **options))
+    check_potential(MultiFidelityPotential(make(name), ["dz", "cc"], further={"dz": "D", "cc": "D"}, **options))
 
 
 @pytest.mark.parametrize(("name", "options"), OTHERS, ids=str)
