@@ -112,13 +112,13 @@ def _open_data(
         MFPyGError: if a file is missing or invalid, or the data are not those that a run was started on.
     """
     from mfpyg.datasets.spec import open_dataset
-    from mfpyg.study.ensembles import check_data
+    from mfpyg.study.ensembles import check_data, letters_of
     from mfpyg.training.data import open_training_data
 
     if anything_to_train:
         for fidelities, one in {tuple(s.fidelities): s for s in settings}.items():
             check_data(runs, open_training_data(one, parse_fidelities(fidelities)), fidelities)
-    return {name: open_dataset(spec) for name, spec in more.items()}
+    return {name: open_dataset(spec, properties=letters_of(runs)) for name, spec in more.items()}
 
 
 def _train(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:

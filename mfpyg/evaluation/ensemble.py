@@ -7,6 +7,7 @@ other, so that resampling single ones would overstate the independent evidence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,20 +19,50 @@ from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.conformers import WINDOW, in_window, molecules_of_rows, pair_sums
-from mfpyg.inference.dataset import Predictions, average
+from mfpyg.inference.dataset import Labelled, Predictions, average, is_compared
+from mfpyg.properties import ENERGY, FORCES, PROPERTIES, Property
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 DRAWN_AT_ONCE = 1 << 20
 """Maximum number of molecules over all resamples that are drawn together."""
 
-PROPERTIES = {
-    "energy": "energies",
-    "forces": "force components",
-    "conformers": "energy differences between conformers",
-    "conformer_forces": "force components of conformers",
+
+@dataclass(frozen=True)
+class Quantity:
+    """What errors are given of: a property, or its values or differences for conformers.
+
+    Attributes:
+        property: the property with the labels.
+        plural: name in tables.
+        short: name in figures.
+        caption: description of the errors of the quantity.
+    """
+
+    property: Property
+    plural: str
+    short: str
+    caption: str
+
+    @classmethod
+    def of(cls, property: Property) -> Quantity:
+        """Components of a property of all conformations."""
+        plural = f"{property.singular} components" if property.shape else property.plural
+        return cls(property, plural, property.plural, f"{plural[0].upper()}{plural[1:]}")
+
+
+QUANTITIES = {p.name: Quantity.of(p) for p in PROPERTIES.values()} | {
+    "energy": Quantity(ENERGY, ENERGY.plural, ENERGY.plural, "Total energies"),
+    "conformers": Quantity(
+        *(ENERGY, "energy differences between conformers", "conformer ΔE"),
+        f"Energy differences of all pairs of conformers of a molecule within {WINDOW:g} kcal/mol of its lowest",
+    ),
+    "conformer_forces": Quantity(
+        *(FORCES, "force components of conformers", "conformer forces"),
+        f"Force components of the conformers within {WINDOW:g} kcal/mol of a molecule's lowest",
+    ),
 }
-"""Properties with errors; the last two within the energy window of :mod:`mfpyg.evaluation.conformers`."""
+"""Quantities with errors by name: all properties, and two within the window of :mod:`mfpyg.evaluation.conformers`."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +76,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PropertyErrors:
-    """Errors of one property of one fidelity on one split, in kcal/mol or kcal/mol/Å.
+    """Errors of one of :data:`QUANTITIES` of one fidelity on one split, in the unit of its property.
 
     Attributes:
-        n: number of labels (energies, force components or pairs of conformers).
+        n: number of labels (energies, charges, components of other properties, or pairs of conformers).
         n_molecules: number of molecules with labels.
         member_rmse, member_mae: errors of each member.
         rmse, mae: means over the members with Student's t intervals; no interval for a single member.
@@ -68,25 +99,21 @@ class PropertyErrors:
 
 @dataclass
 class Labels:
-    """Labels of n conformations with N atoms in total; masked labels are never used.
+    """Labels of n conformations that predictions are compared with.
 
     Attributes:
         rows: numbers of the conformations in the data set, (n,) int64.
         molecule: number of each conformation's molecule, (n,) int64.
         n_molecules: number of molecules.
         n_atoms: atoms of each conformation, (n,) int64.
-        energy, energy_mask: energies in kcal/mol and masks of each fidelity, (n,).
-        forces, forces_mask: forces in kcal/mol/Å, (N, 3), and masks, (n,), of each fidelity.
+        values: ``{(fidelity, name of the property): labels}`` in the units of :mod:`mfpyg.properties`.
     """
 
     rows: np.ndarray
     molecule: np.ndarray
     n_molecules: int
     n_atoms: np.ndarray
-    energy: dict[str, np.ndarray]
-    energy_mask: dict[str, np.ndarray]
-    forces: dict[str, np.ndarray]
-    forces_mask: dict[str, np.ndarray]
+    values: dict[tuple[str, str], Labelled]
 
 
 def labels_of(dataset: ConformationDataset, rows: np.ndarray, molecule: np.ndarray | None = None) -> Labels:
@@ -98,29 +125,37 @@ def labels_of(dataset: ConformationDataset, rows: np.ndarray, molecule: np.ndarr
         molecule: number of each conformation's molecule, (n,) int64; by default from
             :func:`mfpyg.evaluation.conformers.molecules_of_rows`.
     """
-    chosen = torch.from_numpy(rows)
-    atoms, _, _ = rows_of(dataset.slices["z"], chosen)
-    data = dataset._data
-    energy, energy_mask = data.energy[chosen].numpy(), data.energy_mask[chosen].numpy()
-    forces, forces_mask = data.forces[atoms].numpy(), data.forces_mask[chosen].numpy()
     molecule = molecules_of_rows(dataset, rows) if molecule is None else molecule
-    columns = {name: t for t, name in enumerate(dataset.fidelities)}
-    return Labels(
-        rows,
-        molecule,
-        int(molecule.max(initial=-1)) + 1,
-        dataset.slices["z"].diff()[chosen].numpy(),
-        {name: energy[:, t] for name, t in columns.items()},
-        {name: energy_mask[:, t] for name, t in columns.items()},
-        {name: forces[:, t] for name, t in columns.items()},
-        {name: forces_mask[:, t] for name, t in columns.items()},
-    )
+    values: dict[tuple[str, str], Labelled] = {}
+    for column, name in enumerate(dataset.fidelities):
+        for letter in dataset.letters:
+            p = PROPERTIES[letter]
+            mask = is_compared(dataset, rows, p, column)
+            if mask.any():
+                values[name, p.name] = Labelled(mask, _values(dataset, rows[mask], p, column))
+    n_atoms = dataset.slices["z"].diff().numpy()[rows]
+    return Labels(rows, molecule, int(molecule.max(initial=-1)) + 1, n_atoms, values)
+
+
+def _values(dataset: ConformationDataset, rows: np.ndarray, property: Property, column: int) -> np.ndarray:
+    """Labels of labelled conformations, see :class:`mfpyg.inference.dataset.Labelled`."""
+    chosen, data = torch.from_numpy(rows), dataset._data
+    index, starts, owner = rows_of(dataset.slices[property.name], chosen)
+    if property.per != "pair":
+        values: np.ndarray = data[property.name][index, column].numpy()
+        return values
+    # The pairs of atoms of all labelled levels of a conformation, one level after the other.
+    n_pairs = dataset.slices["z"].diff()[chosen].square()[owner]
+    level = (torch.arange(len(index)) - starts[owner]) // n_pairs
+    of_column = level == data[property.mask][chosen, :column].sum(dim=1)[owner]
+    pairs: np.ndarray = data[property.name][index[of_column]].numpy()
+    return pairs
 
 
 def sums_by_molecule(
     predictions: Predictions, labels: Labels, fidelity: str, window: float = WINDOW
 ) -> dict[str, np.ndarray]:
-    """Count, Σ|e| and Σe² of each molecule for every property that has labels: ``{property: (n_molecules, 3)}``.
+    """Count, Σ|e| and Σe² of each molecule for every quantity that has labels: ``{quantity: (n_molecules, 3)}``.
 
     Args:
         predictions, labels: predictions and labels of the same conformations.
@@ -128,25 +163,29 @@ def sums_by_molecule(
         window: energy window of conformers, in kcal/mol.
     """
     found: dict[str, np.ndarray] = {}
-    mask, molecule = labels.energy_mask[fidelity], labels.molecule
-    label = labels.energy[fidelity][mask]
-    errors = predictions.energy[fidelity][mask] - label
-    found["energy"] = _sums(errors, molecule[mask], labels.n_molecules)
-    near = np.zeros(len(mask), bool)
-    near[np.flatnonzero(mask)] = inside = in_window(label, molecule[mask], window)
-    found["conformers"] = pair_sums(errors[inside], molecule[mask][inside], labels.n_molecules)
-    if fidelity in predictions.forces:
-        owner = np.repeat(np.arange(len(mask)), labels.n_atoms)
-        for name, wanted in (("forces", labels.forces_mask[fidelity]), ("conformer_forces", near)):
-            atoms = (labels.forces_mask[fidelity] & wanted)[owner]
-            missed = predictions.forces[fidelity][atoms].astype(np.float64) - labels.forces[fidelity][atoms]
-            found[name] = _sums(missed, molecule[owner[atoms]], labels.n_molecules)
-    return {name: found[name] for name in PROPERTIES if name in found and found[name][:, 0].any()}
+    near = np.zeros(len(labels.rows), bool)
+    for p in PROPERTIES.values():  # energies before forces
+        predicted = predictions.values.get((fidelity, p.name))
+        if predicted is None:
+            continue
+        label = labels.values[fidelity, p.name].values
+        errors = predicted.values.astype(np.float64) - label
+        owner = predicted.owner(p, labels.n_atoms)
+        molecule = labels.molecule[owner]
+        found[p.name] = _sums(errors, molecule, labels.n_molecules)
+        if p is ENERGY:
+            inside = in_window(label, molecule, window)
+            near[owner[inside]] = True
+            found["conformers"] = pair_sums(errors[inside], molecule[inside], labels.n_molecules)
+        elif p is FORCES:
+            inside = near[owner]
+            found["conformer_forces"] = _sums(errors[inside], molecule[inside], labels.n_molecules)
+    return {name: found[name] for name in QUANTITIES if name in found and found[name][:, 0].any()}
 
 
 def _sums(errors: np.ndarray, molecule: np.ndarray, n_molecules: int) -> np.ndarray:
-    """Count, Σ|e| and Σe² per molecule of errors of conformations (n,) or of atoms (n, 3); ``molecule`` is (n,)."""
-    errors = errors[:, None] if errors.ndim == 1 else errors
+    """Count, Σ|e| and Σe² per molecule of errors (n, …), such as (n, 3) of n atoms; ``molecule`` is (n,)."""
+    errors = errors.reshape(len(molecule), math.prod(errors.shape[1:]))
     parts = (np.full(len(molecule), errors.shape[1]), np.abs(errors).sum(axis=1), np.square(errors).sum(axis=1))
     return np.stack([np.bincount(molecule, part, minlength=n_molecules) for part in parts], axis=1)
 
@@ -204,7 +243,7 @@ def ensemble_errors(
     seed: int = 0,
     window: float = WINDOW,
 ) -> dict[str, dict[str, PropertyErrors]]:
-    """Errors of members and of their average, where there are labels: ``{fidelity: {property: PropertyErrors}}``.
+    """Errors of members and of their average, where there are labels: ``{fidelity: {quantity: PropertyErrors}}``.
 
     Args:
         members: predictions of one or more potentials for the labelled conformations.
@@ -213,13 +252,13 @@ def ensemble_errors(
         window: energy window of conformers, in kcal/mol.
 
     Raises:
-        MFPyGError: if there is no member, or members differ in conformations or fidelities.
+        MFPyGError: if there is no member, or members differ in conformations or labels.
     """
     if not members:
         raise MFPyGError("ensemble without members; expected the predictions of at least one run")
     mean = average(members)
     result: dict[str, dict[str, PropertyErrors]] = {}
-    for fidelity in mean.energy:
+    for fidelity in dict.fromkeys(name for name, _ in mean.values):
         of_members = [sums_by_molecule(member, labels, fidelity, window) for member in members]
         for name, sums in sums_by_molecule(mean, labels, fidelity, window).items():
             pairs = [rmse_and_mae(of[name].sum(axis=0)) for of in of_members]

@@ -22,13 +22,16 @@ import mfpyg
 from mfpyg.checkpoint import load
 from mfpyg.datasets.batches import BatchLoader, by_size, rows_of
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.labels import rows_of as n_rows
 from mfpyg.errors import MFPyGError
 from mfpyg.files import read_npz, replace_file, sha256_of
 from mfpyg.models import Potential, Prediction
-from mfpyg.properties import PROPERTIES, in_order
+from mfpyg.models.hessian import MAX_ATOMS, hessian
+from mfpyg.models.prediction import predicted_properties
+from mfpyg.properties import BY_NAME, ENERGY, HESSIAN, PROPERTIES, Property, in_order, listed
 from mfpyg.torch_defaults import with_default_torch_settings
 
-FORMAT = 1
+FORMAT = 2
 """Version of the format of stored predictions."""
 
 BATCH_SIZE = 128
@@ -95,29 +98,59 @@ def _labelled(potential: Potential, batch: Batch, columns: Mapping[str, int]) ->
 
 
 @dataclass
+class Labelled:
+    """Labels of a property at one fidelity, or predictions in their place.
+
+    Attributes:
+        mask: whether each of n conformations has a label, (n,) bool.
+        values: values of the labelled conformations in turn, (n_labelled, …), of their atoms, (Σ n_atoms, …), or of
+            their pairs of atoms row by row, (Σ n_atoms², …).
+    """
+
+    mask: np.ndarray
+    values: np.ndarray
+
+    def owner(self, property: Property, n_atoms: np.ndarray) -> np.ndarray:
+        """Number of the conformation, of those with ``n_atoms`` (n,), that each row of ``values`` belongs to."""
+        return np.repeat(np.flatnonzero(self.mask), n_rows(property, n_atoms)[self.mask])
+
+
+@dataclass
 class Predictions:
-    """Predictions for n conformations with N atoms in total; NaN where the data have no label.
+    """Predictions for the labels of n conformations, in the units of :mod:`mfpyg.properties`.
 
     Attributes:
         rows: numbers of the conformations in the data set, (n,) int64.
-        energy: total energies of each fidelity in kcal/mol, (n,) float64.
-        forces: forces of each fidelity with labelled forces in kcal/mol/Å, (N, 3) float32.
-        reference: sums of the atomic reference energies of each fidelity in kcal/mol, (n,) float64.
+        values: ``{(fidelity, name of the property): predictions}`` where there are labels, in the dtype of these.
+        reference: sums of the atomic reference energies in kcal/mol of each fidelity with energies, (n_labelled,)
+            float64.
     """
 
     rows: np.ndarray
-    energy: dict[str, np.ndarray]
-    forces: dict[str, np.ndarray]
+    values: dict[tuple[str, str], Labelled]
     reference: dict[str, np.ndarray]
 
 
+def is_compared(dataset: ConformationDataset, rows: np.ndarray, property: Property, column: int) -> np.ndarray:
+    """True for conformations with a label that predictions are compared with, (n,) bool.
+
+    Hessians are left out if they are of more than :data:`mfpyg.models.hessian.MAX_ATOMS` atoms.
+
+    Args:
+        dataset: whole data set, not a subset.
+        rows: numbers of the conformations, (n,) int64.
+        property: property of the data set.
+        column: index of the fidelity among the T of the data set.
+    """
+    mask: np.ndarray = dataset._data[property.mask].numpy()[rows, column]
+    if property.per == "pair":
+        return mask & (dataset.slices["z"].diff().numpy()[rows] <= MAX_ATOMS)
+    return mask
+
+
 @with_default_torch_settings
-def predict_rows(
-    potential: Potential,
-    dataset: ConformationDataset,
-    rows: np.ndarray,
-) -> Predictions:
-    """Predict all labels of the given conformations.
+def predict_rows(potential: Potential, dataset: ConformationDataset, rows: np.ndarray) -> Predictions:
+    """Predict all labels of the given conformations, Hessians included.
 
     Args:
         potential: potential in evaluation mode.
@@ -129,62 +162,83 @@ def predict_rows(
     """
     columns = common_columns(potential, dataset)
     n_atoms = dataset.slices["z"].diff().numpy()[rows]
-    starts = np.concatenate([[0], np.cumsum(n_atoms)])
     place = np.full(len(dataset), -1)
     place[rows] = np.arange(len(rows))
-    energy = {name: np.full(len(rows), np.nan) for name in columns}
-    reference = {name: np.full(len(rows), np.nan) for name in columns}
-    forces = {name: np.full((starts[-1], 3), np.nan, np.float32) for name in columns}
-    for chosen, batch, predictions in predicted(potential, dataset, rows, columns):
-        at = place[chosen]
-        for name, prediction in predictions.items():
-            labelled = batch.energy_mask[:, columns[name]].cpu().numpy()
-            energy[name][at[labelled]] = prediction.energy.cpu().numpy()[labelled]
-            reference[name][at[labelled]] = potential.reference_energy(batch, name).cpu().numpy()[labelled]
-            if prediction.forces is not None:
-                mask = batch.forces_mask[:, columns[name]].cpu().numpy()
-                atoms, _, _ = rows_of(torch.from_numpy(starts), torch.from_numpy(at[mask]))
-                of_labelled = mask[batch.batch.cpu().numpy()]
-                forces[name][atoms.numpy()] = prediction.forces.cpu().numpy()[of_labelled]
-    predictions_of_rows = Predictions(rows, energy, forces, reference)
-    _check_finite(predictions_of_rows, dataset, columns, n_atoms)
-    predictions_of_rows.forces = {name: values for name, values in forces.items() if not np.isnan(values).all()}
-    return predictions_of_rows
-
-
-def _check_finite(
-    predictions: Predictions, dataset: ConformationDataset, columns: dict[str, int], n_atoms: np.ndarray
-) -> None:
-    # A NaN prediction must not be taken for a missing label.
+    found = Predictions(rows, {}, {})
+    starts: dict[tuple[str, str], torch.Tensor] = {}
     for name, column in columns.items():
-        has_energy = dataset._data.energy_mask[predictions.rows, column].numpy()
-        has_forces = dataset._data.forces_mask[predictions.rows, column].numpy()
-        bad = has_energy & ~np.isfinite(predictions.energy[name])
-        owner = np.repeat(np.arange(len(predictions.rows)), n_atoms)
-        bad[owner[has_forces[owner] & ~np.isfinite(predictions.forces[name]).all(axis=1)]] = True
-        if bad.any():
-            row = int(predictions.rows[np.flatnonzero(bad)[0]])
+        for letter in evaluated_letters(potential, name, dataset.letters):
+            p = PROPERTIES[letter]
+            mask = is_compared(dataset, rows, p, column)
+            if mask.any():
+                ends = np.cumsum(np.where(mask, n_rows(p, n_atoms), 0))
+                starts[name, p.name] = torch.from_numpy(np.concatenate([[0], ends]))
+                found.values[name, p.name] = Labelled(mask, np.full((ends[-1], *p.shape), np.nan, p.dtype))
+        if (name, ENERGY.name) in starts:
+            found.reference[name] = np.full(int(starts[name, ENERGY.name][-1]), np.nan)
+    for name, p, chosen, values, reference in _compared(potential, dataset, found, columns):
+        at = rows_of(starts[name, p.name], torch.from_numpy(place[chosen]))[0].numpy()
+        found.values[name, p.name].values[at] = values.cpu().numpy()
+        if reference is not None:
+            found.reference[name][at] = reference.cpu().numpy()
+    _check_finite(found, dataset, n_atoms)
+    return found
+
+
+def _compared(
+    potential: Potential, dataset: ConformationDataset, found: Predictions, columns: Mapping[str, int]
+) -> Iterator[tuple[str, Property, np.ndarray, torch.Tensor, torch.Tensor | None]]:
+    """Fidelity, property, labelled conformations, their predictions, and reference energies with their energies."""
+    for chosen, batch, predictions in predicted(potential, dataset, found.rows, columns):
+        for name, prediction in predictions.items():
+            for p in predicted_properties(prediction):
+                mask = batch[p.mask][:, columns[name]]
+                if mask.any():
+                    values = getattr(prediction, p.name)[mask[batch.batch] if p.per == "atom" else mask]
+                    reference = potential.reference_energy(batch, name)[mask] if p is ENERGY else None
+                    yield name, p, chosen[mask.cpu().numpy()], values, reference
+    device = next(potential.parameters()).device
+    for (name, property), labelled in found.values.items():
+        if property == HESSIAN.name:
+            sizes = dataset.slices["z"].diff().numpy()
+            plan = by_size(found.rows[labelled.mask], sizes, BATCH_SIZE, MAX_ATOMS)
+            for chosen, batch in zip(plan(0), BatchLoader(dataset, plan=plan), strict=True):
+                yield name, HESSIAN, chosen, hessian(potential, batch.to(device), name), None
+
+
+def _check_finite(predictions: Predictions, dataset: ConformationDataset, n_atoms: np.ndarray) -> None:
+    bad: dict[str, np.ndarray] = {}
+    for (name, property), found in predictions.values.items():
+        finite = np.isfinite(found.values).reshape(len(found.values), -1).all(axis=1)
+        of_fidelity = bad.setdefault(name, np.zeros(len(predictions.rows), bool))
+        of_fidelity[found.owner(BY_NAME[property], n_atoms)[~finite]] = True
+    for name, of_fidelity in bad.items():
+        if of_fidelity.any():
+            row = int(predictions.rows[np.flatnonzero(of_fidelity)[0]])
             molecule = dataset.molecules[int(dataset._data.molecule[row])]
             raise MFPyGError(
-                f"the potential predicts NaN or infinity for '{name}' of {bad.sum()} conformations, the first being "
-                f"number {row} ({molecule}); expected finite energies and forces; train it again"
+                f"the potential predicts NaN or infinity for '{name}' of {of_fidelity.sum()} conformations, the first "
+                f"being number {row} ({molecule}); expected finite {listed(dataset.letters)}; train it again"
             )
 
 
 def average(members: Sequence[Predictions]) -> Predictions:
-    """Prediction of an ensemble: the mean of the energies and forces of its members.
+    """Prediction of an ensemble: the mean over its members, in float64.
 
     Raises:
-        MFPyGError: if the members predict different conformations or fidelities.
+        MFPyGError: if the members predict different conformations, or labels of different fidelities or properties.
     """
     first = members[0]
     for other in members[1:]:
-        if not np.array_equal(first.rows, other.rows) or set(first.energy) != set(other.energy):
-            raise MFPyGError("members of an ensemble predict different conformations or fidelities; expected the same")
+        same = np.array_equal(first.rows, other.rows) and first.values.keys() == other.values.keys()
+        if not same or any(not np.array_equal(v.mask, other.values[key].mask) for key, v in first.values.items()):
+            raise MFPyGError("members of an ensemble predict different conformations or labels; expected the same")
     return Predictions(
         first.rows,
-        {name: np.mean([m.energy[name] for m in members], axis=0) for name in first.energy},
-        {name: np.mean([m.forces[name].astype(np.float64) for m in members], axis=0) for name in first.forces},
+        {
+            key: Labelled(of.mask, np.mean([m.values[key].values.astype(np.float64) for m in members], axis=0))
+            for key, of in first.values.items()
+        },
         {name: np.mean([m.reference[name] for m in members], axis=0) for name in first.reference},
     )
 
@@ -220,17 +274,25 @@ def run_predictions(
     }
     stored = read_npz(path) if zipfile.is_zipfile(path) else {}  # a truncated file is replaced
     if str(stored.get("about")) == json.dumps(about):
-        return Predictions(rows, *(_by_fidelity(stored, kind) for kind in ("energy", "forces", "reference")))
+        return _from_arrays(rows, stored)
     found = predict_rows(load(run).to(device), dataset, rows)
     arrays: dict[str, Any] = {"about": np.array(json.dumps(about))}
-    for kind in ("energy", "forces", "reference"):
-        arrays |= {f"{kind}/{name}": values for name, values in getattr(found, kind).items()}
+    for (name, property), of in found.values.items():
+        arrays |= {f"{property}/{name}": of.values, f"{BY_NAME[property].mask}/{name}": of.mask}
+    arrays |= {f"reference/{name}": values for name, values in found.reference.items()}
     replace_file(path, lambda name: _save(name, arrays))
     return found
 
 
-def _by_fidelity(stored: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
-    return {key.partition("/")[2]: values for key, values in stored.items() if key.startswith(f"{kind}/")}
+def _from_arrays(rows: np.ndarray, stored: dict[str, np.ndarray]) -> Predictions:
+    found = Predictions(rows, {}, {})
+    for key, values in stored.items():
+        kind, _, name = key.partition("/")
+        if kind in BY_NAME:
+            found.values[name, kind] = Labelled(stored[f"{BY_NAME[kind].mask}/{name}"], values)
+        elif kind == "reference":
+            found.reference[name] = values
+    return found
 
 
 def _save(name: str, arrays: dict[str, Any]) -> None:

@@ -21,7 +21,8 @@ from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.ensemble import Labels
 from mfpyg.evaluation.evaluate import Parity
 from mfpyg.fidelity import further_letters, parse_fidelities
-from mfpyg.inference.dataset import Predictions, run_predictions
+from mfpyg.inference.dataset import Predictions, average, run_predictions
+from mfpyg.properties import ENERGY
 from mfpyg.study.names import PAPER_MODELS, model_name
 from mfpyg.study.plan import StudyRun
 from mfpyg.training.folder import RunFolder
@@ -47,7 +48,8 @@ class ReadRun:
         versions: versions of packages.
         epochs: number of epochs up to its best one.
         fidelities: fidelities of its potential.
-        dataset: its data.
+        dataset: its data as in training.
+        evaluated: the same conformations with the labels of all properties that any run was trained on.
         signature: hash of the geometries of each split.
     """
 
@@ -59,6 +61,7 @@ class ReadRun:
     epochs: int
     fidelities: tuple[str, ...]
     dataset: ConformationDataset
+    evaluated: ConformationDataset
     signature: dict[str, str] = field(default_factory=dict)
 
 
@@ -79,17 +82,27 @@ def read_runs(runs: Iterable[StudyRun], splits: Sequence[str]) -> tuple[list[Rea
     failures: list[Failure] = []
     opened: dict[tuple[Any, ...], ConformationDataset] = {}
     seen: set[tuple[Any, ...]] = set()
+    runs = list(runs)
+    letters = letters_of(runs)
     for run in runs:
-        _ = run.fidelities  # raises for an invalid name, which is no failure of the run
         if (*run.key, run.seed) in seen:
             raise MFPyGError(f"the study has two runs of {run}; give members of an ensemble different seeds")
         seen.add((*run.key, run.seed))
         try:
-            found.append(_read(run, splits, opened))
+            found.append(_read(run, splits, letters, opened))
         except MFPyGError as error:
             failures.append(Failure(run, str(error)))
     agreeing, differing = _agreeing(found, splits)
     return agreeing, failures + differing
+
+
+def letters_of(runs: Iterable[StudyRun]) -> str | None:
+    """Letters of the properties that any run is trained on, see :func:`mfpyg.fidelity.further_letters`.
+
+    Raises:
+        MFPyGError: for an invalid name of a model.
+    """
+    return further_letters(fidelity for run in runs for fidelity in parse_fidelities(run.fidelities))
 
 
 def check_data(runs: Iterable[StudyRun], dataset: ConformationDataset, fidelities: Sequence[str]) -> None:
@@ -132,7 +145,9 @@ def splits_with_data(runs: Iterable[StudyRun], names: Sequence[str]) -> list[str
     return [names[0]]
 
 
-def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], ConformationDataset]) -> ReadRun:
+def _read(
+    run: StudyRun, splits: Sequence[str], letters: str | None, opened: dict[tuple[Any, ...], ConformationDataset]
+) -> ReadRun:
     if run.failure is not None:
         raise MFPyGError(run.failure)
     folder = RunFolder(Path(run.folder))
@@ -147,22 +162,26 @@ def _read(run: StudyRun, splits: Sequence[str], opened: dict[tuple[Any, ...], Co
         raise MFPyGError(f"{folder.path}: predicts {', '.join(fidelities)}, but {run.name} needs its target '{target}'")
     # As in training, which may have had levels that the potential does not have.
     trained = parse_fidelities(described["config"]["fidelities"])
-    named = run.data or folder.recorded_data(described)
-    key = (*named, trained)
-    if key not in opened:
-        specs = recorded_specs(named, f"StudyRun(…, data=[NEW]), or mfpyg-train --resume {folder.path} --dataset NEW")
-        opened[key] = open_dataset(specs, [f.name for f in trained], properties=further_letters(trained))
-    dataset = opened[key]
+    named, names, own = run.data or folder.recorded_data(described), [f.name for f in trained], further_letters(trained)
+
+    def data(properties: str | None) -> ConformationDataset:
+        key = (*named, *names, properties)
+        if key not in opened:
+            otherwise = f"StudyRun(…, data=[NEW]), or mfpyg-train --resume {folder.path} --dataset NEW"
+            opened[key] = open_dataset(recorded_specs(named, otherwise), names, properties=properties)
+        return opened[key]
+
+    dataset, evaluated = data(own), data(letters or own)
     if dataset.fingerprint != described["data"]["fingerprint"]:
         raise MFPyGError(f"{folder.path}: {' + '.join(named)} is no longer the data that it was trained on")
     rows = {name: of.numpy().astype(np.int64) for name, of in described["splits"].items()}
     missing = [name for name in splits if not len(rows.get(name, ()))]
     if missing:
         raise MFPyGError(f"{folder.path}: no split {missing[0]} (it has {', '.join(rows)})")
-    signature = {name: _signature(dataset, rows[name]) for name in splits}
+    signature = {name: _signature(evaluated, rows[name]) for name in splits}
     return ReadRun(
         *(run, described["config"], described["data"], rows, described["versions"]),
-        *(epochs_done(checkpoint), fidelities, dataset, signature),
+        *(epochs_done(checkpoint), fidelities, dataset, evaluated, signature),
     )
 
 
@@ -195,7 +214,7 @@ def evaluated_on(
     one: ReadRun, splits: Sequence[str], whole: Mapping[str, ConformationDataset]
 ) -> dict[str, tuple[ConformationDataset, np.ndarray]]:
     """Data sets, and numbers of the conformations, that a run is evaluated on."""
-    own = {name: (one.dataset, one.splits[name]) for name in splits}
+    own = {name: (one.evaluated, one.splits[name]) for name in splits}
     return own | {name: (data, np.arange(len(data))) for name, data in whole.items()}
 
 
@@ -225,8 +244,10 @@ def predict_all(
     return found, failures
 
 
-def in_groups(found: Mapping[int, tuple[ReadRun, Any]]) -> tuple[list[list[ReadRun]], list[Failure]]:
-    """Members of each ensemble, in the order of the tables, and runs with other levels than the first member."""
+def in_groups(
+    found: Mapping[int, tuple[ReadRun, dict[str, Predictions]]],
+) -> tuple[list[list[ReadRun]], list[Failure]]:
+    """Members of each ensemble, in the order of the tables, and runs with other levels or labels than the first."""
     groups: dict[tuple[str, str, float], list[ReadRun]] = {}
     failures = []
     order = sorted((r for r, _ in found.values()), key=lambda r: (_order(r.run), r.run.strategy, -r.run.label_fraction))
@@ -236,7 +257,13 @@ def in_groups(found: Mapping[int, tuple[ReadRun, Any]]) -> tuple[list[list[ReadR
             what = f"{one.run.folder}: predicts {', '.join(one.fidelities)}, but {first.run.folder}, an earlier member,"
             failures.append(Failure(one.run, f"{what} {', '.join(first.fidelities)}; give it another strategy"))
         elif one is not first:
-            groups[one.run.key].append(one)
+            try:
+                for split, of_first in found[id(first)][1].items():
+                    average([of_first, found[id(one)][1][split]])
+            except MFPyGError as error:
+                failures.append(Failure(one.run, f"{one.run.folder} and {first.run.folder}: {error}"))
+            else:
+                groups[one.run.key].append(one)
     return [groups[key] for key in dict.fromkeys(one.run.key for one in order)], failures
 
 
@@ -249,15 +276,10 @@ def _order(run: StudyRun) -> tuple[int, str]:
 def parity_of(mean: Predictions, labels: Labels, target: str) -> dict[tuple[str, str], Parity]:
     """Labels and averaged predictions of the target, for :func:`mfpyg.evaluation.report.parity_plot`."""
     pairs: dict[tuple[str, str], Parity] = {}
-    if target not in mean.energy:
-        return pairs
-    mask = labels.energy_mask[target]
-    if mask.any():
-        reference, n_atoms = mean.reference[target][mask], labels.n_atoms[mask]
-        label, predicted = ((e[target][mask] - reference) / n_atoms for e in (labels.energy, mean.energy))
-        pairs[target, "energy"] = Parity([label], [predicted])
-    atoms = np.repeat(labels.forces_mask[target], labels.n_atoms)
-    if target in mean.forces and atoms.any():
-        label, predicted = (f[target][atoms].ravel() for f in (labels.forces, mean.forces))
-        pairs[target, "forces"] = Parity([label], [predicted])
+    for (name, property), found in mean.values.items():
+        if name == target:
+            both = [labels.values[name, property].values, found.values]
+            if property == ENERGY.name:
+                both = [(energies - mean.reference[name]) / labels.n_atoms[found.mask] for energies in both]
+            pairs[name, property] = Parity(*([values.ravel()] for values in both))
     return pairs

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from mfpyg.evaluation.ensemble import PROPERTIES
+from mfpyg.evaluation.ensemble import QUANTITIES
 from mfpyg.evaluation.report import parity_plot
 from mfpyg.files import make_folder, replace_file
 from mfpyg.study.results import ModelResult, StudyResult, half_width, improvement
-from mfpyg.study.tables import UNITS, number_of_labels
+from mfpyg.study.tables import number_of_labels
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 """Palette of Okabe and Ito, safe for all kinds of colour vision."""
@@ -23,12 +23,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 _BEYOND = 40.0
 """Margin of the axis beyond the bars in percent; intervals of two members may be much longer."""
 
-_SHORT = {
-    "energy": "energies",
-    "forces": "forces",
-    "conformers": "conformer ΔE",
-    "conformer_forces": "conformer forces",
-}
+_USUAL = ("energy", "forces", "conformers", "conformer_forces")
+"""Quantities whose bars have a place in any case."""
 
 
 @dataclass(frozen=True)
@@ -77,31 +73,30 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _improvement(result: StudyResult, path: Path) -> StudyFigure | None:
-    models = [m for m in largest_shares(result) if any(improvement(result, m, s, p) for s, p in _columns(result))]
-    splits = [s for s in result.splits if any(improvement(result, m, s, p) for m in models for p in PROPERTIES)]
+    models = [m for m in largest_shares(result) if any(improvement(result, m, s, q) for s, q in _columns(result))]
+    splits = [s for s in result.splits if any(improvement(result, m, s, q) for m in models for q in QUANTITIES)]
     if not models:
         return None
+    shown = [q for q in QUANTITIES if q in _USUAL or any(improvement(result, m, s, q) for m in models for s in splits)]
     several = len({model.strategy for model in models}) > 1
-    height = 0.8 / len(PROPERTIES)
+    height = 0.8 / len(shown)
     figure = Figure(figsize=(2.2 + 3.6 * len(splits), 1.3 + 0.75 * len(models)))
     axes = figure.subplots(1, len(splits), squeeze=False, sharey=True)
     for axis, split in zip(axes[0], splits, strict=True):
-        for number, (prop, colour) in enumerate(zip(PROPERTIES, COLOURS, strict=False)):
-            values = [improvement(result, model, split, prop) for model in models]
+        for number, quantity in enumerate(shown):
+            values = [improvement(result, model, split, quantity) for model in models]
             at = [i for i, value in enumerate(values) if value is not None]
             widths = [half_width(v) or 0.0 for v in values if v is not None]
             axis.barh(
-                np.array(at) + (number - (len(PROPERTIES) - 1) / 2) * height,
+                np.array(at) + (number - (len(shown) - 1) / 2) * height,
                 [v.value for v in values if v is not None],
                 height * 0.9,
                 xerr=widths if any(widths) else None,
-                color=colour,
-                label=_SHORT[prop],
+                color=COLOURS[number % len(COLOURS)],
+                label=QUANTITIES[quantity].short,
                 error_kw={"elinewidth": 0.8, "ecolor": "0.25"},
             )
-        bars = [
-            e.value for e in (improvement(result, m, split, p) for m in models for p in PROPERTIES) if e is not None
-        ]
+        bars = [e.value for e in (improvement(result, m, split, q) for m in models for q in shown) if e is not None]
         axis.set_xlim(min(0.0, *bars) - _BEYOND, max(0.0, *bars) + _BEYOND)
         axis.axvline(0, color="0.3", linewidth=0.8)
         axis.grid(axis="x", color="0.9")
@@ -122,7 +117,7 @@ def _improvement(result: StudyResult, path: Path) -> StudyFigure | None:
 
 
 def _columns(result: StudyResult) -> list[tuple[str, str]]:
-    return [(split, prop) for split in result.splits for prop in PROPERTIES]
+    return [(split, quantity) for split in result.splits for quantity in QUANTITIES]
 
 
 def _name(model: ModelResult, with_strategy: bool) -> str:
@@ -135,24 +130,25 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
     lines = {key: [m for m in models if (m.name, m.strategy) == key] for key in [(m.name, m.strategy) for m in models]}
     if all(len({model.n_labels for model in line}) < 2 for line in lines.values()):
         return None
-    wanted = ("energy", "forces", "conformers")
-    splits = [s for s in result.splits if any(m.of_target(s, p) for m in models for p in wanted)]
-    properties = [p for p in wanted if any(m.of_target(s, p) for m in models for s in splits)]
-    figure = Figure(figsize=(3.5 * len(properties), 3.1 * len(splits)))
-    axes = figure.subplots(len(splits), len(properties), squeeze=False)
+    wanted = [quantity for quantity in QUANTITIES if quantity != "conformer_forces"]
+    splits = [s for s in result.splits if any(m.of_target(s, q) for m in models for q in wanted)]
+    quantities = [q for q in wanted if any(m.of_target(s, q) for m in models for s in splits)]
+    figure = Figure(figsize=(3.5 * len(quantities), 3.1 * len(splits)))
+    axes = figure.subplots(len(splits), len(quantities), squeeze=False)
     for row, split in zip(axes, splits, strict=True):
-        for axis, prop in zip(row, properties, strict=True):
+        for axis, quantity in zip(row, quantities, strict=True):
+            of = QUANTITIES[quantity]
             for number, ((name, strategy), line) in enumerate(lines.items()):
                 colour, style = COLOURS[number % len(COLOURS)], ("-", "--", ":")[number // len(COLOURS) % 3]
                 offset = 1.02 ** (number - (len(lines) - 1) / 2)  # or intervals would cover each other
-                _curve(axis, line, split, prop, offset, colour, style, f"{name}, {strategy}")
-            axis.set(title=f"{split}: {_SHORT[prop]}", xscale="log", yscale="log", ylabel=f"RMSE ({UNITS[prop]})")
+                _curve(axis, line, split, quantity, offset, colour, style, f"{name}, {strategy}")
+            axis.set(title=f"{split}: {of.short}", xscale="log", yscale="log", ylabel=f"RMSE ({of.property.unit})")
             axis.set_xlabel(f"{target} labels in training")
             counts = sorted({model.n_labels for model in models})
             axis.xaxis.set_major_locator(FixedLocator(counts))
             axis.xaxis.set_minor_locator(NullLocator())
             axis.set_xticklabels([f"{n:,}" for n in counts], rotation=45)
-            values = [found.rmse.value for model in models if (found := model.of_target(split, prop)) is not None]
+            values = [found.rmse.value for model in models if (found := model.of_target(split, quantity)) is not None]
             if values:  # long intervals of two members would leave no room for the curves
                 axis.set_ylim(max(min(values) / 2, 1e-12), 2 * max(values))
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -172,9 +168,9 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
 
 
 def _curve(
-    axis: Axes, line: list[ModelResult], split: str, prop: str, offset: float, colour: str, style: str, label: str
+    axis: Axes, line: list[ModelResult], split: str, quantity: str, offset: float, colour: str, style: str, label: str
 ) -> None:
-    known = [(model.n_labels, found.rmse) for model in line if (found := model.of_target(split, prop)) is not None]
+    known = [(model.n_labels, found.rmse) for model in line if (found := model.of_target(split, quantity)) is not None]
     points = sorted(known, key=lambda point: point[0])
     if not points:
         return

@@ -1,7 +1,8 @@
 """Names of models as Messerly et al. (arXiv 2505.01590) write them: ``MF-DZ/EF-CC/E`` is ``dz:EF cc:E``.
 
 A name is ``SF`` (single-fidelity) or ``MF`` (multi-fidelity), and ``-LEVEL/LABELS`` for each fidelity, cheap ones
-first; the last one is the target, which the model is made to predict. Importable without torch.
+first; the last one is the target, which the model is made to predict. Labels are letters of :mod:`mfpyg.properties`, as
+in ``MF-DZ/EFHD-CC/E``. Importable without torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from mfpyg.datasets.levels import LEVELS
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import Fidelity, parse_fidelities
+from mfpyg.properties import PROPERTIES
 
 PAPER_MODELS = (
     "SF-DZ/E",
@@ -42,7 +44,7 @@ printed tables: exactly nine of its 17 models have a target without forces, the 
 targets has its single-fidelity baseline among them.
 """
 
-_PART = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)/(EF|FE|E|F)")
+_PART = re.compile(rf"([A-Za-z][A-Za-z0-9_-]*)/([{''.join(PROPERTIES)}]+)")
 _KNOWN = tuple(dict.fromkeys(level.name for levels in LEVELS.values() for level in levels))
 
 
@@ -60,9 +62,8 @@ def parse_model(name: str, known: Iterable[str] = _KNOWN) -> list[str]:
     ['dz:EF', 'cc:E']
     """
     kind, _, rest = name.partition("-")
-    parts = re.split(r"(?<=/E)-|(?<=/F)-|(?<=/EF)-|(?<=/FE)-", rest)
-    matches = [_PART.fullmatch(part) for part in parts]
-    if kind not in ("SF", "MF") or None in matches:
+    parts = list(_PART.finditer(rest))
+    if kind not in ("SF", "MF") or not parts or "-".join(part[0] for part in parts) != rest:
         raise MFPyGError(
             f"malformed model '{name}': expected SF-LEVEL/LABELS or MF-LEVEL/LABELS-LEVEL/LABELS, as MF-DZ/EF-CC/E"
             f"{did_you_mean(name, PAPER_MODELS)}"
@@ -75,16 +76,15 @@ def parse_model(name: str, known: Iterable[str] = _KNOWN) -> list[str]:
         )
     by_lower_case = {level.lower(): level for level in known}
     fidelities = []
-    for match in matches:
-        assert match is not None
-        level = match[1].lower()
+    for part in parts:
+        level = part[1].lower()
         if level not in by_lower_case:
             listed = ", ".join(one.upper() for one in by_lower_case)
             raise MFPyGError(
-                f"unknown level '{match[1]}' in model '{name}' (known: {listed})"
-                f"{did_you_mean(match[1].upper(), [one.upper() for one in by_lower_case])}"
+                f"unknown level '{part[1]}' in model '{name}' (known: {listed})"
+                f"{did_you_mean(part[1].upper(), [one.upper() for one in by_lower_case])}"
             )
-        fidelities.append(f"{by_lower_case[level]}:{match[2]}")
+        fidelities.append(f"{by_lower_case[level]}:{part[2]}")
     return [str(fidelity) for fidelity in parse_fidelities(fidelities)]
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mfpyg.checkpoint import versions
+from mfpyg.datasets.labels import ALWAYS
 from mfpyg.evaluation.conformers import WINDOW
 from mfpyg.evaluation.ensemble import CONFIDENCE
 from mfpyg.files import make_folder, write_text
+from mfpyg.properties import ENERGY, PROPERTIES
 from mfpyg.study.figures import StudyFigure, largest_shares, write_figures
 from mfpyg.study.plan import percent
 from mfpyg.study.results import StudyResult, baseline, baseline_name
@@ -118,11 +120,16 @@ def _introduction(result: StudyResult) -> str:
         "Messerly et al., “Multi-fidelity learning for interatomic potentials”, arXiv 2505.01590. A model's name lists "
         "the levels it was trained on, cheap ones first, and their labels: MF-DZ/EF-CC/E was trained on energies (E) "
         "and forces (F) of dz and energies of cc; SF marks a single level. The last level is the target, on which "
-        "models are compared."
+        f"models are compared.{_further_letters(result)}"
     ) + paragraph(
         f"{n_runs} runs of {len(result.models)} models; runs that differ in the seed only are members of an "
         f"ensemble. {len(result.failures) or 'No'} run{'s' if len(result.failures) != 1 else ''} could not be used."
     )
+
+
+def _further_letters(result: StudyResult) -> str:
+    further = [f"{PROPERTIES[letter].plural} ({letter})" for letter in result.letters if letter not in ALWAYS]
+    return f" Other labels: {', '.join(further)}." if further else ""
 
 
 def _left_out(result: StudyResult) -> str:
@@ -184,11 +191,11 @@ def _data(result: StudyResult) -> str:
     parts.append(grid(["evaluated on", "conformations", "molecules"], rows, caption))
     splits = list(dict.fromkeys(split for of_split in result.label_counts.values() for split in of_split))
     levels = [
-        [name, result.methods.get(name, DASH), *(_energies_and_forces(of_split.get(split)) for split in splits)]
+        [name, result.methods.get(name, DASH), *(_counts(of_split.get(split)) for split in splits)]
         for name, of_split in result.label_counts.items()
     ]
     caption = (
-        "Levels of theory, and numbers of conformations with an energy and with forces; a model trains on the labels "
+        f"Levels of theory, and numbers of conformations {_with_labels(result.letters)}; a model trains on the labels "
         "in its name."
     )
     if levels:
@@ -211,8 +218,15 @@ def _other_levels(result: StudyResult) -> str:
     return f"<details><summary>Errors at levels other than the target</summary>\n{inner}</details>\n"
 
 
-def _energies_and_forces(counts: tuple[int, int] | None) -> str:
-    return DASH if counts is None else f"{counts[0]:,}, {counts[1]:,}"
+def _counts(counts: tuple[int, ...] | None) -> str:
+    return DASH if counts is None else ", ".join(f"{n:,}" for n in counts)
+
+
+def _with_labels(letters: str) -> str:
+    """Properties in words: ``with an energy, with forces and with a dipole``."""
+    several = [PROPERTIES[letter] for letter in letters]
+    each = [p.plural if p.per == "atom" else f"a{'n' * (p is ENERGY)} {p.singular}" for p in several]
+    return " and ".join(filter(None, [", ".join(f"with {words}" for words in each[:-1]), f"with {each[-1]}"]))
 
 
 def _missing_baselines(result: StudyResult) -> str:

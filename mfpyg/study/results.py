@@ -12,12 +12,14 @@ import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.label_fraction import thin_labels
+from mfpyg.datasets.labels import ALWAYS
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.ensemble import RESAMPLES, Estimate, Labels, PropertyErrors, ensemble_errors, labels_of
 from mfpyg.evaluation.evaluate import Parity
 from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.inference.dataset import Predictions, average
 from mfpyg.options import flat
+from mfpyg.properties import PROPERTIES, in_order
 from mfpyg.settings import from_dict
 from mfpyg.study.ensembles import Failure, ReadRun, evaluated_on, in_groups, parity_of, predict_all, read_runs
 from mfpyg.study.names import baseline_of, target_of
@@ -35,8 +37,9 @@ class ModelResult:
         runs: the members.
         n_labels: number of the target's labels in training, averaged over the members.
         epochs: number of epochs up to each member's best one.
-        errors: ``{split: {fidelity: {property: PropertyErrors}}}``.
-        parity: ``{split: {(target, "energy" | "forces"): Parity}}`` of the averaged prediction.
+        errors: ``{split: {fidelity: {quantity: PropertyErrors}}}``, see
+            :data:`mfpyg.evaluation.ensemble.QUANTITIES`.
+        parity: ``{split: {(target, name of the property): Parity}}`` of the averaged prediction.
         own_settings: settings that are not in :attr:`StudyResult.settings`, by dotted name, one value per member.
     """
 
@@ -56,13 +59,13 @@ class ModelResult:
         """Target of the model, its last level."""
         return target_of(self.fidelities)
 
-    def of_target(self, split: str, prop: str) -> PropertyErrors | None:
-        """Errors at the target; ``None`` if there are no labels."""
-        return self.at_level(self.target.name, split, prop)
+    def of_target(self, split: str, quantity: str) -> PropertyErrors | None:
+        """Errors at the target; ``None`` if the model does not predict the quantity or there are no labels."""
+        return self.at_level(self.target.name, split, quantity)
 
-    def at_level(self, level: str, split: str, prop: str) -> PropertyErrors | None:
-        """Errors at any level; ``None`` if the model does not predict it or there are no labels."""
-        return self.errors.get(split, {}).get(level, {}).get(prop)
+    def at_level(self, level: str, split: str, quantity: str) -> PropertyErrors | None:
+        """Errors at any level; ``None`` if the model does not predict them or there are no labels."""
+        return self.errors.get(split, {}).get(level, {}).get(quantity)
 
 
 @dataclass
@@ -76,10 +79,12 @@ class StudyResult:
         sizes: ``{split: (conformations, molecules)}``.
         trained_on: ``{specification of the data: {"train", "val", …: conformations}}`` of the first run of each.
         methods: ``{level: method}``.
-        label_counts: ``{level: {split: (conformations with an energy, with forces)}}`` of the first run of each level.
+        label_counts: ``{level: {split: conformations with a label of each property of letters}}`` of the first run of
+            each level.
         settings: settings shared by all runs, by dotted name.
         versions: ``{package: versions in training}``.
         resamples: number of bootstrap resamples.
+        letters: letters of the properties of the data.
     """
 
     models: list[ModelResult]
@@ -88,10 +93,11 @@ class StudyResult:
     sizes: dict[str, tuple[int, int]]
     trained_on: dict[str, dict[str, int]]
     methods: dict[str, str]
-    label_counts: dict[str, dict[str, tuple[int, int]]]
+    label_counts: dict[str, dict[str, tuple[int, ...]]]
     settings: dict[str, Any]
     versions: dict[str, list[str]]
     resamples: int
+    letters: str = ALWAYS
 
     def find(self, name: str, label_fraction: float, strategy: str) -> ModelResult | None:
         """Model of this name and share of labels, of this strategy if there is one, else of the first that has one."""
@@ -110,7 +116,8 @@ def collect(
 ) -> StudyResult:
     """Evaluate the runs of a study.
 
-    Predictions are cached in the run folders, so that a second call takes seconds; a changed checkpoint is evaluated
+    All models are evaluated on the properties that any of them was trained on, as far as they predict them. Predictions
+    are cached in the run folders, so that a second call takes seconds; a changed checkpoint is evaluated
     again. A run that is missing, unfinished, damaged or of other conformations becomes a :class:`Failure`.
 
     Args:
@@ -142,6 +149,7 @@ def collect(
         for name, (data, rows) in evaluated_on(one, splits, whole).items()
     }
     labelled = {key: labels_of(data, rows) for key, (data, rows) in labels.items()}
+    letters = in_order({*ALWAYS, *(letter for one in used for letter in one.evaluated.letters)})
     shared, own = common_settings(used)
     models = []
     for members in groups:
@@ -159,10 +167,11 @@ def collect(
         {name: (len(of.rows), of.n_molecules) for (name, _), of in labelled.items()},
         split_sizes(used),
         {level: method for one in used for level, method in one.data["methods"].items() if method},
-        label_counts(used),
+        label_counts(used, letters),
         shared,
         versions_of(used),
         resamples,
+        letters,
     )
 
 
@@ -200,7 +209,7 @@ def half_width(estimate: Estimate) -> float | None:
     return None if estimate.high is None else estimate.high - estimate.value
 
 
-def improvement(result: StudyResult, model: ModelResult, split: str, prop: str) -> Estimate | None:
+def improvement(result: StudyResult, model: ModelResult, split: str, quantity: str) -> Estimate | None:
     """Reduction in percent of the members' mean RMSE with respect to the single-fidelity model.
 
     The baseline is that of :func:`baseline`. The interval adds the relative half-widths of both in quadrature, which is
@@ -212,7 +221,7 @@ def improvement(result: StudyResult, model: ModelResult, split: str, prop: str) 
     if len(model.fidelities) == 1:
         return None
     base = baseline(result, model)
-    own, other = model.of_target(split, prop), None if base is None else base.of_target(split, prop)
+    own, other = model.of_target(split, quantity), None if base is None else base.of_target(split, quantity)
     if own is None or other is None or not other.rmse.value:
         return None
     ratio = own.rmse.value / other.rmse.value
@@ -247,7 +256,8 @@ def n_target_labels(one: ReadRun, target: str) -> int:
     fractions = label_fractions(settings, parse_fidelities(settings.fidelities))
     dataset = thin_labels(one.dataset, one.splits, fractions, settings.split_seed)
     column, rows = dataset.fidelities.index(target), one.splits["train"]
-    return int((dataset._data.energy_mask[rows, column] | dataset._data.forces_mask[rows, column]).sum())
+    masks = [dataset._data[PROPERTIES[letter].mask].numpy()[rows, column] for letter in dataset.letters]
+    return int(np.logical_or.reduce(masks).sum())
 
 
 def split_sizes(read: list[ReadRun]) -> dict[str, dict[str, int]]:
@@ -260,17 +270,19 @@ def split_sizes(read: list[ReadRun]) -> dict[str, dict[str, int]]:
     return found
 
 
-def label_counts(read: list[ReadRun]) -> dict[str, dict[str, tuple[int, int]]]:
-    """``{level: {split: (conformations with an energy, with forces)}}`` of the first run that predicts the level."""
-    found: dict[str, dict[str, tuple[int, int]]] = {}
+def label_counts(read: list[ReadRun], letters: str) -> dict[str, dict[str, tuple[int, ...]]]:
+    """``{level: {split: conformations with a label of each property}}`` of the first run that predicts the level."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
     for one in read:
-        data = one.dataset._data
+        data = one.evaluated
         for name in one.fidelities:
-            if name not in found and name in one.dataset.fidelities:  # it may be a level of other data
-                column = one.dataset.fidelities.index(name)
-                masks = data.energy_mask[:, column], data.forces_mask[:, column]
+            if name not in found and name in data.fidelities:  # it may be a level of other data
+                column = data.fidelities.index(name)
+                none = np.zeros(len(data), bool)
+                masks = [PROPERTIES[letter].mask for letter in letters]
+                each = [data._data[mask].numpy()[:, column] if mask in data.slices else none for mask in masks]
                 found[name] = {
-                    split: (int(masks[0][rows].sum()), int(masks[1][rows].sum())) for split, rows in one.splits.items()
+                    split: tuple(int(mask[rows].sum()) for mask in each) for split, rows in one.splits.items()
                 }
     return found
 

@@ -1,8 +1,8 @@
-"""Tables of a study: errors of energies, forces and conformers, and improvement by multi-fidelity learning.
+"""Tables of a study: errors of all properties and of conformers, and improvement by multi-fidelity learning.
 
 As in Tables 2 to 4 of Messerly et al., arXiv 2505.01590: RMSE and MAE of energies, of forces, and of energy differences
-between conformers, for each model at its target. As in its Figure 3: reduction of the RMSE in percent of that of the
-single-fidelity model with the same labels of the same target.
+between conformers, for each model at its target; and of other properties with labels. As in its Figure 3: reduction of
+the RMSE in percent of that of the single-fidelity model with the same labels of the same target.
 """
 
 from __future__ import annotations
@@ -15,25 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mfpyg.evaluation.ensemble import PROPERTIES, Estimate, PropertyErrors
+from mfpyg.evaluation.ensemble import QUANTITIES, Estimate, PropertyErrors
 from mfpyg.fidelity import Fidelity
 from mfpyg.files import make_folder, write_text
 from mfpyg.study.plan import percent
 from mfpyg.study.results import ModelResult, StudyResult, baseline_name, half_width, improvement
-from mfpyg.units import ENERGY_UNIT, FORCE_UNIT
 
 DASH = "–"
 FEW_MOLECULES = 10
 """With fewer molecules, bootstrap intervals are too narrow."""
 
-UNITS = {"energy": ENERGY_UNIT, "forces": FORCE_UNIT, "conformers": ENERGY_UNIT, "conformer_forces": FORCE_UNIT}
-
-_OF = {
-    "energy": "Total energies",
-    "forces": "Force components",
-    "conformers": "Energy differences of all pairs of conformers of a molecule within 100 kcal/mol of its lowest",
-    "conformer_forces": "Force components of the conformers within 100 kcal/mol of a molecule's lowest",
-}
 _AT_TARGET = "Each model at its target, the last level of its name."
 _LEGEND = (
     "RMSE and MAE: mean over the members ± half the 95 % "
@@ -67,14 +58,14 @@ class StudyTable:
 
 def tables(result: StudyResult) -> list[StudyTable]:
     """Errors of each model at its target, and the improvements; empty tables are left out."""
-    found = [_errors(result, prop) for prop in PROPERTIES]
+    found = [_errors(result, quantity) for quantity in QUANTITIES]
     return [table for table in [*found, _improvements(result)] if table.rows]
 
 
 def other_tables(result: StudyResult) -> list[StudyTable]:
     """Errors of models at each of their levels other than the target; empty tables are left out."""
     levels = {f.partition(":")[0]: None for model in result.models for f in model.fidelities[:-1]}
-    found = [_errors(result, prop, level) for level in levels for prop in PROPERTIES]
+    found = [_errors(result, quantity, level) for level in levels for quantity in QUANTITIES]
     return [table for table in found if table.rows]
 
 
@@ -109,25 +100,26 @@ def number_of_labels(model: ModelResult) -> str:
 _MODEL_COLUMNS = ["model", "strategy", "labels", "number", "members"]
 
 
-def _errors(result: StudyResult, prop: str, level: str | None = None) -> StudyTable:
+def _errors(result: StudyResult, quantity: str, level: str | None = None) -> StudyTable:
     """Errors at each model's target, or at a level of all models with another target."""
     models = [(m, m.target.name if level is None else level) for m in result.models if m.target.name != level]
-    splits = [s for s in result.splits if any(model.at_level(at, s, prop) for model, at in models)]
+    splits = [s for s in result.splits if any(model.at_level(at, s, quantity) for model, at in models)]
     header = [*_MODEL_COLUMNS]
     for split in splits:
         header += [f"{split}: {name}" for name in ("RMSE", "MAE", "ensemble RMSE", "ensemble MAE")]
     rows, counted = [], {}
     for model, at in models:
-        found = [model.at_level(at, split, prop) for split in splits]
+        found = [model.at_level(at, split, quantity) for split in splits]
         if any(found):
             cells = [[DASH] * 4 if e is None else _cells(e) for e in found]
             name, *others = labelled(model)
-            star = "" if _trained(model, at, prop) else "*"
+            star = "" if _trained(model, at, quantity) else "*"
             rows.append([name + star, *others, *(cell for of_split in cells for cell in of_split)])
             counted.update({(at, split): e for split, e in zip(splits, found, strict=True) if e is not None})
     where = _AT_TARGET if level is None else f"Each model with another target that predicts {level}, at {level}."
-    caption = f"{_OF[prop]}, in {UNITS[prop]}. {where} {_LEGEND} {_counts(counted)}"
-    name = "-".join(["table", prop.replace("_", "-"), *([] if level is None else [level])])
+    of = QUANTITIES[quantity]
+    caption = f"{of.caption}, in {of.property.unit}. {where} {_LEGEND} {_counts(counted)}"
+    name = "-".join(["table", quantity.replace("_", "-"), *([] if level is None else [level])])
     return StudyTable(name, caption, header, rows)
 
 
@@ -139,9 +131,9 @@ def _counts(counted: dict[tuple[str, str], PropertyErrors]) -> str:
     return f"Numbers of labels and molecules: {'; '.join(counts)}.{warning}"
 
 
-def _trained(model: ModelResult, level: str, prop: str) -> bool:
+def _trained(model: ModelResult, level: str, quantity: str) -> bool:
     at = next((f for f in map(Fidelity.parse, model.fidelities) if f.name == level), None)
-    return at is not None and ("F" if prop in ("forces", "conformer_forces") else "E") in at.labels
+    return at is not None and QUANTITIES[quantity].property in at.properties
 
 
 def _cells(e: PropertyErrors) -> list[str]:
@@ -160,7 +152,7 @@ def _brackets(estimate: Estimate) -> str:
 
 
 def _improvements(result: StudyResult) -> StudyTable:
-    columns = [(split, prop) for split in result.splits for prop in PROPERTIES]
+    columns = [(split, quantity) for split in result.splits for quantity in QUANTITIES]
     found = {id(m): [improvement(result, m, *column) for column in columns] for m in result.models}
     used = [i for i in range(len(columns)) if any(of[i] for of in found.values())]
     rows = []
@@ -172,7 +164,7 @@ def _improvements(result: StudyResult) -> StudyTable:
         "Improvement over the single-fidelity model with the same labels of the same target, in percent of its RMSE "
         "(mean over the members); positive is better. ±: half the 95 % interval, propagated from both ensembles."
     )
-    header = [*_MODEL_COLUMNS, "baseline", *(f"{columns[i][0]}: {PROPERTIES[columns[i][1]]}" for i in used)]
+    header = [*_MODEL_COLUMNS, "baseline", *(f"{columns[i][0]}: {QUANTITIES[columns[i][1]].plural}" for i in used)]
     return StudyTable("table-improvement", caption, header, rows)
 
 
@@ -182,7 +174,7 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _every_number(result: StudyResult) -> list[list[Any]]:
-    """One line per model, split, fidelity (not only the target) and property."""
+    """One line per model, split, fidelity (not only the target) and quantity."""
     estimates = ("rmse", "mae", "ensemble_rmse", "ensemble_mae")
     columns = [f"{name}{end}" for name in estimates for end in ("", "_low", "_high")]
     header = [
@@ -202,11 +194,12 @@ def _every_number(result: StudyResult) -> list[list[Any]]:
         about = [model.name, model.strategy, model.label_fraction, model.n_labels, len(model.runs)]
         for split, of_split in model.errors.items():
             for fidelity, of_fidelity in of_split.items():
-                for prop, e in of_fidelity.items():
+                for quantity, e in of_fidelity.items():
+                    unit = QUANTITIES[quantity].property.unit
                     values = [dataclasses.astuple(getattr(e, name)) for name in estimates]
                     numbers = ["" if v is None else v for triple in values for v in triple]
                     each = [" ".join(map(str, of)) for of in (e.member_rmse, e.member_mae)]
-                    lines.append([*about, split, fidelity, prop, UNITS[prop], e.n, e.n_molecules, *numbers, *each])
+                    lines.append([*about, split, fidelity, quantity, unit, e.n, e.n_molecules, *numbers, *each])
     return lines
 
 
