@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,27 @@ def forks_in(_own_cache: None) -> Iterator[Callable[[Path], Forks]]:
 @pytest.fixture
 def forks(tmp_path: Path, forks_in: Callable[[Path], Forks]) -> Forks:
     return forks_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def training_here() -> Callable[[], AbstractContextManager[None]]:
+    """``with training_here():`` mfpyg-study trains in this process, without the time that others take to start."""
+    from mfpyg.cli import study, train
+    from mfpyg.study.jobs import Job
+
+    def train_all(jobs: Sequence[Job], at_a_time: int, gpus: Sequence[str]) -> None:
+        for job in jobs:
+            if not job.finished():
+                train.main(job.command()[3:])
+            job.state = "done"
+
+    @contextmanager
+    def here() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(study, "_train", train_all)
+            yield
+
+    return here
 
 
 @pytest.fixture

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import itertools
 
+import ase
+import ase.io
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch_geometric.data import Data
 
-from mfpyg.datasets import MiniCHNO
+from mfpyg.datasets import ExtXYZ, MiniCHNO
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.ensemble import (
     Estimate,
@@ -23,6 +26,7 @@ from mfpyg.evaluation.ensemble import (
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.inference.dataset import Predictions, average, predict_rows
 from mfpyg.models import HIPNN, MultiFidelityPotential
+from mfpyg.properties import BY_NAME, ENERGY, PROPERTIES, Property
 
 
 @pytest.fixture(scope="module")
@@ -100,21 +104,20 @@ def loops(dataset: MiniCHNO, rows: np.ndarray, found: Predictions, name: str, wi
             number = int(data.molecule)
             lowest[number] = min(lowest.get(number, np.inf), float(data.energy[0, column]))
     inside: list[tuple[int, float]] = []
-    start = 0
-    for i, row in enumerate(rows):
-        data = dataset[int(row)]
-        stop, near = start + len(data.z), False
+    energies, forces = iter(found.values[name, "energy"].values), iter(found.values[name, "forces"].values)
+    for row in rows:
+        data, near = dataset[int(row)], False
         if data.energy_mask[0, column]:
-            error = float(found.energy[name][i] - data.energy[0, column])
+            error = float(next(energies) - data.energy[0, column])
             errors["energy"].append(error)
             near = float(data.energy[0, column]) - lowest[int(data.molecule)] <= window
             if near:
                 inside.append((int(data.molecule), error))
         if data.forces_mask[0, column]:
-            missed = (found.forces[name][start:stop].astype(float) - data.forces[:, column].numpy()).ravel().tolist()
+            predicted = np.stack(list(itertools.islice(forces, len(data.z)))).astype(float)
+            missed = (predicted - data.forces[:, column].numpy()).ravel().tolist()
             errors["forces"] += missed
             errors["conformer_forces"] += missed if near else []
-        start = stop
     errors["conformers"] = [a - b for (m, a), (n, b) in itertools.combinations(inside, 2) if m == n]
     return errors
 
@@ -200,3 +203,91 @@ def test_what_has_no_label_is_absent(dataset: MiniCHNO) -> None:
     ood = np.flatnonzero(dataset.given_split() == 2)  # without any tz label
     found = ensemble_errors([predict_rows(potential(0, ("tz", "cc")), dataset, ood)], labels_of(dataset, ood))
     assert set(found) == {"cc"}
+
+
+@pytest.fixture(scope="module")
+def every_property(tmp_path_factory: pytest.TempPathFactory) -> ExtXYZ:
+    """Two crystals and four molecules, each with a part of all labels of two levels."""
+    folder, random, frames = tmp_path_factory.mktemp("every"), np.random.default_rng(0), []
+    for number, n in enumerate((2, 3, 2, 4, 3, 2)):
+        crystal = number < 2
+        atoms = ase.Atoms(["C", "O", "H", "N"][:n], 1.3 * np.eye(4)[:n, :3] + 0.1 * random.normal(size=(n, 3)))
+        atoms.set_cell([6, 7, 8] if crystal else None)
+        atoms.pbc = crystal
+        shapes = {"S": (3, 3), "D": (3,), "H": (9 * n * n,), "F": (n, 3), "Q": (n,), "E": ()}
+        for level, letters in (("dz", "EFHDQS"), ("cc", "EHD")):
+            for letter in letters:
+                if random.random() < 0.7 and not (letter in "SD" and (letter == "S") != crystal):
+                    into = atoms.arrays if letter in "FQ" else atoms.info
+                    into[level + letter] = random.normal(size=shapes[letter])
+        frames.append(atoms)
+    ase.io.write(folder / "every.xyz", frames, format="extxyz")
+    levels = ["dz=dzE?,dzF?,S=dzS?,H=dzH?,D=dzD?,Q=dzQ?@eV", "cc=ccE?,H=ccH?,D=ccD?@eV"]
+    return ExtXYZ(folder / "every.xyz", levels, root=folder)
+
+
+def with_charges(seed: int) -> MultiFidelityPotential:
+    torch.manual_seed(seed)
+    return MultiFidelityPotential(HIPNN([1, 6, 7, 8], 1, 0, 4, 4, cutoff=3.0), ["dz", "cc"], charges=("dz",)).eval()
+
+
+def label_of(data: Data, p: Property, column: int) -> np.ndarray | None:
+    """Label of a conformation, as it is predicted."""
+    mask = data[p.mask][0]
+    if not mask[column]:
+        return None
+    if p.per != "pair":
+        return data[p.name][:, column].numpy()
+    n, before = len(data.z) ** 2, int(mask[:column].sum())
+    return data[p.name][before * n : (before + 1) * n].numpy()
+
+
+def test_errors_of_every_property_are_those_of_each_conformation_alone(every_property: ExtXYZ) -> None:
+    rows, molecule = np.array([4, 0, 5, 1, 3, 2]), np.array([1, 0, 1, 0, 2, 1])
+    members = [with_charges(seed) for seed in range(2)]
+    predictions = [predict_rows(member, every_property, rows) for member in members]
+    labels = labels_of(every_property, rows, molecule)
+    evaluated = {(name, PROPERTIES[letter].name) for name, of in (("dz", "EFSHDQ"), ("cc", "EH")) for letter in of}
+    assert set(predictions[0].values) == evaluated
+    assert set(labels.values) == evaluated | {("cc", "dipole")}  # of which there is no charge head
+    sums: dict[tuple[str, str], np.ndarray] = {key: np.zeros((3, 3)) for key in evaluated}
+    for row, number in zip(rows.tolist(), molecule.tolist(), strict=True):
+        data = every_property[row]
+        for name, prop in evaluated:
+            p = BY_NAME[prop]
+            label = label_of(data, p, every_property.fidelities.index(name))
+            if label is not None:
+                letters = p.letter if p is ENERGY else f"E{p.letter}"
+                each = [getattr(m(data, name, properties=letters), prop).detach().numpy() for m in members]
+                e = np.mean([one.astype(float) for one in each], axis=0) - label
+                sums[name, prop][number] += e.size, np.abs(e).sum(), np.square(e).sum()
+    mean = average(predictions)
+    for name, prop in evaluated:
+        assert sums[name, prop][:, 0].any(), (name, prop)
+        found = sums_by_molecule(mean, labels, name)[prop]
+        np.testing.assert_allclose(found, sums[name, prop], rtol=1e-4, atol=1e-6)
+    result = ensemble_errors(predictions, labels)
+    assert list(result["dz"]) == [*(p.name for p in PROPERTIES.values()), "conformers", "conformer_forces"]
+    assert result["cc"]["hessian"].n == sums["cc", "hessian"][:, 0].sum()
+
+
+def test_hessians_of_large_graphs_are_left_out(every_property: ExtXYZ, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, sizes = np.arange(6), every_property.slices["z"].diff().numpy()
+    before = labels_of(every_property, rows).values["dz", "hessian"].mask
+    monkeypatch.setattr("mfpyg.inference.dataset.MAX_ATOMS", 2)
+    found = predict_rows(with_charges(0), every_property, rows).values["dz", "hessian"]
+    assert found.mask.tolist() == (before & (sizes <= 2)).tolist() != before.tolist()
+    assert len(found.values) == 4 * found.mask.sum()
+    assert np.array_equal(labels_of(every_property, rows).values["dz", "hessian"].mask, found.mask)
+
+
+def test_members_with_other_labels_are_refused(every_property: ExtXYZ) -> None:
+    rows = np.arange(6)
+    one, other = (predict_rows(with_charges(0), every_property, rows) for _ in range(2))
+    del other.values["dz", "dipole"]
+    with pytest.raises(MFPyGError, match="different conformations or labels"):
+        average([one, other])
+    other = predict_rows(with_charges(0), every_property, rows)
+    other.values["dz", "dipole"].mask = ~other.values["dz", "dipole"].mask
+    with pytest.raises(MFPyGError, match="different conformations or labels"):
+        average([one, other])

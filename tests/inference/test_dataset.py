@@ -12,6 +12,17 @@ from mfpyg.inference.dataset import predict_rows
 from mfpyg.models import HIPNN, MultiFidelityPotential
 
 
+def test_dipole_that_is_nan_does_not_pass_for_a_missing_label() -> None:
+    dataset = MiniCHNO(properties="D")
+    torch.manual_seed(0)
+    broken = MultiFidelityPotential(HIPNN([1, 6, 7, 8], 1, 0, 4, 4), ["dz"], charges=("dz",)).eval()
+    with torch.no_grad():
+        for parameter in broken.charge_head("dz").parameters():
+            parameter.fill_(float("nan"))
+    with pytest.raises(MFPyGError, match=r"'dz' of 3 conf.*number 5 .*expected finite energies, forces and dipoles"):
+        predict_rows(broken, dataset, np.array([5, 7, 9]))
+
+
 def test_prediction_that_is_nan_does_not_pass_for_a_missing_label() -> None:
     dataset = MiniCHNO()
     test_rows = np.flatnonzero(dataset.given_split() == 1)

@@ -19,6 +19,8 @@ from mfpyg.study.names import baseline_of, target_of
         ("MF-DZ/EF-CC/E", ["dz:EF", "cc:E"]),
         ("MF-DZ/EF-TZ/EF-CC/E", ["dz:EF", "tz:EF", "cc:E"]),
         ("SF-DZ/F", ["dz:F"]),
+        ("MF-DZ/EFHD-CC/E", ["dz:EFHD", "cc:E"]),
+        ("SF-TZ/ESQ", ["tz:ESQ"]),
         ("MF-NPNO_DZ/E-MP2_QZ/E", ["npno_dz:E", "mp2_qz:E"]),
     ],
 )
@@ -44,15 +46,19 @@ def test_nine_models_aim_at_a_level_without_forces_each_with_its_baseline() -> N
 
 def test_names_of_levels_are_written_in_either_case() -> None:
     assert parse_model("MF-dz/FE-cc/E") == ["dz:EF", "cc:E"]
+    assert parse_model("MF-dz/DHFE-cc/E") == ["dz:EFHD", "cc:E"]
 
 
 def test_levels_of_ones_own_data_keep_their_spelling() -> None:
     known = ["PBE", "rpa-cbs"]
     assert parse_model("MF-PBE/EF-RPA-CBS/E", known) == ["PBE:EF", "rpa-cbs:E"]
     assert model_name(["PBE:EF", "rpa-cbs:E"]) == "MF-PBE/EF-RPA-CBS/E"
+    assert parse_model("MF-PBE/EFS-RPA-CBS/EHQ", known) == ["PBE:EFS", "rpa-cbs:EHQ"]
 
 
-@pytest.mark.parametrize(("name", "baseline"), [("MF-DZ/E-TZ/EF", "SF-TZ/EF"), ("SF-CC/E", "SF-CC/E")])
+@pytest.mark.parametrize(
+    ("name", "baseline"), [("MF-DZ/E-TZ/EF", "SF-TZ/EF"), ("SF-CC/E", "SF-CC/E"), ("MF-CC/E-DZ/EFD", "SF-DZ/EFD")]
+)
 def test_baseline_has_the_same_labels_of_the_same_target(name: str, baseline: str) -> None:
     assert baseline_of(name) == baseline
 
@@ -66,6 +72,10 @@ def test_baseline_has_the_same_labels_of_the_same_target(name: str, baseline: st
         ("SF-", "malformed model"),
         ("MF-DZ/EF--CC/E", "malformed model"),
         ("MF-DZ/G-CC/E", "malformed model"),
+        ("MF-DZ/EF CC/E", "malformed model"),
+        ("SF-DZ/EFX", "malformed model"),
+        ("SF-DZ/", "malformed model"),
+        ("SF-DZ/EHH", "malformed fidelity 'dz:EHH'"),
         ("MF-DZ/EF-CC/E\n", r"malformed model 'MF-DZ/EF-CC/E\\n'"),
         ("SF-DZ/EF-CC/E", "single-fidelity by its SF, but has 2 fidelities; did you mean 'MF-DZ/EF-CC/E'"),
         ("MF-CC/E", "multi-fidelity by its MF, but has 1 fidelity; did you mean 'SF-CC/E'"),

@@ -371,7 +371,8 @@ def test_commands_of_the_readme_ask_for_what_is_trained_on_alone(
     evaluate.main(["out", "--json", "again.json", "--plot"])
     assert json.loads(Path("again.json").read_text()) == metrics
     dataset = open_dataset(parse_specs(described["data"]["name"]), [text.split(":")[0] for text in trained])
-    assert set(run_predictions(out, dataset, described["splits"]["val"].long().numpy()).energy) == levels
+    found = run_predictions(out, dataset, described["splits"]["val"].long().numpy())
+    assert {name for name, _ in found.values} == levels
     train.main(["--resume", "out", "--epochs=2"])
     assert torch.load(out / "last.ckpt", weights_only=True)["epoch"] == 1
     # What the new data lack, other data have.
