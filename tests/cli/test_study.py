@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import yaml
 
 from mfpyg.cli import study
 from mfpyg.study.jobs import Job
+from tests.forks import Forks, Running
+
+TrainingHere = Callable[[], AbstractContextManager[None]]
 
 TINY = [
     "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=128",
@@ -156,13 +161,14 @@ def test_a_grown_study_keeps_what_was_asked_for(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_small_study_from_start_to_end_and_again(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, training_here: TrainingHere
 ) -> None:
     command = [
         *("SF-CC/E", "MF-DZ/EF-CC/E", "--strategies", "tl", "--label-fraction", "1", "cc=0.3"),
         *("--members", "1", "--jobs", "2", "--out", "new", "--epochs", "2", "--evaluate", "all=minichno", *TINY),
     ]
-    study.main(command)
+    with training_here():
+        study.main(command)
     assert capsys.readouterr().out.rstrip().endswith("report: new/report.html")
     with Path("new/table-energy.csv").open(encoding="utf-8", newline="") as file:
         table = {(r["model"], r["strategy"], r["labels"]): r for r in csv.DictReader(file)}
@@ -182,27 +188,27 @@ def test_small_study_from_start_to_end_and_again(
 
 
 @pytest.mark.slow
-def test_interrupted_study_leaves_no_process_and_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mfpyg.cli.study", "SF-CC/E", "--members", "1", "--jobs", "2"]
-    command += ["--out", str(tmp_path / "new"), "--epochs", "20", "--split.method", "random", *TINY]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    end = time.monotonic() + 120
+def test_interrupted_study_leaves_no_process_and_goes_on(
+    tmp_path: Path, forks: Forks, training_here: TrainingHere
+) -> None:
+    command = ["SF-CC/E", "--members", "1", "--jobs", "2"]
+    command += ["--out", str(tmp_path / "new"), "--epochs", "12", "--split.method", "random", *TINY]
     folder = tmp_path / "new/runs/SF-CC_E/mfl-1/seed-0"
-    while not (folder / "last.ckpt").is_file() and time.monotonic() < end:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=100)
-    assert process.returncode == 130
-    assert out.endswith("0 of 1 runs are done; the same command continues\n")
+
+    def interrupt(running: Running) -> None:
+        end = time.monotonic() + 120
+        while not (folder / "last.ckpt").is_file() and time.monotonic() < end:
+            time.sleep(0.05)
+        running.send(signal.SIGINT)
+
+    ended = forks.run(*command, command="study", hit=interrupt)
+    assert ended.status == 130
+    assert ended.output.endswith("0 of 1 runs are done; the same command continues\n")
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert not [line for line in listed.splitlines() if "mfpyg.cli.train" in line and str(folder) in line]
-    assert 1 <= (folder / "metrics.csv").read_text().count("\n") - 1 < 20
-    study.main(command[3:])
-    assert (folder / "metrics.csv").read_text().count("\n") - 1 == 20
+    assert 1 <= (folder / "metrics.csv").read_text().count("\n") - 1 < 12
+    with training_here():
+        study.main(command)
+    assert (folder / "metrics.csv").read_text().count("\n") - 1 == 12
     assert (folder / "metrics.json").is_file()
     assert f"--resume {folder}" in folder.with_name("seed-0.log").read_text()

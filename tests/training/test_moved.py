@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +143,13 @@ def test_other_data_are_no_moved_ones(
     assert "levels of the data were dz, cc, now cc, dz" in error
 
 
-def test_study_goes_on_where_folder_and_data_are_now(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_study_goes_on_where_folder_and_data_are_now(
+    here: Path, capsys: pytest.CaptureFixture[str], training_here: Callable[[], AbstractContextManager[None]]
+) -> None:
     shutil.copy("there/new.xyz", "old.xyz")
     options = ["--jobs=1", *TINY, "--epochs=2", "--split.method=random"]
-    study.main(["SF-CC/E", "--members=1", "--out=one", *options, "--dataset", f"old.xyz:{LEVELS}"])
+    with training_here():
+        study.main(["SF-CC/E", "--members=1", "--out=one", *options, "--dataset", f"old.xyz:{LEVELS}"])
     Path("old.xyz").unlink()
     Path("one").rename("two")
     again = ["SF-CC/E", "--members=2", "--out=two", *options]
@@ -159,7 +163,8 @@ def test_study_goes_on_where_folder_and_data_are_now(here: Path, capsys: pytest.
     # One run has to be finished, another to be begun.
     first = Path("two/runs/SF-CC_E/mfl-1/seed-0")
     (first / "metrics.json").unlink()
-    study.main([*again, "--dataset", f"there/new.xyz:{LEVELS}"])
+    with training_here():
+        study.main([*again, "--dataset", f"there/new.xyz:{LEVELS}"])
     assert "report: two/report.html" in capsys.readouterr().out
     with Path("two/table-energy.csv").open(newline="") as file:
         assert [row["members"] for row in csv.DictReader(file)] == ["2"]
