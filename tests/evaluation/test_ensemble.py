@@ -228,7 +228,9 @@ def every_property(tmp_path_factory: pytest.TempPathFactory) -> ExtXYZ:
 
 def with_charges(seed: int) -> MultiFidelityPotential:
     torch.manual_seed(seed)
-    return MultiFidelityPotential(HIPNN([1, 6, 7, 8], 1, 0, 4, 4, cutoff=3.0), ["dz", "cc"], charges=("dz",)).eval()
+    return MultiFidelityPotential(
+        HIPNN([1, 6, 7, 8], 1, 0, 4, 4, cutoff=3.0), ["dz", "cc"], further={"dz": "DQ"}
+    ).eval()
 
 
 def label_of(data: Data, p: Property, column: int) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from mfpyg.models import HIPNN, MultiFidelityPotential
 def test_dipole_that_is_nan_does_not_pass_for_a_missing_label() -> None:
     dataset = MiniCHNO(properties="D")
     torch.manual_seed(0)
-    broken = MultiFidelityPotential(HIPNN([1, 6, 7, 8], 1, 0, 4, 4), ["dz"], charges=("dz",)).eval()
+    broken = MultiFidelityPotential(HIPNN([1, 6, 7, 8], 1, 0, 4, 4), ["dz"], further={"dz": "DQ"}).eval()
     with torch.no_grad():
         for parameter in broken.charge_head("dz").parameters():
             parameter.fill_(float("nan"))
