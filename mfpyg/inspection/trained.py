@@ -17,9 +17,11 @@ from torch import Tensor
 
 from mfpyg.checkpoint import check_installed, checkpoint_file, epochs_done, read_checkpoint
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.report import FREQUENCIES
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.files import raise_if_unreadable
 from mfpyg.options import check, flat
+from mfpyg.properties import BY_NAME, ENERGY
 from mfpyg.settings import defaults, from_dict
 from mfpyg.training.folder import RunFolder
 
@@ -179,11 +181,13 @@ def _metrics(folder: RunFolder) -> dict[str, Any] | None:
 
 
 def _is_table(found: Any) -> bool:
-    """True for ``{split: {fidelity: {"energy": {"n": …, "mae": …, …}}}}``."""
-    names = {"energy": ("n", "mae", "rmse", "mae_per_atom", "rmse_per_atom"), "forces": ("n", "mae", "rmse")}
+    """True for ``{split: {fidelity: {"energy": {"n": …, "mae": …, …}, …}}}``."""
+    per_atom = {ENERGY.name: ("mae_per_atom", "rmse_per_atom")}
     try:
         leaves = [leaf for split in found.values() for row in split.values() for leaf in row.items()]
-        return all(isinstance(values[name], int | float) for kind, values in leaves for name in names[kind])
+        names = [(values, name) for kind, values in leaves for name in ("n", "mae", "rmse", *per_atom.get(kind, ()))]
+        known = {kind for kind, _ in leaves} <= {*BY_NAME, FREQUENCIES[0]}
+        return known and all(isinstance(values[name], int | float) for values, name in names)
     except (AttributeError, KeyError, TypeError):
         return False
 

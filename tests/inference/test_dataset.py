@@ -17,7 +17,7 @@ def test_dipole_that_is_nan_does_not_pass_for_a_missing_label() -> None:
     torch.manual_seed(0)
     broken = MultiFidelityPotential(HIPNN([1, 6, 7, 8], 1, 0, 4, 4), ["dz"], further={"dz": "DQ"}).eval()
     with torch.no_grad():
-        for parameter in broken.charge_head("dz").parameters():
+        for parameter in broken.further_head("dz", "charges").parameters():
             parameter.fill_(float("nan"))
     with pytest.raises(MFPyGError, match=r"'dz' of 3 conf.*number 5 .*expected finite energies, forces and dipoles"):
         predict_rows(broken, dataset, np.array([5, 7, 9]))
