@@ -79,7 +79,7 @@ def test_crystals_and_molecules_in_one_training(frames: Path, tmp_path: Path, mo
     crystal, found = ase.io.read("out.xyz", ":2")
     assert crystal.get_stress().shape == (6,)
     assert found.get_charges().sum() == pytest.approx(0, abs=1e-6)
-    with pytest.raises(Exception, match="not present|not available|not implemented"):
+    with pytest.raises(Exception, match=r"not present|not available|not implemented"):
         found.get_stress()
 
 
