@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, repeat
+from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,33 +31,21 @@ ATOMS = 4096
 """Maximum number of atoms in a batch of more than one frame."""
 
 
-class Values(NamedTuple):
+QUANTITIES = tuple(p.name + suffix for suffix in ("", "_std") for p in PROPERTIES.values())
+"""Names of all properties, and of their sample standard deviations (n − 1) over members of an ensemble."""
+
+
+class Values(SimpleNamespace):
     """Predictions of one fidelity for a frame, in the requested unit of energy, Å and e; arrays are float64.
 
-    All but the energy are ``None`` if not requested, or if the frame does not have the property.
-
-    Attributes:
-        energy: total energy.
-        forces: (n, 3).
-        stress: (3, 3), positive under tension; of frames that are periodic in all directions.
-        hessian: (3n, 3n), in the order of ``pos.ravel()``.
-        dipole: (3,) in e·Å, relative to the centre of mass; of frames that are not periodic.
-        charges: (n,) in e; they add up to the total charge of the frame.
-        energy_std, …: sample standard deviations (n − 1) over members; ``None`` for a single potential.
+    An attribute for each of :data:`QUANTITIES`: the ``energy``, ``forces`` (n, 3), the ``stress`` (3, 3), positive
+    under tension, the ``hessian`` (3n, 3n) in the order of ``pos.ravel()``, the ``dipole`` (3,) in e·Å relative to the
+    centre of mass, ``charges`` (n,) in e, which add up to the total charge of the frame. ``None`` if not requested, if
+    the frame does not have the property, and for the standard deviations of a single potential.
     """
 
-    energy: float
-    forces: np.ndarray | None = None
-    stress: np.ndarray | None = None
-    hessian: np.ndarray | None = None
-    dipole: np.ndarray | None = None
-    charges: np.ndarray | None = None
-    energy_std: float | None = None
-    forces_std: np.ndarray | None = None
-    stress_std: np.ndarray | None = None
-    hessian_std: np.ndarray | None = None
-    dipole_std: np.ndarray | None = None
-    charges_std: np.ndarray | None = None
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**{**dict.fromkeys(QUANTITIES), **values})
 
 
 class FramePrediction(NamedTuple):
@@ -229,7 +218,7 @@ def _split(task: _Task, mean: Prediction, spread: Prediction | None, n_atoms: Se
             if not np.isfinite(values).all():
                 raise MFPyGError("the prediction is not a finite number; check for atoms that are much too close")
             columns[p.name + suffix] = _by_frame(p, values, n_atoms)
-    return map(Values, *(columns.get(name, repeat(None)) for name in Values._fields))
+    return (Values(**dict(zip(columns, of_frame, strict=True))) for of_frame in zip(*columns.values(), strict=True))
 
 
 def _by_frame(p: Property, values: np.ndarray, n_atoms: Sequence[int]) -> Iterable[Any]:

@@ -39,11 +39,13 @@ def all_alone(potential: MultiFidelityPotential, atoms: ase.Atoms, fidelity: str
     data.charge = torch.tensor([charge])
     letters = "EFQ" + "S" * bool(atoms.pbc.all()) + "D" * (not atoms.pbc.any())
     found, factor = potential(data, fidelity, properties=letters), 1 / EV_TO_KCAL_MOL
-    return alone(potential, atoms, fidelity, "S" in letters)._replace(
+    values = alone(potential, atoms, fidelity, "S" in letters)
+    vars(values).update(
         hessian=hessian(potential, data, fidelity).transpose(1, 2).flatten(2, 3).flatten(0, 1).numpy() * factor,
         dipole=found.dipole[0].numpy() if "D" in letters else None,
         charges=found.charges.numpy(),
     )
+    return values
 
 
 def written(path: Path, frames: Sequence[ase.Atoms], **options: str) -> Path:

@@ -30,7 +30,9 @@ def written(frames: Iterable[Frame], target: Path, fidelities: Sequence[str] = (
     """Write frames with predictions, as mfpyg-predict does, and say what is lost."""
     output = output_of(fidelities, "eV", False)
     found = [
-        FramePrediction(frame, {name: Values(ENERGY, np.full((len(frame.z), 3), 0.5)) for name in fidelities})
+        FramePrediction(
+            frame, {name: Values(energy=ENERGY, forces=np.full((len(frame.z), 3), 0.5)) for name in fidelities}
+        )
         for frame in frames
     ]
     target.write_text("".join(as_extxyz(found, output)), encoding="utf-8")

@@ -139,7 +139,7 @@ def test_extended_xyz_is_that_of_ase_to_the_last_digit(
     ensemble = Ensemble(small_potential(charges=["cc"]))
     found = list(predict_frames(ensemble, mixed_frames, "cc", properties="EFSDQ"))
     for one, atoms in zip(found, mixed_frames, strict=True):
-        results = one.of["cc"]._asdict()
+        results = vars(one.of["cc"])
         atoms.calc = SinglePointCalculator(atoms, **{key: v for key, v in results.items() if v is not None})
         expected.append(atoms)
     text = "".join(as_extxyz(found, output_of(["cc"], "eV", False, "EFSDQ")))
@@ -163,7 +163,7 @@ def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_pat
 
 
 def numbers(one: FramePrediction, name: str) -> dict[str, object]:
-    found = one.of[name]._asdict()
+    found = vars(one.of[name])
     return {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in found.items()}
 
 
