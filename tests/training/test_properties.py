@@ -19,6 +19,7 @@ from mfpyg.properties import CHARGES, DIPOLE, ENERGY, FORCES, HESSIAN, PROPERTIE
 from mfpyg.training.directions import random_directions
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.optimizer import skip_unlabelled
+from mfpyg.training.strategies.delta import with_pair_difference
 
 LEVELS = ("cc", "dz", "tz")
 FIDELITIES = (Fidelity("dz", "EFSHDQ"), Fidelity("cc", "EH"), Fidelity("tz", "D"))
@@ -98,7 +99,7 @@ def written_out(model: MultiFidelityPotential, directions: Tensor) -> float:
             column = LEVELS.index(fidelity.name)
             there = [p for p in fidelity.properties if data[p.mask][0, column]]
             if any(p in (ENERGY, FORCES, STRESS, HESSIAN) for p in there):
-                regulariser[fidelity.name].append(float(model(data, fidelity.name).hierarchicality))
+                regulariser[fidelity.name].append(model(data, fidelity.name).hierarchicality.item())
             for p in there:
                 if p is HESSIAN:
                     matrix = hessian(model, data, fidelity.name).permute(0, 2, 1, 3).reshape(3 * n, 3 * n)
@@ -233,3 +234,18 @@ def test_charges_of_a_crystal_and_a_molecule_in_one_batch() -> None:
     without.dipole = None
     with pytest.raises(AssertionError):
         label_errors(DIPOLE, without, batch, LEVELS.index("dz"))
+
+
+def test_differences_of_hessians_follow_the_labels_of_each_graph() -> None:
+    """The pairs of graphs with both labels, as another level; all others stay as they are."""
+    batch, both = Batch.from_data_list([*GRAPHS, graph(2, {"dz": "H", "tz": "H", "cc": "H"})]), [3, 4]
+    before = {name: batch.hessian[hessian_rows(batch, LEVELS.index(name))[0]] for name in LEVELS}
+    batch.hessian, batch.hessian_mask = with_pair_difference(batch, LEVELS.index("tz"), LEVELS.index("dz"))
+    assert batch.hessian_mask[:, T].nonzero().flatten().tolist() == both
+    for name in LEVELS:
+        assert torch.equal(batch.hessian[hessian_rows(batch, LEVELS.index(name))[0]], before[name])
+    graphs = (GRAPHS[3], graph(2, {"dz": "H", "tz": "H", "cc": "H"}))
+    expected = [whole_label(data, "tz") - whole_label(data, "dz") for data in graphs]
+    found = batch.hessian[hessian_rows(batch, T)[0]].split([9, 16])
+    for n, rows, matrix in zip((3, 4), found, expected, strict=True):
+        assert torch.equal(rows.view(n, n, 3, 3).permute(0, 2, 1, 3).reshape(3 * n, 3 * n), matrix)
