@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from ase.data import chemical_symbols
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -28,6 +27,7 @@ from mfpyg.models.system import (
     check_positions,
     check_usable,
     check_volumes,
+    species_number,
     with_isolated_atoms,
 )
 from mfpyg.properties import heads_of, of_heads
@@ -295,15 +295,7 @@ class MultiFidelityPotential(Potential):
         Raises:
             MFPyGError: for unknown elements, which are listed.
         """
-        known: Tensor = self.backbone.species  # type: ignore[assignment]
-        number = torch.searchsorted(known, z).clamp(max=len(known) - 1)
-        if not torch.equal(known[number], z):
-            unknown = z[known[number] != z]
-            symbols = dict(enumerate(chemical_symbols))
-            names = ", ".join(symbols.get(i, f"number {i}") for i in unknown.unique().tolist()[:20])
-            supported = ", ".join(chemical_symbols[i] for i in self.species)
-            raise MFPyGError(f"element {names} is unknown to this potential (it knows {supported})")
-        return number
+        return species_number(z, self.backbone.species)  # type: ignore[arg-type]
 
 
 def _requires_grad(data: Data) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 from torch_geometric.data import Data
 
@@ -44,6 +45,22 @@ class System:
     prepared: Prepared | None = None
     charge: Tensor | None = None
     mass: Tensor | None = None
+
+
+def species_number(z: Tensor, known: Tensor) -> Tensor:
+    """Index of each atom's element among the ``known`` ones, ascending atomic numbers; (n_atoms,) int64.
+
+    Raises:
+        MFPyGError: for unknown elements, which are listed.
+    """
+    number = torch.searchsorted(known, z).clamp(max=len(known) - 1)
+    if not torch.equal(known[number], z):
+        unknown = z[known[number] != z]
+        symbols = dict(enumerate(chemical_symbols))
+        names = ", ".join(symbols.get(i, f"number {i}") for i in unknown.unique().tolist()[:20])
+        supported = ", ".join(chemical_symbols[i] for i in known.tolist())
+        raise MFPyGError(f"element {names} is unknown to this potential (it knows {supported})")
+    return number
 
 
 def with_isolated_atoms(system: System, elements: Tensor) -> System:
