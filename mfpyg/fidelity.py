@@ -153,7 +153,7 @@ def check_available(fidelities: Sequence[Fidelity], levels: Sequence[LevelOfTheo
 
 
 def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[tuple[str, str], float]:
-    """Parse loss weights such as ``["dz:F=1", "cc:E=0.1"]``; labels not named have weight 1.
+    """Parse loss weights such as ``["dz:F=1", "cc:E=0.1"]``; labels not named have the weight of their property.
 
     Returns:
         ``{(fidelity, name of the property): weight}`` for every label trained on.
@@ -161,7 +161,7 @@ def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[
     Raises:
         MFPyGError: for a malformed entry, a negative or infinite weight, or a label not trained on.
     """
-    weights = {(f.name, p.name): 1.0 for f in fidelities for p in f.properties}
+    weights = {(f.name, p.name): p.weight for f in fidelities for p in f.properties}
     for text in texts:
         label, equals, number = text.partition("=")
         fidelity = Fidelity.parse(label)

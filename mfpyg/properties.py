@@ -26,6 +26,7 @@ class Property:
         unit: unit inside the package.
         dtype: numpy's name of the type of labels.
         systems: what has the property: ``any``, ``molecules``, or ``crystals``, periodic in three directions.
+        weight: weight in the loss unless another is given.
         head: output layers that predict it: those of the ``energy``, also for derivatives, or a key of :data:`HEADS`.
         canonical_unit: returns the canonical spelling of a unit of a file.
         factor: returns the conversion factor from a unit of a file.
@@ -44,6 +45,7 @@ class Property:
     default_unit: str
     dtype: str = "float32"
     systems: str = "any"
+    weight: float = 1.0
     head: str = "energy"
 
     @property
@@ -74,8 +76,10 @@ STRESS = Property(
 )
 """(1/V) dE/dε of graphs that are periodic in three directions; symmetric, positive under tension, as in ASE."""
 
-HESSIAN = Property("H", "hessian", "Hessian", "Hessians", "pair", (3, 3), "kcal/mol/Å²", *_derivative(2), "{}/Å²")
-"""d²E/dx dx'."""
+HESSIAN = Property(
+    *("H", "hessian", "Hessian", "Hessians", "pair", (3, 3), "kcal/mol/Å²", *_derivative(2), "{}/Å²"), weight=0.01
+)
+"""d²E/dx dx'. Of stretched bonds some thousand kcal/mol/Å², so that a weight of 1 would drown energies and forces."""
 
 DIPOLE = Property(
     *("D", "dipole", "dipole", "dipoles", "graph", (3,), "e·Å"),

@@ -103,7 +103,9 @@ class TrainSettings:
         "batch: built for each batch; stored: built once, and stored with the data",
         choices=("batch", "stored"),
     )
-    weights: list[str] = setting([], "loss weights other than 1, as dz:F=0.5 cc:E=2")
+    weights: list[str] = setting(
+        [], "weights of labels in the loss, as dz:F=0.5 cc:E=2; otherwise 1, and 0.01 for Hessians"
+    )
     hessian_directions: int = setting(1, "random directions per Hessian and step in which it is compared", low=1)
     hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity", low=0.0)
     monitor: str = setting("sum", "fidelity whose validation loss selects the best epoch, or sum for all")

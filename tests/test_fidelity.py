@@ -52,7 +52,9 @@ def test_no_fidelity_is_refused() -> None:
         parse_fidelities([])
 
 
-def test_weights_are_one_unless_given() -> None:
+def test_weights_are_those_of_the_property_unless_given() -> None:
+    weights = {("dz", "energy"): 1.0, ("dz", "hessian"): 0.01, ("dz", "dipole"): 1.0}
+    assert parse_weights([], parse_fidelities(["dz:EHD"])) == weights
     fidelities = parse_fidelities(["dz:EF", "cc:E"])
     every = {("dz", "energy"): 1.0, ("dz", "forces"): 1.0, ("cc", "energy"): 1.0}
     assert parse_weights([], fidelities) == every
