@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch
 
+from mfpyg.evaluation.metrics import hessian_rows
 from mfpyg.graph import find_topology
 from mfpyg.models import Potential, Prediction
-from mfpyg.models.prediction import predicted_properties
+from mfpyg.models.prediction import Products, predicted_properties
 from mfpyg.models.system import find_overlap
 from mfpyg.properties import BY_NAME, Property
 
 Labels = Iterable[tuple[str, str, int]]
-"""Fidelity, ``"energy"`` or ``"forces"``, and index of the fidelity among the T of the data set."""
+"""Fidelity, name of the property, and index of the fidelity among the T of the data set."""
 
 
 def name_of(batch: Batch, graph: int, molecules: Sequence[str]) -> str:
@@ -59,7 +60,11 @@ def fault_of_predictions(predictions: Mapping[str, Prediction], batch: Batch, mo
     for name, prediction in predictions.items():
         for property in predicted_properties(prediction):
             prop = property.name
-            wrong = _graphs_with_not_finite(property, getattr(prediction, prop), batch)
+            values = getattr(prediction, prop)
+            if isinstance(values, Products):
+                wrong = _graphs_of(values.values.movedim(0, 1), batch.batch[values.atoms], batch)
+            else:
+                wrong = _graphs_of(values, _owner(property, batch), batch) & _defined(property, batch)
             if wrong.any():
                 where = name_of(batch, int(wrong.nonzero()[0]), molecules)
                 count = f"{int(wrong.sum())} of {batch.num_graphs} in the batch"
@@ -70,11 +75,27 @@ def fault_of_predictions(predictions: Mapping[str, Prediction], batch: Batch, mo
 def _wrong_labels(batch: Batch, prop: str, column: int) -> Tensor:
     """Graphs with a label that is neither finite nor masked, (n_graphs,) bool."""
     property = BY_NAME[prop]
-    return batch[property.mask][:, column] & _graphs_with_not_finite(property, batch[prop][:, column], batch)
+    if property.per == "pair":  # only labelled ones are stored
+        rows, first, _ = hessian_rows(batch, column)
+        return _graphs_of(batch[prop][rows], batch.batch[first], batch)
+    return batch[property.mask][:, column] & _graphs_of(batch[prop][:, column], _owner(property, batch), batch)
 
 
-def _graphs_with_not_finite(property: Property, values: Tensor, batch: Batch) -> Tensor:
-    """True for graphs with a value that is not finite, of the graph or of one of its atoms, (n_graphs,) bool."""
+def _owner(property: Property, batch: Batch) -> Tensor:
+    """Graph of each value of a property of graphs or atoms, (n,) int64."""
+    if property.per == "atom":
+        return batch.batch
+    return torch.arange(batch.num_graphs, device=batch.batch.device)
+
+
+def _defined(property: Property, batch: Batch) -> Tensor:
+    """Graphs that have a property, (n_graphs,) bool; predictions of the others are NaN."""
+    pbc = batch.pbc.tolist() if "pbc" in batch else [[False] * 3] * batch.num_graphs
+    return torch.tensor([property.is_defined(of_graph) for of_graph in pbc], device=batch.batch.device)
+
+
+def _graphs_of(values: Tensor, owner: Tensor, batch: Batch) -> Tensor:
+    """True for graphs with a value that is not finite, (n_graphs,) bool; ``owner`` is the graph of each row, (n,)."""
     wrong = ~torch.isfinite(values)
     wrong = wrong.flatten(1).any(dim=1) if wrong.dim() > 1 else wrong
-    return wrong if property.per == "graph" else torch.bincount(batch.batch[wrong], minlength=batch.num_graphs) > 0
+    return torch.bincount(owner[wrong], minlength=batch.num_graphs) > 0

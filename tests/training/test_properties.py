@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
+from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.metrics import hessian_rows, label_errors
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import HIPNN, MultiFidelityPotential
@@ -249,3 +250,25 @@ def test_differences_of_hessians_follow_the_labels_of_each_graph() -> None:
     found = batch.hessian[hessian_rows(batch, T)[0]].split([9, 16])
     for n, rows, matrix in zip((3, 4), found, expected, strict=True):
         assert torch.equal(rows.view(n, n, 3, 3).permute(0, 2, 1, 3).reshape(3 * n, 3 * n), matrix)
+
+
+def test_faults_of_hessians_are_found_in_their_graph() -> None:
+    """Also of the products that training compares; a stress of a molecule, or a dipole of a crystal, is no fault."""
+    names, network = [f"m{number}" for number in range(6)], potential()
+    loss = MultiFidelityLoss(FIDELITIES, {f.name: LEVELS.index(f.name) for f in FIDELITIES}, WEIGHTS, 0.0)
+    batch = Batch.from_data_list([copy.copy(data) for data in GRAPHS])
+    predictions = loss.predict(network, batch, 0)
+    assert fault_of_data(network, batch, loss.labels, names) is None
+    assert fault_of_predictions(predictions, batch, names) is None
+    products = predictions["dz"].hessian
+    assert isinstance(products, Products)
+    products.values = products.values.detach().clone()
+    products.values[0, -1, 2] = torch.inf  # of the last graph
+    found = fault_of_predictions(predictions, batch, names)
+    assert found == "the predicted dz hessian of m4, conformation 8, is not finite (1 of 4 in the batch)"
+    rows, _, _ = hessian_rows(batch, LEVELS.index("dz"))
+    batch.hessian = batch.hessian.clone()
+    batch.hessian[rows[0], 1, 1] = torch.nan  # of the first graph
+    found = fault_of_data(network, batch, loss.labels, names)
+    assert found is not None
+    assert found.startswith("the dz hessian label of m3, conformation 6, is NaN or infinite")
