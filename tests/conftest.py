@@ -151,7 +151,7 @@ def untrained(tmp_path: Path) -> Callable[..., Path]:
         from mfpyg.checkpoint import describe
         from mfpyg.datasets import MiniCHNO
         from mfpyg.datasets.splits import make_splits
-        from mfpyg.fidelity import parse_fidelities
+        from mfpyg.fidelity import further_letters, parse_fidelities
         from mfpyg.training.fit import stages_of
         from mfpyg.training.inputs import Inputs
 
@@ -159,7 +159,7 @@ def untrained(tmp_path: Path) -> Callable[..., Path]:
         values.update(fidelities=list(fidelities), seed=seed, precision=changes.pop("precision", 32))
         values["model"].update(n_features=6, n_atom_layers=1, n_sensitivities=5)
         values["head"].update(changes)
-        settings, dataset = s.from_dict(values), MiniCHNO()
+        settings, dataset = s.from_dict(values), MiniCHNO(properties=further_letters(parse_fidelities(fidelities)))
         splits = make_splits(dataset, settings.split, settings.split_seed)
         torch.manual_seed(seed)
         potential, _ = stages_of(Inputs(settings, parse_fidelities(fidelities), dataset, splits))

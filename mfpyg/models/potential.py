@@ -161,6 +161,18 @@ class MultiFidelityPotential(Potential):
                 heads[kind] = head.to(next(self.parameters()))
         self._compiler = Compiler()
 
+    def keep_properties(self, fidelity: str, letters: str) -> None:
+        """Remove the heads of a fidelity that predict none of these properties, except that of its energy.
+
+        Raises:
+            MFPyGError: for an unknown fidelity.
+        """
+        self.check_fidelity(fidelity)
+        heads: nn.ModuleDict = self.further_heads[self.fidelities.index(fidelity)]  # type: ignore[assignment]
+        for kind in set(heads) - set(heads_of(letters)):
+            del heads[kind]
+        self._compiler = Compiler()
+
     def reference(self, fidelity: str) -> Tensor:
         return self.head(fidelity).reference
 

@@ -93,6 +93,14 @@ def test_new_fidelity_begins_as_a_copy_with_references_of_its_own(minichno: Mini
         assert not torch.equal(potential.reference("cc"), potential.reference(source))
 
 
+@pytest.mark.parametrize("source", ["dz", "fresh"])
+def test_new_fidelity_has_no_head_that_it_has_no_labels_for(untrained: Make, source: str) -> None:
+    """It would predict dipoles that nothing has been compared with."""
+    model = untrained("dz:EFD")
+    options = ("--add-fidelity", "cc:E", "--finetune.head-from", source)
+    assert prepared(MiniCHNO(properties="EFD"), model, *options)[1].further == {"dz": "DQ"}
+
+
 def test_fresh_head_is_drawn_by_the_seed(minichno: MiniCHNO, untrained: Make) -> None:
     model = untrained("dz:EF", private_blocks=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import math
@@ -44,6 +45,11 @@ STRATEGIES = ("tl", "delta", "meta")
 TINY = [
     "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=64",
 ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dipoles() -> MiniCHNO:
+    return MiniCHNO(properties="EFD")
 
 
 def settings_of(strategy: str, *fidelities: str, **changes: Any) -> s.TrainSettings:
@@ -390,6 +396,33 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         arguments = ["--fidelities", "dz:EF", "cc:E", *TINY, "--epochs=5", "--optim.lr=0.01"]
         train.main([*arguments, "--strategy", strategy, "--out", str(made[strategy])])
     return made
+
+
+def test_levels_of_transfer_learning_have_the_heads_of_their_own_labels(dipoles: MiniCHNO) -> None:
+    """A head that a level has no labels for is dropped, a new one is drawn by the seed."""
+    rows = np.arange(0, 788, 20)
+
+    def started(*fidelities: str) -> list[MultiFidelityPotential]:
+        settings = settings_of("tl", *fidelities)
+        inputs = Inputs(settings, parse_fidelities(fidelities), dipoles, {"train": rows, "val": rows})
+        potential, stages = stages_of(inputs)
+        found = []
+        for stage in stages:
+            potential = stage.start(potential)
+            assert set(map(id, stage.trained(potential))) == set(map(id, potential.parameters()))
+            assert isinstance(potential, MultiFidelityPotential)
+            found.append(copy.deepcopy(potential))
+        return found
+
+    first, second, third = started("dz:EFD", "tz:ED", "cc:E")
+    assert [p.further for p in (first, second, third)] == [{"dz": "DQ"}, {"tz": "DQ"}, {}]
+    kept = zip(first.further_heads.parameters(), second.further_heads.parameters(), strict=True)
+    assert all(torch.equal(one, two) for one, two in kept)
+    one, other = (started("cc:E", "dz:EFD")[1] for _ in range(2))
+    assert one.further == {"dz": "DQ"}
+    drawn = list(zip(one.further_heads.parameters(), other.further_heads.parameters(), strict=True))
+    assert drawn
+    assert all(torch.equal(a, b) for a, b in drawn)
 
 
 @pytest.mark.slow

@@ -64,8 +64,9 @@ def _add_fidelities(inputs: Inputs, potential: MultiFidelityPotential) -> None:
     source = inputs.settings.finetune.head_from
     like = potential.fidelities[-1] if source in (None, FRESH) else source
     fitted = {}
-    for name in [f.name for f in inputs.fidelities if f.name not in potential.fidelities]:
+    for name, labels in [(f.name, f.labels) for f in inputs.fidelities if f.name not in potential.fidelities]:
         potential.add_fidelity(name, like, fresh=source == FRESH)
+        potential.keep_properties(name, labels)  # without labels other heads would not be trained
         given = inputs.given.get(name, {})
         fitted[name] = fit_to_predictions(potential, inputs.dataset, inputs.splits["train"], name, like, given)
         potential.reference(name).add_(torch.from_numpy(fitted[name].energies))

@@ -1,7 +1,8 @@
 """Transfer learning: one level after the other, each starting from the weights of the one before.
 
 The potential has one fidelity at a time. The head of a level becomes that of the next, whose reference energies are
-fitted to its own labels; part of the backbone may be frozen after the first level.
+fitted to its own labels; likewise its other heads, as of charges, if the next level has labels for them. Part of the
+backbone may be frozen after the first level.
 (Smith et al., Nat. Commun. 10, 2903 (2019), where the target is coupled cluster and the first level a DFT.)
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from mfpyg.errors import MFPyGError
@@ -25,14 +27,21 @@ class LevelStage(Stage):
     Attributes:
         reference: reference energies of the level, (n_species,) float64.
         frozen: part of the backbone that is not trained, see :func:`frozen_parameters`.
+        seed: seed of the weights of heads that the level before does not have.
     """
 
     reference: Tensor
     frozen: int | str
+    seed: int
 
     def start(self, potential: Potential) -> Potential:
         assert isinstance(potential, MultiFidelityPotential)
+        labels = self.fidelities[0].labels
         potential.rename(self.name)
+        potential.keep_properties(self.name, labels)
+        with torch.random.fork_rng():  # weights independent of earlier draws, for resumed runs
+            torch.manual_seed(self.seed)
+            potential.add_properties(self.name, labels)
         potential.reference(self.name).copy_(self.reference)
         return potential
 
@@ -89,6 +98,7 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
                 outline.fidelities,
                 outline.epochs,
                 reference=references[outline.name],
+                seed=settings.seed + len(made),
                 **others,
             )
         )
