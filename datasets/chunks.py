@@ -24,7 +24,7 @@ Track = Callable[[Sequence[str]], Iterable[str]]
 """Iterates over the names of a file's groups and shows progress; ``iter`` shows nothing."""
 
 ATOMS_IN_CHUNK = 1 << 18
-"""Approximate number of atoms in a chunk."""
+"""Approximate number of atoms in a chunk; of pairs of atoms with Hessians."""
 
 SMALLEST, FLATTEST = 0.1, 1e-4
 """Smallest length, area or volume (Å, Å², Å³) that periodic lattice vectors may span, and smallest ratio of it to the

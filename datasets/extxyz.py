@@ -14,7 +14,7 @@ import numpy as np
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, formula, keys_found, same_numbers
 from mfpyg.datasets.file_dataset import FileDataset
 from mfpyg.datasets.frames import Frame, frames_of, frames_of_database, frames_of_text, total_charge
-from mfpyg.datasets.labels import as_rows, read_labels, shape_in_file
+from mfpyg.datasets.labels import as_rows, letters_of, most_rows, read_labels, shape_in_file
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
 from mfpyg.properties import FORCES, PROPERTIES, STRESS, Property
@@ -60,7 +60,7 @@ class ExtXYZ(FileDataset):
         for frame in self._tracked(self._frames()):
             seen.update(frame.values)
             part.add(frame)
-            if part.atoms >= ATOMS_IN_CHUNK:
+            if part.rows >= ATOMS_IN_CHUNK:
                 yield part.chunk()
                 part = _Part(path, levels)
         if part.frames:
@@ -125,7 +125,7 @@ class _Part:
     names: list[str] = field(default_factory=list)
     split: list[int] = field(default_factory=list)
     charge: list[float] = field(default_factory=list)
-    atoms: int = 0
+    rows: int = 0
 
     def add(self, frame: Frame) -> None:
         where = f"{self.path}: frame {frame.number}"
@@ -147,7 +147,7 @@ class _Part:
         self.split.append(_split(frame.values, where))
         self.charge.append(total_charge(frame, where, {key for _, key in found}))
         self.frames.append(frame._replace(values={}, hidden={}))  # the labels have been copied
-        self.atoms += n
+        self.rows += most_rows(letters_of(self.levels), n)
 
     def _read(self, property: Property, key: str) -> np.ndarray:
         return np.concatenate(self.values[property.letter, key])

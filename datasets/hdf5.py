@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, same_numbers
-from mfpyg.datasets.labels import as_rows, letters_of, read_labels, shape_in_file
+from mfpyg.datasets.labels import as_rows, letters_of, most_rows, read_labels, shape_in_file
 from mfpyg.datasets.total_charges import KEYS, find_charges
 from mfpyg.errors import MFPyGError, UnreadableError
 from mfpyg.fidelity import LevelOfTheory
@@ -147,8 +147,7 @@ class Group:
         labels = {key for level in levels for key in level.keys}
         charges = {key: self.array(key) for key in KEYS if key in self.group and key not in labels}
         charge = find_charges(charges, self.count, self.size, self.where)
-        of_pairs = any(PROPERTIES[letter].per == "pair" for letter in letters)
-        step = max(1, ATOMS_IN_CHUNK // max(1, self.size * (self.size if of_pairs else 1)))
+        step = max(1, ATOMS_IN_CHUNK // max(1, most_rows(letters, self.size)))
         for start in range(0, self.count, step):
             rows = slice(start, min(start + step, self.count))
             yield rows, self._chunk(levels, letters, charge, rows)

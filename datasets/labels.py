@@ -24,6 +24,11 @@ def rows_of(property: Property, n_atoms: np.ndarray) -> np.ndarray:
     return {"graph": np.ones_like(n_atoms), "atom": n_atoms, "pair": n_atoms**2}[property.per]
 
 
+def most_rows(letters: str, n_atoms: int) -> int:
+    """Largest number of values of one of these properties: the atoms of a conformation, or their pairs."""
+    return n_atoms**2 if any(PROPERTIES[letter].per == "pair" for letter in letters) else n_atoms
+
+
 def shape_in_file(property: Property, n_atoms: int) -> tuple[int, ...]:
     """Shape of a property of one conformation in files: (n_atoms, 3, n_atoms, 3) of Hessians."""
     if property.per == "pair":

@@ -17,7 +17,7 @@ import numpy as np
 
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk, by_formula, keys_found, same_numbers
 from mfpyg.datasets.file_dataset import FileDataset
-from mfpyg.datasets.labels import as_rows, read_labels, shape_in_file
+from mfpyg.datasets.labels import as_rows, letters_of, most_rows, read_labels, shape_in_file
 from mfpyg.datasets.total_charges import KEYS, OF_PHYSNET, find_charges
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
@@ -94,7 +94,7 @@ class PaddedArrays(FileDataset):
             charge = find_charges({key: found[key] for key in sorted(maybe)}, n, size, self._where)
             arrays |= {} if charge is None else {charge: found[charge]}
             same = arrays[species][0:size] if arrays[species].ndim == 1 else None
-            starts = range(0, n, max(1, ATOMS_IN_CHUNK // size))
+            starts = range(0, n, max(1, ATOMS_IN_CHUNK // most_rows(letters_of(levels), size)))
             names = [f"{self.what}, {start:,} of {n:,}" for start in starts]
             for start, _ in zip(starts, self._track(names), strict=True):
                 rows = slice(start, min(start + starts.step, n))

@@ -11,7 +11,7 @@ import numpy as np
 
 from mfpyg.datasets.chunks import ATOMS_IN_CHUNK, Chunk
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.labels import Labels, joined, letters_of
+from mfpyg.datasets.labels import Labels, joined, letters_of, most_rows
 from mfpyg.datasets.levels import merged_levels
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import LevelOfTheory
@@ -101,7 +101,8 @@ def _chunks_of(
     data, first_atoms = member._data, member.slices["z"].numpy()
     fidelities, letters = [level.name for level in levels], letters_of(levels)
     n = len(first_atoms) - 1
-    per_chunk = max(1, ATOMS_IN_CHUNK * n // max(1, int(first_atoms[-1])))
+    most = sum(most_rows(member.letters, size) for size in np.diff(first_atoms).tolist())
+    per_chunk = max(1, ATOMS_IN_CHUNK * n // max(1, most))
     for start in range(0, n, per_chunk):
         rows = slice(start, min(start + per_chunk, n))
         atoms = slice(first_atoms[rows.start], first_atoms[rows.stop])

@@ -261,3 +261,25 @@ def test_pairs_of_several_levels_are_in_the_order_of_conformations() -> None:
 def test_an_infinite_component_is_found() -> None:
     labels = Labels.of(DIPOLE, np.array([3, 2]), [np.array([[0.0, 1, 2], [0, np.inf, 0]])])
     assert labels.infinite.tolist() == [False, True]
+
+
+def test_chunks_with_hessians_are_limited_by_pairs_of_atoms(
+    minichno: MiniCHNO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of every reader, so that memory is bounded whatever the size of the molecules."""
+    n, atoms, numbers = 6, 5, np.array([8, 6, 1, 1, 1])
+    rng = np.random.default_rng(0)
+    hessians, pos = rng.random((n, atoms, 3, atoms, 3)), rng.random((n, atoms, 3)) + np.arange(atoms)[:, None]
+    np.savez(tmp_path / "all.npz", R=pos, Z=numbers, e=np.zeros(n), h=hessians)
+    frames = [
+        ase.Atoms(numbers, x, info={"e": 0.0, "h": h.reshape(15, 15)}) for x, h in zip(pos, hessians, strict=True)
+    ]
+    ase.io.write(tmp_path / "all.xyz", frames, format="extxyz")
+    files = [kind(tmp_path / f"all.{end}", ["dz=e,H=h@eV"]) for kind, end in ((PaddedNPZ, "npz"), (ExtXYZ, "xyz"))]
+    union = UnionDataset(tmp_path / "union", files)
+    assert torch.equal(files[0]._data.hessian, files[1]._data.hessian)
+    for module in ("padded", "extxyz", "union"):
+        monkeypatch.setattr(f"mfpyg.datasets.{module}.ATOMS_IN_CHUNK", 2 * atoms**2)
+    for dataset in (*files, union):
+        sizes = [len(chunk) for chunk in dataset.chunks(dataset.present_levels)]
+        assert sizes == [2] * (len(dataset) // 2)
