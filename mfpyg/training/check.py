@@ -11,6 +11,7 @@ from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
+from mfpyg.properties import HESSIAN
 from mfpyg.settings import TrainSettings
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.strategies.outline import OUTLINED, outline_of
@@ -35,6 +36,11 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     check_engine(settings.engine)
     weights = parse_weights(settings.weights, fidelities)
     label_fractions(settings, fidelities)
+    if settings.hessian_directions > 1 and not any(HESSIAN in fidelity.properties for fidelity in fidelities):
+        raise MFPyGError(
+            f"hessian_directions is {settings.hessian_directions}, which has no effect without Hessians; train on "
+            f"some, as {fidelities[0].name}:EFH, or leave it out"
+        )
     for stage in outline_of(settings, fidelities).stages if settings.strategy in OUTLINED else ():
         check_warmup(settings, stage.name, stage.epochs)
     check_installed(settings.logger)

@@ -157,6 +157,15 @@ def test_wrong_fractions_are_refused(capsys: pytest.CaptureFixture[str], text: s
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_directions_without_hessians_are_refused() -> None:
+    values = s.defaults("small", "hipnn")
+    values.update(fidelities=["dz:EF", "cc:E"], hessian_directions=2)
+    with pytest.raises(MFPyGError, match="hessian_directions is 2, which has no effect without Hessians"):
+        check_settings(s.from_dict(values))
+    values.update(fidelities=["dz:EFH", "cc:E"])
+    check_settings(s.from_dict(values))
+
+
 def test_a_fidelity_given_twice_is_refused() -> None:
     values = s.defaults("small", "hipnn")
     values.update(fidelities=["dz:EF", "cc:E"], label_fraction=["cc=0.1", "cc=0.2"])
