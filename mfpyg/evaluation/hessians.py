@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,8 @@ from torch_geometric.data import Batch
 
 from mfpyg.datasets.batches import BatchLoader, by_size
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.errors import MFPyGWarning
+from mfpyg.errors import MFPyGError, MFPyGWarning
+from mfpyg.evaluation.diagnosis import name_of
 from mfpyg.evaluation.frequencies import harmonic_frequencies
 from mfpyg.evaluation.metrics import hessian_rows
 from mfpyg.models import Potential
@@ -56,6 +57,9 @@ def compared_hessians(
         rows: numbers of the conformations, (n,) int64.
         columns: ``{fidelity: its index among the T of the data set}``.
 
+    Raises:
+        MFPyGError: for a label or a prediction that is NaN or infinite, naming the conformation.
+
     Warns:
         MFPyGWarning: if conformations of more than :data:`mfpyg.models.hessian.MAX_ATOMS` atoms are left out.
     """
@@ -75,10 +79,12 @@ def compared_hessians(
         batch = batch.to(device)
         for name, column in columns.items():
             if batch[HESSIAN.mask][:, column].any():
-                yield from _compared(potential, batch, name, column)
+                yield from _compared(potential, batch, name, column, dataset.molecules)
 
 
-def _compared(potential: Potential, batch: Batch, name: str, column: int) -> Iterator[Comparison]:
+def _compared(
+    potential: Potential, batch: Batch, name: str, column: int, molecules: Sequence[str]
+) -> Iterator[Comparison]:
     labels = batch.hessian[hessian_rows(batch, column)[0]]  # (Σ n², 3, 3) of the labelled graphs
     sizes = torch.bincount(batch.batch, minlength=batch.num_graphs)
     predicted = hessian(potential, batch, name).split(sizes.square().tolist())
@@ -86,6 +92,10 @@ def _compared(potential: Potential, batch: Batch, name: str, column: int) -> Ite
     for graph, label in zip(graphs, labels.split(sizes[graphs].square().tolist()), strict=True):
         shape = (int(sizes[graph]), int(sizes[graph]), 3, 3)
         both = label.reshape(shape), predicted[graph].reshape(shape)
+        for what, values in zip(("Hessian label", "predicted Hessian"), both, strict=True):
+            if not values.isfinite().all():
+                where = name_of(batch, graph, molecules)
+                raise MFPyGError(f"the {name} {what} of {where}, is NaN or infinite; take it out of the data")
         frequencies = None
         if _is_stationary(batch, graph, column):
             atoms, periodic = batch.batch == graph, "pbc" in batch and bool(batch.pbc[graph].any())

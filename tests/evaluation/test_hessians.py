@@ -11,7 +11,7 @@ import torch
 from ase.build import molecule
 
 from mfpyg.datasets import ExtXYZ
-from mfpyg.errors import MFPyGWarning
+from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.evaluation import hessians
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.frequencies import harmonic_frequencies
@@ -86,3 +86,15 @@ def test_large_graphs_are_left_out_and_counted(
     with pytest.warns(MFPyGWarning, match="Hessians of 1 conformations with more than 4 atoms are not evaluated"):
         found = evaluate(potential, dataset, {"all": np.arange(3)})
     assert found.metrics["all"]["b"]["hessian"]["n"] == 81
+
+
+def test_hessians_that_are_not_finite_are_named(
+    dataset: ExtXYZ, potential: MultiFidelityPotential, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hessians, "hessian", lambda *arguments: hessian(*arguments) / 0)
+    with pytest.raises(MFPyGError, match=r"the [ab] predicted Hessian of \w+, conformation \d, is NaN or infinite"):
+        evaluate(potential, dataset, {"all": np.arange(3)})
+    monkeypatch.undo()
+    dataset._data.hessian[0, 0, 0] = torch.nan  # of water at level a
+    with pytest.raises(MFPyGError, match=r"the a Hessian label of H2O1, conformation 0, is NaN or infinite"):
+        evaluate(potential, dataset, {"all": np.arange(1)})
