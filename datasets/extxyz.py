@@ -17,7 +17,7 @@ from mfpyg.datasets.frames import Frame, frames_of, frames_of_database, frames_o
 from mfpyg.datasets.labels import as_rows, letters_of, most_rows, read_labels, shape_in_file
 from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.fidelity import LevelOfTheory
-from mfpyg.properties import FORCES, PROPERTIES, STRESS, Property
+from mfpyg.properties import FORCES, PROPERTIES, STRESS, Property, heads_of
 
 
 class ExtXYZ(FileDataset):
@@ -145,7 +145,9 @@ class _Part:
             self.values[of_key].append(values)
         self.names.append(_molecule(frame, where))
         self.split.append(_split(frame.values, where))
-        self.charge.append(total_charge(frame, where, {key for _, key in found}))
+        self.charge.append(
+            total_charge(frame, where, {key for _, key in found}, bool(heads_of(letter for letter, _ in found)))
+        )
         self.frames.append(frame._replace(values={}, hidden={}))  # the labels have been copied
         self.rows += most_rows(letters_of(self.levels), n)
 

@@ -167,13 +167,15 @@ def _merged(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray], info: 
     }
 
 
-def total_charge(frame: Frame, where: str, labels: Collection[str] = ()) -> float:
+def total_charge(frame: Frame, where: str, labels: Collection[str] = (), needed: bool = True) -> float:
     """Total charge of a frame in e: ``charge`` or ``total_charge``, else the sum of the initial charges, else 0.
 
     Args:
         frame: frame to read.
         where: name of the file and frame, for the error message.
         labels: keys that have another meaning.
+        needed: whether dipoles or charges are read. For others, initial charges that do not add up to a whole number,
+            such as those of a force field, say nothing.
 
     Raises:
         MFPyGError: if it is not a number, or the sum is not a whole number.
@@ -187,6 +189,8 @@ def total_charge(frame: Frame, where: str, labels: Collection[str] = ()) -> floa
             return 0.0
         total = float(np.sum(frame.values[_INITIAL]))
         if not abs(total - np.rint(total)) <= TOLERANCE:
+            if not needed:
+                return 0.0
             problem = f"initial charges add up to {total:g} e, expected a whole number"
             raise MFPyGError(f"{where}: {problem}; state the total charge as 'charge'")
         return total

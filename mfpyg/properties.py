@@ -143,5 +143,5 @@ def parse_letters(text: str, what: str) -> str:
     """
     if not text or len(set(text)) < len(text) or not set(text) <= PROPERTIES.keys():
         known = ", ".join(f"{p.letter} ({p.plural})" for p in PROPERTIES.values())
-        raise MFPyGError(f"malformed {what}: expected letters of properties, each once: {known}; as in dz:EF")
+        raise MFPyGError(f"malformed {what}: expected letters of properties, each once: {known}; as in dz:EFD")
     return in_order(text)

@@ -51,7 +51,9 @@ def product_errors(products: Products, batch: Batch, column: int) -> Tensor:
 
     .. math:: e = \frac{(H - H')\, v}{\sqrt{3n}}
 
-    over the 3n components is an unbiased estimate of the mean squared error of the 9n² elements.
+    over the 3n components is an unbiased estimate of the mean squared error of the 9n² elements of the graph. Graphs
+    count by their 3n components, not by 9n² as in errors of whole Hessians; the mean of \|e\| is no estimate of the MAE
+    of elements.
 
     Args:
         products: predicted products H v.

@@ -65,6 +65,11 @@ def with_initial(charges: Any = CHARGES) -> list[ase.Atoms]:
     return found
 
 
+def with_dipole(atoms: ase.Atoms) -> ase.Atoms:
+    atoms.info["mu"] = np.zeros(3)
+    return atoms
+
+
 def xyz(folder: Path, frames: list[ase.Atoms], level: str = LEVEL) -> ExtXYZ:
     columns = ["symbols", "positions", *(["initial_charges"] if frames[0].has("initial_charges") else [])]
     ase.io.write(folder / "a.xyz", frames, format="extxyz", columns=columns)
@@ -136,6 +141,7 @@ NOT_CHARGED = {
     "xyz": lambda folder: xyz(folder, with_info("charge", [0] * 4)),
     "initial charges": lambda folder: xyz(folder, with_initial([0] * 4)),
     "labels": lambda folder: xyz(folder, with_initial([0.3] * 4), "dft=E,Q=initial_charges@Hartree"),
+    "partial charges": lambda folder: xyz(folder, with_initial([0, 0.02, 0.3, 0])),
     "atomic charges of a database": lambda folder: database(folder, with_info("charge", of=lambda c: [c, 0.1, 0.2])),
     "atomic charges": lambda folder: npz(folder, charge=np.full((4, 3), 0.3)),
     "quadrupoles": lambda folder: npz(folder, Q=np.ones((4, 3, 3))),
@@ -182,7 +188,9 @@ REFUSED = {
         r"a\.npz has total charges under Q and charge; expected one of the keys",
     ),
     "initial charges": (
-        lambda folder: xyz(folder, with_initial([0, 0.02, 0, 0])),
+        lambda folder: xyz(
+            folder, [with_dipole(atoms) for atoms in with_initial([0, 0.02, 0, 0])], "dft=E,D=mu@Hartree"
+        ),
         r"frame 1: initial charges add up to 0\.01995 e, expected a whole number; state the total charge as 'charge'",
     ),
 }
@@ -254,7 +262,7 @@ def test_batches_are_those_of_pyg_and_charges_add_up(charged: UnionDataset, shuf
     assert (ours.charge.shape, ours.charge.dtype) == ((20,), torch.float32)
     torch.manual_seed(0)
     sizes = {"n_interactions": 1, "n_atom_layers": 1, "n_features": 6, "n_sensitivities": 5, "cutoff": 4.0}
-    potential = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **sizes), ["dz"], charges=["dz"])
+    potential = MultiFidelityPotential(HIPNN([1, 6, 7, 8], **sizes), ["dz"], further={"dz": "Q"})
     charges = potential.predict(ours, {"dz": "EQ"})["dz"].charges.detach()
     sums = torch.zeros(20).index_add_(0, ours.batch, charges)
     torch.testing.assert_close(sums, ours.charge, rtol=0, atol=1e-6)
