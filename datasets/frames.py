@@ -17,7 +17,7 @@ from ase.calculators.calculator import all_properties
 from ase.io.extxyz import per_atom_properties
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
-from mfpyg.datasets.total_charges import KEYS, TOLERANCE, find_charges
+from mfpyg.datasets.total_charges import KEYS, TOLERANCE, find_charges, whole_charges
 from mfpyg.datasets.xyz import COMPRESSED, no_element, read_xyz, reading
 from mfpyg.errors import MFPyGError, UnreadableError, did_you_mean
 from mfpyg.files import raise_if_unreadable
@@ -178,13 +178,16 @@ def total_charge(frame: Frame, where: str, labels: Collection[str] = (), needed:
             such as those of a force field, say nothing.
 
     Raises:
-        MFPyGError: if it is not a number, or the sum is not a whole number.
+        MFPyGError: if it, or the sum, is not a whole number.
     """
     with reading(where):
         given = {key: np.asarray([frame.values[key]]) for key in KEYS if key in frame.values and key not in labels}
         key = find_charges(given, 1, len(frame.z), where)
         if key is not None:
-            return float(given[key].item())
+            given_total = float(given[key].item())
+            if whole_charges(np.array([given_total]))[1].any():
+                raise MFPyGError(f"{where}: a total charge of {given_total:g} e, expected a whole number")
+            return given_total
         if _INITIAL not in frame.columns or _INITIAL in labels:
             return 0.0
         total = float(np.sum(frame.values[_INITIAL]))

@@ -313,6 +313,10 @@ def test_charges_are_computed_again_when_the_total_charge_changes(random_potenti
     atoms.info["charge"] = "1+"
     with pytest.raises(MFPyGError, match=r"^atoms: charge has type .*, expected total charges in e$"):
         atoms.get_charges()
+    for charge in (0.5, np.nan):
+        atoms.info["charge"] = charge
+        with pytest.raises(MFPyGError, match=rf"^atoms: a total charge of {charge} e, expected a whole number$"):
+            atoms.get_charges()
 
 
 def test_only_fidelities_with_a_charge_head_have_charges(random_potential: Potentials) -> None:
