@@ -167,7 +167,9 @@ def _values(level: LevelOfTheory, property: Property, read: Read, volume: np.nda
     with np.errstate(over="ignore"):  # infinities are refused later
         values = functools.reduce(np.add, summands) * level.factor(property.letter)
         if label.virial:
-            values = -values / (np.nan if volume is None else volume[:, None, None])
+            # Without a volume they are no stresses, and refused as those of molecules are.
+            known = np.ones(len(values)) if volume is None else np.where(np.isnan(volume), 1.0, volume)
+            values = -values / known[:, None, None]
     return values
 
 

@@ -408,4 +408,4 @@ def test_a_property_that_some_groups_lack_hides_no_level(planted: Planted) -> No
 
     dataset = MiniCHNO(planted.folder, file=planted.file(edit), properties="HD", whole_only=True)
     assert dataset.fidelities == MiniCHNO().fidelities
-    assert dataset.letters == "EFD"
+    assert dataset.letters == "EFHD"
