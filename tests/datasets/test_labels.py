@@ -171,13 +171,6 @@ def test_stresses_of_ase(tmp_path: Path, name: str) -> None:
         torch.testing.assert_close(data.stress[0, 0].double(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_virials_of_molecules_are_refused(tmp_path: Path) -> None:
-    atoms = Atoms("H2", [(0, 0, 0), (0, 0, 0.7)], info={"e": 1.0, "vir": np.eye(3)})
-    ase.io.write(tmp_path / "a.xyz", atoms, format="extxyz")
-    with pytest.raises(MFPyGError, match="frame 0: a stress, but not periodic in three directions; leave it out"):
-        ExtXYZ(tmp_path / "a.xyz", ["a=e,V=vir@eV"], root=tmp_path)
-
-
 def test_virials_become_stresses(tmp_path: Path) -> None:
     images = crystals()
     ase.io.write(tmp_path / "crystals.xyz", images, format="extxyz")
@@ -187,6 +180,7 @@ def test_virials_become_stresses(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("label", "message"), [("S=s", "frame 0: a stress, but not periodic"),
+                                                ("V=s", "frame 0: a stress, but not periodic"),
                                                 ("D=d", "frame 1: a dipole, but periodic")])  # fmt: skip
 def test_labels_of_other_systems_are_refused(tmp_path: Path, label: str, message: str) -> None:
     atoms = ase.Atoms("H2", [[0, 0, 0], [0, 0, 0.8]])
