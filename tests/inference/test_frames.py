@@ -217,7 +217,7 @@ def broken(kind: str) -> ase.Atoms:
     ("given", "message"),
     [
         ({"charge": "1+"}, r"atoms: charge has type .*, expected total charges in e"),
-        ({"charge": np.nan}, "a total charge of nan e, expected a whole number"),
+        ({"charge": np.nan}, "atoms: a total charge of nan e, expected a whole number"),
         ({"charge": [1, 0, 0]}, r"atoms: charge has shape \(1, 3\), expected"),
         ({"initial_charges": [1.0, np.inf]}, "atoms: initial charges add up to inf e, expected a whole number"),
     ],
