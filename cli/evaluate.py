@@ -66,7 +66,11 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     options = build_parser().parse_args(arguments)
     if options.accelerator not in ACCELERATORS:
         raise unknown_name("accelerator", options.accelerator, ACCELERATORS)
-    letters = None if options.properties is None else parse_letters(options.properties, "properties")
+    letters = (
+        None
+        if options.properties is None
+        else parse_letters(options.properties, f"--properties '{options.properties}'")
+    )
     specs = None if options.dataset is None else parse_specs(options.dataset)
     path = Path(options.run)
     if options.split not in (None, *SPLITS):

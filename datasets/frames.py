@@ -17,7 +17,7 @@ from ase.calculators.calculator import all_properties
 from ase.io.extxyz import per_atom_properties
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
-from mfpyg.datasets.total_charges import KEYS, TOLERANCE, find_charges, whole_charges
+from mfpyg.datasets.total_charges import KEYS, find_charges, whole_charges
 from mfpyg.datasets.xyz import COMPRESSED, no_element, read_xyz, reading
 from mfpyg.errors import MFPyGError, UnreadableError, did_you_mean
 from mfpyg.files import raise_if_unreadable
@@ -183,20 +183,17 @@ def total_charge(frame: Frame, where: str, labels: Collection[str] = (), needed:
     with reading(where):
         given = {key: np.asarray([frame.values[key]]) for key in KEYS if key in frame.values and key not in labels}
         key = find_charges(given, 1, len(frame.z), where)
-        if key is not None:
-            given_total = float(given[key].item())
-            if whole_charges(np.array([given_total]))[1].any():
-                raise MFPyGError(f"{where}: a total charge of {given_total:g} e, expected a whole number")
-            return given_total
-        if _INITIAL not in frame.columns or _INITIAL in labels:
+        if key is None and (_INITIAL not in frame.columns or _INITIAL in labels):
             return 0.0
-        total = float(np.sum(frame.values[_INITIAL]))
-        if not abs(total - np.rint(total)) <= TOLERANCE:
-            if not needed:
-                return 0.0
+        total = float(np.sum(frame.values[_INITIAL]) if key is None else given[key].item())
+        if not whole_charges(np.array([total]))[1].any():
+            return total
+        if key is not None:
+            raise MFPyGError(f"{where}: a total charge of {total:g} e, expected a whole number")
+        if needed:
             problem = f"initial charges add up to {total:g} e, expected a whole number"
             raise MFPyGError(f"{where}: {problem}; state the total charge as 'charge'")
-        return total
+        return 0.0
 
 
 def frames_of_text(path: Path) -> Iterator[Frame]:

@@ -106,7 +106,7 @@ class TrainSettings:
     weights: list[str] = setting(
         [], "weights of labels in the loss, as dz:F=0.5 cc:E=2; otherwise 1, and 0.01 for Hessians"
     )
-    hessian_directions: int = setting(1, "random directions per Hessian and step in which it is compared", low=1)
+    hessian_directions: int = setting(1, "random directions per step in which each Hessian is compared", low=1)
     hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity", low=0.0)
     monitor: str = setting("sum", "fidelity whose validation loss selects the best epoch, or sum for all")
     model: Any = field(default_factory=backbones.find("hipnn").options, metadata={"help": "options of the backbone"})

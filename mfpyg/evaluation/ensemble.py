@@ -30,7 +30,7 @@ DRAWN_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True)
 class Quantity:
-    """What errors are given of: a property, or its values or differences for conformers.
+    """Quantity with errors: a property, or its values or differences for conformers.
 
     Attributes:
         property: the property with the labels.

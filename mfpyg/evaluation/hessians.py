@@ -24,6 +24,8 @@ from mfpyg.properties import FORCES, HESSIAN
 STATIONARY = 1.0
 """Largest force on an atom, in kcal/mol/Å, of conformations that are taken for stationary points of their level."""
 
+_NOT_FINITE = ("Hessian label", "predicted Hessian"), ("take it out of the data", "train the potential again")
+
 BATCH_SIZE, ATOMS = 32, MAX_ATOMS
 """Maximum numbers of conformations and of atoms in a batch of more than one conformation."""
 
@@ -92,10 +94,10 @@ def _compared(
     for graph, label in zip(graphs, labels.split(sizes[graphs].square().tolist()), strict=True):
         shape = (int(sizes[graph]), int(sizes[graph]), 3, 3)
         both = label.reshape(shape), predicted[graph].reshape(shape)
-        for what, values in zip(("Hessian label", "predicted Hessian"), both, strict=True):
+        for what, advice, values in zip(*_NOT_FINITE, both, strict=True):
             if not values.isfinite().all():
                 where = name_of(batch, graph, molecules)
-                raise MFPyGError(f"the {name} {what} of {where}, is NaN or infinite; take it out of the data")
+                raise MFPyGError(f"the {name} {what} of {where}, is NaN or infinite; {advice}")
         frequencies = None
         if _is_stationary(batch, graph, column):
             atoms, periodic = batch.batch == graph, "pbc" in batch and bool(batch.pbc[graph].any())

@@ -64,7 +64,7 @@ def predicted(
     split: str = "",
     track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
 ) -> Iterator[tuple[np.ndarray, Batch, dict[str, Prediction]]]:
-    """Predict labelled quantities but Hessians in batches of conformations of similar size.
+    """Predict labelled quantities except Hessians in batches of conformations of similar size.
 
     Args:
         potential: potential in evaluation mode.

@@ -130,7 +130,7 @@ def names_of(ensemble: Ensemble, fidelities: Sequence[str] | str | None) -> list
 
 @dataclass(frozen=True)
 class _Task:
-    """What to predict; ``factors`` by name of the property are from the units of the package to those requested."""
+    """Requested predictions; ``factors`` by name of the property are from the package's units to those requested."""
 
     ensemble: Ensemble
     fidelities: list[str]

@@ -45,7 +45,7 @@ class Predictor(Protocol):
         """Dtype of the weights."""
 
     def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
-        """Predict properties but Hessians, ``{fidelity: letters}``."""
+        """Predict properties except Hessians, ``{fidelity: letters}``."""
 
 
 @with_default_torch_settings

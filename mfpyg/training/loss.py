@@ -51,9 +51,9 @@ class MultiFidelityLoss(nn.Module):
 
     over the labelled entries of every property p only, :math:`\bar R_f` being the mean hierarchicality of the
     molecules with an energy of f, or a derivative of it, as a label. Hessians are compared along random directions, see
-    :func:`mfpyg.evaluation.metrics.product_errors`. Sums and counts are
-    added over all processes before roots and ratios are taken, so that the loss does not depend on the number of
-    processes. Labels missing in a batch contribute exactly zero, with a zero gradient.
+    :func:`mfpyg.evaluation.metrics.product_errors`. Sums and counts are added over all processes before roots and
+    ratios are taken, so that the loss does not depend on the number of processes. Labels missing in a batch contribute
+    exactly zero, with a zero gradient.
 
     Args:
         fidelities: fidelities with the labels to train on.

@@ -42,7 +42,7 @@ class MultiFidelityModule(lightning.LightningModule):
 
     Logged at the end of every epoch, over all processes: ``train/…`` and ``val/…`` for each label
     (``val/cc/energy_rmse``), for each fidelity (``val/cc/loss``) and their sum (``val/loss``); and the
-    numbers of energies and force components trained on (``train/cc/energy_labels``).
+    numbers of energies and of components of other labels trained on (``train/cc/energy_labels``).
 
     Args:
         potential: potential to train.
@@ -70,7 +70,7 @@ class MultiFidelityModule(lightning.LightningModule):
         self.metadata, self.molecules, self.compiled = dict(metadata or {}), list(molecules), compiled
         self.optim, self.place = optim or OptimSettings(), place or Place()
         self.labels_seen: dict[str, int] = {}
-        """Numbers of energies and force components of each fidelity in the last epoch; exact, unlike logged floats."""
+        """Numbers of labelled components of each fidelity in the last epoch; exact, unlike logged floats."""
         self.logged: set[str] = set()
         """Names of all values logged in the last epoch."""
         self._n_steps = 1
