@@ -13,9 +13,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ase
+import ase.io
+import ase.units
+import h5py
+import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 
 from mfpyg import backbones, strategies
+from mfpyg.datasets import MiniCHNO
+from mfpyg.datasets.levels import BUNDLED
+from mfpyg.units import HARTREE_TO_KCAL_MOL
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted([*DOCS.glob("how-to/*.md"), DOCS / "start.md"])
@@ -59,7 +68,49 @@ def prepared(
     run = forks_in(folder).whole
     for name, seed, levels in (("first", 0, ("dz:EF", "cc:E")), ("second", 1, ("dz:EF", "cc:E")), ("dz", 0, ("dz:EF",))):
         run("--fidelities", *levels, f"--seed={seed}", f"--out=runs/{name}", *TINY, *SHORT, "--batch-size=64")
+    _write_other_formats(folder)
     return folder
+
+
+def _write_other_formats(folder: Path) -> None:
+    """Conformations of the bundled data in formats other than extended XYZ, and a file of reference energies."""
+    dataset = MiniCHNO()
+    dz = dataset.fidelities.index("dz")
+    methane = [data for data in dataset if len(data.z) == 5 and int((data.z == 1).sum()) == 4][:20]
+    to_ev = ase.units.kcal / ase.units.mol
+    frames = []
+    for data in methane:
+        atoms = ase.Atoms(data.z.numpy(), data.pos.double().numpy())
+        energy, forces = float(data.energy[0, dz]) * to_ev, data.forces[:, dz].double().numpy() * to_ev
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
+        frames.append(atoms)
+    ase.io.write(folder / "md.traj", frames)
+    arrays = {
+        "R": np.stack([data.pos.numpy() for data in methane]),
+        "E": np.array([float(data.energy[0, dz]) for data in methane]),
+        "F": np.stack([data.forces[:, dz].numpy() for data in methane]),
+    }
+    z = methane[0].z.numpy()
+    np.savez(folder / "rmd17.npz", coords=arrays["R"], nuclear_charges=z, energies=arrays["E"], forces=arrays["F"])
+    (folder / "arrays").mkdir()
+    for key, values in {**arrays, "Z": z}.items():
+        np.save(folder / "arrays" / f"data-{key}.npy", values)
+    s66x8 = folder / "COMP6" / "COMP6v1" / "s66x8" / "s66x8_wb97x6-31gd.h5"
+    s66x8.parent.mkdir(parents=True)
+    for path in (folder / "ani_gdb_s01.h5", s66x8):
+        with h5py.File(path, "w") as file:
+            group = file.create_group("s01/methane")
+            group["species"] = np.array([ase.data.chemical_symbols[n].encode() for n in z])
+            group["coordinates"] = arrays["R"]
+            group["energies"] = arrays["E"] / HARTREE_TO_KCAL_MOL
+            group["forces"] = -arrays["F"] / HARTREE_TO_KCAL_MOL
+    with h5py.File(BUNDLED) as bundled, h5py.File(folder / "ani1x-release.h5", "w") as file:
+        for name, group in bundled.items():
+            for key in set(group) - {"split", "molecule", "ccsd(t)_dz.forces"}:
+                values = group[key][:]
+                new = file.require_group(name)
+                new[key.replace("(t)_dz", "(t)_cbs")] = values if key == "atomic_numbers" else values[:8]
+    (folder / "references.yaml").write_text("cc:\n  unit: Hartree\n  H: -0.49928\n  N: -54.47\n")
 
 
 @pytest.fixture
@@ -82,7 +133,8 @@ def run_line(line: str, forks: Any) -> None:
     own_network = any(word.split("=")[0] in ("--init", "--resume", "--backbone", "--config") for word in arguments)
     if name in ("train", "study") and "--help" not in arguments and "--print-config" not in arguments:
         small = SHORT if own_network else (*SHORT, *TINY)
-        arguments += [] if "--resume" in arguments else [*small, "--batch-size=64"]
+        stages = ["--epochs=3"] if any(word.startswith("--strateg") for word in arguments) else []
+        arguments += [] if "--resume" in arguments else [*small, *stages, "--batch-size=64"]
     ended = forks.run(*arguments, command=name)
     expected = 1 if name == "doctor" else 0  # the doctor's status says that it found something
     assert ended.status in (0, expected), f"{line}\n{ended.output}"
