@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
-import shlex
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -200,20 +198,6 @@ def write_xyz() -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture(scope="session")
-def readme() -> Callable[[str], list[list[str]]]:
-    """The commands, each a list of words, of the code that follows a passage of the README with this beginning."""
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-
-    def commands(beginning: str) -> list[list[str]]:
-        assert text.count(f"**{beginning}") == 1, beginning
-        found = re.search(r"```sh\n(.*?)```", text.split(f"**{beginning}")[1], re.DOTALL)
-        assert found is not None
-        return [shlex.split(line, comments=True) for line in found[1].splitlines()]
-
-    return commands
 
 
 # Molecules and small potentials, for the tests of models and kernels

@@ -1,8 +1,7 @@
-"""The examples run as their first lines say, and commands of the README as they stand there, at a small size."""
+"""The examples run as their first lines say."""
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 
 import mfpyg
-from mfpyg.cli import train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.references import compositions
 
@@ -61,14 +59,3 @@ def test_tutorial(forks: Any) -> None:
     assert "harmonic frequencies in cm⁻¹:" in output
     assert (forks.folder / "tutorial" / "tutorial.png").stat().st_size > 10_000
     assert (forks.folder / "tutorial" / "model" / "best.ckpt").is_file()
-
-
-@pytest.mark.slow
-def test_readme_tunes_the_optimiser(tmp_path: Path) -> None:
-    text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
-    command = text[text.index("**Tune the optimiser.**") :].split("```sh\n")[1].splitlines()[0]
-    name, *arguments = shlex.split(command)
-    assert name == "mfpyg-train"
-    train.main([*arguments, "--epochs=2", "--batch-size=64", "--model.n-features=6", "--out", str(tmp_path / "run")])
-    settings = (tmp_path / "run" / "config.yaml").read_text()
-    assert all(line in settings for line in ("warmup: 2.0", "ema: 0.99", "weight_decay: 0.01", "accumulate: 2"))

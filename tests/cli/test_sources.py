@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.spec import DatasetSpec, open_dataset
 from mfpyg.units import EV_TO_KCAL_MOL, HARTREE_TO_KCAL_MOL
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 TINY = [
     "--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=64", "--epochs=1",
     "--compile=off", "--model.kernel=padded", "--accelerator=cpu", "--preset=small",
@@ -160,38 +158,3 @@ def test_mistakes_are_one_line(command: Any, text: str, message: str, capsys: py
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
-
-
-@pytest.mark.slow
-def test_commands_of_the_readme(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = ase.io.read(folder / "md.traj", "::2")
-    named = []
-    for i, atoms in enumerate(images):
-        copy = ase.Atoms(atoms.numbers, atoms.positions)
-        copy.info["dft_energy"] = atoms.get_potential_energy()
-        copy.arrays["dft_forces"] = atoms.get_forces()
-        if i % 3:
-            copy.info["cc_energy"] = atoms.get_potential_energy() / 27.2114
-        named.append(copy)
-    ase.io.write(tmp_path / "mine.xyz", named)
-    ase.io.write(tmp_path / "md.traj", images)
-    arrays = np.load(folder / "12:30" / "mine.npz")
-    row = int(np.argmax(np.bincount(arrays["N"])))
-    rows = arrays["N"] == row
-    aspirin = {"coords": arrays["R"][rows, :row], "nuclear_charges": arrays["Z"][rows, :row]}
-    np.savez(tmp_path / "rmd17_aspirin.npz", energies=arrays["E"][rows], forces=arrays["F"][rows, :row], **aspirin)
-    with h5py.File(tmp_path / "ani_gdb_s01.h5", "w") as file:
-        group = file.create_group("gdb11_s01/gdb11_s01-0")
-        group["species"] = np.array([b"C", b"H", b"H", b"H", b"H"])
-        group["coordinates"] = np.random.default_rng(0).normal(size=(3, 5, 3)).astype(np.float32)
-        group["energies"] = np.full(3, -40.0)
-    monkeypatch.chdir(tmp_path)
-    passage = README.read_text(encoding="utf-8").partition("**Train on your own files.**")[2]
-    commands = passage.partition("```sh\n")[2].partition("```")[0].splitlines()
-    assert len(commands) == 4
-    for number, line in enumerate(commands):
-        name, *arguments = shlex.split(line)
-        if name == "mfpyg-train":
-            train.main([*arguments, "--out", f"runs/{number}", *TINY])
-        else:
-            preprocess.main(arguments)

@@ -329,6 +329,9 @@ def test_labels_left_out_have_no_part_in_the_references(minichno: MiniCHNO, untr
 # Data without the levels that are not trained on
 
 
+NEW, MORE = "--dataset=mine.xyz:cc=cc_energy@eV", "--dataset=more.xyz:dz=energy@eV"
+
+
 @pytest.fixture
 def _small_data(
     untrained: Make, write_xyz: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -344,30 +347,20 @@ def _small_data(
 @pytest.mark.slow
 @pytest.mark.usefixtures("_small_data")
 @pytest.mark.parametrize(
-    ("number", "more", "trained", "levels"),
+    ("options", "trained", "levels"),
     [
-        (0, [], ["dz:EF", "mp2:E", "cc:E"], {"dz", "mp2", "cc"}),
-        (1, [], ["cc:E"], {"cc"}),
-        (1, ["--finetune.old=kept"], ["cc:E"], {"cc"}),
-        (2, [], ["dz:E"], {"dz"}),
+        (["--add-fidelity=cc:E"], ["dz:EF", "mp2:E", "cc:E"], {"dz", "mp2", "cc"}),
+        (["--add-fidelity=cc:E", "--finetune.old=frozen", NEW], ["cc:E"], {"cc"}),
+        (["--add-fidelity=cc:E", "--finetune.old=kept", NEW], ["cc:E"], {"cc"}),
+        (["--fidelities=dz:E", MORE], ["dz:E"], {"dz"}),
     ],
     ids=["replayed", "frozen", "kept", "more data"],
 )
-def test_commands_of_the_readme_ask_for_what_is_trained_on_alone(
-    readme: Callable[[str], list[list[str]]],
-    number: int,
-    more: list[str],
-    trained: list[str],
-    levels: set[str],
-) -> None:
+def test_run_asks_for_what_is_trained_on_alone(options: list[str], trained: list[str], levels: set[str]) -> None:
     from mfpyg.datasets.spec import open_dataset, parse_specs
     from mfpyg.inference.dataset import run_predictions
 
-    commands = readme("Fine-tune")
-    assert len(commands) == 3
-    command, *arguments = commands[number]
-    assert command == "mfpyg-train"
-    train.main([*arguments, *more, "--epochs=1", "--batch-size=151", "--compile=off", "--out", "out"])
+    train.main(["--init=runs/dz", *options, "--epochs=1", "--batch-size=151", "--compile=off", "--out", "out"])
     out = Path("out")
     described = torch.load(out / "best.ckpt", weights_only=True)["mfpyg"]
     assert described["config"]["fidelities"] == trained
@@ -387,7 +380,7 @@ def test_commands_of_the_readme_ask_for_what_is_trained_on_alone(
     evaluate.main(["out", "--dataset", "minichno", "--split=all", "--json", "all.json"])
     assert {"dz", "mp2", *levels} == set(json.loads(Path("all.json").read_text())["all"])
     evaluate.main(["out", "--dataset", "more.xyz:dz=energy@eV", "--json", "dz.json"])
-    where = "val" if number == 2 else "all"  # its own data, or other
+    where = "val" if MORE in options else "all"  # its own data, or other
     assert set(json.loads(Path("dz.json").read_text())[where]) == {"dz"}
 
 

@@ -161,16 +161,17 @@ def test_what_contradicts_the_files_is_refused(
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
-    ("number", "sizes"), [(0, {"train": 40, "val": 10, "test": 8}), (1, {"train": 32, "val": 8, "hard": 8})]
+    ("files", "sizes"),
+    [
+        ([A, f"val=b.xyz:{DFT}", f"test=c.xyz:{DFT}"], {"train": 40, "val": 10, "test": 8}),
+        ([A, f"hard=c.xyz:{DFT}", "--split.val=0.2"], {"train": 32, "val": 8, "hard": 8}),
+    ],
+    ids=["three files", "no val"],
 )
-def test_commands_of_the_readme(
-    readme: Callable[[str], list[list[str]]], capsys: pytest.CaptureFixture[str], number: int, sizes: dict[str, int]
-) -> None:
-    command, *arguments = readme("Choose how data are split.")[number]
-    assert command == "mfpyg-train"
-    train.main([*arguments, *TINY, "--epochs=1", "--out=run"])
+def test_splits_are_the_files(capsys: pytest.CaptureFixture[str], files: list[str], sizes: dict[str, int]) -> None:
+    train.main(["--fidelities", "dft:EF", "--split.files", *files, *TINY, "--epochs=1", "--out=run"])
     said = "split.files names no val; 20% of train is used for validation" in capsys.readouterr().out
-    assert said == (number == 1)
+    assert said == ("hard" in sizes)
     metrics = json.loads(Path("run/metrics.json").read_text())
     assert {split: rows["dft"]["energy"]["n"] for split, rows in metrics.items()} == sizes
     train.main(["--resume", "run", "--epochs=2"])
@@ -179,7 +180,7 @@ def test_commands_of_the_readme(
         metrics = json.loads(Path("run/metrics.json").read_text())
         assert json.loads(Path("errors.json").read_text()) == (metrics if split is None else {split: metrics[split]})
     error = error_of(capsys, evaluate, "run", "--split=hadr")
-    assert ("did you mean 'hard'?" in error) == (number == 1)
+    assert ("did you mean 'hard'?" in error) == ("hard" in sizes)
 
 
 @pytest.mark.slow
