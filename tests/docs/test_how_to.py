@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -114,11 +114,10 @@ def _write_other_formats(folder: Path) -> None:
 
 
 @pytest.fixture
-def registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page registers is forgotten afterwards."""
     for registry in (backbones.registry, strategies.registry):
         monkeypatch.setattr(registry, "known", dict(registry.known))
-    yield
 
 
 def run_line(line: str, forks: Any) -> None:

@@ -118,7 +118,7 @@ def test_state_of_a_tuned_optimiser_is_that_of_an_uninterrupted_run(
 
 @pytest.mark.slow
 def test_checkpoint_holds_all_that_a_training_has(noisy: Callable[[int], None]) -> None:
-    """The list in RELIABILITY.md; whatever is added to the training has to be added here."""
+    """The list in docs/reliability.md; whatever is added to the training has to be added here."""
     noisy(33)
     stopped(*KINDS["plateau"], "--out", "cut")
     state = torch.load("cut/last.ckpt", weights_only=True)

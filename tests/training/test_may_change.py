@@ -25,7 +25,7 @@ TINY = (
     "--compile=off",
 )  # fmt: skip
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "RELIABILITY.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 
 
 def every_setting(settings: Any, prefix: str = "") -> dict[str, Any]:
