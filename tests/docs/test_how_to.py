@@ -59,7 +59,22 @@ def prepared(
     run = forks_in(folder).whole
     for name, seed, levels in (("first", 0, ("dz:EF", "cc:E")), ("second", 1, ("dz:EF", "cc:E")), ("dz", 0, ("dz:EF",))):
         run("--fidelities", *levels, f"--seed={seed}", f"--out=runs/{name}", *TINY, *SHORT, "--batch-size=64")
+    write_hippynn_model(folder / "best_model.pt")
     return folder
+
+
+def write_hippynn_model(path: Path) -> None:
+    """A tiny model of hippynn with heads for two levels, as its training writes it."""
+    import torch
+    from hippynn.graphs import GraphModule, inputs, networks, targets
+
+    species, positions = inputs.SpeciesNode(db_name="Z"), inputs.PositionsNode(db_name="R")
+    sizes = {"n_features": 6, "n_sensitivities": 5, "n_interaction_layers": 1, "n_atom_layers": 1}
+    reach = {"dist_soft_min": 0.75, "dist_soft_max": 5.5, "dist_hard_max": 6.5}
+    options = {"possible_species": [0, 1, 6, 7, 8], **sizes, **reach}
+    network = networks.HipnnQuad("HIPNN", (species, positions), module_kwargs=options)
+    energies = [targets.HEnergyNode(name, network) for name in ("cc", "dz")]
+    torch.save(GraphModule([species, positions], [node.mol_energy for node in energies]).state_dict(), path)
 
 
 @pytest.fixture
