@@ -59,7 +59,6 @@ def prepared(
     run = forks_in(folder).whole
     for name, seed, levels in (("first", 0, ("dz:EF", "cc:E")), ("second", 1, ("dz:EF", "cc:E")), ("dz", 0, ("dz:EF",))):
         run("--fidelities", *levels, f"--seed={seed}", f"--out=runs/{name}", *TINY, *SHORT, "--batch-size=64")
-    write_hippynn_model(folder / "best_model.pt")
     return folder
 
 
@@ -111,6 +110,8 @@ def run_line(line: str, forks: Any) -> None:
 def test_blocks(page: Path, prepared: Path, forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(prepared, forks.folder, dirs_exist_ok=True)
     monkeypatch.chdir(forks.folder)
+    if page.stem == "hippynn":  # not for all pages, as importing hippynn takes seconds
+        write_hippynn_model(Path("best_model.pt"))
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page)):
         if block.skipped:
