@@ -45,9 +45,7 @@ def blocks(page: Path) -> list[Block]:
         page.read_text(encoding="utf-8"),
         re.DOTALL | re.MULTILINE,
     )
-    return [
-        Block(one["language"], re.sub(f"(?m)^{one['indent']}", "", one["text"]), one["why"] or "") for one in found
-    ]
+    return [Block(one["language"], re.sub(f"(?m)^{one['indent']}", "", one["text"]), one["why"] or "") for one in found]
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +64,13 @@ def prepared(
         write_xyz(folder / f"{name}.xyz", range(number, 788, 30), dz="energy,forces")
     write_xyz(folder / "frames.xyz", range(0, 100, 10))
     run = forks_in(folder).whole
-    for name, seed, levels in (("first", 0, ("dz:EF", "cc:E")), ("second", 1, ("dz:EF", "cc:E")), ("dz", 0, ("dz:EF",))):
+    both = ("dz:EF", "cc:E")
+    for name, seed, levels in (("first", 0, both), ("second", 1, both), ("dz", 0, ("dz:EF",))):
         run("--fidelities", *levels, f"--seed={seed}", f"--out=runs/{name}", *TINY, *SHORT, "--batch-size=64")
     _write_other_formats(folder)
     return folder
 
 
-<<<<<<< HEAD
 def _write_other_formats(folder: Path) -> None:
     """Conformations of the bundled data in formats other than extended XYZ, and a file of reference energies."""
     dataset = MiniCHNO()
@@ -112,7 +110,8 @@ def _write_other_formats(folder: Path) -> None:
                 new = file.require_group(name)
                 new[key.replace("(t)_dz", "(t)_cbs")] = values if key == "atomic_numbers" else values[:8]
     (folder / "references.yaml").write_text("cc:\n  unit: Hartree\n  H: -0.49928\n  N: -54.47\n")
-=======
+
+
 def write_hippynn_model(path: Path) -> None:
     """A tiny model of hippynn with heads for two levels, as its training writes it."""
     import torch
@@ -125,7 +124,6 @@ def write_hippynn_model(path: Path) -> None:
     network = networks.HipnnQuad("HIPNN", (species, positions), module_kwargs=options)
     energies = [targets.HEnergyNode(name, network) for name in ("cc", "dz")]
     torch.save(GraphModule([species, positions], [node.mol_energy for node in energies]).state_dict(), path)
->>>>>>> h-howto2
 
 
 @pytest.fixture
