@@ -175,7 +175,8 @@ def untrained(tmp_path: Path) -> Callable[..., Path]:
 def write_xyz() -> Callable[..., Path]:
     """Writes conformations of MiniCHNO as extended XYZ with keys for some levels alone, in eV and eV/Å.
 
-    ``write_xyz(path, rows, dz="energy,forces", cc="cc_energy")`` gives keys of energies, and of forces where named.
+    ``write_xyz(path, rows, dz="energy,forces", cc="cc_energy")`` gives keys of energies, and of forces where named;
+    ``half="cc"`` leaves that level out of every other frame.
     """
     import ase
     import ase.io
@@ -183,13 +184,13 @@ def write_xyz() -> Callable[..., Path]:
 
     from mfpyg.datasets import MiniCHNO
 
-    def write(path: Path, rows: Any, **keys: str) -> Path:
+    def write(path: Path, rows: Any, half: str = "", **keys: str) -> Path:
         dataset, frames = MiniCHNO(), []
-        for data in (dataset[int(row)] for row in rows):
+        for number, data in enumerate(dataset[int(row)] for row in rows):
             atoms = ase.Atoms(data.z.numpy(), data.pos.numpy())
             for level, (energy, _, forces) in ((level, of.partition(",")) for level, of in keys.items()):
                 column = dataset.fidelities.index(level)
-                if data.energy_mask[0, column]:
+                if data.energy_mask[0, column] and (level != half or number % 2):
                     atoms.info[energy] = float(data.energy[0, column]) * kcal / mol
                 if forces:
                     atoms.arrays[forces] = data.forces[:, column].double().numpy() * kcal / mol

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,20 @@ def test_mistakes_are_one_line(command: Any, text: str, message: str, capsys: py
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.slow
+def test_levels_with_labels_missing(
+    tmp_path: Path, write_xyz: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_xyz(Path("mine.xyz"), range(0, 788, 16), half="cc", dz="dft_energy,dft_forces", cc="cc_energy")
+    data = "mine.xyz:dft=dft_energy,dft_forces@eV:cc=cc_energy?@eV"
+    train.main(["--fidelities", "dft:EF", "cc:E", "--dataset", data, *TINY, "--out=run"])
+    metrics = json.loads(Path("run/metrics.json").read_text())
+    counts = {
+        name: sum(rows[name]["energy"]["n"] for rows in metrics.values() if name in rows) for name in ("dft", "cc")
+    }
+    assert counts == {"dft": 50, "cc": 25}
+    evaluate.main(["run", "--json=errors.json", "--plot"])
+    assert json.loads(Path("errors.json").read_text()) == metrics

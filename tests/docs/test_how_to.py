@@ -1,4 +1,4 @@
-"""Every shell and Python block of the how-to pages, run in order on small data with one epoch.
+"""Every shell and Python block of the how-to pages, the first page and the README, run in order on small data with one epoch.
 
 A block that cannot run here (two machines, a licensed file) says why in the line before it:
 ``<!-- not run: needs two machines -->``. Text, YAML and output have other languages than ``sh`` and ``python``.
@@ -26,8 +26,8 @@ from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.levels import BUNDLED
 from mfpyg.units import HARTREE_TO_KCAL_MOL
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
-PAGES = sorted([*DOCS.glob("how-to/*.md"), DOCS / "start.md"])
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = [*sorted(REPOSITORY.glob("docs/how-to/*.md")), REPOSITORY / "docs/start.md", REPOSITORY / "README.md"]
 TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 SHORT = ("--epochs=1", "--compile=off")
 
@@ -54,12 +54,7 @@ def prepared(
 ) -> Path:
     """What the pages take for given: files of a user's own, and the runs of the first page."""
     folder = tmp_path_factory.mktemp("prepared")
-    write_xyz(folder / "mine.xyz", range(0, 788, 16), dz="dft_energy,dft_forces", cc="cc_energy")
-    with_cc = (folder / "mine.xyz").read_text().splitlines()
-    heads = [number for number, line in enumerate(with_cc) if "cc_energy=" in line]
-    for number in heads[::2]:
-        with_cc[number] = re.sub(r" cc_energy=\S+", "", with_cc[number])
-    (folder / "mine.xyz").write_text("\n".join(with_cc) + "\n")
+    write_xyz(folder / "mine.xyz", range(0, 788, 16), half="cc", dz="dft_energy,dft_forces", cc="cc_energy")
     for number, name in enumerate("abc"):
         write_xyz(folder / f"{name}.xyz", range(number, 788, 30), dz="energy,forces")
     write_xyz(folder / "frames.xyz", range(0, 100, 10))
@@ -166,7 +161,7 @@ def test_blocks(page: Path, prepared: Path, forks: Any, monkeypatch: pytest.Monk
     for number, block in enumerate(blocks(page)):
         if block.skipped:
             continue
-        if block.language == "sh":
+        if block.language == "sh":  # the README's ``bash`` is run by .ci/run
             for line in block.text.replace("\\\n", " ").splitlines():
                 if line.strip() and not line.lstrip().startswith("#"):
                     run_line(line, forks)
