@@ -1,4 +1,4 @@
-"""Every shell and Python block of the how-to pages, the first page and the README, run in order on small data with one epoch.
+"""Every shell and Python block of the how-to pages, Start and the README, run in order on small data with one epoch.
 
 A block that cannot run here (two machines, a licensed file) says why in the line before it:
 ``<!-- not run: needs two machines -->``. Text, YAML and output have other languages than ``sh`` and ``python``.
