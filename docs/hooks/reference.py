@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib
+import importlib.util
 import inspect
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from mfpyg import backbones
@@ -21,36 +22,45 @@ from mfpyg.options import choices_of, flat, in_words
 
 ROOT = Path(__file__).resolve().parents[2]
 _SCRIPT = re.compile(r'^(mfpyg[\w-]*) = "([\w.]+):\w+"$', re.MULTILINE)
+_CODE = re.compile(r"^--[a-z]|[=@_]|^\.[a-z]|[\w*]\.[a-z]+\b|^\w+:[A-Z]+$|^mfpyg-?[a-z]*$|[A-Z]:[A-Z]|^\w+/\w+/")
 _USUAL_TITLES = {"positional arguments": "Arguments", "options": "Options", "optional arguments": "Options"}
 
 
-def parsers() -> dict[str, argparse.ArgumentParser]:
-    """Parser of each command, in the order of ``pyproject.toml``."""
-    scripts = _SCRIPT.findall((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return {name: _build(module) for name, module in scripts}
+def scripts() -> dict[str, ModuleType]:
+    """Module of each command, in the order of ``pyproject.toml``."""
+    found = _SCRIPT.findall((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return {name: importlib.import_module(module) for name, module in found}
 
 
-def _build(module: str, preset: str = "published") -> argparse.ArgumentParser:
-    for name in (module, f"{module}_options"):
-        builder = getattr(importlib.import_module(name), "build_parser", None)
-        if builder is not None:
-            given = {"backbone": "hipnn", "preset": preset}
-            return builder(**{k: v for k, v in given.items() if k in inspect.signature(builder).parameters})
-    raise LookupError(f"{module} has no build_parser, from which its page could be made")
+def parser_of(module: ModuleType) -> argparse.ArgumentParser | None:
+    """Parser of a command, with the defaults of preset ``published``; ``None`` if it has none."""
+    options = importlib.util.find_spec(f"{module.__name__}_options")
+    if not hasattr(module, "build_parser") and options is not None:
+        module = importlib.import_module(options.name)
+    builder = getattr(module, "build_parser", None)
+    known = {} if builder is None else inspect.signature(builder).parameters
+    given = {"backbone": "hipnn", "preset": "published"}
+    return None if builder is None else builder(**{name: given[name] for name in given if name in known})
 
 
 def commands_page() -> str:
     """Markdown of all commands."""
-    found = parsers()
+    lines: list[str] = []
     small = flat(s.defaults("small", "hipnn"))
-    lists = [_command(name, parser, small if name == "mfpyg-train" else {}) for name, parser in found.items()]
-    return "\n".join(line for lines in lists for line in lines)
+    for name, module in scripts().items():
+        lines += [f"## {name} {{ #{name} }}", ""]
+        parser = parser_of(module)
+        if parser is None:  # a command that only names the others
+            lines += ["```text", module.overview(), "```", ""]
+        else:
+            lines += _command(name, parser, small if name == "mfpyg-train" else {})
+    return "\n".join(lines)
 
 
 def _command(name: str, parser: argparse.ArgumentParser, small: Mapping[str, Any]) -> Iterator[str]:
     description, _, example = (parser.description or "").partition("Example: ")
-    yield from (f"## {name} {{ #{name} }}", "", prose(description.strip()), "")
-    yield from ("```text", parser.format_usage().removeprefix("usage: ").strip(), "```", "")
+    yield from (prose(description.strip()), "")
+    yield from ("```text", " ".join(parser.format_usage().removeprefix("usage: ").split()), "```", "")
     if example:
         yield from ("Example:", "", "```sh", example, "```", "")
     if parser.epilog:
@@ -92,16 +102,17 @@ def _option(
     if action.option_strings and action.nargs != 0:
         metavar = action.metavar or (values and "{" + ",".join(values) + "}") or action.dest.upper()
         facts.append(f"`{metavar}{' …' if action.nargs in ('+', '*') else ''}`")
-    facts += ["required"] * bool(action.required and action.option_strings) + _default(action, small)
+    facts += ["required"] * bool(action.required and action.option_strings)
+    text, _, told = ((action.help or "") % {**vars(action), "prog": parser.prog}).removesuffix(")").partition(" (default: ")
+    facts += [f"default: {prose(told)}"] if told else _default(action, small)
     if facts:
-        yield from (f"{' · '.join(facts)}", "")
-    text = re.sub(r"\s*\(default: [^()]*\)$", "", (action.help or "") % {**vars(action), "prog": parser.prog})
+        yield from (" · ".join(facts), "")
     lead, *pairs = _by_value(text, values)
     if lead:
-        yield from (prose(lead), "")
+        yield from (sentence(lead) if not pairs else prose(lead[:1].upper() + lead[1:]) + ":", "")
     for value, meaning in zip(pairs[::2], pairs[1::2], strict=True):
-        yield f"- `{value}`: {prose(meaning)}"
-    yield ""
+        yield f"- `{value}`: {sentence(meaning)}"
+    yield from [""] * bool(pairs)
 
 
 def _choices(action: argparse.Action) -> list[str]:
@@ -115,18 +126,18 @@ def _choices(action: argparse.Action) -> list[str]:
 def _default(action: argparse.Action, small: Mapping[str, Any]) -> list[str]:
     if action.default in (None, argparse.SUPPRESS, [], "") or action.nargs == 0 or action.dest == "preset":
         return []
-    words = f"default `{_value(action.default)}`"
+    words = f"default: `{_value(action.default)}`"
     other = small.get(action.dest, action.default)
-    return [words if other == action.default else f"{words}, `{_value(other)}` with preset `small`"]
+    return [words if other == action.default else f"{words}, with preset small `{_value(other)}`"]
 
 
 def _value(value: Any) -> str:
     """Value as in YAML and on the command line."""
     if isinstance(value, list):
         return " ".join(map(str, value)) or "[]"
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if value in (None, True, False) else (
-        f"{value:g}" if isinstance(value, float) else str(value)
-    )
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _by_value(text: str, values: Sequence[str]) -> list[str]:
@@ -136,10 +147,24 @@ def _by_value(text: str, values: Sequence[str]) -> list[str]:
 
 
 def prose(text: str) -> str:
-    """Plain text as Markdown in one line, with options and commands as code."""
-    escaped = re.sub(r"([\\`*_\[\]{}#|$])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
-    code = re.compile(r"(?<![\w`-])(--[a-z][\w.\\-]*[a-z](?: [A-Z]+\b)?|mfpyg(?:-[a-z]+)|[a-z]+\.[a-z]+(?:\\_[a-z]+)*)")
-    return code.sub(lambda found: f"`{found[0]}`".replace("\\", ""), escaped)
+    """Plain text as Markdown in one line, with names, options and values as code."""
+    pieces = re.split(r"((?<!\w)'[^']+'(?!\w)|\s+)", text)
+    marked = "".join(" " if piece.isspace() else _as_code(piece) for piece in pieces)
+    marked = re.sub(r"(`--[\w.-]+)` ([A-Z]+)\b", r"\1 \2`", marked)  # an option and its value
+    return marked.replace("` `", " ")
+
+
+def _as_code(word: str) -> str:
+    before, core, after = re.fullmatch(r"(\(?)(.*?)([,;.:)]*)", word).groups()
+    if core.startswith("'") or _CODE.search(core):
+        return f"{before}`{core.strip(chr(39))}`{after}"
+    return re.sub(r"([\\`*_\[\]{}#|$])", r"\\\1", word).replace("<", "&lt;")
+
+
+def sentence(text: str) -> str:
+    """A help text as a sentence, unless it begins with a name."""
+    first = text[:1].upper() if re.match(r"[a-z]+(?:-[a-z]+)*[ ,;]", text) else text[:1]
+    return prose(first + text[1:]) + "." * (text[-1:] not in ".:")
 
 
 def _slug(title: str) -> str:
@@ -150,7 +175,8 @@ def settings_page() -> str:
     """Markdown tables of all settings, in the groups of ``mfpyg-train --help``, and of the options of the backbones."""
     known, published, small = dict(_fields(s.TrainSettings)), *(flat(s.defaults(p, "hipnn")) for p in s.PRESETS)
     lines, shown = [], set()
-    for group, actions in option_groups(parsers()["mfpyg-train"]):
+    parser = parser_of(scripts()["mfpyg-train"])
+    for group, actions in option_groups(parser):
         names = [action.dest for action in actions if action.dest in known]
         shown.update(names)
         if names and not names[0].startswith("model."):
@@ -185,7 +211,7 @@ def _table(
         choices = [str(value) for value in choices_of(field)]
         words = "|".join(re.escape(word) for word in (*choices, "null"))
         meaning = re.sub(rf"(^|; )({words}): ", r"\1`\2`: ", prose(field.metadata["help"]))
-        values = ", ".join(f"`{value}`" for value in choices) or in_words(kind) + _bounds(field)
+        values = ", ".join(f"`{value}`" for value in choices) or _words(kind, field)
         # An anchor beside the option of mfpyg-train, as which the search finds it.
         link = f"[`{name}`](commands.md#mfpyg-train--{name.replace('_', '-')})" if not of else f"`{name}`"
         identifier = f"{of}.{name.removeprefix('model.')}" if of else name
@@ -193,11 +219,13 @@ def _table(
     yield ""
 
 
-def _bounds(field: dataclasses.Field[Any]) -> str:
-    low, high = field.metadata.get("low"), field.metadata.get("high")
-    if low is None:
-        return ""
-    return f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
+def _words(kind: Any, field: dataclasses.Field[Any]) -> str:
+    """Type of a setting and its bounds in words."""
+    words, low, high = in_words(kind).partition(" such as ")[0], field.metadata.get("low"), field.metadata.get("high")
+    if low is not None:
+        bounds = f" of at least {low:g}" if high is None or high > 1e18 else f" from {low:g} to {high:g}"
+        words = re.sub("(number)", rf"\1{bounds}", words)
+    return words
 
 
 def _backbones() -> Iterator[str]:
