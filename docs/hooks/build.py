@@ -36,7 +36,9 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
             files.remove(file)
             files.append(Notebook.generated(config, file.src_uri, content=text))
             for name, picture in pictures.items():
-                files.append(File.generated(config, str(Path(file.src_uri).with_name(name).as_posix()), content=picture))
+                files.append(
+                    File.generated(config, str(Path(file.src_uri).with_name(name).as_posix()), content=picture)
+                )
     return files
 
 

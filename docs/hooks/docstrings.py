@@ -10,7 +10,7 @@ import griffe
 
 _ROLE = re.compile(r":(class|func|meth|mod|data|attr|exc|math):`([^`]+)`")
 _EQUATION = re.compile(r"^(?P<indent> *)\.\. math::(?P<first>.*)\n(?P<rest>(?:(?P=indent) +.*\n|\n)*)", re.MULTILINE)
-_SEVERAL = re.compile(r"^(?P<indent> +)(?P<names>\*{0,2}\w+(?:, \*{0,2}\w+)+): (?P<text>.*(?:\n(?P=indent) +.*)*)", re.MULTILINE)
+_SEVERAL = re.compile(r"^(?P<indent> +)(?P<names>\w+(?:, \w+)+): (?P<text>.*(?:\n(?P=indent) +.*)*)", re.MULTILINE)
 _BORDER = re.compile(r"^ *=+(?: +=+)+ *$")
 
 
@@ -59,10 +59,15 @@ def as_markdown(text: str, path: Callable[[str], str]) -> str:
     text = _ROLE.sub(role, text + "\n")
     text = _EQUATION.sub(_equation, text)
     text = "\n".join(_tables(text.split("\n")))
-    text = _SEVERAL.sub(
-        lambda found: "\n".join(f"{found['indent']}{one}: {found['text']}" for one in found["names"].split(", ")), text
-    )
-    return re.sub(r"^Example:$", "Examples:", re.sub(r"::$", ":", text, flags=re.MULTILINE), flags=re.MULTILINE).rstrip()
+    text = _SEVERAL.sub(_each, text)
+    text = re.sub(r"^(>>> (?:.+\n)+)", r"```python\n\1```\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
+    return re.sub(r"::$", ":", text, flags=re.MULTILINE).rstrip()
+
+
+def _each(found: re.Match[str]) -> str:
+    """An entry for each of several parameters that are described together."""
+    return "\n".join(f"{found['indent']}{name}: {found['text']}" for name in found["names"].split(", "))
 
 
 def _equation(found: re.Match[str]) -> str:

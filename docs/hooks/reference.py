@@ -50,11 +50,23 @@ def commands_page() -> str:
     for name, module in scripts().items():
         lines += [f"## {name} {{ #{name} }}", ""]
         parser = parser_of(module)
-        if parser is None:  # a command that only names the others
-            lines += ["```text", module.overview(), "```", ""]
+        if parser is None:  # a command that names the others
+            lines += _overview(module.overview())
         else:
             lines += _command(name, parser, small if name == "mfpyg-train" else {})
     return "\n".join(lines)
+
+
+def _overview(text: str) -> Iterator[str]:
+    """Lines such as ``  mfpyg-train  what it does`` as a list, and the others as they are."""
+    for line in text.splitlines():
+        found = re.fullmatch(r"  (mfpyg[\w -]*?) +((?<=  ).*)", line)
+        if found is None:
+            yield prose(line)
+        else:
+            link = f"(#{found[1]})" if "-" in found[1] else ""
+            yield f"- {'[' * bool(link)}`{found[1]}`{']' * bool(link)}{link}: {prose(found[2])}"
+    yield ""
 
 
 def _command(name: str, parser: argparse.ArgumentParser, small: Mapping[str, Any]) -> Iterator[str]:
@@ -103,8 +115,10 @@ def _option(
         metavar = action.metavar or (values and "{" + ",".join(values) + "}") or action.dest.upper()
         facts.append(f"`{metavar}{' …' if action.nargs in ('+', '*') else ''}`")
     facts += ["required"] * bool(action.required and action.option_strings)
-    text, _, told = ((action.help or "") % {**vars(action), "prog": parser.prog}).removesuffix(")").partition(" (default: ")
-    facts += [f"default: {prose(told)}"] if told else _default(action, small)
+    text = (action.help or "") % {**vars(action), "prog": parser.prog}
+    told = re.search(r" \(default: (.*)\)$", text)
+    facts += _default(action, small) if told is None else [f"default: {prose(told[1])}"]
+    text = text if told is None else text[: told.start()]
     if facts:
         yield from (" · ".join(facts), "")
     lead, *pairs = _by_value(text, values)
@@ -156,6 +170,8 @@ def prose(text: str) -> str:
 
 def _as_code(word: str) -> str:
     before, core, after = re.fullmatch(r"(\(?)(.*?)([,;.:)]*)", word).groups()
+    if core.startswith("https:"):
+        return f"{before}<{core}>{after}"
     if core.startswith("'") or _CODE.search(core):
         return f"{before}`{core.strip(chr(39))}`{after}"
     return re.sub(r"([\\`*_\[\]{}#|$])", r"\\\1", word).replace("<", "&lt;")
