@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import logging
 import re
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import notebooks
@@ -32,13 +32,11 @@ def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Make pages of the notebooks."""
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
-            text, pictures = notebooks.as_markdown(file.content_string, file.name)
+            text, others = notebooks.as_markdown(file.content_string, file.name)
             files.remove(file)
             files.append(Notebook.generated(config, file.src_uri, content=text))
-            for name, picture in pictures.items():
-                files.append(
-                    File.generated(config, str(Path(file.src_uri).with_name(name).as_posix()), content=picture)
-                )
+            for name, content in others.items():
+                files.append(File.generated(config, f"{PurePosixPath(file.src_uri).parent}/{name}", content=content))
     return files
 
 

@@ -16,10 +16,10 @@ def as_markdown(text: str, name: str) -> tuple[str, dict[str, bytes]]:
 
     Args:
         text: contents of the ``.ipynb`` file.
-        name: beginning of the names of its pictures.
+        name: its name.
 
     Returns:
-        The Markdown, and the pictures by file name.
+        The Markdown, and the other files of the page by their names: pictures, and the notebook itself.
     """
     pictures: dict[str, bytes] = {}
     blocks: list[str] = []
@@ -31,7 +31,9 @@ def as_markdown(text: str, name: str) -> tuple[str, dict[str, bytes]]:
             blocks.append(_fenced(source, "python"))
             for output in cell["outputs"]:
                 blocks.extend(_output(output, name, pictures))
-    return "\n\n".join(blocks) + "\n", pictures
+    download = f"[Download this page as a notebook]({name}/{name}.ipynb)"
+    markdown = re.sub(r"^# .*", rf"\g<0>\n\n{download}", "\n\n".join(blocks), count=1, flags=re.MULTILINE)
+    return f"{markdown}\n", {**pictures, f"{name}/{name}.ipynb": text.encode()}
 
 
 def _output(output: dict[str, Any], name: str, pictures: dict[str, bytes]) -> Iterator[str]:
@@ -46,7 +48,7 @@ def _output(output: dict[str, Any], name: str, pictures: dict[str, bytes]) -> It
     elif output.get("name") != "stderr":
         text = _ESCAPES.sub("", "".join(output.get("text", data.get("text/plain", "")))).rstrip()
         if text:
-            yield _fenced(text, "text")
+            yield _fenced(text, "{ .text .no-copy }")
 
 
 def _fenced(text: str, language: str) -> str:
