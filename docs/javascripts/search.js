@@ -7,7 +7,7 @@
     get() {
       const typed = get.call(this)
       const sought = typed.replace(/(^|\s)--(?=\w)/g, "$1")
-      suggestion.hidden = sought !== typed // it would not lie behind what is typed
+      suggestion.style.visibility = sought === typed ? "" : "hidden" // it would not lie where the words are
       return sought
     },
     set,

@@ -114,7 +114,7 @@ def test_pages_are_generated_without_torch() -> None:
 
 def test_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="needs pip install 'mfpyg[docs]'; .ci/run builds the site in its own step")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     assert 'id="mfpyg-train--finetune.old"' in (tmp_path / "reference/commands/index.html").read_text(encoding="utf-8")
