@@ -50,6 +50,9 @@ class HelpFormatter(argparse.HelpFormatter):
             return f"{self._metavar_formatter(action, default_metavar)(1)[0]} ..."
         return super()._format_args(action, default_metavar)
 
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(
             textwrap.fill(line, width, subsequent_indent="    " * line.startswith(" "), break_on_hyphens=False)

@@ -21,6 +21,7 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
+        usage=f"{NAME} FILE OUT --cutoff X --fidelities NAME ... --energy-unit UNIT [options]",
         description="Convert a trained hippynn model to a checkpoint for mfpyg.load and the other commands.\n\n"
         "Example: mfpyg-convert best_model.pt model.ckpt --cutoff 6.5 --fidelities cc:E dz:EF --energy-unit kcal/mol",
     )

@@ -34,6 +34,7 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
+        usage=f"{NAME} DATA ... [options]",
         description="Check data for errors that ruin training, such as wrong units, gradients in place of forces, "
         "duplicates across splits and missing labels. The exit status is 1 if something is certainly wrong.\n\n"
         "Example: mfpyg-doctor ani1x:ani1x-release.h5",

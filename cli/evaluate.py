@@ -35,6 +35,7 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
+        usage=f"{NAME} RUN [options]",
         description="Print the errors of a trained potential on all labels of its fidelities, including those it was "
         "not trained on.\n\nExample: mfpyg-evaluate runs/example --plot",
     )

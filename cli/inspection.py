@@ -21,6 +21,7 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
+        usage=f"{NAME} FILE [options]",
         description="Show the contents of a checkpoint, a run, a study or a data set. No code in a file is run.\n\n"
         "Example: mfpyg-inspect runs/example",
     )

@@ -23,6 +23,7 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
+        usage=f"{NAME} DATA ... [options]",
         description="Process data once, so that training opens them quickly, and print a table of their labels.\n\n"
         "Example: mfpyg-preprocess ani1x:ani1x-release.h5",
     )

@@ -28,8 +28,8 @@ from mfpyg.units import with_known_units
 
 DATASETS = (
     "known data (minichno, ani1x, ani1ccx, ani2x, comp6 or NAME:PATH), or a file and the keys of its labels as "
-    "FILE:NAME=ENERGY[,FORCES]@UNIT, such as mine.xyz:dft=energy,forces@eV; FILE is npy:FOLDER or pyanitools:FILE.h5 "
-    "in these formats"
+    "FILE:NAME=ENERGY[,FORCES]@UNIT, such as mine.xyz:dft=energy,forces@eV, with npy:FOLDER or pyanitools:FILE.h5 in "
+    "place of FILE for these formats"
 )
 """Help text of data sets."""
 LOGGERS = ("tensorboard", "wandb", "mlflow")
