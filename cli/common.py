@@ -31,7 +31,7 @@ class _Words(argparse.Action):
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Help texts with defaults that say something, lists as ``ITEM ...``, and descriptions of several paragraphs."""
+    """Help with lists as ``ITEM ...``, descriptions of several paragraphs, and no defaults such as None or []."""
 
     def __init__(self, prog: str, **kwargs: Any) -> None:
         super().__init__(prog, max_help_position=28, **kwargs)

@@ -49,8 +49,10 @@ def _object(cls: type, defaults: dict[str, Any]) -> dict[str, Any]:
 
 def _field(field: dataclasses.Field[Any], kind: Any, default: Any) -> dict[str, Any]:
     about = {"description": field.metadata["help"]} if field.metadata.get("help") else {}
-    if field.name == "model" or dataclasses.is_dataclass(kind):
-        return {**about, **(_object(kind, default) if dataclasses.is_dataclass(kind) else {"type": ["object", "null"]})}
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return about | _object(kind, default)
+    if field.name == "model":  # depends on the backbone
+        return about | {"type": ["object", "null"]}
     about["default"] = default
     if typing.get_origin(kind) is list:
         return {**about, "type": "array", "items": {"type": "string"}}
