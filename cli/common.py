@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any, NoReturn, TextIO
 
 from jsonargparse import ArgumentParser, Namespace
 
-from mfpyg import interrupt
+from mfpyg import __version__, interrupt
 from mfpyg.cache import cache_dir
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError, MFPyGWarning, did_you_mean
 from mfpyg.files import FULL
@@ -29,11 +30,51 @@ class _Words(argparse.Action):
         namespace[self.dest] = [*(before or []), *values]
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Help with lists as ``ITEM ...``, descriptions of several paragraphs, and no defaults such as None or []."""
+
+    def __init__(self, prog: str, **kwargs: Any) -> None:
+        super().__init__(prog, max_help_position=28, **kwargs)
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        told = default not in (None, argparse.SUPPRESS, []) or (default is None and "null: " in text)
+        return (
+            f"{text} (default: {_as_typed(default)})"
+            if told and action.nargs != 0 and "default: " not in text
+            else text
+        )
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        if action.nargs == argparse.ONE_OR_MORE:
+            return f"{self._metavar_formatter(action, default_metavar)(1)[0]} ..."
+        return super()._format_args(action, default_metavar)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return "\n".join(
+            textwrap.fill(line, width, subsequent_indent="    " * line.startswith(" "), break_on_hyphens=False)
+            for line in text.splitlines()
+        )
+
+
+def _as_typed(value: Any) -> str:
+    """A default value as it is given on the command line."""
+    if isinstance(value, list):
+        return " ".join(value)
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 class Parser(ArgumentParser):
     """Argument parser with hyphens or underscores in option names, lists of words, and errors in one line."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, formatter_class=HelpFormatter, **kwargs)
+        self.add_argument("--version", action="version", version=f"%(prog)s {__version__}", help="print the version")
         self.words: dict[str, str] = {}
         """Descriptions of the types of options, for errors."""
 
@@ -123,7 +164,7 @@ def check_json_target(name: str) -> None:
     if not name or target.is_dir():
         raise MFPyGError(f"--json is '{name}', expected the name of a file, or -")
     if not target.parent.is_dir():
-        raise MFPyGError(f"{target.parent}: no such folder; expected one to write {target.name} to")
+        raise MFPyGError(f"{target.parent}: no such folder; create it, or write {target.name} elsewhere")
     if not os.access(target.parent, os.W_OK):
         raise MFPyGError(f"{target.parent}: cannot write {target.name} there; name another place with --json")
 

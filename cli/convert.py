@@ -21,26 +21,31 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Convert a trained hippynn model to a checkpoint that mfpyg.load and the commands open. Example: "
-        "mfpyg-convert best_model.pt model.ckpt --cutoff 6.5 --fidelities cc:E dz:EF --energy-unit kcal/mol",
+        usage=f"{NAME} FILE OUT --cutoff X --fidelities NAME ... --energy-unit UNIT [options]",
+        description="Convert a trained hippynn model to a checkpoint for mfpyg.load and the other commands.\n\n"
+        "Example: mfpyg-convert best_model.pt model.ckpt --cutoff 6.5 --fidelities cc:E dz:EF --energy-unit kcal/mol",
     )
     parser.add_argument("file", metavar="FILE", help="best_model.pt or best_checkpoint.pt of hippynn")
-    parser.add_argument("out", metavar="OUT", help="checkpoint to write, a new file")
-    parser.add_argument("--cutoff", type=float, required=True, help="hippynn's dist_hard_max")
+    parser.add_argument("out", metavar="OUT", help="checkpoint to write, which must not exist")
+    parser.add_argument(
+        "--cutoff", type=float, required=True, metavar="X", help="cutoff of the network, hippynn's dist_hard_max"
+    )
     parser.add_argument(
         "--fidelities",
         nargs="+",
         required=True,
         metavar="NAME",
-        help="a name for each energy head, in the alphabetical order of their names in hippynn, or NAME=node22 to "
-        "choose; NAME:EF or NAME:E gives the labels it was trained on",
+        help="name of each energy head, in the alphabetical order of their names in hippynn, or NAME=NODE for some of "
+        "them, such as cc=node22; NAME:EF instead of NAME records the labels that it was trained on",
     )
     parser.add_argument(
-        "--energy-unit", required=True, metavar="UNIT", help="unit of its energies, as Hartree or kcal/mol"
+        "--energy-unit", required=True, metavar="UNIT", help="unit of the energies, such as Hartree or kcal/mol"
     )
-    parser.add_argument("--length-unit", default="Å", metavar="UNIT", help="unit of its positions and cutoff")
-    parser.add_argument("--sign", type=int, default=1, help="-1 if its energies are negated")
-    parser.add_argument("--species", type=int, nargs="+", help="atomic numbers in its order, if not in the file")
+    parser.add_argument("--length-unit", default="Å", metavar="UNIT", help="unit of the positions and of the cutoff")
+    parser.add_argument("--sign", type=int, default=1, metavar="{1,-1}", help="-1 if the energies are negated")
+    parser.add_argument(
+        "--species", type=int, nargs="+", metavar="Z", help="atomic numbers in the order of the network, if not in FILE"
+    )
     return parser
 
 
@@ -54,9 +59,9 @@ def convert_command(arguments: Sequence[str]) -> None:
     if not path.is_file():
         raise MFPyGError(f"{path}: no such file; expected best_model.pt or best_checkpoint.pt of a hippynn training")
     if out.exists():
-        raise MFPyGError(f"{out} exists; name a new file, or remove it")
+        raise MFPyGError(f"{out} exists; choose another name, or remove it")
     if not out.parent.is_dir():
-        raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
+        raise MFPyGError(f"{out.parent}: no such folder; create it, or write {out.name} elsewhere")
 
     from mfpyg.checkpoint import save
     from mfpyg.interop.hippynn import load_hippynn

@@ -34,8 +34,9 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Check data for errors that ruin training: wrong units, gradients taken for forces, "
-        "duplicates across the split, missing labels. Exit status 1 if something is certainly wrong. "
+        usage=f"{NAME} DATA ... [options]",
+        description="Check data for errors that ruin training, such as wrong units, gradients in place of forces, "
+        "duplicates across splits and missing labels. The exit status is 1 if something is certainly wrong.\n\n"
         "Example: mfpyg-doctor ani1x:ani1x-release.h5",
     )
     parser.add_argument(
@@ -44,8 +45,8 @@ def build_parser() -> Parser:
         nargs="+",
         help=f"{DATASETS}; several are combined",
     )
-    parser.add_argument("--fidelities", nargs="+", metavar="NAME", help="levels to check; null: the usual ones")
-    parser.add_argument("--json", metavar="FILE", help="write the findings as JSON to FILE; -: only to standard output")
+    parser.add_argument("--fidelities", nargs="+", metavar="NAME", help="levels to check (default: the usual ones)")
+    parser.add_argument("--json", metavar="FILE", help="write the findings to FILE as JSON; -: only to standard output")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the split, as in training")
     parser.words["seed"] = in_words(int)
     return parser

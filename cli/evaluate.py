@@ -35,29 +35,32 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Errors of a trained potential on all labels of its fidelities, including those it was not "
-        "trained on. Example: mfpyg-evaluate runs/example --plot",
+        usage=f"{NAME} RUN [options]",
+        description="Print the errors of a trained potential on all labels of its fidelities, including those it was "
+        "not trained on.\n\nExample: mfpyg-evaluate runs/example --plot",
     )
     parser.add_argument("run", metavar="RUN", help="run folder of mfpyg-train, or a checkpoint")
     parser.add_argument(
         "--dataset",
-        metavar="SPEC",
+        metavar="DATA",
         action="append",
-        help="other data, as for mfpyg-train; may be given several times; null: the run's own",
+        help="other data, as for mfpyg-train; may be repeated (default: the data of the run)",
     )
     parser.add_argument(
         "--split",
         metavar="{" + ",".join(SPLITS) + "}",
-        help="a single split, of these or of the run; null: all",
+        help="evaluate one split, of these or another one of the run (default: all splits)",
     )
     parser.add_argument(
         "--properties",
         metavar="LETTERS",
-        help="properties of the data to read, as EFHD; null: energies, forces and what was trained on",
+        help="letters of the properties to evaluate, such as EFHD (default: energies, forces and what was trained on)",
     )
-    parser.add_argument("--json", metavar="OUT", help="file for the errors; null: evaluation….json in the run folder")
+    parser.add_argument(
+        "--json", metavar="FILE", help="file for the errors (default: evaluation*.json in the run folder)"
+    )
     parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="device to compute on")
-    parser.add_argument("--plot", action="store_true", help="draw parity plots next to the JSON file")
+    parser.add_argument("--plot", action="store_true", help="draw a parity plot of each split next to the JSON file")
     return parser
 
 
@@ -81,7 +84,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     if out.is_dir():
         raise MFPyGError(f"{out} is a folder; expected the name of a JSON file")
     if not out.parent.is_dir():
-        raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
+        raise MFPyGError(f"{out.parent}: no such folder; create it, or write {out.name} elsewhere")
     if not os.access(out.parent, os.W_OK):
         raise MFPyGError(f"{out.parent}: cannot write {out.name} there; name another place with --json")
     _evaluate(path, specs, options.split, letters, out, options.plot, options.accelerator)
@@ -230,7 +233,7 @@ def _with_properties(
     result = open_dataset(specs, dataset.fidelities, track=track, properties=letters)
     if result.geometries != dataset.geometries:
         raise MFPyGError(
-            f"{' + '.join(map(str, specs))} has other conformations if {letters} are read; leave out --properties"
+            f"reading {letters} changes the conformations of {' + '.join(map(str, specs))}; leave out --properties"
         )
     there = [letter for letter in result.letters if result._data[PROPERTIES[letter].mask].any()]
     absent = [letter for letter in letters if letter not in there]
@@ -244,7 +247,7 @@ def _note_methods(console: Any, dataset: ConformationDataset, trained: dict[str,
         name, method = level["name"], level["method"]
         before = trained.get(name)
         if method and before and before != method:
-            text = f"note: '{name}' is {method} here, but {before} in the training data"
+            text = f"note: '{name}' is {method} in these data, but {before} in the training data"
             console.print(text, highlight=False, soft_wrap=True)
 
 

@@ -21,19 +21,20 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Show the contents of a file of this package; no code in it is run. "
+        usage=f"{NAME} FILE [options]",
+        description="Show the contents of a checkpoint, a run, a study or a data set. No code in a file is run.\n\n"
         "Example: mfpyg-inspect runs/example",
     )
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="checkpoint, run folder, study folder, processed data set (.pt), or a data set as --dataset of "
-        "mfpyg-train names it, such as minichno",
+        help="checkpoint, run folder, study folder, processed data set (.pt), or data as for mfpyg-train --dataset, "
+        "such as minichno",
     )
     parser.add_argument(
         "--all", action="store_true", help="show all settings, not only those that differ from the defaults"
     )
-    parser.add_argument("--json", metavar="OUT", help="write everything as JSON to OUT; -: only to standard output")
+    parser.add_argument("--json", metavar="FILE", help="write everything to FILE as JSON; -: only to standard output")
     return parser
 
 

@@ -32,47 +32,51 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Energies, forces and other properties of all frames of a file, in any format that ASE reads, with "
-        "one trained potential or the mean of several. "
+        usage=f"{NAME} MODEL ... FILE -o OUT [options]",
+        description="Predict energies, forces and other properties of all frames of a file, in any format that ASE "
+        "reads, with one trained potential or an ensemble.\n\n"
         "Example: mfpyg-predict runs/example in.xyz -o out.xyz --fidelity cc",
     )
     parser.add_argument(
         "paths",
-        metavar="MODEL... FILE",
+        metavar="MODEL ... FILE",
         nargs="*",
-        help="run folders of mfpyg-train or checkpoints, several of which form an ensemble, and then the input file",
+        help="run folders of mfpyg-train or checkpoints, several of which form an ensemble, and last the input file",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        help="file for the predictions, replaced if it exists: .xyz, .json, .jsonl (a line per frame), .csv (a row per "
-        "frame)",
+        help="file for the predictions, replaced if it exists: .xyz, .json, .jsonl (a line per frame) or .csv (a row "
+        "per frame)",
     )
     parser.add_argument(
         "--fidelity",
         metavar="NAME",
         nargs="+",
-        help="levels of theory, or all; null: the only one that the models have in common",
+        help="levels of theory to predict, or all (default: the only one that the models have in common)",
     )
     parser.add_argument(
         "--properties",
         metavar="LETTERS",
-        help=f"letters of properties, as EFDQ: {_LETTERS}; E is always among them; null: EF, in CSV E",
+        help=f"properties to predict by their letters, such as EFDQ ({_LETTERS}); energies are always included "
+        "(default: EF, in CSV E)",
     )
-    parser.add_argument("--forces", action="store_true", help="the same as --properties EF")
-    parser.add_argument("--no-forces", action="store_true", help="the same as --properties E")
-    parser.add_argument("--stress", action="store_true", help="adds S to the default, --forces or --no-forces")
+    parser.add_argument("--forces", action="store_true", help="same as --properties EF")
+    parser.add_argument("--no-forces", action="store_true", help="same as --properties E")
+    parser.add_argument("--stress", action="store_true", help="add stresses to the default, --forces or --no-forces")
     parser.add_argument(
         "--units",
         default="eV",
         metavar="{" + ",".join(ENERGY_UNITS) + "}",
-        help="unit of energies; forces are per Å, dipoles in e·Å. If it is not eV, values in extended XYZ do not have "
-        "ASE's names",
+        help="unit of energies; lengths are in Å, charges in e; in extended XYZ, values in other units than eV do not "
+        "have ASE's names",
     )
-    parser.add_argument("--format", metavar="NAME", help="ASE's name of the input's format; null: guessed")
+    parser.add_argument("--format", metavar="NAME", help="ASE's name of the format of FILE (default: guessed)")
     parser.add_argument(
-        "--output-format", metavar="{" + ",".join(OUTPUT_FORMATS) + "}", help="null: by the suffix of OUT"
+        "--output-format",
+        metavar="{" + ",".join(OUTPUT_FORMATS) + "}",
+        help="format of OUT (default: by its suffix)",
     )
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="maximum number of frames per batch")
     parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="device to compute on")
@@ -95,13 +99,13 @@ def predict_command(arguments: Sequence[str]) -> None:
     if options.batch_size < 1:
         raise MFPyGError(f"--batch-size is {options.batch_size}, expected a whole number of at least 1")
     if options.forces and options.no_forces:
-        raise MFPyGError("--forces and --no-forces exclude each other; give one")
+        raise MFPyGError("--forces and --no-forces cannot be combined; give one of them")
     if options.properties is not None:
         parse_letters(options.properties, f"--properties '{options.properties}'")
         if options.forces or options.no_forces or options.stress:
-            raise MFPyGError("--properties excludes --forces, --no-forces and --stress; name all properties in it")
+            raise MFPyGError("--properties cannot be combined with --forces, --no-forces or --stress; give it alone")
     if options.fidelity is not None and "all" in options.fidelity and len(options.fidelity) > 1:
-        raise MFPyGError(f"--fidelity is {' '.join(options.fidelity)}, expected names, or all alone")
+        raise MFPyGError(f"--fidelity is {' '.join(options.fidelity)}, expected names, or only all")
     energy_factor(options.units)
     *models, source = (Path(path) for path in options.paths)
     _check_paths(models, source, Path(options.output))
@@ -114,15 +118,15 @@ def _check_paths(models: Sequence[Path], source: Path, out: Path) -> None:
         if not model.exists():
             raise MFPyGError(f"{model}: no such run folder or checkpoint")
     if source.is_dir() or source.suffix == ".ckpt":
-        raise MFPyGError(f"{source} is a model, expected the input file as the last one before the options")
+        raise MFPyGError(f"{source} is a model; expected the input file as the last argument before the options")
     if not source.exists():
-        raise MFPyGError(f"{source}: no such file; expected one of atoms that ASE reads")
+        raise MFPyGError(f"{source}: no such file; expected a file of atoms that ASE reads")
     if out.is_dir():
         raise MFPyGError(f"{out} is a folder; expected the name of a file for the predictions")
     if out.exists() and not out.is_file():
         raise MFPyGError(f"{out} is not a regular file and cannot be replaced; expected the name of a file")
     if not out.parent.is_dir():
-        raise MFPyGError(f"{out.parent}: no such folder; expected one to write {out.name} to")
+        raise MFPyGError(f"{out.parent}: no such folder; create it, or write {out.name} elsewhere")
     if not os.access(out.parent, os.W_OK):
         raise MFPyGError(f"{out.parent}: cannot write {out.name} there; name another place with -o")
     for path in (*models, source):

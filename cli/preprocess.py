@@ -23,12 +23,13 @@ def build_parser() -> Parser:
     """Options of the command."""
     parser = Parser(
         prog=NAME,
-        description="Process a data set, so that training opens it quickly, and show its contents. "
+        usage=f"{NAME} DATA ... [options]",
+        description="Process data once, so that training opens them quickly, and print a table of their labels.\n\n"
         "Example: mfpyg-preprocess ani1x:ani1x-release.h5",
     )
     parser.add_argument(
         "dataset",
-        metavar="SPEC",
+        metavar="DATA",
         nargs="+",
         help=f"{DATASETS}; several are combined",
     )
@@ -36,11 +37,11 @@ def build_parser() -> Parser:
         "--fidelities",
         nargs="+",
         metavar="NAME[:LABELS]",
-        help="levels to process, if others than the usual dz tz mp2 cc are needed, and what is read of them besides "
-        "energies and forces, as dz:EFHD",
+        help="levels to process, and labels to read besides energies and forces, such as dz:EFHD (default: dz tz mp2 "
+        "cc of known data sets, all levels of your own files)",
     )
     parser.add_argument(
-        "--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, as --edges stored"
+        "--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, for --edges stored"
     )
     parser.words["cutoff"] = "a number"
     parser.add_argument("--force", action="store_true", help="process again even if nothing has changed")

@@ -145,7 +145,7 @@ def _followed(jobs: Sequence[Job], left: Callable[[], str] = lambda: "") -> Iter
     except KeyboardInterrupt:
         done = sum(job.state == "done" for job in jobs)
         console.print(
-            f"{NAME}: stopped; {done} of {len(jobs)} runs are done{left()}; the same command continues",
+            f"{NAME}: stopped; {done} of {len(jobs)} runs are done{left()}; the same command continues the study",
             highlight=False,
             soft_wrap=True,
         )

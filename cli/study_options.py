@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mfpyg import __version__
 from mfpyg.cli import train_options
-from mfpyg.cli.common import hyphenated
+from mfpyg.cli.common import HelpFormatter, hyphenated
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.settings import TrainSettings
@@ -18,7 +19,7 @@ from mfpyg.study.names import parse_model, target_of
 from mfpyg.study.plan import SETS, StudyPlan
 
 NAME = "mfpyg-study"
-_FIXED = (
+FIXED = (
     *("--fidelities", "--target", "--seed", "--split.seed", "--strategy"),
     *("--resume", "--config", "--print-config", "--init", "--add-fidelity"),
 )
@@ -37,46 +38,49 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=NAME,
         allow_abbrev=False,
-        usage=f"{NAME} MODEL [MODEL ...] --out FOLDER [options] [options of mfpyg-train]",
-        description="Train ensembles of models on the same splits, several at a time, and write tables, figures and a "
-        "report. Finished runs are not repeated, and stopped ones continue. "
+        formatter_class=HelpFormatter,
+        usage=f"{NAME} MODEL ... --out FOLDER [options] [options of mfpyg-train]",
+        description="Train ensembles of models on the same splits, and write tables, figures and an HTML report that "
+        "compare them. The same command again continues a stopped study; finished runs are not repeated.\n\n"
         f"Example: {NAME} tables2-4 --members 5 --out studies/paper",
+        epilog="All other options, such as --dataset and --epochs, are those of mfpyg-train and apply to every run; "
+        "see mfpyg-train --help.",
     )
+    parser.add_argument("--version", action="version", version=f"{NAME} {__version__}", help="print the version")
     parser.add_argument(
         "models",
         metavar="MODEL",
         nargs="+",
-        help=f"model names of the paper, such as SF-CC/E or MF-DZ/EF-CC/E; {', '.join(SETS)}: those of its tables",
+        help="models by their names in the paper, such as SF-CC/E or MF-DZ/EF-CC/E, or those of its tables: "
+        f"{', '.join(SETS)}",
     )
-    parser.add_argument("--out", metavar="FOLDER", help="folder for runs, tables and the report")
+    parser.add_argument("--out", metavar="FOLDER", help="folder for the runs, the tables and the report (required)")
     parser.add_argument(
-        "--members", type=int, default=8, metavar="N", help="models per ensemble (default: %(default)s)"
+        "--members", type=int, default=8, metavar="N", help="runs of each model, which differ in the seed"
     )
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="runs at a time (default: one per core, or per GPU of --gpus)"
     )
-    parser.add_argument("--gpus", nargs="+", metavar="N", help="numbers of the GPUs to use")
+    parser.add_argument("--gpus", nargs="+", metavar="N", help="numbers of the GPUs to use, such as 0 1")
     parser.add_argument(
-        "--launcher",
-        default="local",
-        metavar="{local,slurm}",
-        help="run on this machine, or as jobs of a cluster (default: local)",
-    )
+        "--launcher", default="local", metavar="{local,slurm}",
+        help="local: run on this machine; slurm: submit each run as a job to a cluster",
+    )  # fmt: skip
     parser.add_argument(
         "--slurm", nargs="+", default=[], metavar="NAME=VALUE",
-        help="options of sbatch for each run, as partition=gpu time=240 gpus_per_node=1; time in minutes",
+        help="options of sbatch for each run, such as partition=gpu time=240 gpus_per_node=1; time is in minutes",
     )  # fmt: skip
     parser.add_argument(
         "--strategies", nargs="+", default=["mfl"], metavar="NAME",
-        help="strategies for models of several fidelities: mfl, tl, delta, meta (default: mfl)",
+        help="strategies to train models of several fidelities with: mfl, tl, delta, meta",
     )  # fmt: skip
     parser.add_argument(
         "--label-fraction", nargs="+", default=["1"], metavar="X",
-        help="fractions of the target's labels to train on, as 1 0.3 0.1 or cc=0.1, an ensemble for each (default: 1)",
+        help="fractions of the target's labels to train on, such as 1 0.3 0.1 or cc=0.1, with an ensemble for each",
     )  # fmt: skip
     parser.add_argument(
-        "--evaluate", nargs="+", default=[], metavar="NAME=SPEC",
-        help="data to evaluate on besides the splits test and ood, as comp6=comp6:COMP6/COMP6v1",
+        "--evaluate", nargs="+", default=[], metavar="NAME=DATA",
+        help="data to evaluate on besides the splits test and ood, such as comp6=comp6:COMP6/COMP6v1",
     )  # fmt: skip
     return parser
 
@@ -90,7 +94,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str], Trai
     parsed, options = build_parser().parse_known_args(hyphenated(arguments))
     for option in options:
         name = option.split("=", 1)[0]
-        if name in _FIXED:
+        if name in FIXED:
             raise MFPyGError(f"option {name} cannot be given; a study sets it for each run")
     return parsed, options, train_options.parse(["--fidelities", "any:E", *options])[0]
 
@@ -118,7 +122,10 @@ def label_fraction(text: str, plan: StudyPlan) -> float:
     if name:
         targets = {target_of(parse_model(model, plan.levels)).name for model in plan.models}
         if targets != {name}:
-            raise MFPyGError(f"label-fraction {text}: the models' targets are {', '.join(sorted(targets))}; name those")
+            raise MFPyGError(
+                f"label-fraction {text}: the models' targets are {', '.join(sorted(targets))}; give only the number, "
+                "or name the target of all models"
+            )
     return fraction
 
 
@@ -130,7 +137,7 @@ def runs_at_a_time(jobs: int | None, gpus: Sequence[str]) -> int:
     """
     for gpu in gpus:
         if not gpu.isdecimal() or gpus.count(gpu) > 1:
-            raise MFPyGError(f"gpus are {' '.join(gpus)}, expected different numbers, as 0 1")
+            raise MFPyGError(f"gpus are {' '.join(gpus)}, expected different numbers, such as 0 1")
     at_a_time = (len(gpus) or os.cpu_count() or 1) if jobs is None else jobs
     if at_a_time < 1:
         raise MFPyGError(f"jobs is {at_a_time}, expected at least 1")
@@ -170,10 +177,10 @@ def cluster_of(parsed: argparse.Namespace) -> Slurm | None:
         raise unknown_name("launcher", parsed.launcher, ("local", "slurm"))
     if parsed.launcher == "local":
         if parsed.slurm:
-            raise MFPyGError("slurm is given, but launcher is local; it has to be slurm")
+            raise MFPyGError("slurm is given, but launcher is local; set launcher to slurm")
         return None
     if parsed.gpus:
         raise MFPyGError(
-            "gpus are those of this machine; with launcher slurm, request them with --slurm gpus_per_node=1"
+            "gpus selects GPUs of this machine; with launcher slurm, request them by --slurm gpus_per_node=1"
         )
     return Slurm.parse(parsed.slurm)

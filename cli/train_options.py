@@ -14,6 +14,7 @@ import yaml
 from mfpyg import backbones
 from mfpyg import settings as s
 from mfpyg.cli.common import Parser, hyphenated
+from mfpyg.cli.train_help import METAVARS, add_help, group_options
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.options import alternatives, choices_of, flat, in_words, merged
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "mfpyg-train"
 DESCRIPTION = (
-    "Train one network on several levels of theory, and report the energy and force errors of each. "
+    "Train one network on several levels of theory, and print the errors of each.\n\n"
     "Example: mfpyg-train --fidelities dz:EF cc:E"
 )
 
@@ -118,24 +119,27 @@ def _completed(settings: s.TrainSettings, model: InitialModel | None) -> s.Train
 
 def build_parser(backbone: str, preset: str = "small") -> Parser:
     """Parser of all settings, with the options of a backbone and the defaults of a preset."""
-    usage = f"{NAME} --fidelities NAME:LABELS [NAME:LABELS ...] [options]"
-    parser = Parser(prog=NAME, usage=usage, description=DESCRIPTION)
-    parser.add_argument("--config", default=argparse.SUPPRESS, help="YAML file with any of the settings below")
+    usage = f"{NAME} --fidelities NAME:LABELS ... [options]"
+    parser = Parser(prog=NAME, usage=usage, description=DESCRIPTION, add_help=False)
+    add_help(parser)
+    for name, text in (
+        ("config", "YAML file of settings, such as --print-config prints; options given as well take precedence"),
+        ("resume", "run folder of a stopped run to continue"),
+    ):
+        parser.add_argument(f"--{name}", metavar=METAVARS[name], default=argparse.SUPPRESS, help=text)
     parser.add_argument(
         "--print-config", action="store_true", default=argparse.SUPPRESS, help="print all settings as YAML, and exit"
     )
-    parser.add_argument(
-        "--resume", metavar="RUN", default=argparse.SUPPRESS, help="continue a stopped run in its folder"
-    )
     settings = s.TrainSettings(model=backbones.find(backbone).options())
-    groups = {f.name: f for f in dataclasses.fields(settings) if dataclasses.is_dataclass(getattr(settings, f.name))}
+    groups = [f.name for f in dataclasses.fields(settings) if dataclasses.is_dataclass(getattr(settings, f.name))]
     parser.add_class_arguments(s.TrainSettings, as_group=False, skip=set(groups))
     _describe(parser, s.TrainSettings)
-    for name, field in groups.items():
+    for name in groups:
         kind = type(getattr(settings, name))
-        parser.add_argument_group(f"{name}: {field.metadata['help']}").add_class_arguments(kind, name, as_group=False)
+        parser.add_class_arguments(kind, name, as_group=False)
         _describe(parser, kind, f"{name}.")
     parser.set_defaults(flat(s.defaults(preset, backbone)))
+    group_options(parser)
     return parser
 
 
@@ -147,7 +151,7 @@ def _describe(parser: Parser, cls: type, prefix: str = "") -> None:
         if action.dest in fields:
             field, kind = fields[action.dest], hints[fields[action.dest].name]
             action.help = field.metadata.get("help", "")
-            action.metavar = action.metavar or _metavar(kind, choices_of(field))
+            action.metavar = METAVARS.get(action.dest) or _metavar(kind, choices_of(field))
             parser.words[action.dest] = in_words(kind)
 
 

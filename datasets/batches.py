@@ -118,7 +118,7 @@ BatchPlan = Callable[[int], Sequence[np.ndarray]]
 
 
 def in_batches(rows: np.ndarray, batch_size: int, seed: int | None = None) -> BatchPlan:
-    """Plan batches of ``batch_size``, the last one smaller; with a seed, shuffled anew in each epoch."""
+    """Plan batches of ``batch_size``, the last one smaller; with a seed, reshuffled in each epoch."""
 
     def plan(epoch: int) -> list[np.ndarray]:
         order = rows if seed is None else np.random.default_rng((seed, epoch)).permutation(rows)
@@ -128,7 +128,7 @@ def in_batches(rows: np.ndarray, batch_size: int, seed: int | None = None) -> Ba
 
 
 def by_size(rows: np.ndarray, n_atoms: np.ndarray, most_graphs: int, most_atoms: int) -> BatchPlan:
-    """Plan batches of conformations of similar size, with at most so many conformations and atoms.
+    """Plan batches of conformations of similar size, with limits on the numbers of conformations and atoms.
 
     Args:
         rows: numbers of the conformations, (n,) int64.

@@ -167,7 +167,7 @@ def _merged(results: Mapping[str, Any], arrays: Mapping[str, np.ndarray], info: 
     }
 
 
-def total_charge(frame: Frame, where: str, labels: Collection[str] = (), needed: bool = True) -> float:
+def total_charge(frame: Frame, where: str = "", labels: Collection[str] = (), needed: bool = True) -> float:
     """Total charge of a frame in e: ``charge`` or ``total_charge``, else the sum of the initial charges, else 0.
 
     Args:
@@ -180,7 +180,8 @@ def total_charge(frame: Frame, where: str, labels: Collection[str] = (), needed:
     Raises:
         MFPyGError: if it, or the sum, is not a whole number.
     """
-    with reading(where):
+    colon = f"{where}: " if where else ""
+    with reading(where or "the frame"):
         given = {key: np.asarray([frame.values[key]]) for key in KEYS if key in frame.values and key not in labels}
         key = find_charges(given, 1, len(frame.z), where)
         if key is None and (_INITIAL not in frame.columns or _INITIAL in labels):
@@ -189,10 +190,10 @@ def total_charge(frame: Frame, where: str, labels: Collection[str] = (), needed:
         if not whole_charges(np.array([total]))[1].any():
             return total
         if key is not None:
-            raise MFPyGError(f"{where}: a total charge of {total:g} e, expected a whole number")
+            raise MFPyGError(f"{colon}the total charge is {total:g} e, expected a whole number")
         if needed:
-            problem = f"initial charges add up to {total:g} e, expected a whole number"
-            raise MFPyGError(f"{where}: {problem}; state the total charge as 'charge'")
+            problem = f"the initial charges add up to {total:g} e, expected a whole number"
+            raise MFPyGError(f"{colon}{problem}; give the total charge under the key 'charge'")
         return 0.0
 
 

@@ -15,10 +15,14 @@ from mfpyg.fidelity import Fidelity, LabelKeys, LevelOfTheory
 from mfpyg.properties import ENERGY, PROPERTIES, STRESS, in_order
 
 LEVEL = re.compile(r"(?P<name>[^=@]+)=(?P<keys>[^@]+)@(?P<units>[^@]+)")
-GRAMMAR = "NAME=ENERGY[,FORCES]@UNIT, as cc=cc_energy@Hartree or dz=dft_energy,dft_forces@eV"
-
 _VIRIAL = "V"
 """Letter before a key of virials, which are read as stresses."""
+
+GRAMMAR = (
+    "NAME=ENERGY[,FORCES][,LETTER=KEY...]@UNIT, such as dz=dft_energy,dft_forces@eV or dz=energy,forces,D=dipole@eV "
+    f"(LETTER: {', '.join(f'{p.letter} {p.plural}' for p in PROPERTIES.values() if p.letter not in 'EF')}, "
+    f"{_VIRIAL} virials)"
+)
 
 
 def level_of(name: str, method: str, energy_unit: str = "Hartree", /, **keys: str | tuple[str, ...]) -> LevelOfTheory:
@@ -65,8 +69,8 @@ ANI1X_LEVELS = (
 """Levels of the official ANI-1x release file (Smith et al., Sci. Data 7, 134 (2020)); charges of ``dz`` are CM5."""
 
 MINICHNO_LEVELS = (
-    _WB97X_DZ,
-    _WB97X_TZ,
+    _WB97X_DZ.only("EFHD"),
+    _WB97X_TZ.only("EF"),
     _MP2_TZ,
     level_of("cc", "CCSD(T)/cc-pVDZ", E="ccsd(t)_dz.energy", F="ccsd(t)_dz.forces"),
     _HF_DZ,

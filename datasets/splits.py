@@ -101,7 +101,7 @@ def _by_molecule(dataset: ConformationDataset, settings: SplitSettings, seed: in
     if len(sizes) < 3:
         told = "bonds or names" if dataset.periodic.any() else "bonds"
         raise MFPyGError(
-            f"{dataset.what} has {len(sizes)} molecules that their {told} tell apart; a split by molecule needs three"
+            f"{dataset.what} has only {len(sizes)} molecules of different {told}; a split by molecule needs three"
         )
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[~np.isin(order, molecule[dataset.isolated_atoms])]

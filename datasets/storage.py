@@ -79,8 +79,8 @@ def settings_of(transform: Callable[..., Any] | None, role: str) -> str | None:
     text = repr(transform)
     if " at 0x" in text:
         raise MFPyGError(
-            f"{role} {text} does not show its settings; give it a __repr__ that names them, "
-            f"so that a change of them does not use an old processed file"
+            f"the repr of {role} {text} does not show its settings; give it a __repr__ that does, so that a change "
+            "of settings is noticed"
         )
     return text
 
@@ -142,7 +142,7 @@ def read_processed(path: Path) -> dict[str, Any]:
         raise
     except _NO_DATA as error:
         raise_if_unreadable(path, error)
-        raise MFPyGError(f"{path}: damaged; remove it, and it is made again from the raw file") from error
+        raise MFPyGError(f"{path}: damaged; remove it to process the raw file again") from error
     return stored
 
 

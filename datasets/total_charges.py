@@ -33,16 +33,16 @@ def find_charges(arrays: Mapping[str, Any], n: int, size: int, where: str) -> st
     Raises:
         MFPyGError: for another shape or type, or several such arrays.
     """
-    found = []
+    found, colon = [], f"{where}: " if where else ""
     for key, array in arrays.items():
         if array.shape in ((n,), (n, 1)):
             if array.dtype.kind not in "iuf":
-                raise MFPyGError(f"{where}: {key} has type {array.dtype}, expected total charges in e")
+                raise MFPyGError(f"{colon}{key} has type {array.dtype}, expected total charges in e")
             found.append(key)
         elif key != OF_PHYSNET and array.shape[:2] != (n, size):
-            raise MFPyGError(f"{where}: {key} has shape {array.shape}, expected ({n},) total charges in e")
+            raise MFPyGError(f"{colon}{key} has shape {array.shape}, expected ({n},) total charges in e")
     if len(found) > 1:
-        raise MFPyGError(f"{where} has total charges under {' and '.join(found)}; expected one of the keys")
+        raise MFPyGError(f"{colon}total charges under both {' and '.join(found)}; expected one of these keys")
     return found[0] if found else None
 
 

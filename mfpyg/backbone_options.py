@@ -22,8 +22,8 @@ class HIPNNOptions:
     n_sensitivities: int = setting(20, "radial sensitivity functions", low=2)
     tensor_order: int = setting(2, "highest order of the tensor sensitivities: 0, 1 or 2", low=0, high=2)
     cutoff: float = setting(6.5, "cutoff in Å", low=1.0)
-    r_soft_min: float = setting(0.75, "initial position of the innermost sensitivity in Å", low=1e-3)
-    r_soft_max: float = setting(5.5, "initial position of the outermost sensitivity in Å", low=1e-3)
+    r_soft_min: float = setting(0.75, "initial centre of the innermost sensitivity in Å", low=1e-3)
+    r_soft_max: float = setting(5.5, "initial centre of the outermost sensitivity in Å", low=1e-3)
     cusp: float = setting(1e-6, "regularisation of the tensor norms at zero", low=0.0)
     kernel: str = setting(
         "auto", "implementation of the sum over neighbours; auto: the fastest available", choices=KERNELS
@@ -54,7 +54,7 @@ class DimeNetOptions:
     """Options of DimeNet++ (Gasteiger et al., 2020), in PyTorch Geometric's implementation."""
 
     n_interactions: int = setting(
-        4, "interaction blocks; the features before the first feed an output layer, too", low=1
+        4, "interaction blocks; the embedding before the first also feeds an output layer", low=1
     )
     n_features: int = setting(128, "width of the messages", low=1)
     n_triplet: int = setting(64, "embedding size in the triplet interactions", low=1)
@@ -74,7 +74,7 @@ class ViSNetOptions:
     n_heads: int = setting(8, "attention heads, a divisor of the width", low=1)
     n_radial: int = setting(32, "radial basis functions", low=2)
     l_max: int = setting(1, "highest degree of the spherical harmonics: 1 or 2", low=1, high=2)
-    vertex: bool = setting(False, "whether to use vertex geometric features in the edge updates")
+    vertex: bool = setting(False, "use vertex geometric features in the edge updates")
     cutoff: float = setting(5.0, "cutoff in Å", low=1.0)
 
     def check(self) -> None:
@@ -100,8 +100,8 @@ class NequIPOptions:
     n_interactions: int = setting(4, "interaction blocks", low=1)
     n_features: int = setting(32, "multiplicity of each irreducible representation", low=1)
     l_max: int = setting(1, "highest degree of harmonics and features", low=0, high=4)
-    parity: bool = setting(True, "whether to use features of both parities for each degree")
+    parity: bool = setting(True, "use features of both parities for each degree")
     n_radial: int = setting(8, "radial basis functions", low=1)
     radial_width: int = setting(64, "width of the two hidden layers of the radial network", low=1)
-    n_neighbours: float = setting(12.0, "average number of neighbours; sums are divided by its square root", low=1e-3)
+    n_neighbours: float = setting(12.0, "average number of neighbours, by whose square root sums are divided", low=1e-3)
     cutoff: float = setting(5.0, "cutoff in Å", low=1.0)

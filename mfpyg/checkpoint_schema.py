@@ -141,7 +141,7 @@ def check_checkpoint(checkpoint: Any, path: Path, format: int) -> None:
         raise MFPyGError(f"{path}: not a checkpoint of mfpyg; expected one written by mfpyg-train")
     found = described.get("format")
     if not fits(found, int) or found != format:
-        raise MFPyGError(f"{path}: format {in_words(found)}, expected {format}; use the mfpyg that wrote it")
+        raise MFPyGError(f"{path}: format {in_words(found)}, expected {format}; use the version of mfpyg that wrote it")
     missing = [name for name in _REQUIRED if name not in described]
     if missing:
         raise MFPyGError(f"{path}: damaged, lacks {', '.join(missing)}")

@@ -24,5 +24,7 @@ def choose_device(accelerator: str, devices: int = 1) -> torch.device:
     if accelerator == "cpu" or (accelerator == "auto" and not available):
         return torch.device("cpu")
     if available < devices:
-        raise MFPyGError(f"{devices} CUDA devices wanted, {available} found; use --accelerator cpu, or fewer --devices")
+        raise MFPyGError(
+            f"{devices} CUDA devices requested, {available} found; use --accelerator cpu, or fewer --devices"
+        )
     return torch.device("cuda")

@@ -163,14 +163,13 @@ def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[
     """
     weights = {(f.name, p.name): p.weight for f in fidelities for p in f.properties}
     for text in texts:
-        label, equals, number = text.partition("=")
-        fidelity = Fidelity.parse(label)
+        label, _, number = text.partition("=")
         try:
-            weight = float(number)
-        except ValueError:
-            weight = float("nan")
-        if not equals or not 0 <= weight < float("inf"):
-            raise MFPyGError(f"malformed weight '{text}': expected NAME:LABELS=NUMBER, as in dz:F=0.5")
+            fidelity, weight = Fidelity.parse(label), float(number)
+            if not 0 <= weight < float("inf"):
+                raise ValueError(weight)
+        except ValueError:  # which MFPyGError is as well
+            raise MFPyGError(f"malformed weight '{text}': expected NAME:LABELS=NUMBER, such as dz:F=0.5") from None
         for property in fidelity.properties:
             if (fidelity.name, property.name) not in weights:
                 trained = " ".join(map(str, fidelities))

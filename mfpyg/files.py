@@ -133,21 +133,21 @@ def check_archive(path: Path, what: str) -> None:
     try:
         with path.open("rb") as file:
             if file.read(4) != b"PK\x03\x04":  # torch would read another kind of file
-                raise MFPyGError(f"{foreign}; copy it again, or create it anew")
+                raise MFPyGError(f"{foreign}; copy or create it again")
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if sum(entry.file_size for entry in entries) > path.stat().st_size:
                 raise MFPyGError(f"{foreign} (its entries are larger than the file)")
             if any(entry.external_attr & _FOLDER_BIT for entry in entries):
-                raise MFPyGError(f"{foreign} (it holds folders)")
+                raise MFPyGError(f"{foreign} (it contains folders)")
             if len({entry.filename for entry in entries}) < len(entries):
-                raise MFPyGError(f"{foreign} (it holds an entry twice)")
+                raise MFPyGError(f"{foreign} (it contains an entry twice)")
             damaged = archive.testzip()
     except MFPyGError:
         raise
     except _ZIP_ERRORS as error:
         raise_if_unreadable(path, error)
-        raise MFPyGError(f"{foreign}; copy it again, or create it anew") from error
+        raise MFPyGError(f"{foreign}; copy or create it again") from error
     if damaged is not None:
         raise MFPyGError(f"{path}: damaged, the checksum of its entry '{damaged}' is wrong; copy it again")
 
@@ -167,7 +167,7 @@ def read_torch(path: Path, what: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise MFPyGError(f"{path}: damaged, or not {what} (holds more than plain values)") from error
+        raise MFPyGError(f"{path}: damaged, or not {what} (contains more than plain values)") from error
     except Exception as error:  # a damaged pickle may raise anything
         raise_if_unreadable(path, error)
         reason = str(error).split("\n")[0].strip()[:120] or type(error).__name__

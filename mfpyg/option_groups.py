@@ -16,39 +16,42 @@ class OptimSettings:
     lr: float = setting(1e-3, "initial learning rate of Adam", low=1e-12, high=10.0)
     schedule: str = setting(
         "plateau",
-        "plateau: without improvement, raise the batch size, then lower the rate; cosine: decay to a hundredth over "
-        "all epochs; constant",
+        "learning-rate schedule; plateau: without improvement, raise the batch size, then lower the rate; cosine: "
+        "decay to a hundredth over all epochs",
         choices=("plateau", "cosine", "constant"),
     )
     warmup: float = setting(
         0.0,
-        "number of epochs, which may be fractional, of linear warm-up of the learning rate; the plateau schedule "
-        "starts after it",
+        "epochs of linear warm-up of the learning rate, such as 0.5; the plateau schedule starts after it",
         low=0.0,
     )
     patience: int = setting(20, "epochs without improvement before the plateau schedule acts", low=0)
-    factor: float = setting(0.5, "factor by which the plateau schedule multiplies the rate", low=0.01, high=0.99)
+    factor: float = setting(
+        0.5,
+        "factor by which the plateau schedule multiplies the learning rate and divides the batch size",
+        low=0.01,
+        high=0.99,
+    )
     max_batch_size: int | None = setting(
-        None, "batch size up to which the plateau schedule goes before it lowers the rate; null: batch_size", low=1
+        None, "batch size that the plateau schedule reaches before it lowers the rate (default: batch_size)", low=1
     )
     stop_after: int | None = setting(40, "epochs without improvement before training stops; null: never", low=1)
-    clip: float | None = setting(None, "maximum gradient norm; null: no clipping", low=1e-12)
+    clip: float | None = setting(None, "maximum gradient norm (default: no clipping)", low=1e-12)
     accumulate: int = setting(
         1,
-        "batches per optimiser step, to save memory; their gradients are averaged, which differs from one large batch, "
-        "as the loss contains root-mean-square errors",
+        "batches per optimiser step, to save memory; their gradients are averaged, which differs from one large batch "
+        "because the loss contains root-mean-square errors",
         low=1,
     )
     weight_decay: float = setting(
         0.0,
-        "decoupled weight decay (AdamW) of weight matrices and embeddings; not of biases, normalisation, radial "
-        "functions and reference energies",
+        "decoupled weight decay (AdamW) of weight matrices and embeddings only",
         low=0.0,
     )
     ema: float | None = setting(
         None,
         "decay of an exponential moving average of the weights, such as 0.999; the averaged weights are validated "
-        "and saved; null: no average",
+        "and saved (default: no average)",
         low=0.0,
         high=0.999999,
     )
@@ -80,23 +83,22 @@ class SplitSettings:
 
     method: str = setting(
         "auto",
-        "file: as given in the data file; random; molecule: all conformations of a molecule in one split; index: as "
-        "given in split.file; auto: file if the data file gives a split, else random",
+        "file: as given in the data; random: by conformation; molecule: all conformations of a molecule in one split; "
+        "index: as given in split.file; auto: file if the data give a split, else random",
         choices=("auto", "file", "random", "molecule", "index"),
     )
     file: str | None = setting(
-        None, "npz file with the conformation indices of train, val, test, such as a run's splits.npz"
+        None, "npz file with arrays of conformation indices train, val and test, such as a run's splits.npz"
     )
     files: list[str] = setting(
         [],
-        "a data set for each split, instead of dataset, as train=SPEC val=SPEC test=SPEC, with SPEC as for dataset; a "
-        "split may be given several times; val and test may be left out (val is then the fraction split.val of train); "
-        "other names are additional splits to evaluate on",
+        "data by split, instead of dataset: train=DATA val=DATA test=DATA, each any number of times; without val, the "
+        "fraction split.val of train is used; other names are evaluated on as well",
     )
     val: float = setting(0.1, "fraction for validation", low=0.0)
-    test: float = setting(0.1, "fraction for the test, if the data file gives no split", low=0.0)
+    test: float = setting(0.1, "fraction for the test, if the data give no split", low=0.0)
     seed: int | None = setting(
-        None, "seed of the split and of label_fraction; null: the value of seed", low=0, high=2**63 - 1
+        None, "seed of the split and of label_fraction (default: the value of seed)", low=0, high=2**63 - 1
     )
 
     @property
@@ -119,7 +121,7 @@ class SplitSettings:
         if self.method == "index" and self.file is None:
             raise MFPyGError("split.method is index, but split.file is not given; name the file of indices")
         if self.method != "index" and self.file is not None:
-            raise MFPyGError(f"split.file is given, but split.method is {self.method}; it has to be index")
+            raise MFPyGError(f"split.file is given, but split.method is {self.method}; set split.method to index")
         if self.method == "index" and (self.val, self.test) != (0.1, 0.1):
             raise MFPyGError("split.val and split.test have no effect with split.method index; leave them out")
         if not self.val > 0:
@@ -135,7 +137,7 @@ class SplitSettings:
                 )
         names = [name for name, _ in self.sources]
         if "train" not in names:
-            raise MFPyGError(f"split.files has no train=SPEC (it has {', '.join(names)}); name the data to train on")
+            raise MFPyGError(f"split.files has no train=DATA (it has {', '.join(names)}); name the data to train on")
         for name, value in (("method", self.method), ("file", self.file), ("test", self.test), ("val", self.val)):
             if value != getattr(defaults, name) and (name != "val" or "val" in names):
                 raise MFPyGError(f"split.{name} is {value}, but split.files divides the data; leave split.{name} out")
@@ -147,14 +149,19 @@ class SamplingSettings:
 
     strategy: str = setting(
         "proportional",
-        "proportional: each conformation once per epoch; balanced: equally many of each fidelity; temperature: between",
+        "proportional: each conformation once per epoch; balanced: equally many of each fidelity; temperature: in "
+        "between",
         choices=("proportional", "balanced", "temperature"),
     )
     temperature: float | None = setting(
-        None, "for strategy temperature: 1 as proportional, large as balanced; null: 2", low=1.0
+        None, "for sampling.strategy temperature; 1: proportional, large: balanced (default: 2)", low=1.0
     )
-    minimum: str | None = setting(None, "minimum number of graphs per batch with a label of a fidelity, as cc=4")
-    window: int = setting(0, "number of batches within which graphs of similar size are grouped; 0: no grouping", low=0)
+    minimum: str | None = setting(
+        None, "minimum number of conformations with a label of a fidelity in a batch, such as cc=4"
+    )
+    window: int = setting(
+        0, "number of batches within which conformations of similar size are grouped; 0: no grouping", low=0
+    )
 
     def check(self) -> None:
         """Raise :class:`MFPyGError` if the options are inconsistent."""
@@ -173,19 +180,21 @@ class HeadSettings:
         "output layers of each fidelity; linear: as in the paper; nonlinear: with a hidden layer",
         choices=("linear", "nonlinear"),
     )
-    width: int | None = setting(None, "width of the hidden layer; null: half the width of the features", low=1)
-    private_blocks: int = setting(0, "number of last interaction blocks that are separate for each fidelity", low=0)
+    width: int | None = setting(None, "width of the hidden layer (default: half the width of the features)", low=1)
+    private_blocks: int = setting(
+        0, "number of interaction blocks, the last ones, of which each fidelity has its own", low=0
+    )
     isolated: str = setting(
         "network",
-        "energy of an atom without neighbours; network: its reference energy plus the network's output; reference: "
-        "only its reference energy, the network's output for isolated atoms being subtracted everywhere",
+        "energy of an isolated atom; network: its reference energy plus the network's output; reference: its reference "
+        "energy, the network's output for isolated atoms being subtracted everywhere",
         choices=("network", "reference"),
     )
 
     def check(self) -> None:
         """Raise :class:`MFPyGError` if the options are inconsistent."""
         if self.width is not None and self.kind != "nonlinear":
-            raise MFPyGError(f"head.width is given, but head.kind is {self.kind}; it has to be nonlinear")
+            raise MFPyGError(f"head.width is given, but head.kind is {self.kind}; set head.kind to nonlinear")
 
 
 KEPT_LR = 0.1
@@ -204,15 +213,15 @@ class FinetuneSettings:
 
     old: str = setting(
         "auto",
-        "treatment of the existing fidelities; replayed: trained together with the new ones, for which the data must "
-        "have their labels (fidelities, if given, selects which); frozen: their predictions stay unchanged bit for "
-        "bit, and a new fidelity has to use the existing features; kept: their output layers are kept, but the shared "
-        "network is trained, so that their predictions get worse; auto: replayed if fidelities are added, else kept",
+        "treatment of the fidelities of init; replayed: trained on together with the new ones, so the data must have "
+        "their labels (fidelities, if given, selects which); frozen: the shared network is not trained, so fidelities "
+        "that are not trained on predict the same bit for bit; kept: the shared network is trained, so fidelities that "
+        "are not trained on get worse; auto: replayed if fidelities are added, else kept",
         choices=("auto", "replayed", "frozen", "kept"),
     )
     head_from: str | None = setting(
         None,
-        "existing fidelity whose output layers a new one starts from, with its own reference energies; fresh: random "
-        "weights; null: the last one",
+        "fidelity of init whose output layers a new one starts from, with reference energies of its own; fresh: random "
+        "weights (default: the last one)",
     )
-    sha256: str | None = setting(None, "SHA-256 of the checkpoint; filled in, and checked if given")
+    sha256: str | None = setting(None, "SHA-256 of the checkpoint of init; recorded, and checked if given")

@@ -22,27 +22,28 @@ from mfpyg.option_groups import (
     keeps,
 )
 from mfpyg.options import build, check, merged, setting
+from mfpyg.properties import PROPERTIES
 from mfpyg.strategy_options import DeltaSettings, MetaSettings, TransferSettings, check_groups
 from mfpyg.units import with_known_units
 
 DATASETS = (
-    "minichno, ani1x, ani1ccx, ani2x or comp6; NAME:PATH of a raw file or root; or your own file as FILE:LEVEL "
-    "(.xyz, .db, .npz, others that ASE reads), npy:FOLDER:LEVEL or pyanitools:FILE.h5:LEVEL, where LEVEL is "
-    "NAME=ENERGY[,FORCES]@UNIT, as in mine.xyz:dft=energy,forces@eV"
+    "known data (minichno, ani1x, ani1ccx, ani2x, comp6 or NAME:PATH), or a file and the keys of its labels as "
+    "FILE:NAME=ENERGY[,FORCES]@UNIT, such as mine.xyz:dft=energy,forces@eV, with npy:FOLDER or pyanitools:FILE.h5 in "
+    "place of FILE for these formats"
 )
 """Help text of data sets."""
 LOGGERS = ("tensorboard", "wandb", "mlflow")
+_LABELS = ", ".join(f"{p.letter} {p.plural}" for p in PROPERTIES.values())
 
 
 @dataclass
 class TrainSettings:
     """Everything that defines a training run."""
 
-    fidelities: list[str] = setting([], "levels of theory and their labels to train on, as dz:EF cc:E")
-    dataset: list[str] = setting(
-        ["minichno"],
-        f"{DATASETS}; several are combined",
+    fidelities: list[str] = setting(
+        [], f"levels of theory and their labels to train on, such as dz:EF cc:E ({_LABELS})"
     )
+    dataset: list[str] = setting(["minichno"], f"{DATASETS}; several are combined")
     backbone: str = setting(
         "hipnn",
         "network shared by all fidelities; --backbone NAME --help shows its options",
@@ -50,72 +51,73 @@ class TrainSettings:
     )
     strategy: str = setting(
         "mfl",
-        "training strategy; mfl: all levels at once; the others train in stages, with the same splits and the same "
-        "total number of optimiser steps; tl: one level after the other, in the order given; delta: a model of the "
-        "lower levels, then one of the difference to the target; meta: Reptile over the levels, then adaptation to the "
-        "target",
+        "mfl: all levels at once; tl: transfer learning, one level after the other; delta: a model of the lower levels "
+        "and one of the difference to the target; meta: Reptile over the levels, then adaptation to the target",
         choices=strategies.names,
     )
     strategy_options: list[str] = setting([], "options of a third-party strategy, as name=value")
     init: str | None = setting(
-        None, "run folder or checkpoint to train further; its network, elements, fidelities and weights are used"
+        None, "run folder or checkpoint to start from; its network, elements, fidelities and weights are used"
     )
-    add_fidelity: list[str] = setting([], "levels of theory to add to those of init, and their labels, as cc:E")
-    target: str | None = setting(None, "final fidelity of strategies tl, delta and meta; null: the last one")
+    add_fidelity: list[str] = setting([], "levels of theory to add to those of init, and their labels, such as cc:E")
+    target: str | None = setting(None, "final fidelity of strategies tl, delta and meta (default: the last one)")
     label_fraction: list[str] = setting(
         [],
-        "fraction of the training and validation conformations that keep their labels of a fidelity, as cc=0.1 dz=0.5; "
-        "drawn by the seed, smaller fractions being subsets of larger ones; the test split keeps all",
+        "fraction of the training and validation conformations that keep their labels of a fidelity, such as cc=0.1; "
+        "smaller fractions are subsets of larger ones",
     )
     references: str | None = setting(
         None,
-        "YAML file of reference energies, as 'cc: {unit: Hartree, H: -0.4998}'; others are taken from isolated atoms "
-        "in the training data, or else fitted",
+        "YAML file of reference energies, such as 'cc: {unit: Hartree, H: -0.4998}'; others are taken from isolated "
+        "atoms in the training data, or else fitted",
     )
-    preset: str = setting("small", "defaults of the settings below", choices=("small", "published"))
-    out: str | None = setting(None, "run folder; null: a folder in runs/ named after the settings")
+    preset: str = setting(
+        "small",
+        "defaults of the other settings; small: narrow network, few epochs; published: as in the papers (default: "
+        "small for minichno, else published)",
+        choices=("small", "published"),
+    )
+    out: str | None = setting(None, "run folder (default: a folder in runs/ that is named after the settings)")
     epochs: int = setting(2000, "maximum number of passes over the training data", low=1)
     batch_size: int = setting(256, "conformations per batch, over all devices", low=1)
     seed: int = setting(0, "seed of the initial weights, the split and the order of batches", low=0, high=2**63 - 1)
     checkpoint_minutes: float = setting(10.0, "minutes between checkpoints within an epoch", low=0.0)
     logger: list[str] = setting(
         [],
-        f"loggers of losses and errors besides metrics.csv: {', '.join(LOGGERS)}; default: tensorboard if installed",
+        f"loggers of losses and errors besides metrics.csv: {', '.join(LOGGERS)} (default: tensorboard if installed)",
     )
-    devices: int = setting(1, "processes per node, each with its own GPU if there are any", low=1)
-    nodes: int = setting(1, "number of machines; srun or torchrun starts the processes on each", low=1)
+    devices: int = setting(1, "processes per node, each on a GPU of its own if there are any", low=1)
+    nodes: int = setting(1, "number of nodes; srun or torchrun starts the processes on each", low=1)
     accelerator: str = setting("auto", "device to compute on", choices=("auto", "cpu", "cuda"))
     threads: int | None = setting(None, "CPU threads per process; null: torch's default", low=1)
     precision: int = setting(32, "floating-point bits of the network", choices=(32, 64))
     engine: str = setting(
         "auto",
-        "neighbour list engine; auto: vesin for large graphs on the CPU, else torch; all give the same edges",
+        "neighbour search; auto: vesin for large graphs on a CPU, else torch; all of them find the same edges",
         choices=ENGINES,
     )
     compile: str = setting(
         "auto",
-        "compile training steps with torch.compile, which takes up to a minute at the start; auto: for long runs on a "
+        "compile training steps with torch.compile, which takes up to a minute at the start; auto: in long runs on a "
         "CPU, if the backbone compiles quickly",
         choices=("auto", "on", "off"),
     )
     edges: str = setting(
         "batch",
-        "batch: built for each batch; stored: built once, and stored with the data",
+        "batch: find the edges of each batch; stored: find them once, and store them with the data",
         choices=("batch", "stored"),
     )
     weights: list[str] = setting(
-        [], "weights of labels in the loss, as dz:F=0.5 cc:E=2; otherwise 1, and 0.01 for Hessians"
+        [], "weights of labels in the loss, such as dz:F=0.5 cc:E=2 (default: 1, of Hessians 0.01)"
     )
-    hessian_directions: int = setting(1, "random directions per step in which each Hessian is compared", low=1)
-    hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity", low=0.0)
-    monitor: str = setting("sum", "fidelity whose validation loss selects the best epoch, or sum for all")
+    hessian_directions: int = setting(1, "random directions per step along which each Hessian is compared", low=1)
+    hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity in the loss", low=0.0)
+    monitor: str = setting("sum", "fidelity whose validation loss selects the best epoch; sum: the loss of all")
     model: Any = field(default_factory=backbones.find("hipnn").options, metadata={"help": "options of the backbone"})
     head: HeadSettings = field(default_factory=HeadSettings, metadata={"help": "fidelity-specific layers"})
     optim: OptimSettings = field(default_factory=OptimSettings, metadata={"help": "optimiser and schedule"})
     split: SplitSettings = field(default_factory=SplitSettings, metadata={"help": "training, validation, test"})
-    sampling: SamplingSettings = field(
-        default_factory=SamplingSettings, metadata={"help": "sampling of training epochs"}
-    )
+    sampling: SamplingSettings = field(default_factory=SamplingSettings, metadata={"help": "sampling of epochs"})
     transfer: TransferSettings = field(default_factory=TransferSettings, metadata={"help": "options of strategy tl"})
     delta: DeltaSettings = field(default_factory=DeltaSettings, metadata={"help": "options of strategy delta"})
     meta: MetaSettings = field(default_factory=MetaSettings, metadata={"help": "options of strategy meta"})
@@ -186,7 +188,7 @@ class TrainSettings:
         """Refuse settings that the strategy does not support."""
         if self.strategy == "mfl":
             if self.target is not None:
-                raise MFPyGError("target is given, but strategy mfl has none; it has to be tl, delta or meta")
+                raise MFPyGError("target is given, but strategy mfl has none; set strategy to tl, delta or meta")
             return
         for name, value, only in (
             ("monitor", self.monitor, "sum"),

@@ -14,13 +14,13 @@ class TransferSettings:
 
     frozen: int | str = setting(
         "none",
-        "part of the network that is frozen after the first level: none, a number of first interaction blocks (with "
-        "everything before them), or backbone, all but the head",
+        "part of the network that is frozen after the first level; a number: the first interaction blocks and "
+        "everything before them; backbone: all but the output layers",
         low=0,
     )
-    share: list[str] = setting([], "relative numbers of epochs of the levels, as dz=2 cc=1; 1 if not given")
+    share: list[str] = setting([], "relative numbers of epochs of the levels, such as dz=2 cc=1 (default: 1 each)")
     lr: float | None = setting(
-        None, "initial learning rate after the first level; null: optim.lr", low=1e-12, high=10.0
+        None, "initial learning rate after the first level (default: optim.lr)", low=1e-12, high=10.0
     )
 
     def check(self) -> None:
@@ -33,24 +33,24 @@ class TransferSettings:
 class DeltaSettings:
     """Options of strategy ``delta``, Δ-learning."""
 
-    base: str | None = setting(None, "level that the difference is added to; null: the last one before the target")
-    share: float = setting(0.5, "share of the epochs for the base model", low=0.01, high=0.99)
+    base: str | None = setting(None, "level that the difference is added to (default: the last one before the target)")
+    share: float = setting(0.5, "fraction of the epochs for the base model", low=0.01, high=0.99)
 
 
 @dataclass
 class MetaSettings:
     """Options of strategy ``meta``, meta-learning."""
 
-    share: float = setting(0.5, "share of the epochs before the adaptation to the target", low=0.01, high=0.99)
+    share: float = setting(0.5, "fraction of the epochs before the adaptation to the target", low=0.01, high=0.99)
     inner_steps: int = setting(5, "steps on one level before the shared weights are updated", low=1)
     rate: float = setting(
-        0.5, "step of the shared weights towards those after the inner steps; 1: all the way", low=1e-6, high=1.0
+        0.5, "fraction of the way to the weights after the inner steps that the shared weights move", low=1e-6, high=1.0
     )
     optimiser: str = setting(
         "adam", "optimiser of the inner steps; adam: without momentum, as in the paper", choices=("adam", "sgd")
     )
     inner_lr: float | None = setting(
-        None, "initial learning rate of the inner steps; null: optim.lr", low=1e-12, high=10.0
+        None, "initial learning rate of the inner steps (default: optim.lr)", low=1e-12, high=10.0
     )
 
 
@@ -73,4 +73,4 @@ def check_groups(settings: object, strategy: str) -> None:
         if needed != strategy:
             for name, default in vars(type(given)()).items():
                 if getattr(given, name) != default:
-                    raise MFPyGError(f"{group}.{name} is given, but strategy is {strategy}; it has to be {needed}")
+                    raise MFPyGError(f"{group}.{name} is given, but strategy is {strategy}; set strategy to {needed}")

@@ -104,7 +104,7 @@ def test_entry_that_passes_for_a_folder_is_refused(path: Path) -> None:
     last = whole.rindex(b"PK\x01\x02")
     whole[last + attributes] |= 0x10
     path.write_bytes(whole)
-    assert "it holds folders" in refusal(path)
+    assert "it contains folders" in refusal(path)
 
 
 def _weights(path: Path) -> dict[str, torch.Tensor] | None:
@@ -278,7 +278,7 @@ def test_wrong_setting_is_refused_by_its_name(path: Path, group: str, name: str 
         (lambda m: m["species"].reverse(), "species"),
         (lambda m: m["reference_energies"]["cc"].update(H=1.0), "different reference energies of 'cc'"),
         (lambda m: m["units"].update(energy="eV"), "units .* expected"),
-        (lambda m: m.update(format=2), "format 2, expected 1; use the mfpyg that wrote it"),
+        (lambda m: m.update(format=2), "format 2, expected 1; use the version of mfpyg that wrote it"),
         (lambda m: m.update(base_level="mp2"), "unknown fidelity 'mp2'"),
         (lambda m: m.update(base_level="cc"), "unknown fidelity 'cc'"),
         (lambda m: m["splits"].update(train=torch.tensor([-1])), "splits"),

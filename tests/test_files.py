@@ -87,7 +87,7 @@ def test_a_run_whose_state_cant_be_read_now_is_not_given_up(untrained: Callable[
     path = untrained("dz:E", name="last.ckpt")
     with no_more_open_files(), pytest.raises(UnreadableError) as error:
         read_last(RunFolder(path.parent))
-    assert "anew" not in str(error.value)
+    assert "create it again" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def diagnose(
 
 
 def examine(view: View, track: Callable[[Sequence[str]], Iterable[str]] = iter) -> list[Finding]:
-    """:func:`diagnose` of a view."""
+    """Run all checks on a view of a data set; see :func:`diagnose`."""
     found = list(_check_divisible(view))
     left_out = NEED_SPLIT if found else ()
     for name in track([name for name in CHECKS if name not in left_out]):

@@ -48,11 +48,11 @@ def _incomplete(
             f"{incomplete} conformations lack some {property.singular} components; all of their {what} are taken as "
             f"missing"
         )
-        yield Finding(MISSING, "suspect", level.name, text, "see why they are NaN in the file")
+        yield Finding(MISSING, "suspect", level.name, text, "check why they are NaN in the file")
     alone = np.flatnonzero(mask & ~energy)
     if len(alone) and property.letter in DERIVATIVES:
         text = f"{len(alone)} of {mask.sum()} conformations with {what} have no energy, e.g. {view.where(alone[0])}"
-        fix = f"see whether the energies were lost; they are cheaper than the {what}"
+        fix = f"check whether the energies were lost; they are cheaper than the {what}"
         severity = "note" if energy.any() else "suspect"
         yield Finding(MISSING, severity, level.name, text, fix, tuple(alone))
     if not mask.any():

@@ -33,7 +33,7 @@ class Distances:
 
 
 def measure(z: np.ndarray, pos: np.ndarray, starts: np.ndarray, lattice: np.ndarray | None) -> Distances:
-    """Measure all conformations, grouped by size, a bounded number at a time.
+    """Closest atoms and invariants of all conformations, in batches of one size.
 
     Args:
         z, pos: atomic numbers (n_atoms,) and positions (n_atoms, 3), Å, of all conformations.

@@ -85,7 +85,7 @@ def predicted(
 
 
 def evaluated_letters(potential: Potential, fidelity: str, letters: str) -> str:
-    """Those of these letters that a potential predicts for a fidelity."""
+    """Letters, of those given, that a potential predicts for a fidelity."""
     return in_order(set(letters) & set(potential.letters(fidelity)))
 
 

@@ -197,7 +197,7 @@ def _predict_batch(task: _Task, batch: Sequence[Frame]) -> list[FramePrediction]
 def _predict_graphs(task: _Task, batch: Sequence[Frame], letters: str) -> list[FramePrediction]:
     data = batch_of(batch, task.ensemble)
     if heads_of(letters):
-        data.charge = torch.tensor([total_charge(frame, "atoms") for frame in batch], dtype=torch.float64)
+        data.charge = torch.tensor([total_charge(frame) for frame in batch], dtype=torch.float64)
     mean, spread = task.ensemble.predict(data, dict.fromkeys(task.fidelities, letters))
     n_atoms = [len(frame.z) for frame in batch]
     of = [_split(task, mean[name], None if spread is None else spread[name], n_atoms) for name in task.fidelities]

@@ -78,7 +78,7 @@ def describe_run(path: Path) -> dict[str, Any]:
     """
     folder = RunFolder(path)
     if not folder.best.is_file() and not folder.last.is_file():
-        raise MFPyGError(f"{path}: no checkpoint, the run stopped before its first epoch ended; start it anew")
+        raise MFPyGError(f"{path}: no checkpoint, the run stopped before its first epoch ended; start a new run")
     report = describe_checkpoint(folder.best if folder.best.is_file() else folder.last)
     training = report["training"]
     if folder.last.is_file():

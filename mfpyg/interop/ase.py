@@ -237,7 +237,7 @@ class MFPyGCalculator(Calculator):
 
 
 def _charge_of(atoms: Atoms) -> float:
-    return total_charge(frame_of_atoms(atoms), "atoms")
+    return total_charge(frame_of_atoms(atoms))
 
 
 def _differ(a: np.ndarray, b: np.ndarray, tol: float) -> bool:

@@ -121,7 +121,7 @@ class StudyPlan:
             strategies.find(strategy)
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
-                raise MFPyGError(f"share of labels is {fraction:g}, expected a number above 0 and up to 1")
+                raise MFPyGError(f"label-fraction is {fraction:g}, expected a number above 0 and at most 1")
         if not 1 <= self.members <= MOST_MEMBERS:
             raise MFPyGError(f"members is {self.members}, expected at least 1 and at most {MOST_MEMBERS:,}")
 
@@ -135,7 +135,9 @@ class StudyPlan:
             strategy = _strategy_of(option)
             if strategy is not None and strategy not in self.strategies:
                 names = ", ".join(self.strategies)
-                raise MFPyGError(f"{option} is of strategy {strategy}, but the strategies are {names}; leave it out")
+                raise MFPyGError(
+                    f"{option} is an option of strategy {strategy}, but the strategies are {names}; leave it out"
+                )
 
     def runs(self, folder: Path) -> list[StudyRun]:
         """All runs, ordered by seed, so that a study stopped early has a member of each ensemble."""

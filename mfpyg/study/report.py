@@ -21,19 +21,24 @@ from mfpyg.study.results import StudyResult, baseline, baseline_name
 from mfpyg.study.tables import DASH, StudyTable, number_of_labels, other_tables, tables
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 90rem;
-       padding: 1.5rem; }
-h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.6rem; text-align: right; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
-td { white-space: nowrap; } td.text { white-space: normal; overflow-wrap: anywhere; }
-th { border-bottom: 2px solid #999; vertical-align: bottom; }
-th:first-child, td:first-child, .text { text-align: left; }
-p, figcaption, caption { max-width: 60rem; }
-caption { text-align: left; padding-bottom: 0.5rem; font-size: 0.9rem; color: #444; }
-.wide { overflow-x: auto; margin: 1.5rem 0; } img { max-width: 100%; height: auto; }
-figure { margin: 1.5rem 0; } figcaption { color: #444; font-size: 0.9rem; }
-pre { background: #f5f5f5; padding: 0.8rem; overflow-x: auto; font-size: 0.85rem; }
+:root { color-scheme: light dark; --text: #1a1a1a; --soft: #555; --page: #fff; --code: #f4f4f4; --line: #e2e2e2;
+        --strong: #999; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e4e4e4; --soft: #b4b4b4; --page: #16181c; --code: #24272d; --line: #363a42; --strong: #7c828d; }
+}
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0 auto;
+       max-width: 90rem; padding: 1.5rem; }
+h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid var(--line); }
+table { border-spacing: 0; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.25rem 0.5rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
+td { white-space: pre; } td.text { white-space: normal; }
+th { border-bottom: 2px solid var(--strong); vertical-align: bottom; }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); text-align: left; }
+.text { text-align: left; } .wide { overflow-x: auto; }
+p, figcaption { max-width: 60rem; } figure { margin: 1.5rem 0; }
+figcaption { color: var(--soft); font-size: 0.9rem; margin-bottom: 0.5rem; }
+img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; margin-bottom: 0.5rem; }
+pre { background: var(--code); padding: 0.8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: 0.85rem; }
 summary { cursor: pointer; margin: 1.5rem 0; }
 .failed { border-left: 4px solid #c0392b; padding-left: 1rem; }
 """
@@ -67,9 +72,14 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, tex
 
     head, body = line("th", header), "".join(f"<tr>{line('td', row)}</tr>\n" for row in rows)
     return (
-        f'<div class="wide"><table><caption>{escape(caption)}</caption><thead><tr>{head}</tr></thead>\n'
-        f"<tbody>\n{body}</tbody></table></div>\n"
+        f'<figure><figcaption>{escape(caption)}</figcaption>\n<div class="wide"><table><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}</tbody></table></div></figure>\n"
     )
+
+
+def details(summary: str, inner: str) -> str:
+    """HTML that is shown when its summary is clicked."""
+    return f"<details><summary>{escape(summary)}</summary>\n{inner}</details>\n"
 
 
 _IN_COLUMNS = ("strategy", "label_fraction")
@@ -103,7 +113,7 @@ def write_report(
         _left_out(result),
         section("Models", _models(result)),
         section("Data", _data(result)),
-        section("Errors", *[_html_table(table) for table in tables(result)], _missing_baselines(result)),
+        section("Errors", _errors(tables(result)), _missing_baselines(result)),
         _other_levels(result),
         section("Figures", *map(_figure, drawn)),
         section("Reproduction", _commands(commands), _settings(result), _versions(result)),
@@ -114,16 +124,17 @@ def write_report(
 
 
 def _introduction(result: StudyResult) -> str:
-    n_runs = sum(len(model.runs) for model in result.models)
+    n_runs, n_missing = sum(len(model.runs) for model in result.models), len(result.failures)
+    missing = f" {n_missing} run{'s' * (n_missing != 1)} could not be used." if n_missing else ""
     return paragraph(
-        "Interatomic potentials trained on labels of several levels of quantum chemistry (fidelities) at once, after "
-        "Messerly et al., “Multi-fidelity learning for interatomic potentials”, arXiv 2505.01590. A model's name lists "
-        "the levels it was trained on, cheap ones first, and their labels: MF-DZ/EF-CC/E was trained on energies (E) "
-        "and forces (F) of dz and energies of cc; SF marks a single level. The last level is the target, on which "
-        f"models are compared.{_further_letters(result)}"
+        "Interatomic potentials trained on labels of several levels of quantum chemistry (fidelities), after Messerly "
+        "et al., “Multi-fidelity learning for interatomic potentials”, arXiv:2505.01590. The name of a model lists the "
+        "levels that it was trained on, cheap ones first, with their labels: MF-DZ/EF-CC/E was trained on energies (E) "
+        "and forces (F) of dz and on energies of cc; SF stands for a single level. The last level is the target, at "
+        f"which models are compared.{_further_letters(result)}"
     ) + paragraph(
-        f"{n_runs} runs of {len(result.models)} models; runs that differ in the seed only are members of an "
-        f"ensemble. {len(result.failures) or 'No'} run{'s' if len(result.failures) != 1 else ''} could not be used."
+        f"{n_runs} runs of {len(result.models)} models. Runs that differ only in the seed are the members of an "
+        f"ensemble.{missing}"
     )
 
 
@@ -152,7 +163,7 @@ def _models(result: StudyResult) -> str:
         "number",
         "seeds",
         "best epochs",
-        "own settings",
+        "settings of its own",
     ]
     rows = []
     for model in result.models:
@@ -169,7 +180,8 @@ def _models(result: StudyResult) -> str:
             ]
         )
     caption = (
-        "One row per model, whose runs differ in the seed only. Best epochs are those with the lowest validation loss."
+        "One row per model, whose runs differ only in the seed. Target labels: share and number of the target's labels "
+        "that were trained on. Best epochs: epochs with the lowest validation loss."
     )
     return grid(header, rows, caption, text=(1, 2, 7))
 
@@ -182,11 +194,13 @@ def _listed(values: Any) -> str:
 def _data(result: StudyResult) -> str:
     parts = []
     for spec, sizes in result.trained_on.items():
-        parts.append(paragraph(f"{spec}, conformations: {', '.join(f'{n:,} in {name}' for name, n in sizes.items())}."))
+        parts.append(
+            paragraph(f"Conformations of {spec}: {', '.join(f'{n:,} in {name}' for name, n in sizes.items())}.")
+        )
     rows = [[name, f"{n:,}", f"{molecules:,}"] for name, (n, molecules) in result.sizes.items()]
     caption = (
-        "Data used for evaluation. No run was trained on the splits test and ood of its data; overlaps of other data "
-        "with training data are not checked."
+        "Data used for evaluation. No run was trained on the splits test and ood of its data; whether other data "
+        "overlap with the training data was not checked."
     )
     parts.append(grid(["evaluated on", "conformations", "molecules"], rows, caption))
     splits = list(dict.fromkeys(split for of_split in result.label_counts.values() for split in of_split))
@@ -196,26 +210,29 @@ def _data(result: StudyResult) -> str:
     ]
     caption = (
         f"Levels of theory, and numbers of conformations {_with_labels(result.letters)}; a model trains on the labels "
-        "in its name."
+        "in its name only."
     )
     if levels:
         parts.append(grid(["level", "method", *splits], levels, caption, text=(1,)))
     parts.append(
         paragraph(
-            f"Conformers are the conformations of one molecule within {WINDOW:g} kcal/mol of its lowest one, by the "
-            f"labels of the level in question. Intervals are {CONFIDENCE:.0%}: Student's t over members; "
-            f"{result.resamples:,} bootstrap resamples of whole molecules for the averaged prediction."
+            f"Conformers are the conformations of a molecule within {WINDOW:g} kcal/mol of its lowest one, by the "
+            f"labels of the level in question. {100 * CONFIDENCE:.0f} % intervals are Student's t over members, and "
+            f"{result.resamples:,} bootstrap resamples of whole molecules for averaged predictions."
         )
     )
     return "".join(parts)
 
 
+def _errors(found: Sequence[StudyTable]) -> str:
+    """Tables of errors, after the legends that they share."""
+    legends = dict.fromkeys(table.legend for table in found if table.legend)
+    return "".join([*map(paragraph, legends), *map(_html_table, found)])
+
+
 def _other_levels(result: StudyResult) -> str:
     found = other_tables(result)
-    if not found:
-        return ""
-    inner = "".join(map(_html_table, found))
-    return f"<details><summary>Errors at levels other than the target</summary>\n{inner}</details>\n"
+    return details("Errors at levels other than the target", _errors(found)) if found else ""
 
 
 def _counts(counts: tuple[int, ...] | None) -> str:
@@ -245,20 +262,29 @@ def _figure(figure: StudyFigure) -> str:
 
 
 def _html_table(table: StudyTable) -> str:
-    return grid(table.header, table.rows, table.caption, text=(1,))
+    # Intervals in brackets have a line of their own, for narrow columns.
+    rows = [[cell.replace(" [", "\n[") for cell in row] for row in table.rows]
+    return grid(table.header, rows, table.caption, text=(1,))
 
 
 def _commands(commands: Sequence[str]) -> str:
     if not commands:
-        return paragraph("The commands of the study are not known.")
+        return paragraph("The commands that made the study are not known.")
     return f"<pre>{escape(chr(10).join(commands))}</pre>\n"
 
 
 def _settings(result: StudyResult) -> str:
     if not result.settings:
         return ""
-    rows = [[name, str(value)] for name, value in result.settings.items()]
-    return grid(["setting", "value"], rows, "Settings shared by all runs.", text=(1,))
+    rows = [[name, _value(value)] for name, value in result.settings.items()]
+    table = grid(["setting", "value"], rows, f"Settings of mfpyg-train; {DASH}: not set.", text=(1,))
+    return details("Settings shared by all runs", table)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or DASH
+    return DASH if value is None else str(value)
 
 
 def _versions(result: StudyResult) -> str:
@@ -266,5 +292,5 @@ def _versions(result: StudyResult) -> str:
     rows = [
         [name, _listed(result.versions.get(name, [DASH])), now.get(name, DASH)] for name in {**result.versions, **now}
     ]
-    caption = f"Versions used for training and for evaluation ({platform.platform()})."
-    return grid(["package", "trained with", "evaluated with"], rows, caption)
+    caption = f"The evaluation ran on {platform.platform()}."
+    return details("Versions of packages", grid(["package", "trained with", "evaluated with"], rows, caption))

@@ -27,9 +27,9 @@ FEW_MOLECULES = 10
 
 _AT_TARGET = "Each model at its target, the last level of its name."
 _LEGEND = (
-    "RMSE and MAE: mean over the members ± half the 95 % "
-    f"confidence interval by Student's t ({DASH} for a single member). Ensemble: error of the averaged prediction and, "
-    "in brackets, a 95 % bootstrap interval over molecules. *: not trained on such labels."
+    "RMSE and MAE are means over the members ± half the 95 % confidence interval by Student's t "
+    f"({DASH} for a single member). Ensemble RMSE and MAE are errors of the averaged prediction, with a 95 % bootstrap "
+    "interval over molecules in brackets. *: not trained on such labels."
 )
 
 
@@ -42,18 +42,20 @@ class StudyTable:
         caption: description of the content.
         header: names of the columns.
         rows: cells of each row.
+        legend: explanation of the numbers, which tables may share.
     """
 
     name: str
     caption: str
     header: list[str]
     rows: list[list[str]]
+    legend: str = ""
 
     def markdown(self) -> str:
-        """Markdown of the caption and the table."""
+        """Markdown of the caption, the legend and the table."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"{self.caption}\n\n{table}\n"
+        return f"{' '.join(filter(None, [self.caption, self.legend]))}\n\n{table}\n"
 
 
 def tables(result: StudyResult) -> list[StudyTable]:
@@ -118,17 +120,17 @@ def _errors(result: StudyResult, quantity: str, level: str | None = None) -> Stu
             counted.update({(at, split): e for split, e in zip(splits, found, strict=True) if e is not None})
     where = _AT_TARGET if level is None else f"Each model with another target that predicts {level}, at {level}."
     of = QUANTITIES[quantity]
-    caption = f"{of.caption}, in {of.property.unit}. {where} {_LEGEND} {_counts(counted)}"
+    caption = f"{of.caption}, in {of.property.unit}. {where} {_counts(counted)}"
     name = "-".join(["table", quantity.replace("_", "-"), *([] if level is None else [level])])
-    return StudyTable(name, caption, header, rows)
+    return StudyTable(name, caption, header, rows, _LEGEND)
 
 
 def _counts(counted: dict[tuple[str, str], PropertyErrors]) -> str:
     """Numbers of labels and molecules, with a warning if there are few molecules."""
-    counts = [f"{level} {split}: {e.n:,} of {e.n_molecules:,}" for (level, split), e in counted.items()]
+    counts = [f"{e.n:,} of {e.n_molecules:,} ({level}, {split})" for (level, split), e in counted.items()]
     few = any(e.n_molecules < FEW_MOLECULES for e in counted.values())
     warning = f" Intervals from fewer than {FEW_MOLECULES} molecules are too narrow." if few else ""
-    return f"Numbers of labels and molecules: {'; '.join(counts)}.{warning}"
+    return f"Numbers of labels and molecules: {', '.join(counts)}.{warning}"
 
 
 def _trained(model: ModelResult, level: str, quantity: str) -> bool:
@@ -170,7 +172,8 @@ def _improvements(result: StudyResult) -> StudyTable:
 
 def _percent(estimate: Estimate) -> str:
     half = half_width(estimate)
-    return f"{estimate.value:.1f} ± {DASH if half is None else f'{half:.1f}'}"
+    value = round(estimate.value, 1) + 0.0  # no -0.0
+    return f"{value:.1f} ± {DASH if half is None else f'{half:.1f}'}"
 
 
 def _every_number(result: StudyResult) -> list[list[Any]]:

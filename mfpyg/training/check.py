@@ -47,7 +47,9 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
     if settings.monitor not in ("sum", *names):
         raise unknown_name("monitor", settings.monitor, ["sum", *names])
     if not any(weight for (name, _), weight in weights.items() if settings.monitor in ("sum", name)):
-        raise MFPyGError(f"monitor {settings.monitor} has weight 0 in the loss, so no epoch is best; give it a weight")
+        raise MFPyGError(
+            f"monitor {settings.monitor} has weight 0 in the loss, so there is no best epoch; give it a weight"
+        )
     return fidelities
 
 
@@ -99,8 +101,8 @@ def given_references(settings: TrainSettings) -> GivenReferences:
     for fidelity in parse_fidelities(settings.fidelities) if settings.init is not None else ():
         if fidelity.name in found and fidelity.name not in added:
             raise MFPyGError(
-                f"{settings.references} has reference energies of '{fidelity.name}', but init keeps its own; leave "
-                f"'{fidelity.name}' out of the file"
+                f"{settings.references} has reference energies of '{fidelity.name}', but init has its own, which are "
+                f"kept; leave '{fidelity.name}' out of the file"
             )
     return found
 

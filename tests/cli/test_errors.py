@@ -429,10 +429,26 @@ def names(settings: Any, prefix: str = "") -> list[str]:
     return found
 
 
-def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    words = shown(capsys, "--help").replace(",", " ").split()
+@pytest.mark.parametrize("option", ["--help", "--help-all"])
+def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    words = shown(capsys, option).split()
     for name in [*names(s.TrainSettings()), "config", "resume", "print-config"]:
-        assert any(word.startswith(f"--{name.replace('_', '-')}") for word in words), name
+        assert f"--{name.replace('_', '-')}" in words, name
+
+
+def test_help_explains_common_options_and_names_the_others(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    short, whole = shown(capsys, "--help"), shown(capsys, "--help-all")
+    assert short.count("\n") < 120
+    assert "more options, which mfpyg-train --help-all explains:\n  split into training" in short
+    assert short.index("\ndata and levels of theory:\n  --fidelities NAME:LABELS ...\n") < short.index("\nhardware:\n")
+    assert ("weight decay" in short, "weight decay" in whole) == (False, True)
+    for said in ("(default: 160)", "(default: minichno)", "N      epochs without improvement before training stops"):
+        assert said in whole
+    for noise in ("type:", "(default: [])", "(default: None)", "other options:"):
+        assert noise not in whole
 
 
 @pytest.mark.parametrize("command", [evaluate, inspection, preprocess])

@@ -277,7 +277,7 @@ def test_gpu_that_is_not_there_is_an_error(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     out = tmp_path / "run"
     error = one_line_error(capsys, train, "--fidelities", "dz:E", "--out", str(out), *TINY, "--accelerator=cuda")
-    assert "1 CUDA devices wanted, 0 found" in error
+    assert "1 CUDA devices requested, 0 found" in error
     assert not out.exists()
     assert "0 found" in one_line_error(capsys, evaluate, str(run), "--accelerator", "cuda")
 

@@ -75,13 +75,16 @@ def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
         ("SF-CC/E --out new --jobs 0", "jobs is 0, expected at least 1"),
         ("SF-CC/E --out new --gpus 0 0", "gpus are 0 0, expected different numbers"),
         ("SF-CC/E --out new --gpus a", "gpus are a, expected different numbers"),
-        ("SF-CC/E --out new --label-fraction 0", "share of labels is 0, expected a number above 0 and up to 1"),
+        ("SF-CC/E --out new --label-fraction 0", "label-fraction is 0, expected a number above 0 and at most 1"),
         ("SF-CC/E --out new --label-fraction x", "label-fraction is 'x', expected a number"),
         ("SF-CC/E --out new --label-fraction dz=0.5", "label-fraction dz=0.5: the models' targets are cc"),
         ("SF-CC/E --out new --epochs 0", "epochs is 0"),
         ("SF-CC/E --out new --batch_size 0", "batch_size is 0"),
         ("MF-DZ/EF-CC/E --out new --strategies tl --epochs 1", "epochs is 1, expected at least one for each"),
-        ("SF-CC/E --out new --delta.share 0.3", "--delta.share is of strategy delta, but the strategies are mfl"),
+        (
+            "SF-CC/E --out new --delta.share 0.3",
+            "--delta.share is an option of strategy delta, but the strategies are mfl",
+        ),
         ("SF-CC/E --out new --evaluate minichno", "evaluate is 'minichno', expected a name and a data set"),
         ("SF-CC/E --out new --evaluate test=minichno", "there is a 'test' already"),
         ("SF-CC/E --out new --evaluate a=minichno a=minichno", "there is a 'a' already"),
@@ -203,7 +206,7 @@ def test_interrupted_study_leaves_no_process_and_goes_on(
 
     ended = forks.run(*command, command="study", hit=interrupt)
     assert ended.status == 130
-    assert ended.output.endswith("0 of 1 runs are done; the same command continues\n")
+    assert ended.output.endswith("0 of 1 runs are done; the same command continues the study\n")
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert not [line for line in listed.splitlines() if "mfpyg.cli.train" in line and str(folder) in line]
     assert 1 <= (folder / "metrics.csv").read_text().count("\n") - 1 < 12

@@ -211,7 +211,7 @@ def test_split_by_molecule_depends_on_the_seed_and_not_on_the_fidelities(dataset
 
 def test_split_by_molecule_of_two_molecules_is_refused(tmp_path: Path) -> None:
     two = made(tmp_path, {"a": ("H2O", [molecule("H2O").positions] * 3), "b": ("CO2", [molecule("CO2").positions] * 3)})
-    with pytest.raises(MFPyGError, match="2 molecules that their bonds tell apart; a split by molecule needs three"):
+    with pytest.raises(MFPyGError, match="2 molecules of different bonds; a split by molecule needs three"):
         make_splits(two, SplitSettings(method="molecule"), 0)
 
 
@@ -235,7 +235,7 @@ def test_split_by_molecule_takes_periodic_conformations_by_their_names(tmp_path:
     assert len(set(number)) == len(set(zip(number.tolist(), names, strict=True))) == 4
     splits = make_splits(dataset, SplitSettings(method="molecule", val=0.25, test=0.25), 0)
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 20, "val": 10, "test": 10}
-    with pytest.raises(MFPyGError, match="2 molecules that their bonds or names tell apart"):
+    with pytest.raises(MFPyGError, match="2 molecules of different bonds or names"):
         make_splits(dataset.copy(range(20)), SplitSettings(method="molecule"), 0)
 
 

@@ -244,7 +244,7 @@ def _swapped(slices: torch.Tensor) -> torch.Tensor:
 def test_processed_file_that_does_not_fit_together_is_refused(tmp_path: Path, damage: str) -> None:
     dataset = MiniCHNO(tmp_path, pre_transform=RadiusGraph(3.0))
     changed(dataset, DAMAGES[damage])
-    with pytest.raises(MFPyGError, match="damaged; remove it, and it is made again from the raw file"):
+    with pytest.raises(MFPyGError, match="damaged; remove it to process the raw file again"):
         MiniCHNO(tmp_path, pre_transform=RadiusGraph(3.0))
     processed(dataset).unlink()
     same(MiniCHNO(tmp_path, pre_transform=RadiusGraph(3.0)), dataset)

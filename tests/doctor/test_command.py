@@ -78,7 +78,7 @@ def test_several_data_sets_are_one(planted: Planted, capsys: pytest.CaptureFixtu
         (["minichno", "--json", "."], "expected the name of a file"),
         (["ani1x:nowhere.h5"], "no such file"),
         (["minichno", "minichno"], "given 2 times"),
-        (["minichno", "--json", "no/such/folder/x.json"], "no such folder; expected one to write x.json to"),
+        (["minichno", "--json", "no/such/folder/x.json"], "no such folder; create it, or write x.json elsewhere"),
         (["minichno", "--seed", "x"], "seed is x, expected a whole number"),
     ],
 )

@@ -603,7 +603,7 @@ def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFix
         ([file, out, "--cutoff", "4", "--energy-unit", "kcal", "--fidelities", "cc"], "unknown energy unit 'kcal'"),
         ([file, out, "--cutof", "4"], "unknown option --cutof; did you mean '--cutoff'?"),
         ([f"{file}x", out, *said, "cc"], "in.ptx: no such file"),
-        ([file, file, *said, "cc"], "in.pt exists; name a new file"),
+        ([file, file, *said, "cc"], "in.pt exists; choose another name"),
         ([file, f"{out}/x", *said, "cc"], "no such folder"),
         ([file, out], "cutoff"),
     ):

@@ -73,7 +73,9 @@ def test_options_of_a_strategy_are_given_to_its_runs_alone() -> None:
 
 
 def test_options_of_a_strategy_that_is_not_used_are_refused() -> None:
-    with pytest.raises(MFPyGError, match=r"--delta.share is of strategy delta, but the strategies are mfl, tl"):
+    with pytest.raises(
+        MFPyGError, match=r"--delta.share is an option of strategy delta, but the strategies are mfl, tl"
+    ):
         plan(strategies=["mfl", "tl"], options=["--delta.share", "0.3"]).check_options()
 
 
@@ -90,9 +92,9 @@ def test_sets_stand_for_the_papers_models() -> None:
         ({"models": []}, "models are none"),
         ({"strategies": ["joint"]}, "unknown strategy 'joint'"),
         ({"strategies": ["tl", "tl"]}, "strategies are tl, tl"),
-        ({"fractions": [0.0]}, "share of labels is 0,"),
-        ({"fractions": [1.5]}, "share of labels is 1.5,"),
-        ({"fractions": [float("nan")]}, "share of labels is nan,"),
+        ({"fractions": [0.0]}, "label-fraction is 0,"),
+        ({"fractions": [1.5]}, "label-fraction is 1.5,"),
+        ({"fractions": [float("nan")]}, "label-fraction is nan,"),
         ({"members": 0}, "members is 0, expected at least 1"),
     ],
 )

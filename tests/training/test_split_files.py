@@ -141,7 +141,7 @@ A = f"train=a.xyz:{DFT}"
         ([A, "--split.file=x.npz"], "split.file is x.npz, but split.files divides the data"),
         ([A, "--split.test=0.3"], "split.test is 0.3, but split.files divides the data"),
         ([A, f"val=b.xyz:{DFT}", "--split.val=0.3"], "split.val is 0.3, but split.files divides the data"),
-        ([f"val=b.xyz:{DFT}"], "split.files has no train=SPEC (it has val)"),
+        ([f"val=b.xyz:{DFT}"], "split.files has no train=DATA (it has val)"),
         ([f"a.xyz:{DFT}"], f"split.files has 'a.xyz:{DFT}', expected a split and its data set, as train=FILE"),
         (["train="], "split.files has 'train=', expected a split and its data set"),
         ([A, f"all=b.xyz:{DFT}"], f"split.files has 'all=b.xyz:{DFT}', expected"),

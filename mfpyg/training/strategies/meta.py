@@ -47,7 +47,7 @@ def outer_step(weights: Sequence[Tensor], before: Sequence[Tensor], rate: float)
 
 @dataclass(kw_only=True)
 class MetaStage(Stage):
-    """Reptile over all levels; hands on the last φ, as a low loss before adaptation is not its aim.
+    """Reptile over all levels; its result is the last φ, as a low loss before the adaptation is not the aim.
 
     Attributes:
         settings: options of the strategy.
