@@ -10,7 +10,7 @@ from mfpyg import __version__
 from mfpyg.errors import MFPyGError, unknown_name
 
 NAME = "mfpyg"
-DOCUMENTATION = "https://mfpyg.github.io/mfpyg/"
+DOCUMENTATION = "docs/ in the repository, as a site with: pip install '.[docs]' && mkdocs serve"
 COMMANDS = {
     "mfpyg-train": ("train", "train one network on several levels of theory"),
     "mfpyg-evaluate": ("evaluate", "print and plot the errors of a trained potential"),

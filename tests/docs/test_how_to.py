@@ -27,7 +27,11 @@ from mfpyg.datasets.levels import BUNDLED
 from mfpyg.units import HARTREE_TO_KCAL_MOL
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [*sorted(REPOSITORY.glob("docs/how-to/*.md")), REPOSITORY / "docs/start.md", REPOSITORY / "README.md"]
+PAGES = [
+    *sorted(REPOSITORY.glob("docs/how-to/*.md")),
+    *sorted(REPOSITORY.glob("docs/reference/api/*.md")),
+    *(REPOSITORY / name for name in ("docs/start.md", "README.md")),
+]
 TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 SHORT = ("--epochs=1", "--compile=off")
 
@@ -134,9 +138,9 @@ def run_line(line: str, forks: Any) -> None:
     target = words.pop() if len(words) > 2 and words[-2] == ">" else None
     if target is not None:
         words.pop()
-    assert words[0].startswith("mfpyg-"), f"{line}: only commands of mfpyg are run; say why this is not"
+    assert words[0].partition("-")[0] == "mfpyg", f"{line}: only commands of mfpyg are run; say why this is not"
     name, arguments = words[0].removeprefix("mfpyg-"), words[1:]
-    name = {"inspect": "inspection"}.get(name, name)
+    name = {"inspect": "inspection", "mfpyg": "main"}.get(name, name)
     own_network = any(word.split("=")[0] in ("--init", "--resume", "--backbone", "--config") for word in arguments)
     if name in ("train", "study") and "--help" not in arguments and "--print-config" not in arguments:
         small = SHORT if own_network else (*SHORT, *TINY)
