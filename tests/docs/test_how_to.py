@@ -36,9 +36,7 @@ def blocks(page: Path) -> list[Block]:
         page.read_text(encoding="utf-8"),
         re.DOTALL | re.MULTILINE,
     )
-    return [
-        Block(one["language"], re.sub(f"(?m)^{one['indent']}", "", one["text"]), one["why"] or "") for one in found
-    ]
+    return [Block(one["language"], re.sub(f"(?m)^{one['indent']}", "", one["text"]), one["why"] or "") for one in found]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +55,11 @@ def prepared(
         write_xyz(folder / f"{name}.xyz", range(number, 788, 30), dz="energy,forces")
     write_xyz(folder / "frames.xyz", range(0, 100, 10))
     run = forks_in(folder).whole
-    for name, seed, levels in (("first", 0, ("dz:EF", "cc:E")), ("second", 1, ("dz:EF", "cc:E")), ("dz", 0, ("dz:EF",))):
+    for name, seed, levels in (
+        ("first", 0, ("dz:EF", "cc:E")),
+        ("second", 1, ("dz:EF", "cc:E")),
+        ("dz", 0, ("dz:EF",)),
+    ):
         run("--fidelities", *levels, f"--seed={seed}", f"--out=runs/{name}", *TINY, *SHORT, "--batch-size=64")
     return folder
 
