@@ -19,10 +19,6 @@ from mfpyg.kernels.native import NativeSum, call_kernel
 from mfpyg.kernels.neighbor_sum import NeighborSum
 
 
-_FEWEST_ROWS = 128
-"""Rows of a product from which on oneDNN is used."""
-
-
 class InteractionWeights(NamedTuple):
     """Weights of :class:`mfpyg.models.interaction.Interaction`.
 
@@ -154,6 +150,10 @@ class _Features(torch.autograd.Function):
                 by_x += linear(by_q.flatten(1), weights.weight.flatten(0, 1).T)
         by_vec = pointwise.harmonics_gradient(edge_vec, dist, by_y, sizes)
         return by_vec.addcmul_(edge_vec, (by_dist / dist).unsqueeze(1)), None, None, None, None
+
+
+_FEWEST_ROWS = 128
+"""Rows of a product from which on oneDNN is used."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
