@@ -154,3 +154,18 @@ def test_a_second_derivative_is_refused(make_potential: Potentials, make_molecul
     levels = potential.backbone(graph)
     with pytest.raises(RuntimeError, match="differentiated once"):
         torch.autograd.grad(levels[-1].sum(), graph.edge_vec, create_graph=True)
+
+
+@pytest.mark.parametrize("rows", [1, 127, 128, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_products_with_weights(dtype: torch.dtype, rows: int) -> None:
+    """By oneDNN from some number of rows on; also of transposed weights and of rows that are not contiguous."""
+    x, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in ((rows, 30), (21, 30), (21,)))
+    for a, w, b in (
+        (x, weight, bias),
+        (x, weight, None),
+        (x, weight.T.contiguous().T, bias),
+        (x.T.contiguous().T, weight, bias),
+    ):
+        expected = a.double() @ w.double().T + (0.0 if b is None else b.double())
+        torch.testing.assert_close(inference.linear(a, w, b).double(), expected, rtol=0, atol=1e-5)
