@@ -1,1 +1,22 @@
 """The commands, each in a thin module."""
+
+COMMANDS = {
+    "mfpyg-train": ("train", "train one network on several levels of theory"),
+    "mfpyg-evaluate": ("evaluate", "print and plot the errors of a trained potential"),
+    "mfpyg-predict": ("predict", "predict energies, forces and other properties of the frames of a file"),
+    "mfpyg-study": ("study", "train and compare ensembles of models, with tables, figures and a report"),
+    "mfpyg-doctor": ("doctor", "check data for errors that ruin training"),
+    "mfpyg-preprocess": ("preprocess", "process data once, so that training opens them quickly"),
+    "mfpyg-inspect": ("inspection", "show the contents of a checkpoint, a run, a study or a data set"),
+    "mfpyg-convert": ("convert", "convert a trained hippynn model to a checkpoint"),
+}
+"""Modules of the commands, and what the commands do."""
+
+FURTHER = {
+    "completion": "print the completion of all commands for a shell: mfpyg completion bash (or zsh)",
+    "schema": "print the JSON schema of the settings of mfpyg-train, for editors of YAML files",
+}
+"""What ``mfpyg`` itself does, by its first argument."""
+
+SHELLS = ("bash", "zsh")
+"""Shells with completion."""

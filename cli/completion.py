@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 from mfpyg import backbones
-from mfpyg.cli import main, study_options, train_options
+from mfpyg.cli import COMMANDS, FURTHER, SHELLS, study_options, train_options
 from mfpyg.errors import MFPyGError
 
 PATHS = ("DATA", "FILE", "FOLDER", "OUT", "RUN", "MODEL ... FILE")
@@ -47,7 +47,7 @@ def completion(shell: str) -> str:
 
 def _parsers() -> Iterator[argparse.ArgumentParser]:
     """Parsers of all commands, with the options of all built-in backbones, and those that a study passes on."""
-    for module, _ in main.COMMANDS.values():
+    for module, _ in COMMANDS.values():
         if module == "train":
             yield _train_parser()
         elif module == "study":
@@ -56,10 +56,10 @@ def _parsers() -> Iterator[argparse.ArgumentParser]:
             yield parser
         else:
             yield import_module(f"mfpyg.cli.{module}").build_parser()
-    parser = argparse.ArgumentParser(main.NAME)
+    parser = argparse.ArgumentParser("mfpyg")
     parser.add_argument("--version", action="version", help="print the version")
-    parser.add_argument("command", choices=[name.removeprefix("mfpyg-") for name in main.COMMANDS] + list(main.OWN))
-    parser.add_argument("shell", choices=main.SHELLS)
+    parser.add_argument("command", choices=[name.removeprefix("mfpyg-") for name in COMMANDS] + list(FURTHER))
+    parser.add_argument("shell", choices=SHELLS)
     yield parser
 
 

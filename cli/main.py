@@ -7,26 +7,11 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from mfpyg import __version__
+from mfpyg.cli import COMMANDS, FURTHER, SHELLS
 from mfpyg.errors import MFPyGError, unknown_name
 
 NAME = "mfpyg"
 DOCUMENTATION = "docs/ in the repository, as a site with: pip install '.[docs]' && mkdocs serve"
-COMMANDS = {
-    "mfpyg-train": ("train", "train one network on several levels of theory"),
-    "mfpyg-evaluate": ("evaluate", "print and plot the errors of a trained potential"),
-    "mfpyg-predict": ("predict", "predict energies, forces and other properties of the frames of a file"),
-    "mfpyg-study": ("study", "train and compare ensembles of models, with tables, figures and a report"),
-    "mfpyg-doctor": ("doctor", "check data for errors that ruin training"),
-    "mfpyg-preprocess": ("preprocess", "process data once, so that training opens them quickly"),
-    "mfpyg-inspect": ("inspection", "show the contents of a checkpoint, a run, a study or a data set"),
-    "mfpyg-convert": ("convert", "convert a trained hippynn model to a checkpoint"),
-}
-"""Modules of the commands, and what the commands do."""
-OWN = {
-    "completion": "print the completion of all commands for a shell: mfpyg completion bash (or zsh)",
-    "schema": "print the JSON schema of the settings of mfpyg-train, for editors of YAML files",
-}
-SHELLS = ("bash", "zsh")
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
@@ -48,7 +33,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
 def overview() -> str:
     """What each command does, in a line, and where the documentation is."""
     lines = {name: what for name, (_, what) in COMMANDS.items()} | {
-        f"{NAME} {name}": what for name, what in OWN.items()
+        f"{NAME} {name}": what for name, what in FURTHER.items()
     }
     listed = "\n".join(f"  {name:18}{what}" for name, what in lines.items())
     return (
@@ -64,8 +49,8 @@ def mfpyg_command(words: Sequence[str]) -> None:
         MFPyGError: for an unknown command or shell.
     """
     command, *rest = words
-    if command not in OWN:
-        raise unknown_name("command", command, [*(name.removeprefix("mfpyg-") for name in COMMANDS), *OWN])
+    if command not in FURTHER:
+        raise unknown_name("command", command, [*(name.removeprefix("mfpyg-") for name in COMMANDS), *FURTHER])
     if command == "schema":
         import json
 

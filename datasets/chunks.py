@@ -164,7 +164,7 @@ class Chunk:
                 refuse(labelled & self.periodic, f"{article} {name}, but periodic; leave it out")
         charge, broken = whole_charges(self.charge)
         if broken.any():
-            refuse(broken, f"a total charge of {self.charge[broken][0]:g} e, expected a whole number")
+            refuse(broken, f"the total charge is {self.charge[broken][0]:g} e, expected a whole number")
         self.charge = charge
         if self.cell is not None and self.pbc is not None:
             with np.errstate(over="ignore"):  # infinities are refused later

@@ -66,9 +66,11 @@ def test_weights_are_those_of_the_property_unless_given() -> None:
     assert parse_weights(["dz:EF=0"], fidelities) == {**every, ("dz", "energy"): 0.0, ("dz", "forces"): 0.0}
 
 
-@pytest.mark.parametrize("text", ["dz:E", "dz:E=", "dz:E=x", "dz:E=-1", "dz:E=nan", "dz:E=inf", "dz=1", "=1", ""])
+@pytest.mark.parametrize(
+    "text", ["dz:E", "dz:E=", "dz:E=x", "dz:E=-1", "dz:E=nan", "dz:E=inf", "dz=1", "=1", "", "dz:X=1", "d z:E=1"]
+)
 def test_malformed_weight_is_refused(text: str) -> None:
-    with pytest.raises(MFPyGError, match="malformed"):
+    with pytest.raises(MFPyGError, match=f"^malformed weight '{text}': expected NAME:LABELS=NUMBER, such as"):
         parse_weights([text], parse_fidelities(["dz:EF"]))
 
 
@@ -80,6 +82,12 @@ def test_weight_of_a_label_not_trained_on_is_refused(text: str) -> None:
 
 def test_available_fidelities_pass() -> None:
     assert check_available(parse_fidelities(["dz:EF", "cc:EF", "mp2:E"]), MINICHNO_LEVELS, "minichno") is None
+
+
+def test_missing_property_lists_the_levels_of_the_bundled_data_that_have_it() -> None:
+    for letter, what in (("D", "dipoles"), ("H", "Hessians")):
+        with pytest.raises(MFPyGError, match=f"minichno has no {what} of 'cc' \\(levels with {what}: dz\\); use cc:E$"):
+            check_available(parse_fidelities([f"cc:E{letter}"]), MINICHNO_LEVELS, "minichno")
 
 
 def test_unknown_fidelity_lists_those_there_are() -> None:

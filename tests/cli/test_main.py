@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mfpyg
-from mfpyg.cli import main
+from mfpyg.cli import COMMANDS, SHELLS, main
 
 PROJECT = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text(encoding="utf-8")
 
@@ -40,7 +40,7 @@ def test_overview_has_a_line_for_each_command_and_the_address_of_the_documentati
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     scripts = dict(re.findall(r'^(mfpyg-\w+) = "mfpyg\.cli\.(\w+):main"$', PROJECT, re.MULTILINE))
-    assert {name: module for name, (module, _) in main.COMMANDS.items()} == scripts
+    assert {name: module for name, (module, _) in COMMANDS.items()} == scripts
     assert f'Documentation = "{main.DOCUMENTATION}"' in PROJECT
     overview = shown(capsys)
     assert overview == shown(capsys, "--help")
@@ -59,7 +59,7 @@ def test_version_and_overview_import_no_parser() -> None:
     assert done.stdout.startswith(f"mfpyg {mfpyg.__version__}\n")
 
 
-@pytest.mark.parametrize("name", main.COMMANDS)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_a_version_and_is_found_by_its_short_name(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
@@ -84,7 +84,7 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: li
     assert re.fullmatch(f"mfpyg: error: .*{message}\n", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("shell", main.SHELLS)
+@pytest.mark.parametrize("shell", SHELLS)
 def test_completion_is_understood_by_the_shell(capsys: pytest.CaptureFixture[str], tmp_path: Path, shell: str) -> None:
     pytest.importorskip("shtab")
     if shutil.which(shell) is None:

@@ -171,11 +171,14 @@ def test_fingerprint_depends_on_them(tmp_path: Path) -> None:
 REFUSED = {
     "a whole number": (
         lambda folder: npz(folder, charge=np.array([0, 1, 0.5, 1])),
-        r"a\.npz: conformation 2: a total charge of 0.5 e, expected a whole number",
+        r"a\.npz: conformation 2: the total charge is 0.5 e, expected a whole number",
     ),
-    "NaN": (lambda folder: groups(folder, charge=np.array([0, np.nan, 0, 0])), "group water: conformation 1: .* nan e"),
-    "infinity": (lambda folder: xyz(folder, with_info("charge", [0, 0, 0, "Infinity"], str)), "frame 3: .* of inf e"),
-    "too large": (lambda folder: npz(folder, charge=np.array([1e300, 0, 0, 0])), "conformation 0: .* of 1e[+]300 e"),
+    "NaN": (
+        lambda folder: groups(folder, charge=np.array([0, np.nan, 0, 0])),
+        "group water: conformation 1: .* is nan e",
+    ),
+    "infinity": (lambda folder: xyz(folder, with_info("charge", [0, 0, 0, "Infinity"], str)), "frame 3: .* is inf e"),
+    "too large": (lambda folder: npz(folder, charge=np.array([1e300, 0, 0, 0])), "conformation 0: .* is 1e[+]300 e"),
     "a number": (lambda folder: xyz(folder, with_info("charge", of=lambda c: f"{c}+")), "frame 0: charge has type <U2"),
     "truth value": (lambda folder: database(folder, with_info("charge", of=bool)), "frame 0: charge has type bool"),
     "ragged": (
@@ -185,13 +188,13 @@ REFUSED = {
     "shape": (lambda folder: groups(folder, charge=np.zeros(3)), r"charge has shape \(3,\), expected \(4,\) total"),
     "two keys": (
         lambda folder: npz(folder, charge=np.array(CHARGES), Q=np.array(CHARGES)),
-        r"a\.npz has total charges under Q and charge; expected one of the keys",
+        r"a\.npz: total charges under both Q and charge; expected one of these keys",
     ),
     "initial charges": (
         lambda folder: xyz(
             folder, [with_dipole(atoms) for atoms in with_initial([0, 0.02, 0, 0])], "dft=E,D=mu@Hartree"
         ),
-        r"frame 1: initial charges add up to 0\.01995 e, expected a whole number; state the total charge as 'charge'",
+        r"frame 1: the initial charges add up to 0\.01995 e, expected a whole number; give the total charge",
     ),
 }
 

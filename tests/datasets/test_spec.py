@@ -175,7 +175,7 @@ def test_level_is_read_as_it_is_meant(text: str, level: LevelOfTheory) -> None:
         ("a.xyz", ["a.xyz: its levels of theory are not known; define them as a.xyz:NAME=ENERGY"]),
         ("pyanitools:plain.h5", ["plain.h5: its levels of theory are not known"]),
         ("a.xyz:", ["malformed level ''"]),
-        ("a.xyz:dz", ["malformed level 'dz': expected NAME=ENERGY"]),
+        ("a.xyz:dz", ["malformed level 'dz': expected NAME=ENERGY", "D=dipole@eV", "Q charges, V virials"]),
         ("a.xyz:dz=e", ["malformed level 'dz=e'"]),
         ("a.xyz:dz=@eV", ["malformed level 'dz=@eV'"]),
         ("a.xyz:=e@eV", ["malformed level '=e@eV'"]),

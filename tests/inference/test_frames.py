@@ -216,10 +216,10 @@ def broken(kind: str) -> ase.Atoms:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"charge": "1+"}, r"atoms: charge has type .*, expected total charges in e"),
-        ({"charge": np.nan}, "atoms: a total charge of nan e, expected a whole number"),
-        ({"charge": [1, 0, 0]}, r"atoms: charge has shape \(1, 3\), expected"),
-        ({"initial_charges": [1.0, np.inf]}, "atoms: initial charges add up to inf e, expected a whole number"),
+        ({"charge": "1+"}, r"charge has type .*, expected total charges in e"),
+        ({"charge": np.nan}, "the total charge is nan e, expected a whole number"),
+        ({"charge": [1, 0, 0]}, r"charge has shape \(1, 3\), expected"),
+        ({"initial_charges": [1.0, np.inf]}, "the initial charges add up to inf e, expected a whole number"),
     ],
 )
 def test_a_charge_that_is_no_number_is_refused(

@@ -311,11 +311,11 @@ def test_charges_are_computed_again_when_the_total_charge_changes(random_potenti
     assert "charges" in calculator.results
     assert "dipole" not in calculator.results
     atoms.info["charge"] = "1+"
-    with pytest.raises(MFPyGError, match=r"^atoms: charge has type .*, expected total charges in e$"):
+    with pytest.raises(MFPyGError, match=r"^charge has type .*, expected total charges in e$"):
         atoms.get_charges()
     for charge in (0.5, np.nan):
         atoms.info["charge"] = charge
-        with pytest.raises(MFPyGError, match=rf"^atoms: a total charge of {charge} e, expected a whole number$"):
+        with pytest.raises(MFPyGError, match=rf"^the total charge is {charge} e, expected a whole number$"):
             atoms.get_charges()
 
 
