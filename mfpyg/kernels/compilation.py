@@ -21,7 +21,7 @@ from mfpyg.cache import cache_dir
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.files import make_folder, replace_file
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("moments.c", "pointwise.c")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("moments.c", "pointwise.c", "dense.c")]
 _HEADER = Path(__file__).with_name("products.h")
 _FLAGS = (
     *("-std=gnu11", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC"),

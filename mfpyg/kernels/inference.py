@@ -7,7 +7,6 @@ arithmetic of a small molecule.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mfpyg.kernels import pointwise
+from mfpyg.kernels.dense import add_product, linear, product
 from mfpyg.kernels.native import NativeSum, call_kernel
 from mfpyg.kernels.neighbor_sum import NeighborSum
 
@@ -113,11 +113,11 @@ class _Features(torch.autograd.Function):
             kind = None if saved else one_hot.argmax(dim=1)
             saved.append(_interaction(block.interaction, x, kind, dist, y, kernel))
             before = saved[-1].before
-            change = linear(functional.softplus(before[0]), block.mix_weight, block.mix_bias)
-            x = change.add_(x if block.adjust is None else linear(x, block.adjust))
+            change = linear(functional.softplus(before[0]), block.mix_weight, block.mix_bias, sizes)
+            x = change.add_(x if block.adjust is None else functional.linear(x, block.adjust))
             for layer in block.layers:
-                before.append(linear(x, layer.weight, layer.bias))
-                change = linear(functional.softplus(before[-1]), layer.mix_weight, layer.mix_bias)
+                before.append(linear(x, layer.weight, layer.bias, sizes))
+                change = linear(functional.softplus(before[-1]), layer.mix_weight, layer.mix_bias, sizes)
                 x = change.add_(x)
             levels.append(x)
         ctx.edges, ctx.blocks, ctx.kernel, ctx.saved = (edge_vec, dist, y), blocks, kernel, saved
@@ -135,41 +135,21 @@ class _Features(torch.autograd.Function):
             if gradient is not None:
                 by_x += gradient
             for layer, before in zip(reversed(block.layers), reversed(saved.before[1:]), strict=True):
-                by_before = _softplus_gradient(linear(by_x, layer.mix_weight.T), before)
-                by_x += linear(by_before, layer.weight.T)
-            by_before = _softplus_gradient(linear(by_x, block.mix_weight.T), saved.before[0])
+                by_before = _softplus_gradient(product(by_x, layer.mix_weight, sizes), before)
+                add_product(by_x, by_before, layer.weight, sizes)
+            by_before = _softplus_gradient(product(by_x, block.mix_weight, sizes), saved.before[0])
             weights = block.interaction
             by_s, dy, by_q = _interaction_gradient(weights, saved, by_before, y, ctx.kernel)
             by_y += dy
             shells = weights.mu, weights.sigma, weights.cutoff
             by_dist += pointwise.sensitivity_gradient(dist, *shells, saved.sensitivity, by_s, sizes)
             if number > 0:  # the species before the first block do not depend on positions
-                by_x = by_x if block.adjust is None else linear(by_x, block.adjust.T)
+                by_x = by_x if block.adjust is None else by_x @ block.adjust
                 assert by_q is not None
-                by_x += linear(by_before, weights.self_weight.T)
-                by_x += linear(by_q.flatten(1), weights.weight.flatten(0, 1).T)
+                add_product(by_x, by_before, weights.self_weight, sizes)
+                add_product(by_x, by_q.flatten(1), weights.weight.flatten(0, 1), sizes)
         by_vec = pointwise.harmonics_gradient(edge_vec, dist, by_y, sizes)
         return by_vec.addcmul_(edge_vec, (by_dist / dist).unsqueeze(1)), None, None, None, None
-
-
-_FEWEST_ROWS = 128
-"""Rows of a product from which on oneDNN is used."""
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ + b by oneDNN where it is faster than torch's products; (n, k), (m, k), (m,) -> (n, m).
-
-    torch multiplies float32 matrices by MKL, which uses half of the vector width of AMD processors with AVX-512.
-    """
-    if x.dtype == torch.float32 and len(x) >= _FEWEST_ROWS and _has_onednn():
-        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return product
-    return functional.linear(x, weight, bias)
-
-
-@functools.lru_cache
-def _has_onednn() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def _softplus_gradient(gradient: Tensor, x: Tensor) -> Tensor:
@@ -184,11 +164,11 @@ def _interaction(
     n_features, n, n_components = sizes = weights.sizes
     s = pointwise.sensitivity(dist, weights.mu, weights.sigma, weights.cutoff, sizes)
     matrix = weights.weight.flatten(0, 1)  # (n·F, F_in)
-    q = (linear(x, matrix) if kind is None else matrix.T).reshape(-1, n, n_features)
+    q = (linear(x, matrix, None, sizes) if kind is None else matrix.T).reshape(-1, n, n_features)
     moments, result = x.new_empty(len(x), n_components, n_features), x.new_empty(len(x), n_features)
     inputs = [s, y, q, *_padded(weights.tensor_scales)]
     call_kernel("interaction", kernel.parts, kernel.closed, inputs, [moments, result], kind, [weights.cusp])
-    own = linear(x, weights.self_weight, weights.self_bias)
+    own = linear(x, weights.self_weight, weights.self_bias, sizes)
     return _Saved(s, q, kind, moments, [result.add_(own)])
 
 

@@ -1,4 +1,4 @@
-/* Vector types, and the matrix product used in moments.c.
+/* Vector types, and the matrix product used in moments.c and dense.c.
 
    REAL, MASK (an integer of the same width) and F are defined on the compiler's command line, so that all inner loops
    have constant lengths and sums stay in registers. */

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from mfpyg.graph import build_graph
-from mfpyg.kernels import inference, pointwise
+from mfpyg.kernels import dense, inference, pointwise
 from mfpyg.kernels.native import call_kernel, native_sum
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.interaction import TENSOR_COMPONENTS, Interaction, Sensitivity, harmonics
@@ -156,16 +156,23 @@ def test_a_second_derivative_is_refused(make_potential: Potentials, make_molecul
         torch.autograd.grad(levels[-1].sum(), graph.edge_vec, create_graph=True)
 
 
-@pytest.mark.parametrize("rows", [1, 127, 128, 1000])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("rows", [1, 63, 130, 601])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_products_with_weights(dtype: torch.dtype, rows: int) -> None:
-    """By oneDNN from some number of rows on; also of transposed weights and of rows that are not contiguous."""
-    x, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in ((rows, 30), (21, 30), (21,)))
-    for a, w, b in (
-        (x, weight, bias),
-        (x, weight, None),
-        (x, weight.T.contiguous().T, bias),
-        (x.T.contiguous().T, weight, bias),
-    ):
-        expected = a.double() @ w.double().T + (0.0 if b is None else b.double())
-        torch.testing.assert_close(inference.linear(a, w, b).double(), expected, rtol=0, atol=1e-5)
+def test_products_with_weights(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, rows: int, own: bool) -> None:
+    """In C and by torch; also of arrays that are not contiguous, and deeper than what is added up at a time."""
+    monkeypatch.setattr(dense, "_is_faster", lambda x, sizes: own)
+    sizes, n = (*SIZES, 9), SIZES[0]
+    for depth, groups in ((5, 1), (300, 1), (n, 4)):
+        x, bias = torch.randn(depth, rows, dtype=dtype).T, torch.randn(groups * n, dtype=dtype)
+        weight = torch.randn(groups * n, depth, dtype=dtype)
+        expected = x.double() @ weight.double().T
+        for found, with_bias in ((dense.linear(x, weight, bias, sizes), 1), (dense.linear(x, weight, None, sizes), 0)):
+            _assert_close(
+                found.double(), expected + with_bias * bias.double(), 1e-5 if dtype == torch.float32 else 1e-13
+            )
+    x, weight = torch.randn(rows, 300, dtype=dtype), torch.randn(300, n, dtype=dtype)
+    result = dense.product(x, weight, sizes)
+    _assert_close(result.double(), x.double() @ weight.double(), 1e-5)
+    dense.add_product(result, x, weight, sizes)
+    _assert_close(result.double(), 2 * (x.double() @ weight.double()), 1e-5)
