@@ -37,8 +37,8 @@ def build_parser() -> Parser:
         "--fidelities",
         nargs="+",
         metavar="NAME[:LABELS]",
-        help="levels to process, and labels to read besides energies and forces, such as dz:EFHD (default: dz tz mp2 "
-        "cc of known data sets, all levels of your own files)",
+        help="levels of known data sets to process, and labels to read besides energies and forces, such as dz:EFHD "
+        "(default: dz tz mp2 cc); of your own files, all levels that DATA names are processed",
     )
     parser.add_argument(
         "--cutoff", type=float, metavar="X", help="store edges up to this distance in Å, for --edges stored"

@@ -99,6 +99,8 @@ class Fidelity:
         name, colon, labels = text.partition(":")
         if not colon:
             raise MFPyGError(f"malformed fidelity '{text}': expected NAME:LABELS, as in dz:EF")
+        if "," in labels:
+            raise MFPyGError(f"malformed fidelity '{text}': separate fidelities by spaces, as in dz:EF cc:E")
         return cls(name, labels)
 
     @property

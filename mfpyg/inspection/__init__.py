@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["inspect"]
 
 
+_DATA = (".xyz", ".extxyz", ".db", ".npz", ".traj")
+"""Suffixes of files of conformations."""
+
+
 def inspect(target: str | os.PathLike[str], track: Track = iter) -> dict[str, Any]:
     """Contents of a file or folder, as plain values, without running its code or building a network.
 
@@ -48,6 +52,8 @@ def inspect(target: str | os.PathLike[str], track: Track = iter) -> dict[str, An
         return _folder(path)
     if is_file and path.suffix == ".pt":
         return _processed(path)
+    if is_file and path.suffix in _DATA:
+        raise MFPyGError(f"{path}: to inspect data, name their levels, as in {path}:dft=energy,forces@eV")
     if is_file and (path.suffix == ".ckpt" or ":" not in path.name):
         return describe_checkpoint(path)
     if path.suffix in (".ckpt", ".pt"):
