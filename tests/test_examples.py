@@ -54,16 +54,6 @@ def test_teacher_student(forks: Any) -> None:
 
 
 @pytest.mark.slow
-def test_tutorial(forks: Any) -> None:
-    short = ["--epochs=2", "--steps=20", "--molecule=H2O"]
-    output = forks.whole(*short, command=str(EXAMPLES / "tutorial.py"))
-    assert "cc forces are off by" in output
-    assert "harmonic frequencies in cm⁻¹:" in output
-    assert (forks.folder / "tutorial" / "tutorial.png").stat().st_size > 10_000
-    assert (forks.folder / "tutorial" / "model" / "best.ckpt").is_file()
-
-
-@pytest.mark.slow
 def test_readme_tunes_the_optimiser(tmp_path: Path) -> None:
     text = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
     command = text[text.index("**Tune the optimiser.**") :].split("```sh\n")[1].splitlines()[0]
