@@ -1,7 +1,7 @@
 """The tutorials: committed as they were executed, and their cells run here at a small size.
 
-Commands in ``%%bash`` cells get the small network and the single epoch of the how-to pages; numbers defined in cells with
-the tag ``parameters`` are replaced by those of ``SMALL``.
+Commands in ``%%bash`` cells get the small network and the single epoch of the how-to pages; numbers defined in cells
+with the tag ``parameters`` are replaced by those of ``SMALL``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def shell(text: str, forks: Any) -> None:
     """Lines of a ``%%bash`` cell: commands of mfpyg, and small ones of the system."""
     for line in text.replace("\\\n", " ").splitlines():
         if line.startswith("mfpyg-"):
-            run_line(line, forks)
+            run_line(line.partition(" | ")[0], forks)
         elif line.strip():
             subprocess.run(line, shell=True, check=True, capture_output=True)
 
@@ -42,9 +42,7 @@ def shell(text: str, forks: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
-def test_cells_run(
-    notebook: Path, forks: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
+def test_cells_run(notebook: Path, forks: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     import matplotlib.pyplot as plt
 
     cells = cells_of(notebook)
