@@ -49,13 +49,3 @@ def test_teacher_student(forks: Any) -> None:
     fitted = np.linalg.lstsq(counts, np.array(energies), rcond=None)[0]
     assert student.reference("tz").numpy() == pytest.approx(fitted, abs=1e-2)
     assert len(rows) > 600
-
-
-@pytest.mark.slow
-def test_tutorial(forks: Any) -> None:
-    short = ["--epochs=2", "--steps=20", "--molecule=H2O"]
-    output = forks.whole(*short, command=str(EXAMPLES / "tutorial.py"))
-    assert "cc forces are off by" in output
-    assert "harmonic frequencies in cm⁻¹:" in output
-    assert (forks.folder / "tutorial" / "tutorial.png").stat().st_size > 10_000
-    assert (forks.folder / "tutorial" / "model" / "best.ckpt").is_file()
