@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from .test_how_to import DOCS, run_line
+from .test_how_to import REPOSITORY, run_line
 
-NOTEBOOKS = sorted(DOCS.glob("tutorials/*.ipynb"))
+NOTEBOOKS = sorted(REPOSITORY.glob("docs/tutorials/*.ipynb"))
 LARGEST = 700_000
 SMALL = {"STEPS": 20, "EPOCHS": 1}
 FOLDERS = re.compile(r"(?<![\w./:])/(home|Users|opt|root|tmp|usr|var|work|mnt)/")
