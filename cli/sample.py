@@ -128,7 +128,12 @@ def _sample(words: Sequence[str], out: Path, settings: SampleSettings, jobs: int
     return sampled == len(results)
 
 
-_ORIGINS = {"conformer": "conformers", "modes": "along modes", "dynamics": "from dynamics", "partner": "partners of pairs"}
+_ORIGINS = {
+    "conformer": "conformers",
+    "modes": "along modes",
+    "dynamics": "from dynamics",
+    "partner": "partners of pairs",
+}
 
 
 def _shown(
@@ -141,9 +146,9 @@ def _shown(
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("molecules", total=total)
         for molecule, finished in found:
-            if finished.error:
+            if finished.error and total > 1:
                 print(f"{NAME}: {molecule.name} is left out: {finished.error}", file=sys.stderr)
-            else:
+            elif not finished.error:
                 done.append(molecule.name)
             progress.advance(task)
             yield molecule, finished

@@ -10,9 +10,11 @@ from typing import Any
 from ase import Atoms
 
 from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.files import sha256_of
 from mfpyg.strict_yaml import read_yaml
 
 EXPECTED = "expected tblite:GFN2-xTB, mfpyg:RUN@FIDELITY or ase:FILE.yaml"
+EXAMPLE = "'calculator: ase.calculators.emt.EMT'"
 TBLITE_METHODS = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
 
 
@@ -51,7 +53,7 @@ def with_electrons(atoms: Atoms, charge: int, multiplicity: int) -> Atoms:
 
 
 def described(spec: str) -> dict[str, Any]:
-    """What a recipe says about a calculator: its name, versions of packages, and the contents of a YAML file.
+    """What a recipe says about a calculator: its name, and the checksum of a checkpoint or the contents of a YAML file.
 
     Raises:
         MFPyGError: for a file that cannot be read.
@@ -59,7 +61,11 @@ def described(spec: str) -> dict[str, Any]:
     program, _, what = spec.partition(":")
     found: dict[str, Any] = {"name": spec}
     if program == "ase":
-        found["file"] = read_yaml(Path(what), "a calculator", "'calculator: ase.calculators.emt.EMT'")
+        found["file"] = read_yaml(Path(what), "a calculator", EXAMPLE)
+    elif program == "mfpyg":
+        from mfpyg.checkpoint import checkpoint_file
+
+        found["sha256"] = sha256_of(checkpoint_file(_run_and_fidelity(what)[0]))
     return found
 
 
@@ -84,19 +90,21 @@ def _tblite(method: str, charge: int, multiplicity: int) -> Any:
 def _mfpyg(what: str) -> Any:
     from mfpyg.interop.ase import MFPyGCalculator
 
+    run, fidelity = _run_and_fidelity(what)
+    return MFPyGCalculator(run, fidelity=fidelity, device="cpu")
+
+
+def _run_and_fidelity(what: str) -> tuple[str, str | None]:
     run, _, fidelity = what.rpartition("@")
-    if not run:
-        run, fidelity = what, ""
-    return MFPyGCalculator(run, fidelity=fidelity or None, device="cpu")
+    return (run, fidelity) if run else (fidelity, None)
 
 
 def _from_yaml(path: Path) -> Any:
-    example = "'calculator: ase.calculators.emt.EMT'"
-    arguments = read_yaml(path, "a calculator", example)
+    arguments = read_yaml(path, "a calculator", EXAMPLE)
     name = arguments.pop("calculator", None)
     module, _, attribute = str(name).rpartition(".")
     if not module:
-        raise MFPyGError(f"{path}: calculator is {name!r}, expected module and class, as in {example}")
+        raise MFPyGError(f"{path}: calculator is {name!r}, expected module and class, as in {EXAMPLE}")
     try:
         return getattr(importlib.import_module(module), attribute)(**arguments)
     except ImportError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -58,8 +59,8 @@ def sample_file(
 ) -> list[Finished]:
     """Sample molecules and write extended XYZ, with a recipe in ``TARGET.yaml``.
 
-    Molecules are saved in ``TARGET.part`` as they are finished, and taken from there if they are sampled again with the same
-    settings and versions. At the end, the files are written in one step each.
+    Finished molecules are saved in ``TARGET.part``, and taken from there by a later call with the same settings
+    and versions. At the end, the files are written in one step each.
 
     Args:
         molecules: molecules to sample, in the order in which they are written.
@@ -72,13 +73,17 @@ def sample_file(
         What was sampled of each molecule; some have errors.
 
     Raises:
-        MFPyGError: if the target exists, nothing could be sampled, or a process has died.
+        MFPyGError: if the target exists, no molecule could be sampled, or a process has died.
     """
     recipe, part = recipe_path(target), target.with_name(f"{target.name}.part")
     for path in (target, recipe):
         if path.exists():
             raise MFPyGError(f"{path} exists; choose another name, or remove it")
-    stated = {"settings": _plain(settings), "calculator": described(settings.calculator), "versions": _versions()}
+    stated: dict[str, Any] = {
+        "settings": _plain(settings),
+        "calculator": described(settings.calculator),
+        "versions": _versions(),
+    }
     keys = {_key(molecule, stated): molecule for molecule in molecules}
     saved = _read_part(part)
     found = {key: saved[key] for key in keys if key in saved}
@@ -97,7 +102,8 @@ def sample_file(
         pass
     results = [found[key] for key in keys]
     if all(finished.error for finished in results):
-        raise MFPyGError(f"{molecules[0].name}: {results[0].error}")
+        none = "no molecule could be sampled; the first: " if len(results) > 1 else ""
+        raise MFPyGError(f"{none}{molecules[0].name}: {results[0].error}")
     stated["molecules"] = [_stated(*one) for one in zip(keys.values(), results, strict=True)]
     replace_file(target, lambda name: Path(name).write_text("".join(f.text for f in results), encoding="utf-8"))
     write_text(recipe, yaml.safe_dump(stated, sort_keys=False, allow_unicode=True))
@@ -110,9 +116,7 @@ def recipe_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.yaml")
 
 
-def _sampled(
-    molecules: dict[str, Molecule], settings: SampleSettings, jobs: int
-) -> Iterator[tuple[str, Finished]]:
+def _sampled(molecules: dict[str, Molecule], settings: SampleSettings, jobs: int) -> Iterator[tuple[str, Finished]]:
     """Sample molecules here, or in processes, which are ended when this generator is."""
     if jobs == 1 or len(molecules) < 2:
         for key, molecule in molecules.items():
@@ -148,9 +152,9 @@ def _finish(molecule: Molecule, settings: SampleSettings) -> Finished:
 
 
 def as_extxyz(geometry: Geometry, molecule: Molecule) -> str:
-    """A frame with ``molecule``, ``origin`` and, where they apply, ``charge``, ``multiplicity``, ``temperature``, ``pair``.
+    """A frame with its ``molecule``, ``origin``, ``temperature`` and ``pair``, and the total charge and multiplicity.
 
-    A charge of 0 and a multiplicity of 1 are left out.
+    A charge of 0, a multiplicity of 1, and what a geometry does not have, are left out.
     """
     values = {
         "molecule": molecule.name,
@@ -187,7 +191,9 @@ def _stated(molecule: Molecule, finished: Finished) -> dict[str, Any]:
 
 def _key(molecule: Molecule, stated: dict[str, Any]) -> str:
     """Hash of everything that the geometries of a molecule depend on."""
-    structures = [(a.numbers.tolist(), a.positions.tolist(), a.cell.tolist(), a.pbc.tolist()) for a in molecule.structures]
+    structures = [
+        (a.numbers.tolist(), a.positions.tolist(), a.cell.tolist(), a.pbc.tolist()) for a in molecule.structures
+    ]
     about = [molecule.name, molecule.charge, molecule.multiplicity, molecule.smiles, structures, stated]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
@@ -197,9 +203,7 @@ def _read_part(part: Path) -> dict[str, Finished]:
     found: dict[str, Finished] = {}
     if part.is_file():
         for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                 values = json.loads(line)
                 found[values.pop("key")] = Finished(**values)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue
     return found

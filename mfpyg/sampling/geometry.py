@@ -63,8 +63,8 @@ class Bonds:
 class Distinct:
     """Geometries of one molecule that differ from each other.
 
-    The deviation of two geometries is the root mean square difference of their interatomic distances, sorted within each
-    pair of elements. It is 0 for geometries that are rotations, reflections or permutations of like atoms of each other.
+    The deviation of two geometries is the root mean square difference of their interatomic distances, sorted within
+    each pair of elements. It is 0 for rotations, reflections and permutations of like atoms.
 
     Args:
         tolerance: smallest deviation in Å of geometries that count as different.

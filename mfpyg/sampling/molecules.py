@@ -128,6 +128,8 @@ def from_frame(frame: Frame, where: str) -> Molecule:
     charge = round(total_charge(frame, where))
     electrons = int(frame.z.sum()) - charge
     multiplicity = frame.values.get("multiplicity", 1 + electrons % 2)
+    if isinstance(multiplicity, np.generic):
+        multiplicity = multiplicity.item()
     if not _possible(multiplicity, electrons):
         found = f"multiplicity {shown(multiplicity)} and charge {charge}"
         raise MFPyGError(f"{where}: {found} do not fit {electrons} electrons; expected 2S + 1, as 1 or 2")
@@ -137,11 +139,11 @@ def from_frame(frame: Frame, where: str) -> Molecule:
 
         name = formula(frame.z)
     atoms = Atoms(frame.z, frame.pos, cell=frame.cell, pbc=frame.pbc)
-    return Molecule(str(name), charge, int(multiplicity), structures=(atoms,))
+    return Molecule(str(name), charge, multiplicity, structures=(atoms,))
 
 
 def _possible(multiplicity: Any, electrons: int) -> bool:
-    if not isinstance(multiplicity, int | np.integer) or isinstance(multiplicity, bool):
+    if not isinstance(multiplicity, int) or isinstance(multiplicity, bool):
         return False
     return 1 <= multiplicity <= electrons + 1 and (electrons - multiplicity) % 2 == 1
 

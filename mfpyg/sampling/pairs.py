@@ -4,17 +4,17 @@ Of two geometries a and b of the same atoms, with d = x_b − x_a and the unit v
 
     −(E_b − E_a) / |d| = ∫₀¹ F(x_a + t d)·u dt = F(x_a + d/2)·u + O(|d|²).
 
-The mean force along the line is exact: the same quotient of a potential's energies is compared with it without any error of
+The mean force along the line is exact: compared with the same quotient of a potential's energies, it has no error of
 discretisation. The force at the midpoint has one of third derivatives, |d|² ∂³E/∂u³ / 24.
 
-The default step is an RMS displacement of 0.01 Å, |d| = 0.01 √n Å. Between geometries of ethanol displaced by 0.06 Å per
-coordinate, the force at the midpoint (GFN2-xTB) then differs from the quotient by 0.06 kcal/mol/Å (RMS; 0.26 of water,
-0.15 of H₂), 0.1 to 0.2 % of the directional forces, and errors of the energies of 1e-7 Hartree, as those of CCSD(T) with
-PySCF's default thresholds, make 0.003 kcal/mol/Å of it, of 1e-6 Hartree 0.03. A step of 0.02 Å has four times the first
-error and half of the second.
+The default step is an RMS displacement of 0.01 Å, |d| = 0.01 √n Å. Between geometries of ethanol displaced by 0.06 Å
+per coordinate, the force at the midpoint (GFN2-xTB) then differs from the quotient by 0.06 kcal/mol/Å (RMS; 0.26 of
+water, 0.15 of H₂), 0.1 to 0.2 % of the directional forces. Errors of 1e-7 Hartree in the energies, as those of CCSD(T)
+with PySCF's default thresholds, change the quotient by 0.003 kcal/mol/Å, those of 1e-6 Hartree by 0.03. A step of
+0.02 Å has four times the first error and half of the second.
 
 Directions are isotropic among the displacements orthogonal to translations and rotations, of which there are
-k = 3n − 6 (3n − 5 of linear molecules). Errors of forces that are themselves orthogonal to rigid motions, as are those of
+k = 3n − 6 (3n − 5 of linear molecules). Errors of forces that are orthogonal to rigid motions, too, as are those of
 invariant potentials, then have the mean square per component ⟨(ΔF·u)²⟩ k / 3n.
 """
 
