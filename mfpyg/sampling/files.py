@@ -205,5 +205,6 @@ def _read_part(part: Path) -> dict[str, Finished]:
         for line in part.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
                 values = json.loads(line)
-                found[values.pop("key")] = Finished(**values)
+                key = values.pop("key")
+                found[key] = Finished(**values)
     return found
