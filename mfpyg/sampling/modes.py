@@ -10,9 +10,9 @@ from ase import Atoms, units
 SOFT = 200.0
 """Wavenumber in cm⁻¹ that softer and imaginary modes are displaced with.
 
-Straight displacements along a soft torsion stretch bonds. The mean potential energy of 60 geometries of acetone (GFN2-xTB,
-600 K) is 7.3 times that of the harmonic model if its modes of 62i and 114 cm⁻¹ are displaced with their own ω, and 1.5
-times with this threshold.
+Straight displacements along a soft torsion stretch bonds. The mean potential energy of 60 geometries of acetone
+(GFN2-xTB, 600 K) is 7.3 times that of the harmonic model if its modes of 62i and 114 cm⁻¹ are displaced with their own
+ω, and 1.5 times with this threshold.
 """
 
 DELTA = 0.005

@@ -176,10 +176,11 @@ def conformers(smiles: str, number: int, seed: int) -> list[Atoms]:
             found = list(rdDistGeom.EmbedMultipleConfs(molecule, number, options))
         if not found:
             raise MFPyGError("RDKit finds no conformer; give a structure as a file instead of the SMILES")
+        relaxation = {"numThreads": 1, "maxIters": 2000, "ignoreInterfragInteractions": False}
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
-            results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(molecule, numThreads=1, maxIters=2000)
+            results = rdForceFieldHelpers.MMFFOptimizeMoleculeConfs(molecule, **relaxation)
         elif rdForceFieldHelpers.UFFHasAllMoleculeParams(molecule):
-            results = rdForceFieldHelpers.UFFOptimizeMoleculeConfs(molecule, numThreads=1, maxIters=2000)
+            results = rdForceFieldHelpers.UFFOptimizeMoleculeConfs(molecule, **relaxation)
         else:
             results = [(0, 0.0)] * len(found)
     z = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]

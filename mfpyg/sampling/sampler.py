@@ -31,8 +31,12 @@ FAILED, UNRELAXED = "calculator failed", "not relaxed"
 FMAX = 0.01
 """Largest force in eV/Å on an atom of a relaxed structure."""
 
-SAME_MINIMUM = 0.1
-"""Deviation in Å of relaxed structures that count as the same, see :class:`mfpyg.sampling.geometry.Distinct`."""
+SAME_MINIMUM = 0.03
+"""Deviation in Å of relaxed structures that count as the same, see :class:`mfpyg.sampling.geometry.Distinct`.
+
+Different conformers of butanol and ethylene glycol (GFN2-xTB) deviate by 0.05 Å or more, equal ones by less
+than 0.001 Å.
+"""
 
 _EMBEDDED = 4  # conformers of RDKit per requested one, as many are the same
 _DRAWS = 20  # displacements per requested one

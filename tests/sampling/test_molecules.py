@@ -74,6 +74,7 @@ def test_conformers_are_sound_and_follow_from_the_seed() -> None:
     assert all((a.positions == b.positions).all() for a, b in zip(one, again, strict=True))
     assert any((a.positions != b.positions).any() for a, b in zip(one, other, strict=True))
     assert len(conformers("[H][H]", 2, 0)[0]) == 2
+    assert not any(too_close(atoms) for atoms in conformers("O.O", 3, 0))
     assert len(conformers("[Na+]", 1, 0)[0]) == 1  # no parameters of MMFF
 
 
