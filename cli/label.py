@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mfpyg.cli.common import Parser, run
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError
 from mfpyg.options import in_words
+from mfpyg.properties import PROPERTIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mfpyg.study.cluster import Slurm
 
 NAME = "mfpyg-label"
+_LETTERS = ", ".join(f"{p.letter} {p.plural}" for p in PROPERTIES.values())
 _NAMED = 20
 """Maximum number of failures that are printed."""
 
@@ -38,8 +40,8 @@ def build_parser() -> Parser:
         prog=NAME,
         usage=f"{NAME} FILE -o OUT --level LEVEL ... [options]",
         description="Compute energies, forces and other labels of all frames of a file, in any format that ASE reads, "
-        "with tblite, PySCF, calculators of ASE or trained potentials. Labels are stored as they are computed; the same "
-        "command continues.\n\n"
+        "with tblite, PySCF, calculators of ASE or trained potentials. Labels are stored as they are computed, so that "
+        "the same command continues after a stop.\n\n"
         "Example: mfpyg-label in.xyz -o out.xyz --level xtb=tblite:GFN2-xTB:EF 'cc=pyscf:CCSD(T)/cc-pVDZ:E'",
     )
     parser.add_argument("file", metavar="FILE", help="file of geometries")
@@ -51,9 +53,8 @@ def build_parser() -> Parser:
         metavar="LEVEL",
         nargs="+",
         action="extend",
-        help="levels of theory as NAME=PROGRAM:METHOD:LETTERS, with the program tblite, pyscf, ase or mfpyg and letters "
-        "of E energies, F forces, H Hessians, D dipoles and others; settings follow the method, as in "
-        "pyscf:wB97X/6-31G*,grid=4:EF",
+        help="levels of theory as NAME=PROGRAM:METHOD:LETTERS, with the program tblite, pyscf, ase or mfpyg and the "
+        f"letters of properties ({_LETTERS}); settings follow the method, as in pyscf:wB97X/6-31G*,grid=4:EF",
     )
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="labels computed at a time (default: as many as the cores allow); with "

@@ -158,7 +158,7 @@ class ASECalculator(CalculatorProgram):
                 arguments[self.settings[name]] = value
             elif not usual[name]:
                 raise LabelError(
-                    f"{name} is {value}, but its YAML file does not say which argument of {self.method} takes it, as in "
+                    f"{name} is {value}, but no YAML file says which argument of {self.method} takes it, as in "
                     f"'{name}: {name}'"
                 )
         try:

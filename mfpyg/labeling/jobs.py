@@ -13,13 +13,10 @@ from ase import Atoms
 from ase.symbols import Symbols
 
 from mfpyg.datasets.frames import Frame, total_charge
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, shown
 from mfpyg.labeling.level import LabelLevel
 from mfpyg.labeling.program import LabelError, Program
 from mfpyg.properties import PROPERTIES
-
-_OF_MULTIPLICITY = ("multiplicity", "spin", "initial_magmoms")
-"""Values of a frame that give its multiplicity: 2S + 1, 2S, and ASE's magnetic moments of the atoms, in this order."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +79,15 @@ def job_of(frame: Frame, level: LabelLevel, program: Program) -> LabelJob:
         program: its program.
 
     Raises:
-        LabelError: for no atoms, positions that are not finite, a charge that is not a whole number, no multiplicity
-            where it is needed, or one that does not fit the number of electrons.
+        LabelError: for no atoms, positions that are not finite, lattice vectors that are missing, a charge that is not
+            a whole number, a multiplicity that does not fit the number of electrons, or none where it is needed.
     """
     if not len(frame.z):
         raise LabelError("no atoms")
     if not np.isfinite(frame.pos).all():
         raise LabelError("positions are not finite")
+    if np.linalg.matrix_rank(frame.cell[frame.pbc]) < frame.pbc.sum():
+        raise LabelError(f"periodic (pbc is {frame.pbc.tolist()}) without the lattice vectors; add its cell")
     try:
         charge = round(total_charge(frame, "frame"))
     except MFPyGError as error:
@@ -97,43 +96,46 @@ def job_of(frame: Frame, level: LabelLevel, program: Program) -> LabelJob:
     multiplicity = multiplicity_of(frame.values, sum(numbers) - charge, program.needs_spin)
     pbc = [bool(periodic) for periodic in frame.pbc]
     letters = "".join(letter for letter in level.letters if PROPERTIES[letter].is_defined(pbc))
-    structure = (numbers, frame.pos.tolist(), frame.cell.tolist() if any(pbc) else [], pbc, charge, multiplicity)
-    key = hashlib.sha256(json.dumps([level.fingerprint(program.version), letters, *structure]).encode()).hexdigest()
-    return LabelJob(key[:40], level, letters, *structure[:2], frame.cell.tolist(), *structure[3:])
+    positions, cell = frame.pos.tolist(), frame.cell.tolist() if any(pbc) else np.zeros((3, 3)).tolist()
+    about = [level.fingerprint(program.version), letters, numbers, positions, cell, pbc, charge, multiplicity]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:40]
+    return LabelJob(key, level, letters, numbers, positions, cell, pbc, charge, multiplicity)
 
 
 def multiplicity_of(values: Mapping[str, Any], n_electrons: int, needed: bool = True) -> int:
-    """Multiplicity of a frame: ``multiplicity``, or ``spin`` + 1, the number of unpaired electrons, or that of ASE's
-    initial magnetic moments; 1 for an even number of electrons.
+    """Multiplicity of a frame: ``multiplicity``, or one more than ``spin``, the number of unpaired electrons, or than
+    the sum of ASE's initial magnetic moments; without these 1, if the number of electrons is even.
 
     Args:
         values: values of the frame.
         n_electrons: number of electrons.
-        needed: whether an odd number of electrons needs one of these; otherwise it is 2.
+        needed: whether an odd number of electrons needs one of these; otherwise the multiplicity is 2.
 
     Raises:
         LabelError: if it does not fit the number of electrons, or is needed and not given.
     """
     if n_electrons < 0:
         raise LabelError(f"{n_electrons} electrons; check its charge")
-    for key in _OF_MULTIPLICITY:
-        if key not in values:
-            continue
-        given = np.asarray(values[key])
-        number = (
-            float(abs(given.sum()))
-            if given.dtype.kind in "iuf" and (given.size == 1 or key == "initial_magmoms")
-            else -1
-        )
-        multiplicity = round(number) + (key != "multiplicity")
-        if key == "initial_magmoms" and (number != round(number) or not number):
-            continue  # of another program's calculation, or none
-        if number != round(number) or not 1 <= multiplicity <= n_electrons + 1 or (n_electrons + multiplicity) % 2 == 0:
-            expected = f"{'odd' if n_electrons % 2 == 0 else 'even'} multiplicity 2S + 1"
-            if key == "spin":
-                expected = f"{'even' if n_electrons % 2 == 0 else 'odd'} number of unpaired electrons"
-            raise LabelError(f"{key} is {values[key]!r} with {n_electrons} electrons, expected an {expected}")
-        return multiplicity
-    if n_electrons % 2 and needed:
-        raise LabelError(f"odd number of electrons, {n_electrons}, and no multiplicity; state it as 'multiplicity'")
-    return 1 + n_electrons % 2
+    stated = _unpaired_electrons(values)
+    if stated is None:
+        if n_electrons % 2 and needed:
+            raise LabelError(f"odd number of electrons, {n_electrons}, and no multiplicity; state it as 'multiplicity'")
+        return 1 + n_electrons % 2
+    key, unpaired = stated
+    if not 0 <= unpaired <= n_electrons or (n_electrons - unpaired) % 2:  # also for NaN, and fractions
+        odd = bool(n_electrons % 2) != (key == "multiplicity")
+        what = "multiplicity 2S + 1" if key == "multiplicity" else "number of unpaired electrons"
+        expected = f"an {'odd' if odd else 'even'} {what}"
+        raise LabelError(f"{key} is {shown(values[key])} with {n_electrons} electrons, expected {expected}")
+    return int(unpaired) + 1
+
+
+def _unpaired_electrons(values: Mapping[str, Any]) -> tuple[str, float] | None:
+    """Key of a frame that states the number of unpaired electrons, and the number, NaN if it is none."""
+    for key, of_singlet in (("multiplicity", 1), ("spin", 0)):
+        if key in values:
+            given = np.asarray(values[key])
+            return key, float(given) - of_singlet if given.ndim == 0 and given.dtype.kind in "iuf" else float("nan")
+    total = abs(float(np.sum(values.get("initial_magmoms", 0.0))))
+    whole = total and total == round(total)  # fractions are those of another calculation
+    return ("initial_magmoms", total) if whole else None

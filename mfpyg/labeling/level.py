@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity
-from mfpyg.properties import PROPERTIES, listed, parse_letters
+from mfpyg.properties import PROPERTIES, listed
 
 if TYPE_CHECKING:
     from mfpyg.labeling.program import Program

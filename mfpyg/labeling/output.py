@@ -62,8 +62,8 @@ def check_target(path: Path, levels: Sequence[LabelLevel]) -> None:
     for name, about in found.items():
         if name not in now:
             raise MFPyGError(
-                f"{path} has labels of level '{name}', which is not among the levels given; give it too (its labels are "
-                "not computed again), or choose another output"
+                f"{path} has labels of level '{name}', which is not among those given; give it too (no label is "
+                "computed twice), or choose another output"
             )
         before = f"{about['program']}:{about['method']}"
         if before != f"{now[name].program}:{now[name].method}":
@@ -80,16 +80,17 @@ def write_output(path: Path, frames: Sequence[Frame], labels: Sequence[Labels], 
         levels: levels of theory.
     """
     if format_of(path) == "extxyz":
-        replace_file(path, lambda name: _write_xyz(name, frames, labels))
+        replace_file(path, lambda name: _write_xyz(name, frames, labels, levels))
     else:
         replace_file(path, lambda name: _write_hdf5(name, frames, labels, levels))
 
 
-def _write_xyz(name: str, frames: Sequence[Frame], labels: Sequence[Labels]) -> None:
+def _write_xyz(name: str, frames: Sequence[Frame], labels: Sequence[Labels], levels: Sequence[LabelLevel]) -> None:
+    taken = {f"{level.name}_{p.name}" for level in levels for p in PROPERTIES.values()}
     with open(name, "w", encoding="utf-8", newline="\n") as file:
         for frame, of_frame in zip(frames, labels, strict=True):
             new = {f"{level}_{key}": (key, value) for level, of in of_frame.items() for key, value in of.items()}
-            values = {key: value for key, value in frame.values.items() if key not in new}
+            values = {key: value for key, value in frame.values.items() if key not in taken}
             columns, pairs = kept_values(frame._replace(values=values), set(), {})
             for key, (property, value) in new.items():
                 array = np.array(value, float)

@@ -1,7 +1,8 @@
-"""Several processes that compute labels. ``python -m mfpyg.labeling.pool STORE JOBS THREADS`` computes those of a file."""
+"""Several processes that compute labels; ``python -m mfpyg.labeling.pool STORE JOBS THREADS`` runs those of a file."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -88,7 +89,7 @@ class _Worker:
         handle, log = tempfile.mkstemp(dir=scratch, suffix=".log")
         environment = {**os.environ, **worker_environment(threads), **dict.fromkeys(_SCRATCH, str(scratch))}
         with os.fdopen(handle, "wb") as printed:
-            # In a process group of its own: not to be interrupted by Ctrl-C, and to be stopped with what it has started.
+            # In a process group of its own: Ctrl-C does not reach it, and what it has started is stopped with it.
             process = subprocess.Popen(
                 [sys.executable, "-m", "mfpyg.labeling.worker", str(folder)],
                 stdin=subprocess.PIPE,
@@ -103,11 +104,9 @@ class _Worker:
     def give(self, job: LabelJob) -> None:
         assert self.process.stdin is not None
         self.job = job
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as its standard output will say
             self.process.stdin.write(job.as_line() + "\n")
             self.process.stdin.flush()
-        except BrokenPipeError:  # it has ended, as its standard output will say
-            pass
 
     def answered(self) -> bool:
         """Read an answer; ``False`` if the process has ended instead."""
@@ -123,10 +122,8 @@ class _Worker:
         return f"its process ended with status {code}: {lines[-1].strip()[:300]}"
 
     def stop(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:

@@ -115,9 +115,8 @@ def hessian_from_forces(forces: Callable[[np.ndarray], np.ndarray], pos: np.ndar
     n = len(pos)
     hessian = np.zeros((3 * n, 3 * n))
     for row in range(3 * n):
-        step = np.zeros(3 * n)
-        step[row] = _HESSIAN_STEP
-        step = step.reshape(n, 3)
+        step = np.zeros((n, 3))
+        step[divmod(row, 3)] = _HESSIAN_STEP
         hessian[row] = ((forces(pos - step) - forces(pos + step)) / (2 * _HESSIAN_STEP)).ravel()
     return ((hessian + hessian.T) / 2).reshape(n, 3, n, 3)
 

@@ -1,9 +1,9 @@
 """HF, density functionals, MP2, CCSD and CCSD(T) by PySCF, for molecules.
 
-Singlets are computed with a restricted reference, others with an unrestricted one. Forces are the analytic derivative of
-the energy in the same basis and, for functionals, on the same grid (with the response of the grid). PySCF 2.14's gradient
-of unrestricted CCSD(T) is off by up to 6e-4 Hartree/bohr from differences of its energies, so it is refused; that of
-restricted CCSD(T) is right with the (T) response in the lambda equations, which PySCF's ``nuc_grad_method`` leaves out.
+Singlets are computed with a restricted reference, others with an unrestricted one. Forces are the analytic derivative
+of the energy; for functionals, with the response of the integration grid. Those of restricted CCSD(T) need the (T)
+response in the lambda equations, which PySCF's ``nuc_grad_method`` leaves out. Those of unrestricted CCSD(T) are
+refused: PySCF 2.14's gradient deviates by up to 6e-4 Hartree/bohr from differences of its energies.
 """
 
 from __future__ import annotations

@@ -70,6 +70,12 @@ class _Plan:
     jobs: dict[tuple[int, str], LabelJob] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
 
+    def add(self, number: int, frame: Frame, level: LabelLevel, program: Program) -> None:
+        try:
+            self.jobs[number, level.name] = job_of(frame, level, program)
+        except LabelError as error:
+            self.fail(number, level.name, str(error))
+
     def fail(self, number: int, level: str, reason: str) -> None:
         formula = formula_of(self.frames[number].z.tolist())
         self.failures.append(Failure(self.frames[number].number, formula, level, reason))
@@ -145,10 +151,7 @@ def _plan(frames: list[Frame], levels: Sequence[LabelLevel], programs: Mapping[s
     plan = _Plan(frames)
     for level in levels:
         for number, frame in enumerate(frames):
-            try:
-                plan.jobs[number, level.name] = job_of(frame, level, programs[level.name])
-            except LabelError as error:
-                plan.fail(number, level.name, str(error))
+            plan.add(number, frame, level, programs[level.name])
     return plan
 
 
