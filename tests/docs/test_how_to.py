@@ -159,6 +159,9 @@ def run_line(line: str, forks: Any) -> None:
 def test_blocks(page: Path, prepared: Path, forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(prepared, forks.folder, dirs_exist_ok=True)
     monkeypatch.chdir(forks.folder)
+    if page.stem == "label":
+        for program in ("tblite", "pyscf"):
+            pytest.importorskip(program, reason=f"{program} is not installed: pip install 'mfpyg[label]'")
     if page.stem == "hippynn":  # not for all pages, as importing hippynn takes seconds
         write_hippynn_model(Path("best_model.pt"))
     namespace: dict[str, Any] = {"__name__": "__main__"}

@@ -101,7 +101,7 @@ def test_properties_that_are_not_defined_are_left_out() -> None:
         (ase.Atoms("H", [[0, np.nan, 0]]), "positions are not finite"),
         (ase.Atoms("H", pbc=True), "without the lattice vectors"),
         (ase.Atoms("H", cell=[1, 0, 0], pbc=[True, True, False]), "without the lattice vectors"),
-        (ase.Atoms("H", info={"charge": 0.5}), "total charge of 0.5 e, expected a whole number"),
+        (ase.Atoms("H", info={"charge": 0.5}), "total charge is 0.5 e, expected a whole number"),
         (ase.Atoms("H", info={"charge": 2}), "-1 electrons"),
     ],
 )

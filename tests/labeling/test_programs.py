@@ -133,7 +133,9 @@ def test_bundled_labels_are_reproduced() -> None:
     for program, key in ((dz, "wb97x_dz"), (cc, "ccsd(t)_dz")):
         found = program.compute(atoms, 0, 1, "EF")
         assert found["E"] / 27.211386245988 == pytest.approx(float(expected[f"{key}.energy"]), abs=5e-6)
-        np.testing.assert_allclose(found["F"] / 27.211386245988, expected[f"{key}.forces"], atol=1e-4)  # dz without the response of the grid
+        np.testing.assert_allclose(
+            found["F"] / 27.211386245988, expected[f"{key}.forces"], atol=1e-4
+        )  # dz without the response of the grid
 
 
 def test_forces_of_open_shells_at_ccsd_t_are_refused(shaken: Shaken) -> None:
