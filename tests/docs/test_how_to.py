@@ -163,6 +163,9 @@ def test_blocks(page: Path, prepared: Path, forks: Any, monkeypatch: pytest.Monk
         pytest.importorskip(package, reason=f"the page needs {package}")
     shutil.copytree(prepared, forks.folder, dirs_exist_ok=True)
     monkeypatch.chdir(forks.folder)
+    if page.stem == "label":
+        for program in ("tblite", "pyscf"):
+            pytest.importorskip(program, reason=f"{program} is not installed: pip install 'mfpyg[label]'")
     if page.stem == "hippynn":  # not for all pages, as importing hippynn takes seconds
         write_hippynn_model(Path("best_model.pt"))
     namespace: dict[str, Any] = {"__name__": "__main__"}
