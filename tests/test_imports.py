@@ -13,7 +13,7 @@ LAYERS = (
     {"cli"},
     {"study", "inspection"},
     {"training", "labeling"},
-    {"inference", "evaluation", "interop"},
+    {"inference", "evaluation", "interop", "sampling"},
     {"doctor", "testing"},
     {"models", "datasets"},
     {"kernels", "graph", "properties", "fidelity", "units"},
