@@ -131,6 +131,8 @@ def options_of(thing: str, factory: Callable[..., Any], takes: str) -> type:
         if given is None:
             return _from_signature(thing, factory, takes)
         hints = typing.get_type_hints(given)
+    except MFPyGError:
+        raise
     except (NameError, TypeError, ValueError) as error:
         raise MFPyGError(f"{thing}: cannot determine its options ({' '.join(str(error).split())})") from error
     for f in fields(given):

@@ -152,7 +152,7 @@ def inherited_splits(
     splits = make_splits(dataset, settings.split, settings.split_seed)
     if not same:
         named = model.described["data"]["name"]
-        data = named if isinstance(named, str) else " + ".join(named)
+        data = (named if isinstance(named, str) else " + ".join(named)) or "data that it does not name"
         return splits, [f"note: init was trained on {data}; val and test may contain some of it"]
     seen = np.concatenate([model.splits[name] for name in ("train", "val")])
     counts = {name: int(np.isin(rows, seen).sum()) for name, rows in splits.items() if name not in ("train", "val")}
