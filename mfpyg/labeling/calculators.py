@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -145,6 +146,8 @@ class ASECalculator(CalculatorProgram):
             raise MFPyGError(f"{path}: calculator is {name}, expected a name of ASE such as orca, or module:Class")
         if not isinstance(settings.get("arguments", {}), dict):
             raise MFPyGError(f"{path}: arguments are {settings['arguments']!r}, expected names and values")
+        if json.loads(json.dumps(settings, default=str)) != settings:  # as which they reach other processes
+            raise MFPyGError(f"{path}: arguments have values or keys other than text, numbers, truth values and lists")
         for key in ("charge", "multiplicity"):
             if not isinstance(settings.get(key, ""), str):
                 raise MFPyGError(f"{path}: {key} is {settings[key]!r}, expected the name of the argument that takes it")
@@ -186,7 +189,7 @@ def _class_named(name: str) -> Any:
 def _version_of(module: str) -> str:
     package = module.partition(".")[0]
     if package == "ase":
-        return f"ASE {ase.__version__}"
+        return str(ase.__version__)
     for distribution in importlib.metadata.packages_distributions().get(package, []):
         return f"{distribution} {importlib.metadata.version(distribution)}"
     return "unknown"

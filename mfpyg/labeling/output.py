@@ -13,7 +13,7 @@ import yaml
 from ase.data import chemical_symbols
 from ase.io.extxyz import PROPERTY_NAME_MAP
 
-from mfpyg.datasets.frames import Frame
+from mfpyg.datasets.frames import Frame, total_charge
 from mfpyg.datasets.labels import shape_in_file
 from mfpyg.datasets.levels import level_as_text
 from mfpyg.errors import MFPyGError, unknown_name
@@ -22,7 +22,7 @@ from mfpyg.files import replace_file, write_text
 from mfpyg.inference.extxyz import FORMATS, frame_as_text, kept_values, pair
 from mfpyg.labeling.jobs import formula_of
 from mfpyg.labeling.level import LabelLevel
-from mfpyg.properties import PROPERTIES
+from mfpyg.properties import PROPERTIES, Property
 from mfpyg.strict_yaml import read_yaml
 
 FORMATS_BY_SUFFIX = {".xyz": "extxyz", ".extxyz": "extxyz", ".h5": "hdf5", ".hdf5": "hdf5"}
@@ -108,26 +108,26 @@ _PER_ATOM = {p.name for p in PROPERTIES.values() if p.per == "atom"}
 
 def _write_hdf5(name: str, frames: Sequence[Frame], labels: Sequence[Labels], levels: Sequence[LabelLevel]) -> None:
     """Groups of frames with the same atoms in the same order, as in the ANI-1x release and for pyanitools."""
-    groups: dict[tuple[bytes, Any], list[int]] = {}
+    groups: dict[tuple[bytes, str], list[int]] = {}
     for number, frame in enumerate(frames):
-        groups.setdefault((frame.z.tobytes(), frame.values.get("molecule")), []).append(number)
+        groups.setdefault((frame.z.tobytes(), str(frame.values.get("molecule", ""))), []).append(number)
     with h5py.File(name, "w") as file:
         for (_, molecule), rows in groups.items():
             z = frames[rows[0]].z
-            title = str(molecule or formula_of(z.tolist())).replace("/", "|")
+            title = (molecule or formula_of(z.tolist())).replace("/", "|")
             unique = next(t for t in (title, *(f"{title}-{n}" for n in range(2, len(groups) + 2))) if t not in file)
             group = file.create_group(unique)
             group["atomic_numbers"] = z.astype(np.uint8)
             group["species"] = np.array([chemical_symbols[n].encode() for n in z])
             group["coordinates"] = np.stack([frames[row].pos for row in rows])
-            group["charge"] = np.array([_charge(frames[row]) for row in rows], np.int64)
+            group["charge"] = np.array([round(total_charge(frames[row], "frame")) for row in rows], np.int64)
             for level in levels:
                 _write_level(group, level, [labels[row].get(level.name, {}) for row in rows], len(z))
 
 
 def _write_level(group: h5py.Group, level: LabelLevel, labels: Sequence[Mapping[str, Any]], n_atoms: int) -> None:
     """Arrays of a level, with NaN where a conformation lacks a label."""
-    for property in (PROPERTIES[letter] for letter in level.letters):
+    for property in _properties(level):
         if not any(property.name in of for of in labels):
             continue
         shape = shape_in_file(property, n_atoms)
@@ -137,15 +137,8 @@ def _write_level(group: h5py.Group, level: LabelLevel, labels: Sequence[Mapping[
         array.attrs.update(unit=property.default_unit.format("eV"), method=level.method, program=level.program)
 
 
-def _charge(frame: Frame) -> int:
-    from mfpyg.datasets.frames import total_charge
-
-    return round(total_charge(frame, "frame"))
-
-
 def dataset_of(path: Path, labels: Sequence[Labels], levels: Sequence[LabelLevel]) -> str:
-    """Value of ``--dataset`` for an output; levels without any label are left out, and others' keys optional (``?``)
-    where frames lack them."""
+    """Value of ``--dataset`` for an output, without levels that no frame has; keys that frames lack are optional."""
     join = "_" if format_of(path) == "extxyz" else "."
     written = []
     for level in levels:
@@ -162,7 +155,7 @@ def dataset_of(path: Path, labels: Sequence[Labels], levels: Sequence[LabelLevel
     return ":".join([start, *written])
 
 
-def _properties(level: LabelLevel) -> list[Any]:
+def _properties(level: LabelLevel) -> list[Property]:
     return [PROPERTIES[letter] for letter in level.letters]
 
 

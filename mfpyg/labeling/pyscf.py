@@ -176,7 +176,7 @@ class PySCF(Program):
         mf.conv_tol, mf.conv_tol_grad = self.settings["conv_tol"], self.settings["conv_tol_grad"]
         mf.max_cycle = self.settings["max_cycle"]
         mf.kernel(guess)
-        if not mf.converged:  # second-order steps from where DIIS has come to
+        if not mf.converged:  # second-order steps from the last orbitals of DIIS
             mf = mf.newton()
             mf.kernel(mf.mo_coeff, mf.mo_occ)
             mf = mf.undo_soscf()

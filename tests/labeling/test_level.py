@@ -69,6 +69,8 @@ def test_names_are_given_once() -> None:
         ("arguments: {}", "calculator is None, expected a name of ASE"),
         ("calculator: emt\nargument: {}", "unknown key of c.yaml 'argument' .*did you mean 'arguments'"),
         ("calculator: emt\narguments: 1", "arguments are 1, expected names and values"),
+        ("calculator: emt\narguments: {1: 2}", "values or keys other than text"),
+        ("calculator: emt\narguments: {a: 2020-01-01}", "values or keys other than text"),
         ("calculator: emt\ncharge: 1", "charge is 1, expected the name of the argument"),
     ],
 )

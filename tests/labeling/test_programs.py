@@ -212,7 +212,7 @@ def test_any_calculator_of_ase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found: dict[str, Any] = program.compute(atoms, 0, 1, "EFH")
     assert abs(found["F"][1, 2] - force_by_differences(program, atoms, 0, 1, (1, 2))) < 1e-4
     assert found["H"].shape == (3, 3, 3, 3)
-    assert program.version.startswith("ASE ")
+    assert program.version == ase.__version__
     with pytest.raises(LabelError, match="charge is 1, but no YAML file says which argument of lj takes it"):
         program.compute(atoms, 1, 2, "E")
 
