@@ -98,14 +98,13 @@ def _sample(words: Sequence[str], out: Path, settings: SampleSettings, jobs: int
     """True if all molecules could be sampled."""
     from rich.console import Console
 
-    from mfpyg.sampling.calculators import calculator
+    from mfpyg.labeling.level import open_program
     from mfpyg.sampling.files import recipe_path, sample_file
     from mfpyg.sampling.molecules import read_molecules
     from mfpyg.sampling.sampler import in_words as dropped_in_words
 
     console = Console()
-    molecules = read_molecules(words)
-    calculator(settings.calculator)
+    molecules = read_molecules(words, open_program(settings.calculator).needs_spin)
     done: list[str] = []
     try:
         results = sample_file(

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "mfpyg"  # with datasets/ and cli/ as link
 LAYERS = (
     {"cli"},
     {"study", "inspection"},
-    {"training", "labeling"},
-    {"inference", "evaluation", "interop", "sampling"},
+    {"training", "labeling", "sampling"},
+    {"inference", "evaluation", "interop"},
     {"doctor", "testing"},
     {"models", "datasets"},
     {"kernels", "graph", "properties", "fidelity", "units"},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from mfpyg import __version__
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.labeling.program import LabelError, Program, about_centre_of_mass, hessian_from_forces, settings_from
+from mfpyg.labeling.program import LabelError, Program, about_centre_of_mass, hessian_of, settings_from
 from mfpyg.properties import PROPERTIES, in_order
 from mfpyg.strict_yaml import read_yaml
 
@@ -30,15 +29,11 @@ class CalculatorProgram(Program):
     """Labels from an ASE calculator."""
 
     def make(self, charge: int, multiplicity: int) -> Any:
-        """New calculator for structures of this charge and multiplicity."""
         raise NotImplementedError
 
     def compute(self, atoms: Atoms, charge: int, multiplicity: int, letters: str) -> dict[str, Any]:
         atoms = atoms.copy()
-        with tempfile.TemporaryDirectory(prefix="mfpyg-label-") as folder:
-            calculator = self.make(charge, multiplicity)
-            if hasattr(calculator, "directory"):  # of input and output files, which parallel jobs must not share
-                calculator.directory = folder
+        with self.calculator(charge, multiplicity) as calculator:
             return self._results(calculator, atoms, charge, letters)
 
     def _results(self, calculator: Any, atoms: Atoms, charge: int, letters: str) -> dict[str, Any]:
@@ -53,7 +48,7 @@ class CalculatorProgram(Program):
                 value = self.dipole(np.asarray(value), atoms, charge)
             found[letter] = value
         if "H" in letters:
-            found["H"] = self._hessian(calculator, atoms)
+            found["H"] = hessian_of(calculator, atoms)
         return found
 
     def dipole(self, dipole: np.ndarray, atoms: Atoms, charge: int) -> np.ndarray:
@@ -61,19 +56,6 @@ class CalculatorProgram(Program):
         if charge:
             raise LabelError("dipole of an ion, whose origin ASE does not define; leave D out")
         return dipole
-
-    @staticmethod
-    def _hessian(calculator: Any, atoms: Atoms) -> np.ndarray:
-        n = len(atoms)
-        if "hessian" in calculator.implemented_properties:
-            return np.asarray(calculator.get_property("hessian", atoms)).reshape(n, 3, n, 3)
-        moved = atoms.copy()
-
-        def forces(pos: np.ndarray) -> np.ndarray:
-            moved.positions = pos
-            return np.array(calculator.get_property("forces", moved))
-
-        return hessian_from_forces(forces, atoms.positions)
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.symbols import Symbols
 
-from mfpyg.datasets.frames import Frame, total_charge
-from mfpyg.errors import MFPyGError, shown
+from mfpyg.datasets.frames import Frame
+from mfpyg.labeling.electrons import charge_and_multiplicity
 from mfpyg.labeling.level import LabelLevel
-from mfpyg.labeling.program import LabelError, Program
+from mfpyg.labeling.program import Program
 from mfpyg.properties import PROPERTIES
 
 
@@ -79,63 +78,13 @@ def job_of(frame: Frame, level: LabelLevel, program: Program) -> LabelJob:
         program: its program.
 
     Raises:
-        LabelError: for no atoms, positions that are not finite, lattice vectors that are missing, a charge that is not
-            a whole number, a multiplicity that does not fit the number of electrons, or none where it is needed.
+        LabelError: as :func:`mfpyg.labeling.electrons.charge_and_multiplicity`.
     """
-    if not len(frame.z):
-        raise LabelError("no atoms")
-    if not np.isfinite(frame.pos).all():
-        raise LabelError("positions are not finite")
-    if np.linalg.matrix_rank(frame.cell[frame.pbc]) < frame.pbc.sum():
-        raise LabelError(f"periodic (pbc is {frame.pbc.tolist()}) without the lattice vectors; add its cell")
-    try:
-        charge = round(total_charge(frame, "frame"))
-    except MFPyGError as error:
-        raise LabelError(str(error).removeprefix("frame: ")) from error
+    charge, multiplicity = charge_and_multiplicity(frame, program.needs_spin)
     numbers = frame.z.tolist()
-    multiplicity = multiplicity_of(frame.values, sum(numbers) - charge, program.needs_spin)
     pbc = [bool(periodic) for periodic in frame.pbc]
     letters = "".join(letter for letter in level.letters if PROPERTIES[letter].is_defined(pbc))
     positions, cell = frame.pos.tolist(), frame.cell.tolist() if any(pbc) else np.zeros((3, 3)).tolist()
     about = [level.fingerprint(program.version), letters, numbers, positions, cell, pbc, charge, multiplicity]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:40]
     return LabelJob(key, level, letters, numbers, positions, cell, pbc, charge, multiplicity)
-
-
-def multiplicity_of(values: Mapping[str, Any], n_electrons: int, needed: bool = True) -> int:
-    """Multiplicity of a frame: ``multiplicity``, or one more than ``spin``, the number of unpaired electrons, or than
-    the sum of ASE's initial magnetic moments; without these 1, if the number of electrons is even.
-
-    Args:
-        values: values of the frame.
-        n_electrons: number of electrons.
-        needed: whether an odd number of electrons needs one of these; otherwise the multiplicity is 2.
-
-    Raises:
-        LabelError: if it does not fit the number of electrons, or is needed and not given.
-    """
-    if n_electrons < 0:
-        raise LabelError(f"{n_electrons} electrons; check its charge")
-    stated = _unpaired_electrons(values)
-    if stated is None:
-        if n_electrons % 2 and needed:
-            raise LabelError(f"odd number of electrons, {n_electrons}, and no multiplicity; state it as 'multiplicity'")
-        return 1 + n_electrons % 2
-    key, unpaired = stated
-    if not 0 <= unpaired <= n_electrons or (n_electrons - unpaired) % 2:  # also for NaN, and fractions
-        odd = bool(n_electrons % 2) != (key == "multiplicity")
-        what = "multiplicity 2S + 1" if key == "multiplicity" else "number of unpaired electrons"
-        expected = f"an {'odd' if odd else 'even'} {what}"
-        raise LabelError(f"{key} is {shown(values[key])} with {n_electrons} electrons, expected {expected}")
-    return int(unpaired) + 1
-
-
-def _unpaired_electrons(values: Mapping[str, Any]) -> tuple[str, float] | None:
-    """Key of a frame that states the number of unpaired electrons, and the number, NaN if it is none."""
-    for key, of_singlet in (("multiplicity", 1), ("spin", 0)):
-        if key in values:
-            given = np.asarray(values[key])
-            return key, float(given) - of_singlet if given.ndim == 0 and given.dtype.kind in "iuf" else float("nan")
-    total = abs(float(np.sum(values.get("initial_magmoms", 0.0))))
-    whole = total and total == round(total)  # fractions are those of another calculation
-    return ("initial_magmoms", total) if whole else None

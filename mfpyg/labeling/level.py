@@ -59,21 +59,14 @@ class LabelLevel:
             MFPyGError: for a malformed text, or an unknown program, method, setting or letter.
         """
         name, equals, rest = text.partition("=")
-        program, colon, rest = rest.partition(":")
         written, last, letters = rest.rpartition(":")
-        if not (equals and colon and last and written):
+        if not (equals and last and written.partition(":")[2]):
             raise MFPyGError(f"malformed level '{text}': expected {GRAMMAR}")
-        if program not in PROGRAMS:
-            raise unknown_name(f"program of level '{name}'", program, PROGRAMS)
         letters = Fidelity(name, letters).labels
         if "E" not in letters:
             raise MFPyGError(f"level '{name}' has letters {letters}, expected E among them, as in E{letters}")
-        match = _METHOD.fullmatch(written)
-        assert match is not None
-        pairs = [pair.partition("=") for pair in match["settings"].split(",")[1:]]
-        given = {key.replace("-", "_"): value for key, _, value in pairs}
         try:
-            method, settings = _class_of(program).parse(match["method"], given)
+            program, method, settings = parse_program(written)
         except MFPyGError as error:
             raise MFPyGError(f"level '{name}': {error}") from error
         return cls(name, program, method, letters, settings)
@@ -85,16 +78,9 @@ class LabelLevel:
             MFPyGError: if it is not installed, does not know the method, or does not compute one of the properties.
         """
         try:
-            program = _class_of(self.program)(self.method, self.settings)
+            return _opened(self.program, self.method, self.settings, self.letters)
         except MFPyGError as error:
             raise MFPyGError(f"level '{self.name}': {error}") from error
-        missing = [letter for letter in self.letters if letter not in program.letters]
-        if missing:
-            raise MFPyGError(
-                f"level '{self.name}': {self.program} computes no {PROPERTIES[missing[0]].plural} with {self.method} "
-                f"(it computes {listed(program.letters)}, {program.letters})"
-            )
-        return program
 
     def fingerprint(self, version: str) -> str:
         """Hash of everything that labels depend on besides the structure: all but the name."""
@@ -122,6 +108,49 @@ def parse_label_levels(texts: Iterable[str]) -> tuple[LabelLevel, ...]:
                 f"level '{name}' is given {names.count(name)} times; different levels need different names"
             )
     return levels
+
+
+def parse_program(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Key of :data:`PROGRAMS`, method, and all settings of ``PROGRAM:METHOD[,SETTING=VALUE…]``.
+
+    Raises:
+        MFPyGError: for a malformed text, or an unknown program, method or setting.
+    """
+    program, _, written = text.partition(":")
+    if not written:
+        raise MFPyGError(f"malformed program '{text}': expected PROGRAM:METHOD[,SETTING=VALUE…], as tblite:GFN2-xTB")
+    if program not in PROGRAMS:
+        raise unknown_name("program", program, PROGRAMS)
+    match = _METHOD.fullmatch(written)
+    assert match is not None
+    pairs = [pair.partition("=") for pair in match["settings"].split(",")[1:]]
+    given = {key.replace("-", "_"): value for key, _, value in pairs}
+    return program, *_class_of(program).parse(match["method"], given)
+
+
+def open_program(text: str, letters: str = "EF") -> Program:
+    """The program of ``PROGRAM:METHOD[,SETTING=VALUE…]``, ready to compute.
+
+    Args:
+        text: program, method and settings, as in ``tblite:GFN2-xTB,accuracy=0.1``.
+        letters: letters of the properties that it has to compute.
+
+    Raises:
+        MFPyGError: for a malformed text, or a program that is not installed, does not know the method, or does not
+            compute one of the properties.
+    """
+    return _opened(*parse_program(text), letters)
+
+
+def _opened(name: str, method: str, settings: Mapping[str, Any], letters: str) -> Program:
+    program = _class_of(name)(method, settings)
+    missing = [letter for letter in letters if letter not in program.letters]
+    if missing:
+        raise MFPyGError(
+            f"{name} computes no {PROPERTIES[missing[0]].plural} with {method} "
+            f"(it computes {listed(program.letters)}, {program.letters})"
+        )
+    return program
 
 
 def _class_of(program: str) -> type[Program]:

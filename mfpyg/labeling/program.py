@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
 from ase.data import atomic_masses
 
 from mfpyg.errors import MFPyGError, unknown_name
@@ -71,6 +74,50 @@ class Program(ABC):
             LabelError: with the reason, for example that the calculation did not converge.
         """
 
+    def make(self, charge: int, multiplicity: int) -> Any:
+        """New ASE calculator of energies and forces for structures of this charge and multiplicity.
+
+        Raises:
+            LabelError: if the program does not take them.
+        """
+        return ProgramCalculator(self, charge, multiplicity)
+
+    @contextmanager
+    def calculator(self, charge: int, multiplicity: int) -> Iterator[Any]:
+        """As :meth:`make`, with a temporary folder for the files of programs, which parallel jobs must not share."""
+        with tempfile.TemporaryDirectory(prefix="mfpyg-label-") as folder:
+            calculator = self.make(charge, multiplicity)
+            if hasattr(calculator, "directory"):
+                calculator.directory = folder
+            yield calculator
+
+
+class ProgramCalculator(Calculator):
+    """ASE calculator of the energies and forces that a program computes.
+
+    Args:
+        program: program that computes them.
+        charge: total charge in e.
+        multiplicity: spin multiplicity 2S + 1.
+    """
+
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012  (as in ASE)
+
+    def __init__(self, program: Program, charge: int, multiplicity: int) -> None:
+        super().__init__()
+        self.program, self.state = program, (charge, multiplicity)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute energy and forces of the atoms."""
+        super().calculate(atoms, properties, system_changes)
+        found = self.program.compute(self.atoms, *self.state, "EF")
+        self.results = {"energy": found["E"], "forces": np.asarray(found["F"])}
+
 
 def settings_from(cls: type, given: Mapping[str, str], method: str) -> dict[str, Any]:
     """Fields of a dataclass with their defaults, and values of the command line converted to their types.
@@ -119,6 +166,20 @@ def hessian_from_forces(forces: Callable[[np.ndarray], np.ndarray], pos: np.ndar
         step[divmod(row, 3)] = _HESSIAN_STEP
         hessian[row] = ((forces(pos - step) - forces(pos + step)) / (2 * _HESSIAN_STEP)).ravel()
     return ((hessian + hessian.T) / 2).reshape(n, 3, n, 3)
+
+
+def hessian_of(calculator: Any, atoms: Atoms) -> np.ndarray:
+    """Hessian (n, 3, n, 3) in eV/Å²: a calculator's own, or by central differences of its forces, symmetrised."""
+    n, moved = len(atoms), atoms.copy()
+    if "hessian" in calculator.implemented_properties:
+        hessian = np.asarray(calculator.get_property("hessian", atoms)).reshape(3 * n, 3 * n)
+        return ((hessian + hessian.T) / 2).reshape(n, 3, n, 3)
+
+    def forces(pos: np.ndarray) -> np.ndarray:
+        moved.positions = pos
+        return np.array(calculator.get_property("forces", moved))
+
+    return hessian_from_forces(forces, atoms.positions)
 
 
 def about_centre_of_mass(dipole: np.ndarray, atoms: Atoms, charge: int) -> np.ndarray:

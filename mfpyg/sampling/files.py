@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 import multiprocessing
 import platform
@@ -25,13 +26,13 @@ from mfpyg.datasets.frames import Frame
 from mfpyg.errors import MFPyGError
 from mfpyg.files import append_text, replace_file, write_text
 from mfpyg.inference.extxyz import choose_digits, frame_as_text, pair
-from mfpyg.sampling.calculators import described, version_of
+from mfpyg.labeling.level import open_program
 from mfpyg.sampling.molecules import Molecule
 from mfpyg.sampling.sampler import Geometry, sample
 from mfpyg.sampling.settings import SampleSettings
 
-PACKAGES = ("ase", "numpy", "scipy", "rdkit", "tblite", "torch")
-"""Packages whose versions a recipe states."""
+PACKAGES = ("ase", "numpy", "scipy", "rdkit", "torch")
+"""Packages whose versions a recipe states, beside that of the program."""
 
 
 @dataclass
@@ -81,7 +82,7 @@ def sample_file(
             raise MFPyGError(f"{path} exists; choose another name, or remove it")
     stated: dict[str, Any] = {
         "settings": _plain(settings),
-        "calculator": described(settings.calculator),
+        "calculator": _described(settings.calculator),
         "versions": _versions(),
     }
     keys = {_key(molecule, stated): molecule for molecule in molecules}
@@ -171,10 +172,19 @@ def as_extxyz(geometry: Geometry, molecule: Molecule) -> str:
     return frame_as_text(frame, columns, [pair(key, value) or "" for key, value in values.items() if value is not None])
 
 
+def _described(calculator: str) -> dict[str, Any]:
+    """What a recipe says about a calculator; the version of a trained potential has the hash of its checkpoint."""
+    program = open_program(calculator)
+    about = {"version": program.version, "method": program.method, "settings": program.settings}
+    return {"name": calculator, **about}
+
+
 def _versions() -> dict[str, str]:
-    found = {package: version_of(package) for package in PACKAGES}
-    installed = {package: version for package, version in found.items() if version is not None}
-    return {"mfpyg": __version__, "python": platform.python_version(), **installed}
+    found = {"mfpyg": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def _plain(settings: SampleSettings) -> dict[str, Any]:

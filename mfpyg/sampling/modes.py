@@ -7,6 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from ase import Atoms, units
 
+from mfpyg.labeling.program import hessian_of
+from mfpyg.rigid import internal_motions
+
 SOFT = 200.0
 """Wavenumber in cm⁻¹ that softer and imaginary modes are displaced with.
 
@@ -14,12 +17,6 @@ Straight displacements along a soft torsion stretch bonds. The mean potential en
 (GFN2-xTB, 600 K) is 7.3 times that of the harmonic model if its modes of 62i and 114 cm⁻¹ are displaced with their own
 ω, and 1.5 times with this threshold.
 """
-
-DELTA = 0.005
-"""Displacement in Å of the finite differences of forces."""
-
-LINEAR = 1e-3
-"""Size of a rotation, relative to the other rigid motions, below which a molecule is linear."""
 
 TO_WAVENUMBER = np.sqrt(units._e / units._amu) * 1e10 / (2 * np.pi * units._c * 100)
 """√(eV/Å²/u) as a wavenumber ω / 2πc in cm⁻¹."""
@@ -78,47 +75,8 @@ def normal_modes(atoms: Atoms) -> Modes:
     with soft vibrations.
     """
     masses = atoms.get_masses()
+    vibrations = internal_motions(atoms.positions, np.sqrt(masses), rotations=not atoms.pbc.any())  # (3n, k)
     root = np.repeat(np.sqrt(masses), 3)  # (3n,)
-    vibrations = internal_motions(atoms, root)  # (3n, k)
-    eigenvalues, within = np.linalg.eigh(vibrations.T @ (hessian(atoms) / np.outer(root, root)) @ vibrations)
+    hessian = hessian_of(atoms.calc, atoms).reshape(len(root), len(root))
+    eigenvalues, within = np.linalg.eigh(vibrations.T @ (hessian / np.outer(root, root)) @ vibrations)
     return Modes(eigenvalues, vibrations @ within, masses)
-
-
-def internal_motions(atoms: Atoms, weights: np.ndarray | float = 1.0) -> np.ndarray:
-    """Orthonormal displacements orthogonal to translations and, of molecules, to infinitesimal rotations.
-
-    Args:
-        atoms: a molecule, or a periodic system whose rotations count as internal.
-        weights: factors of the coordinates, (3n,), such as square roots of masses.
-
-    Returns:
-        Displacements as columns, (3n, 3n − 6); 3n − 5 of linear molecules, 3n − 3 of periodic systems.
-    """
-    axes = np.eye(3)
-    rigid = np.tile(axes, (len(atoms), 1))  # (3n, 3)
-    if len(atoms) > 1 and not atoms.pbc.any():
-        from_center = atoms.positions - atoms.get_center_of_mass()
-        turns = np.stack([np.cross(axis, from_center).ravel() for axis in axes], axis=1)  # (3n, 3)
-        rigid = np.concatenate([rigid, turns / np.abs(from_center).max()], axis=1)
-    vectors, sizes, _ = np.linalg.svd(np.reshape(weights, (-1, 1)) * rigid)
-    return vectors[:, int((sizes > LINEAR * sizes.max()).sum()) :]
-
-
-def hessian(atoms: Atoms) -> np.ndarray:
-    """Second derivatives of the energy in eV/Å², symmetric, (3n, 3n).
-
-    The calculator's own, where it has the property ``hessian``, else central differences of its forces.
-    """
-    if "hessian" in atoms.calc.implemented_properties:
-        found = np.asarray(atoms.calc.get_property("hessian", atoms))
-    else:
-        displaced, found = atoms.copy(), np.empty((3 * len(atoms), 3 * len(atoms)))
-        displaced.calc = atoms.calc
-        for row in range(len(found)):
-            ends = []
-            for sign in (1, -1):
-                displaced.positions = atoms.positions
-                displaced.positions.flat[row] += sign * DELTA
-                ends.append(displaced.get_forces().ravel())
-            found[row] = (ends[1] - ends[0]) / (2 * DELTA)
-    return (found + found.T) / 2

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from mfpyg.datasets.frames import Frame, frames_of, total_charge
+from mfpyg.datasets.frames import Frame, frames_of
 from mfpyg.errors import MFPyGError, MFPyGWarning, shown
+from mfpyg.labeling.electrons import charge_and_multiplicity
+from mfpyg.labeling.program import LabelError
 
 SMILES_FILES = (".smi", ".smiles")
 
@@ -36,10 +38,14 @@ class Molecule:
     structures: tuple[Atoms, ...] = ()
 
 
-def read_molecules(words: Sequence[str]) -> list[Molecule]:
+def read_molecules(words: Sequence[str], needs_spin: bool = True) -> list[Molecule]:
     """Molecules of SMILES, of ``.smi`` files with one at the start of each line, and of files that ASE reads.
 
     Structures of the same name, charge and multiplicity are one molecule. A molecule that is named twice is taken once.
+
+    Args:
+        words: SMILES and names of files.
+        needs_spin: see :func:`from_frame`.
 
     Warns:
         MFPyGWarning: naming those that are given twice.
@@ -48,7 +54,7 @@ def read_molecules(words: Sequence[str]) -> list[Molecule]:
         MFPyGError: for a SMILES or file that cannot be read, naming it and the line or frame.
     """
     found: dict[tuple[str, int, int, bool], Molecule] = {}
-    for molecule in _molecules_of(words):
+    for molecule in _molecules_of(words, needs_spin):
         key = (molecule.name, molecule.charge, molecule.multiplicity, molecule.smiles is None)
         if key not in found:
             found[key] = molecule
@@ -60,7 +66,7 @@ def read_molecules(words: Sequence[str]) -> list[Molecule]:
     return list(found.values())
 
 
-def _molecules_of(words: Iterable[str]) -> Iterator[Molecule]:
+def _molecules_of(words: Iterable[str], needs_spin: bool) -> Iterator[Molecule]:
     for word in words:
         path = Path(word)
         if not path.is_file():
@@ -69,7 +75,7 @@ def _molecules_of(words: Iterable[str]) -> Iterator[Molecule]:
             yield from _of_smiles_file(path)
         else:
             for frame in frames_of(path, hint="write it as extended XYZ"):
-                yield from_frame(frame, f"{path}: frame {frame.number}")
+                yield from_frame(frame, f"{path}: frame {frame.number}", needs_spin)
 
 
 def from_smiles(smiles: str, where: str = "") -> Molecule:
@@ -113,26 +119,21 @@ def _of_smiles_file(path: Path) -> Iterator[Molecule]:
         raise MFPyGError(f"{path}: empty; expected a SMILES at the start of each line")
 
 
-def from_frame(frame: Frame, where: str) -> Molecule:
-    """Molecule of a given structure, with its ``molecule``, ``charge`` and ``multiplicity``, if it has them.
+def from_frame(frame: Frame, where: str, needs_spin: bool = True) -> Molecule:
+    """Molecule of a given structure, with the name under ``molecule``, else its formula.
 
-    Without a multiplicity it is 1 of an even and 2 of an odd number of electrons.
+    Args:
+        frame: frame as read.
+        where: name of the file and frame, for the error message.
+        needs_spin: whether an odd number of electrons needs a multiplicity; otherwise it is 2.
 
     Raises:
-        MFPyGError: for no atoms, and a charge or multiplicity that the number of electrons does not allow.
+        MFPyGError: as :func:`mfpyg.labeling.electrons.charge_and_multiplicity`.
     """
-    if not len(frame.z):
-        raise MFPyGError(f"{where}: no atoms; expected at least one")
-    if not np.isfinite(frame.pos).all():
-        raise MFPyGError(f"{where}: positions are NaN or infinite; expected positions in Å")
-    charge = round(total_charge(frame, where))
-    electrons = int(frame.z.sum()) - charge
-    multiplicity = frame.values.get("multiplicity", 1 + electrons % 2)
-    if isinstance(multiplicity, np.generic):
-        multiplicity = multiplicity.item()
-    if not _possible(multiplicity, electrons):
-        found = f"multiplicity {shown(multiplicity)} and charge {charge}"
-        raise MFPyGError(f"{where}: {found} do not fit {electrons} electrons; expected 2S + 1, as 1 or 2")
+    try:
+        charge, multiplicity = charge_and_multiplicity(frame, needs_spin)
+    except LabelError as error:
+        raise MFPyGError(f"{where}: {error}") from error
     name = frame.values.get("molecule")
     if name is None:
         from mfpyg.datasets.chunks import formula  # imports torch
@@ -140,12 +141,6 @@ def from_frame(frame: Frame, where: str) -> Molecule:
         name = formula(frame.z)
     atoms = Atoms(frame.z, frame.pos, cell=frame.cell, pbc=frame.pbc)
     return Molecule(str(name), charge, multiplicity, structures=(atoms,))
-
-
-def _possible(multiplicity: Any, electrons: int) -> bool:
-    if not isinstance(multiplicity, int) or isinstance(multiplicity, bool):
-        return False
-    return 1 <= multiplicity <= electrons + 1 and (electrons - multiplicity) % 2 == 1
 
 
 def conformers(smiles: str, number: int, seed: int) -> list[Atoms]:

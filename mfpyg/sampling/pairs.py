@@ -28,7 +28,7 @@ from ase import Atoms
 from scipy.spatial import cKDTree
 
 from mfpyg.errors import MFPyGError
-from mfpyg.sampling.modes import internal_motions
+from mfpyg.rigid import internal_motions
 
 NEAR = 0.03
 """RMS displacement in Å up to which two geometries are near."""
@@ -48,7 +48,7 @@ def partner(atoms: Atoms, step: float, rng: np.random.Generator) -> np.ndarray:
     Returns:
         Positions in Å, (n, 3).
     """
-    motions = internal_motions(atoms)  # (3n, k)
+    motions = internal_motions(atoms.positions, np.ones(len(atoms)), rotations=not atoms.pbc.any())  # (3n, k)
     direction = motions @ rng.standard_normal(motions.shape[1])
     direction *= step * np.sqrt(len(atoms)) / np.linalg.norm(direction)
     return atoms.positions + direction.reshape(-1, 3)

@@ -13,7 +13,7 @@ from ase import Atoms
 from ase.optimize import BFGS
 
 from mfpyg.errors import MFPyGError
-from mfpyg.sampling.calculators import calculator, with_electrons
+from mfpyg.labeling.level import open_program
 from mfpyg.sampling.dynamics import trajectory
 from mfpyg.sampling.geometry import Bonds, Distinct, too_close
 from mfpyg.sampling.modes import Modes, normal_modes
@@ -94,9 +94,10 @@ def sample(molecule: Molecule, settings: SampleSettings, calc: Any = None) -> Sa
     Raises:
         MFPyGError: if there is no structure to start from, or the calculator fails at the first one.
     """
-    if calc is None:
-        calc = calculator(settings.calculator, molecule.charge, molecule.multiplicity)
-    return _Sampler(molecule, settings, calc).run()
+    if calc is not None:
+        return _Sampler(molecule, settings, calc).run()
+    with open_program(settings.calculator).calculator(molecule.charge, molecule.multiplicity) as calc:
+        return _Sampler(molecule, settings, calc).run()
 
 
 class _Sampler:
@@ -135,7 +136,8 @@ class _Sampler:
         for number, given in enumerate(candidates):
             if len(starts) == wanted:
                 break
-            start = with_electrons(given.copy(), self.molecule.charge, self.molecule.multiplicity)
+            start = given.copy()
+            start.info["charge"] = self.molecule.charge  # which trained potentials read
             start.calc = self.calc
             if too_close(start):
                 self.result.dropped[CLOSE] += 1

@@ -20,7 +20,8 @@ class SampleSettings:
     temperature: tuple = (300.0, 600.0, 1000.0)  # of numbers
     calculator: str = setting(
         "tblite:GFN2-xTB",
-        "energies and forces: tblite:METHOD, mfpyg:RUN@FIDELITY, or ase:FILE.yaml for any calculator of ASE",
+        "energies and forces: PROGRAM:METHOD[,SETTING=VALUE...] as in mfpyg-label, with the program tblite, pyscf, ase "
+        "or mfpyg",
     )
     seed: int = setting(0, "seed of all random numbers", low=0)
     no_relax: bool = setting(False, "take the conformers of RDKit, or the given structures, as they are")

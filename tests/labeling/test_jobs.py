@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mfpyg.datasets.frames import frame_of_atoms
-from mfpyg.labeling.jobs import LabelJob, job_of, multiplicity_of
+from mfpyg.labeling.electrons import multiplicity_of
+from mfpyg.labeling.jobs import LabelJob, job_of
 from mfpyg.labeling.level import LabelLevel
 from mfpyg.labeling.program import LabelError
 
@@ -53,7 +54,7 @@ def test_multiplicity_is_not_guessed(values: dict[str, Any], n_electrons: int, m
 
 
 def test_programs_without_spin_do_not_need_it() -> None:
-    assert multiplicity_of({}, 9, needed=False) == 2
+    assert multiplicity_of({}, 9, needs_spin=False) == 2
 
 
 LEVEL = LabelLevel.parse("a=ase:lj:EF")

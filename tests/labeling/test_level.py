@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mfpyg.errors import MFPyGError
-from mfpyg.labeling.level import LabelLevel, parse_label_levels
+from mfpyg.labeling.level import LabelLevel, open_program, parse_label_levels
 
 
 def test_levels() -> None:
@@ -37,7 +37,7 @@ def test_functionals_with_commas_and_methods_with_colons() -> None:
     [
         ("xtb", "malformed level 'xtb': expected NAME=PROGRAM:METHOD"),
         ("xtb=tblite:EF", "malformed level"),
-        ("xtb=tblte:GFN2-xTB:EF", "unknown program of level 'xtb' 'tblte' .*did you mean 'tblite'"),
+        ("xtb=tblte:GFN2-xTB:EF", "level 'xtb': unknown program 'tblte' .*did you mean 'tblite'"),
         ("xtb=tblite:GFN2:EF", r"level 'xtb': unknown method of tblite 'GFN2' .*did you mean 'GFN2-xTB'"),
         ("xtb=tblite:GFN2-xTB:EX", "malformed fidelity|expected letters"),
         ("xtb=tblite:GFN2-xTB:F", "letters F, expected E among them"),
@@ -93,6 +93,22 @@ def test_mistakes_in_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conte
 def test_programs_that_cannot_be_opened(text: str, message: str) -> None:
     with pytest.raises(MFPyGError, match=message):
         LabelLevel.parse(text).open()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("emt", "malformed program 'emt': expected PROGRAM:METHOD"),
+        ("orca:x", "unknown program 'orca'"),
+        ("ase:springs:Energies", r"ase computes no forces with springs:Energies \(it computes energies, E\)"),
+    ],
+)
+def test_programs_without_a_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    (tmp_path / "springs.py").write_text("class Energies:\n    implemented_properties = ['energy']\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(MFPyGError, match=message):
+        open_program(text)
+    assert open_program("ase:emt").letters == "EFSH"
 
 
 def test_missing_programs_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from ase.build import bulk
 
 from mfpyg.datasets.levels import BUNDLED
 from mfpyg.errors import MFPyGError
-from mfpyg.labeling.level import LabelLevel
+from mfpyg.labeling.level import LabelLevel, open_program
 from mfpyg.labeling.program import LabelError, Program
 
 EV_PER_ANGSTROM = 27.211386245988 / 0.529177210903  # in one Hartree/bohr
@@ -202,6 +202,22 @@ def test_second_order_steps_follow_where_diis_fails() -> None:
     program = opened("a=pyscf:PBE/6-31g,max_cycle=30:E")
     found = program.compute(ase.Atoms("OH", [[0.01, 0.02, 0.03], [0.2, 0.3, 0.95]]), 0, 2, "E")
     assert found["E"] / 27.211386245988 == pytest.approx(-75.61, abs=0.05)
+
+
+@pytest.mark.parametrize("text", ["tblite:GFN2-xTB", "pyscf:HF/sto-3g"])
+def test_calculators_of_programs(text: str, shaken: Shaken) -> None:
+    pytest.importorskip(text.partition(":")[0], reason="of the extra label")
+    program, water = open_program(text), shaken("H2O")
+    expected = program.compute(water, 1, 2, "EF")
+    with program.calculator(1, 2) as water.calc:
+        folder = Path(water.calc.directory)
+        assert folder.is_dir()
+        assert water.get_potential_energy() == pytest.approx(expected["E"], abs=1e-8)
+        np.testing.assert_allclose(water.get_forces(), expected["F"], atol=1e-6)
+        first = water.get_forces()
+        water.positions[0, 2] += 0.1
+        assert abs(water.get_forces() - first).max() > 0.1
+    assert not folder.exists()
 
 
 def test_any_calculator_of_ase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

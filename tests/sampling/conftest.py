@@ -6,7 +6,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 
-from mfpyg.sampling.modes import hessian
+from mfpyg.labeling.program import hessian_of
 
 from .springs import Quadratic, Springs
 
@@ -20,5 +20,5 @@ def methanol() -> Atoms:
 def harmonic(methanol: Atoms) -> Atoms:
     """Methanol in a potential that is exactly harmonic, with the second derivatives of springs."""
     methanol.calc = Springs(methanol, stiffness=10)
-    methanol.calc = Quadratic(methanol, hessian(methanol))
+    methanol.calc = Quadratic(methanol, hessian_of(methanol.calc, methanol).reshape(18, 18))
     return methanol

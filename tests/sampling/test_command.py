@@ -20,8 +20,7 @@ from ase.build import bulk
 
 from mfpyg.cli import sample
 from mfpyg.datasets.frames import frames_of
-from mfpyg.errors import MFPyGError
-from mfpyg.sampling.calculators import calculator
+from mfpyg.files import sha256_of
 from mfpyg.sampling.pairs import find_pairs
 
 EMT = ("--calculator=ase:emt.yaml", "--temperature=300", "--equilibration=20", "--stride=20", "--modes=3")
@@ -36,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for atoms in frames:
         atoms.rattle(0.05, seed=1)
     ase.io.write("in.xyz", frames, format="extxyz")
-    Path("emt.yaml").write_text("calculator: ase.calculators.emt.EMT\n")
+    Path("emt.yaml").write_text("calculator: emt\n")
     return tmp_path
 
 
@@ -61,7 +60,8 @@ def test_files(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(frame.pbc.all() for frame in frames)
     recipe = yaml.safe_load(Path("out.xyz.yaml").read_text())
     assert recipe["settings"]["pairs"] == 2
-    assert recipe["calculator"]["file"] == {"calculator": "ase.calculators.emt.EMT"}
+    about = {"name": "ase:emt.yaml", "version": ase.__version__, "method": "emt", "settings": {}}
+    assert recipe["calculator"] == about
     assert {"mfpyg", "ase", "numpy"} <= set(recipe["versions"])
     assert recipe["molecules"][0]["geometries"] == {"conformer": 1, "modes": 3, "dynamics": 2, "partner": 2}
     assert sorted(path.name for path in here.iterdir()) == ["emt.yaml", "in.xyz", "out.xyz", "out.xyz.yaml"]
@@ -141,9 +141,9 @@ def test_molecules_that_fail_are_left_out(here: Path, capsys: pytest.CaptureFixt
         (("in.xyz", "-o", "out.xyz", "--modes=-1"), "modes is -1, expected a number of at least 0"),
         (("in.xyz", "-o", "out.xyz", "--temperature", "0"), "temperature is 0.0, expected numbers above 0"),
         (("in.xyz", "-o", "out.xyz", "--temprature", "9"), "did you mean '--temperature'?"),
-        (("in.xyz", "-o", "out.xyz", "--calculator=emt"), "calculator 'emt', expected tblite:GFN2-xTB, mfpyg:"),
+        (("in.xyz", "-o", "out.xyz", "--calculator=emt"), "malformed program 'emt': expected PROGRAM:METHOD"),
         (("in.xyz", "-o", "out.xyz", "--calculator=orca:x"), "unknown program 'orca'"),
-        (("in.xyz", "-o", "out.xyz", "--calculator=ase:no.yaml"), "no.yaml: no such file; expected a YAML file of a"),
+        (("in.xyz", "-o", "out.xyz", "--calculator=ase:no.yaml"), "no.yaml: no such file; expected a YAML file"),
         (("in.xyz", "-o", "out.xyz", "--calculator=tblite:GFN3"), "unknown method of tblite 'GFN3'"),
         (("in.xyz", "-o", "out.xyz", "--calculator=mfpyg:no@cc"), "no: no such checkpoint"),
     ],
@@ -160,22 +160,6 @@ def test_an_output_with_a_recipe_is_not_replaced(here: Path, capsys: pytest.Capt
     Path("out.xyz.yaml").touch()
     run("in.xyz", "-o", "out.xyz", *EMT, status=2)
     assert "out.xyz.yaml exists" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("atoms: 1\n", "calculator is None, expected module and class"),
-        ("calculator: EMT\n", "calculator is 'EMT', expected module and class"),
-        ("calculator: no_such_package.X\n", "no_such_package.X cannot be imported"),
-        ("calculator: ase.calculators.emt.EMTT\n", "cannot be made with these arguments"),
-        ("calculator: ase.calculators.morse.MorsePotential\nr0: [1]\nr0: 2\n", "key 'r0' is given twice"),
-    ],
-)
-def test_bad_files_of_calculators(here: Path, text: str, message: str) -> None:
-    Path("bad.yaml").write_text(text)
-    with pytest.raises(MFPyGError, match=message):
-        calculator("ase:bad.yaml")
 
 
 @pytest.mark.parametrize(("package", "words"), [("tblite", ("in.xyz",)), ("rdkit", ("C", "--calculator=ase:emt.yaml"))])
@@ -209,7 +193,19 @@ def test_a_trained_potential(here: Path, untrained: Callable[..., Path]) -> None
     options = ("--calculator=mfpyg:model.ckpt@cc", "--no-relax", "--modes=2", "--dynamics=0", "--temperature=10")
     run("water.xyz", "-o", "out.xyz", *options)
     assert len(list(frames_of(Path("out.xyz")))) == 3
-    assert len(yaml.safe_load(Path("out.xyz.yaml").read_text())["calculator"]["sha256"]) == 64
+    about = yaml.safe_load(Path("out.xyz.yaml").read_text())["calculator"]
+    assert about["version"].partition(", checkpoint ")[2] == sha256_of(Path("model.ckpt"))[:16]
+
+
+@pytest.mark.slow
+def test_any_program_of_labels(here: Path) -> None:
+    pytest.importorskip("pyscf", reason="of the extra label")
+    from ase.build import molecule
+
+    ase.io.write("water.xyz", molecule("H2O"), format="extxyz")
+    run("water.xyz", "-o", "out.xyz", "--calculator=pyscf:HF/sto-3g", "--modes=2", "--dynamics=0", "--temperature=300")
+    first, *_ = list(frames_of(Path("out.xyz")))
+    assert np.linalg.norm(first.pos[0] - first.pos[1]) == pytest.approx(0.989, abs=0.002)
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ from ase.calculators.morse import MorsePotential
 from ase.optimize import BFGS
 
 from mfpyg.evaluation.frequencies import harmonic_frequencies
-from mfpyg.sampling.modes import SOFT, TO_WAVENUMBER, Modes, hessian, internal_motions, normal_modes
+from mfpyg.labeling.program import hessian_of
+from mfpyg.rigid import internal_motions
+from mfpyg.sampling.modes import SOFT, TO_WAVENUMBER, Modes, normal_modes
 
 
 @pytest.mark.parametrize("name", ["H2O", "CO2", "CH3OH", "H2"])
@@ -20,7 +22,7 @@ def test_wavenumbers_are_those_of_the_evaluation(name: str) -> None:
     atoms = molecule(name)
     atoms.calc = EMT()
     BFGS(atoms, logfile=None).run(fmax=1e-5, steps=500)
-    matrix = hessian(atoms).reshape(len(atoms), 3, len(atoms), 3).transpose(0, 2, 1, 3) * units.mol / units.kcal
+    matrix = hessian_of(atoms.calc, atoms).transpose(0, 2, 1, 3) * units.mol / units.kcal
     z, pos = torch.from_numpy(atoms.numbers.astype(np.int64)), torch.from_numpy(atoms.positions)
     expected = harmonic_frequencies(torch.from_numpy(matrix), z, pos).numpy()
     np.testing.assert_allclose(normal_modes(atoms).wavenumbers, expected, rtol=1e-6, atol=1e-3)
@@ -30,16 +32,16 @@ def test_crystals_keep_their_rotations() -> None:
     atoms = bulk("Cu", cubic=True)
     atoms.calc = EMT()
     assert len(normal_modes(atoms).eigenvalues) == 3 * len(atoms) - 3
-    assert internal_motions(Atoms("He", [[1, 2, 3]])).shape == (3, 0)
+    assert internal_motions(np.array([[1.0, 2, 3]]), np.ones(1), rotations=True).shape == (3, 0)
 
 
 def test_hessians_of_a_calculator_are_used(harmonic: Atoms, monkeypatch: pytest.MonkeyPatch) -> None:
-    by_differences = hessian(harmonic)
     calc = harmonic.calc
+    by_differences = hessian_of(calc, harmonic)
     monkeypatch.setattr(calc, "implemented_properties", ["energy", "forces", "hessian"])
     monkeypatch.setattr(calc, "get_property", lambda name, atoms: {"hessian": calc.hessian}[name])
     monkeypatch.setattr(calc, "calculate", None)
-    np.testing.assert_allclose(hessian(harmonic), by_differences, atol=1e-8)
+    np.testing.assert_allclose(hessian_of(calc, harmonic), by_differences, atol=1e-8)
 
 
 @pytest.mark.parametrize("temperature", [300.0, 1000.0])

@@ -83,6 +83,7 @@ def test_structures_of_a_file(tmp_path: Path) -> None:
     named = water.copy()
     named.info["molecule"] = "water"
     hydroxide.info["charge"] = -1
+    radical.info["spin"] = 1
     triplet = molecule("O2")
     triplet.info["multiplicity"] = 3
     ase.io.write(tmp_path / "in.xyz", [water, named, hydroxide, radical, triplet, water], format="extxyz")
@@ -99,11 +100,12 @@ def test_structures_of_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        ({"multiplicity": 2}, "frame 0: multiplicity 2 and charge 0 do not fit 10 electrons"),
-        ({"charge": 1, "multiplicity": 1}, "multiplicity 1 and charge 1 do not fit 9 electrons"),
-        ({"multiplicity": 0}, "multiplicity 0"),
-        ({"multiplicity": 1.5}, "multiplicity 1.5"),
-        ({"charge": 0.5}, "a total charge of 0.5 e, expected a whole number"),
+        ({"multiplicity": 2}, "frame 0: multiplicity is 2 with 10 electrons, expected an odd"),
+        ({"charge": 1, "multiplicity": 1}, "multiplicity is 1 with 9 electrons"),
+        ({"multiplicity": 0}, "multiplicity is 0"),
+        ({"multiplicity": 1.5}, "multiplicity is 1.5"),
+        ({"charge": 1}, "odd number of electrons, 9, and no multiplicity; state it as 'multiplicity'"),
+        ({"charge": 0.5}, "the total charge is 0.5 e, expected a whole number"),
     ],
 )
 def test_impossible_electrons_are_named(tmp_path: Path, info: dict[str, float], message: str) -> None:
@@ -116,6 +118,7 @@ def test_impossible_electrons_are_named(tmp_path: Path, info: dict[str, float], 
 
 def test_periodic_structures(tmp_path: Path) -> None:
     ase.io.write(tmp_path / "in.xyz", Atoms("Cu", cell=[3, 3, 3], pbc=True), format="extxyz")
-    (found,) = read_molecules([str(tmp_path / "in.xyz")])
+    (found,) = read_molecules([str(tmp_path / "in.xyz")], needs_spin=False)
+    assert found.multiplicity == 2
     assert found.structures[0].pbc.all()
     np.testing.assert_allclose(found.structures[0].cell.lengths(), 3)

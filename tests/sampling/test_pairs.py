@@ -7,7 +7,7 @@ import pytest
 from ase import Atoms
 
 from mfpyg.errors import MFPyGError
-from mfpyg.sampling.modes import internal_motions
+from mfpyg.rigid import internal_motions
 from mfpyg.sampling.pairs import directional_forces, find_pairs, partner
 
 from .springs import Springs
@@ -50,7 +50,7 @@ def test_directional_force_is_the_force_at_the_midpoint(shaken: Atoms) -> None:
 
 def test_directions_are_isotropic_and_without_rigid_motions(shaken: Atoms) -> None:
     """⟨(ΔF·u)²⟩ k / 3n is the mean square error per component of an internal error ΔF."""
-    motions, rng = internal_motions(shaken), np.random.default_rng(3)
+    motions, rng = internal_motions(shaken.positions, np.ones(len(shaken)), rotations=True), np.random.default_rng(3)
     error = motions @ rng.normal(size=motions.shape[1])
     moved = np.array([partner(shaken, 0.01, rng) - shaken.positions for _ in range(4000)]).reshape(4000, -1)
     units = moved / np.linalg.norm(moved, axis=1, keepdims=True)
