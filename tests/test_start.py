@@ -41,7 +41,8 @@ def test_loading_and_predicting_imports_nothing_heavy(tmp_path: Path) -> None:
 
 HELP = """
 import importlib, sys
-for name in ("train", "evaluate", "inspection", "predict", "preprocess", "doctor", "study", "sample", "label", "convert"):
+names = "train evaluate inspection predict preprocess doctor study sample label convert"
+for name in names.split():
     for option, status in (("--help", 0), ("--wrong", 2)):
         try:
             importlib.import_module(f"mfpyg.cli.{name}").main(["CC/E", option] if name == "study" else [option])

@@ -114,8 +114,9 @@ class ProgramCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Compute energy and forces of the atoms."""
+        assert atoms is not None
         super().calculate(atoms, properties, system_changes)
-        found = self.program.compute(self.atoms, *self.state, "EF")
+        found = self.program.compute(atoms, *self.state, "EF")
         self.results = {"energy": found["E"], "forces": np.asarray(found["F"])}
 
 

@@ -82,7 +82,7 @@ def test_structures_of_a_file(tmp_path: Path) -> None:
     water, hydroxide, radical = molecule("H2O"), molecule("OH"), molecule("CH3")
     named = water.copy()
     named.info["molecule"] = "water"
-    hydroxide.info["charge"] = -1
+    hydroxide.info.update(charge=-1, spin=0)
     radical.info["spin"] = 1
     triplet = molecule("O2")
     triplet.info["multiplicity"] = 3
