@@ -60,7 +60,9 @@ def multiplicity_of(values: Mapping[str, Any], n_electrons: int, needs_spin: boo
         odd = bool(n_electrons % 2) != (key == "multiplicity")
         what = "multiplicity 2S + 1" if key == "multiplicity" else "number of unpaired electrons"
         expected = f"an {'odd' if odd else 'even'} {what}"
-        raise LabelError(f"{key} is {shown(values[key])} with {n_electrons} electrons, expected {expected}")
+        raise LabelError(
+            f"{key} is {shown(np.asarray(values[key]).tolist())} with {n_electrons} electrons, expected {expected}"
+        )
     return int(unpaired) + 1
 
 
