@@ -100,11 +100,14 @@ def test_programs_that_cannot_be_opened(text: str, message: str) -> None:
     [
         ("emt", "malformed program 'emt': expected PROGRAM:METHOD"),
         ("orca:x", "unknown program 'orca'"),
-        ("ase:springs:Energies", r"ase computes no forces with springs:Energies \(it computes energies, E\)"),
+        (
+            "ase:only_energies:Energies",
+            r"ase computes no forces with only_energies:Energies \(it computes energies, E\)",
+        ),
     ],
 )
 def test_programs_without_a_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
-    (tmp_path / "springs.py").write_text("class Energies:\n    implemented_properties = ['energy']\n")
+    (tmp_path / "only_energies.py").write_text("class Energies:\n    implemented_properties = ['energy']\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(MFPyGError, match=message):
         open_program(text)
