@@ -8,6 +8,8 @@ COMMANDS = {
     "mfpyg-doctor": ("doctor", "check data for errors that ruin training"),
     "mfpyg-preprocess": ("preprocess", "process data once, so that training opens them quickly"),
     "mfpyg-inspect": ("inspection", "show the contents of a checkpoint, a run, a study or a data set"),
+    "mfpyg-sample": ("sample", "make geometries to be labelled, from SMILES or structures"),
+    "mfpyg-label": ("label", "compute labels of geometries at several levels of theory"),
     "mfpyg-convert": ("convert", "convert a trained hippynn model to a checkpoint"),
 }
 """Modules of the commands, and what the commands do."""

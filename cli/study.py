@@ -14,7 +14,7 @@ from mfpyg.cli import train_options
 from mfpyg.cli.common import run
 from mfpyg.cli.study_options import (
     NAME,
-    cluster_of,
+    cluster_chosen,
     label_fraction,
     levels_of,
     named_data,
@@ -72,7 +72,7 @@ def study_command(arguments: Sequence[str]) -> None:
         check_same_references(of_place[one.folder.parent], RunFolder(one.folder))
     splits = splits_of(settings[0])
     at_a_time = runs_at_a_time(parsed.jobs, parsed.gpus or [])
-    cluster = cluster_of(parsed)
+    cluster = cluster_chosen(parsed)
     more = named_data(parsed.evaluate, splits)
     device = ["--accelerator", "cuda"] if parsed.gpus and common.accelerator == "auto" else []
     runs = [dataclasses.replace(r, data=tuple(settings[0].sources)) for r in runs]

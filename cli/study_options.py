@@ -12,9 +12,9 @@ from mfpyg import __version__
 from mfpyg.cli import train_options
 from mfpyg.cli.common import HelpFormatter, hyphenated
 from mfpyg.datasets.spec import DatasetSpec, combined_levels, parse_specs, recorded_specs
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError
 from mfpyg.settings import TrainSettings
-from mfpyg.study.cluster import Slurm
+from mfpyg.study.cluster import Slurm, cluster_of
 from mfpyg.study.names import parse_model, target_of
 from mfpyg.study.plan import SETS, StudyPlan
 
@@ -167,20 +167,14 @@ def named_data(texts: Sequence[str], taken: Sequence[str]) -> dict[str, DatasetS
     return found
 
 
-def cluster_of(parsed: argparse.Namespace) -> Slurm | None:
+def cluster_chosen(parsed: argparse.Namespace) -> Slurm | None:
     """Cluster to run on, if any.
 
     Raises:
         MFPyGError: for an unknown launcher, or options of the other one.
     """
-    if parsed.launcher not in ("local", "slurm"):
-        raise unknown_name("launcher", parsed.launcher, ("local", "slurm"))
-    if parsed.launcher == "local":
-        if parsed.slurm:
-            raise MFPyGError("slurm is given, but launcher is local; set launcher to slurm")
-        return None
-    if parsed.gpus:
+    if parsed.launcher == "slurm" and parsed.gpus:
         raise MFPyGError(
             "gpus selects GPUs of this machine; with launcher slurm, request them by --slurm gpus_per_node=1"
         )
-    return Slurm.parse(parsed.slurm)
+    return cluster_of(parsed.launcher, parsed.slurm)

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from mfpyg.errors import MFPyGError
 from mfpyg.models.charges import masses
+from mfpyg.rigid import internal_motions
 
 TO_WAVENUMBER = math.sqrt(4.184e26) / (2 * math.pi * 2.99792458e10)
 """√(kcal/mol/Å²/u) as a wavenumber ω / 2πc in cm⁻¹."""
-
-LINEAR = 1e-3
-"""Largest deviation from a line, relative to the length, of molecules that are taken for linear."""
 
 
 def harmonic_frequencies(hessian: Tensor, z: Tensor, pos: Tensor, periodic: bool = False) -> Tensor:
@@ -33,7 +31,7 @@ def harmonic_frequencies(hessian: Tensor, z: Tensor, pos: Tensor, periodic: bool
 
     Returns:
         Frequencies in cm⁻¹ in ascending order, imaginary ones as negative numbers: (3n − 6,) float64; 3n − 5 of linear
-        molecules, see :data:`LINEAR`, 3n − 3 of periodic systems, and none of an atom.
+        molecules, see :data:`mfpyg.rigid.LINEAR`, 3n − 3 of periodic systems, and none of an atom.
 
     Raises:
         MFPyGError: for a Hessian of another shape or with values that are not finite, and unknown masses.
@@ -46,8 +44,8 @@ def harmonic_frequencies(hessian: Tensor, z: Tensor, pos: Tensor, periodic: bool
     root = _known_masses(z).sqrt().to(hessian.device)  # (n,)
     weighted = hessian.detach().double() / (root[:, None] * root)[:, :, None, None]
     matrix = weighted.permute(0, 2, 1, 3).reshape(3 * n, 3 * n)
-    rigid = _rigid_motions(root, pos.detach().to(root), rotations=not periodic)  # (3n, 3 to 6)
-    vibrations = torch.linalg.qr(rigid, mode="complete").Q[:, rigid.shape[1] :]  # (3n, n_frequencies)
+    motions = internal_motions(pos.detach().double().cpu().numpy(), root.cpu().numpy(), rotations=not periodic)
+    vibrations = torch.from_numpy(motions).to(root)  # (3n, n_frequencies)
     values = torch.linalg.eigvalsh(vibrations.T @ ((matrix + matrix.T) / 2) @ vibrations)  # by 1/u
     return values.sign() * values.abs().sqrt() * TO_WAVENUMBER
 
@@ -63,16 +61,3 @@ def _known_masses(z: Tensor) -> Tensor:
         known = len(chemical_symbols) - 1
         raise MFPyGError(f"no mass is known of atomic number {int(z[unknown][0])}, expected one from 1 to {known}")
     return masses(z, torch.float64)
-
-
-def _rigid_motions(root: Tensor, pos: Tensor, rotations: bool) -> Tensor:
-    """Orthonormal mass-weighted translations, and rotations about the centre of mass, as columns, (3n, 3 to 6)."""
-    axes = torch.eye(3, dtype=root.dtype, device=root.device)
-    moves = (root[:, None, None] * axes / root.norm()).flatten(0, 1)  # (3n, 3)
-    if not rotations:
-        return moves
-    from_center = pos - (root.square() @ pos) / root.square().sum()
-    turns = torch.linalg.cross(axes[None].expand(len(pos), 3, 3), from_center[:, None].expand(-1, 3, -1), dim=2)
-    turns = (root[:, None, None] * turns).transpose(1, 2).flatten(0, 1)  # (3n, 3), √m e × x
-    vectors, lengths, _ = torch.linalg.svd(turns, full_matrices=False)  # √ of the moments of inertia
-    return torch.cat([moves, vectors[:, lengths > LINEAR * lengths.max().clamp(min=1e-12)]], dim=1)

@@ -41,6 +41,9 @@ _RESERVED = {
 """Parameters of submitit that a study sets itself, that make several tasks per run, or have no plain value."""
 
 
+LAUNCHERS = ("local", "slurm")
+
+
 @dataclass(frozen=True)
 class Slurm:
     """Resources that each run requests from SLURM.
@@ -89,6 +92,21 @@ class Slurm:
     def to_cancel(jobs: Iterable[Job]) -> str:
         """Command that cancels all queued jobs."""
         return " ".join(["scancel", *dict.fromkeys(job.place for job in jobs if job.place and job.state != "done")])
+
+
+def cluster_of(launcher: str, slurm: Sequence[str]) -> Slurm | None:
+    """Cluster of the options ``--launcher`` and ``--slurm``; ``None`` for this machine.
+
+    Raises:
+        MFPyGError: for an unknown launcher, or options of the other one.
+    """
+    if launcher not in LAUNCHERS:
+        raise unknown_name("launcher", launcher, LAUNCHERS)
+    if launcher == "slurm":
+        return Slurm.parse(slurm)
+    if slurm:
+        raise MFPyGError("slurm is given, but launcher is local; set launcher to slurm")
+    return None
 
 
 def _value(name: str, text: str) -> int | str | list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -51,6 +52,9 @@ class Job:
     place: str | None = None
     printed_before: int = 0
     data: list[str] = field(default_factory=list)
+
+    result: ClassVar[str] = "metrics.json"
+    """What a finished job has written."""
 
     @property
     def log(self) -> Path:
@@ -155,7 +159,7 @@ def ended(job: Job) -> None:
     if code < 0:
         job.error = f"ended by {signal.Signals(-code).name}"
     elif code == 0 or not lines:
-        job.error = f"ended with status {code} and no metrics.json; see {job.log}"
+        job.error = f"ended with status {code} and no {job.result}; see {job.log}"
     else:
         job.error = lines[-1].strip()
 

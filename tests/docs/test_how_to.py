@@ -34,6 +34,8 @@ PAGES = [
 ]
 TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 SHORT = ("--epochs=1", "--compile=off")
+NEEDS = {"sample": ("rdkit", "tblite", "pyscf"), "label": ("tblite", "pyscf")}
+"""Packages of extras that the blocks of a page need."""
 
 
 class Block(NamedTuple):
@@ -157,6 +159,8 @@ def run_line(line: str, forks: Any) -> None:
 @pytest.mark.usefixtures("registries")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks(page: Path, prepared: Path, forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in NEEDS.get(page.stem, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mfpyg[label]'")
     shutil.copytree(prepared, forks.folder, dirs_exist_ok=True)
     monkeypatch.chdir(forks.folder)
     if page.stem == "hippynn":  # not for all pages, as importing hippynn takes seconds

@@ -19,7 +19,8 @@ from ase.vibrations import Vibrations
 from torch import Tensor
 
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation.frequencies import LINEAR, harmonic_frequencies
+from mfpyg.evaluation.frequencies import harmonic_frequencies
+from mfpyg.rigid import LINEAR
 
 
 def vibrations(atoms: Atoms, folder: Path, delta: float = 1e-3) -> tuple[np.ndarray, Tensor]:

@@ -253,3 +253,29 @@ def test_study_on_a_cluster(slurm: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "new" / "report.html").is_file()
     assert len(list((tmp_path / "new").glob("runs/*/*/*/metrics.json"))) == 1
     assert len(list(slurm.glob("script-*"))) == 1
+
+
+@pytest.mark.slow
+def test_labels_on_a_cluster(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Labels are shared by the jobs of an array; with the same command none is submitted twice."""
+    import ase
+    import ase.io
+
+    from mfpyg.cli import label
+
+    monkeypatch.chdir(tmp_path)
+    frames = [ase.Atoms("Ar2", [[0, 0, 0], [0, 0, 1 + 0.1 * n]]) for n in range(5)]
+    ase.io.write("in.xyz", frames, format="extxyz")
+    command = ["in.xyz", "-o", "out.xyz", "--level", "lj=ase:lj:EF", "--launcher", "slurm", "--slurm", "time=30"]
+    label.main([*command, "--jobs", "2"])
+    assert len(ase.io.read("out.xyz", ":")) == 5
+    (script,) = slurm.glob("script-*")
+    assert "--array=0-1" in script.read_text()
+    ase.io.write("in.xyz", [*frames, ase.Atoms("Ar2", [[0, 0, 0], [0, 0, 2]])], format="extxyz")
+    label.main(command)
+    assert len(ase.io.read("out.xyz", ":")) == 6
+    assert len(list(slurm.glob("script-*"))) == 2
+    assert "array" not in (slurm / "script-101").read_text()
+    assert capsys.readouterr().out.count("train with: --dataset out.xyz:lj=lj_energy,lj_forces@eV") == 2

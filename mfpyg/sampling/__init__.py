@@ -1,0 +1,1 @@
+"""Geometries to be labelled: conformers, normal modes, molecular dynamics, and pairs of near geometries."""
