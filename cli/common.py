@@ -175,6 +175,8 @@ def run(name: str, command: Callable[[Sequence[str]], Any], arguments: Iterable[
     Errors of the system about a file, such as a name that is too long, count as user errors.
     """
     quiet_frameworks()
+    if not sys.stdout.isatty():
+        os.environ.pop("FORCE_COLOR", None)  # Jupyter sets it for its cells, where progress bars become many lines
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))  # not in the temporary folder
     try:
         with interrupt.listening(), _own_warnings_shown(name):

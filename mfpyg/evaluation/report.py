@@ -82,7 +82,7 @@ def _cells(values: Mapping[str, float] | None, trained: bool, names: Iterable[st
 
 def as_text(table: Table) -> str:
     """Table as text without colours."""
-    console = Console(file=io.StringIO(), width=WIDEST)
+    console = Console(file=io.StringIO(), width=WIDEST, force_terminal=False)  # whatever FORCE_COLOR is
     console.print(table)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines()) + "\n"

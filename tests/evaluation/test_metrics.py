@@ -104,12 +104,14 @@ def test_evaluation_names_what_is_not_finite(dataset: MiniCHNO, key: str, what: 
         evaluate(potential, spoiled, {"test": np.flatnonzero(dataset._data.split == 1)})
 
 
-def test_table_marks_what_was_never_trained_on() -> None:
+def test_table_marks_what_was_never_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as Jupyter does; no escape codes in metrics.txt
     errors = {"n": 12, "mae": 1.0, "rmse": 2.0, "mae_per_atom": 0.1, "rmse_per_atom": 0.2}
     text = as_text(metrics_table({"test": {"cc": {"energy": errors, "forces": errors}}}, {"cc": "E"}))
     row = next(line for line in text.splitlines() if "cc:E" in line)
     assert row.split() == ["test", "cc:E", "12", "1.000", "2.000", "0.100", "0.200", "12*", "1.000", "2.000"]
     assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
 
 
 def test_no_digit_is_cut_off_on_a_narrow_terminal() -> None:
