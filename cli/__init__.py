@@ -18,7 +18,7 @@ FURTHER = {
     "completion": "print the completion of all commands for a shell: mfpyg completion bash (or zsh)",
     "schema": "print the JSON schema of the settings of mfpyg-train, for editors of YAML files",
 }
-"""What ``mfpyg`` itself does, by its first argument."""
+"""Commands of ``mfpyg`` itself, by its first argument."""
 
 SHELLS = ("bash", "zsh")
 """Shells with completion."""

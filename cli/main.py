@@ -31,7 +31,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
 
 
 def overview() -> str:
-    """What each command does, in a line, and where the documentation is."""
+    """One line for each command, and the place of the documentation."""
     lines = {name: what for name, (_, what) in COMMANDS.items()} | {
         f"{NAME} {name}": what for name, what in FURTHER.items()
     }

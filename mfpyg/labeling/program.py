@@ -1,4 +1,4 @@
-"""What all programs that compute labels have in common."""
+"""Base of the programs that compute labels."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Failure:
 
 @dataclass
 class LabelReport:
-    """What was labelled.
+    """Labels that were computed.
 
     Attributes:
         path: output.

@@ -33,7 +33,7 @@ class LabelStore:
         return self.path(key).exists()
 
     def read(self, key: str) -> dict[str, Any] | None:
-        """What is known of a job: its labels by the names of the properties, or an ``error``; ``None`` if nothing."""
+        """Labels of a job by the names of the properties, or its ``error``; ``None`` if it has neither."""
         try:
             found = json.loads(self.path(key).read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):  # damaged ones are computed again

@@ -37,7 +37,7 @@ PACKAGES = ("ase", "numpy", "scipy", "rdkit", "torch")
 
 @dataclass
 class Finished:
-    """What was sampled of a molecule, as text.
+    """Geometries of a molecule, as text.
 
     Attributes:
         text: extended XYZ.
@@ -173,7 +173,7 @@ def as_extxyz(geometry: Geometry, molecule: Molecule) -> str:
 
 
 def _described(calculator: str) -> dict[str, Any]:
-    """What a recipe says about a calculator; the version of a trained potential has the hash of its checkpoint."""
+    """Entry of a calculator in a recipe; the version of a trained potential has the hash of its checkpoint."""
     program = open_program(calculator)
     about = {"version": program.version, "method": program.method, "settings": program.settings}
     return {"name": calculator, **about}

@@ -11,7 +11,7 @@ from mfpyg.options import check, fits, setting
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """What is sampled of each molecule."""
+    """Settings of sampling, per molecule."""
 
     conformers: int = setting(5, "conformers per SMILES at most, the lowest of RDKit's in energy", low=1)
     modes: int = setting(20, "geometries displaced along normal modes, per molecule", low=0)

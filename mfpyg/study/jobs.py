@@ -54,7 +54,7 @@ class Job:
     data: list[str] = field(default_factory=list)
 
     result: ClassVar[str] = "metrics.json"
-    """What a finished job has written."""
+    """File that a finished job has written."""
 
     @property
     def log(self) -> Path:
