@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 log = logging.getLogger("mkdocs.hooks.build")
 
 GENERATED = {"<!-- commands -->": reference.commands_page, "<!-- settings -->": reference.settings_page}
-"""What stands in the place of a comment."""
+"""Functions that make the parts of pages that comments stand for."""
 
 _MATH = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\(?P<kind>[(\[])(?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
 
