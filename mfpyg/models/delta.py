@@ -102,19 +102,29 @@ class DeltaPotential(Potential):
             return self.base.reference(fidelity)
         return self.base.reference(self.base_level) + self.difference.reference(self.difference.fidelities[0])
 
-    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
-        """See :meth:`MultiFidelityPotential.predict`; the target needs both networks."""
+    def has_std(self, fidelity: str) -> bool:
+        if fidelity != self.target:
+            return self.base.has_std(fidelity)
+        return self.base.has_std(self.base_level) and self.difference.has_std(self.difference.fidelities[0])
+
+    def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
+        """See :meth:`MultiFidelityPotential.predict`; the target needs both networks.
+
+        Its variances are the sums of theirs.
+        """
         self.check_wanted(wanted)
+        if std:
+            self.check_std(wanted)
         self.warn_untrained(data.z, wanted)
         below = {name: letters for name, letters in wanted.items() if name != self.target}
         if self.target in wanted:
             below[self.base_level] = in_order(below.get(self.base_level, "") + wanted[self.target])
-        low = self.base.predict(data, below)
+        low = self.base.predict(data, below, std)
         result = {}
         for name, letters in wanted.items():
             if name == self.target:
                 of_difference = {self.difference.fidelities[0]: letters}
-                (change,) = self.difference.predict(without_charge(data), of_difference).values()
+                (change,) = self.difference.predict(without_charge(data), of_difference, std).values()
                 result[name] = _total(low[self.base_level], change)
             else:  # some may have been computed for the target only
                 result[name] = low[name].only(letters)
@@ -137,6 +147,9 @@ def _total(one: Prediction, two: Prediction) -> Prediction:
         return None if a is None or b is None else a + b
 
     values: dict[str, Any] = {field.name: both(field.name) for field in dataclasses.fields(Prediction)}
+    for name in ("energy_std", "forces_std"):
+        a, b = getattr(one, name), getattr(two, name)
+        values[name] = None if a is None or b is None else torch.hypot(a, b)
     return Prediction(**values)
 
 

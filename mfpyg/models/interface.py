@@ -56,9 +56,16 @@ class Potential(nn.Module):
         """Supported atomic numbers."""
         raise NotImplementedError
 
-    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
-        """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`."""
+    def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
+        """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`.
+
+        With ``std``, of fidelities with :meth:`has_std`, standard deviations of energies and forces, too.
+        """
         raise NotImplementedError
+
+    def has_std(self, fidelity: str) -> bool:
+        """True if standard deviations of a fidelity can be predicted, see :mod:`mfpyg.models.last_layer`."""
+        return False
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         """Predict one graph from given edge vectors.
@@ -128,6 +135,19 @@ class Potential(nn.Module):
                 raise MFPyGError(
                     f"Hessians of '{name}' are not predicted with the rest; use potential(data, properties='EFH') or "
                     "mfpyg.models.hessian.hessian"
+                )
+
+    def check_std(self, fidelities: Iterable[str]) -> None:
+        """Check that standard deviations of fidelities can be predicted.
+
+        Raises:
+            MFPyGError: for the first of which they cannot.
+        """
+        for name in fidelities:
+            if not self.has_std(name):
+                raise MFPyGError(
+                    f"fidelity '{name}' has no standard deviations: its training had too few energies for validation, "
+                    "or was that of an earlier version; train it again, or use an ensemble"
                 )
 
     def warn_untrained(self, z: Tensor, fidelities: Iterable[str]) -> None:

@@ -19,6 +19,7 @@ from mfpyg.models.compiled import Compiler
 from mfpyg.models.derivatives import any_wants, evaluate
 from mfpyg.models.heads import FurtherHead, Head, make_further_head, make_head
 from mfpyg.models.interface import Potential
+from mfpyg.models.last_layer import LastLayer
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import (
     System,
@@ -56,6 +57,7 @@ class MultiFidelityPotential(Potential):
     Attributes:
         compiled: whether predictions, including forces, go through ``torch.compile``; see
             :mod:`mfpyg.models.compiled`. Default: False.
+        uncertainty: standard deviations of fidelities that have them, see :mod:`mfpyg.models.last_layer`.
 
     Example:
         >>> potential = mfpyg.load("runs/example")                   # doctest: +SKIP
@@ -91,6 +93,7 @@ class MultiFidelityPotential(Potential):
         sizes: Sequence[int] = backbone.feature_sizes  # type: ignore[assignment]
         self.heads = nn.ModuleList(make_head(head, sizes, head_width) for _ in fidelities)
         self.private = private_copies(backbone, private_blocks, len(fidelities))
+        self.uncertainty: Mapping[str, LastLayer] = nn.ModuleDict()  # type: ignore[assignment]
         self.further_heads = nn.ModuleList(nn.ModuleDict() for _ in fidelities)  # last: draws after all others
         for name, letters in (further or {}).items():
             self.add_properties(name, letters)
@@ -235,24 +238,30 @@ class MultiFidelityPotential(Potential):
         self.further_heads = nn.ModuleList([self.further_heads[number]])
         self.fidelities, self._compiler = (fidelity,), Compiler()  # compiled functions take the removed weights
 
-    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+    def has_std(self, fidelity: str) -> bool:
+        return fidelity in self.uncertainty
+
+    def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
         """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`.
 
         One pass through the backbone; one backward pass for each fidelity with forces or stress. The results can be
         differentiated (again) in training mode, or if ``data.pos`` or ``data.cell`` requires a gradient; otherwise they
-        are detached.
+        are detached. With ``std``, there are standard deviations of energies and forces, too, without a backward pass.
 
         Raises:
-            MFPyGError: for an unknown fidelity or element, a property of a fidelity without a head for it, data
+            MFPyGError: for an unknown fidelity or element, a property of a fidelity without a head for it, standard
+                deviations of a fidelity without them, data
                 on another device, positions that are not finite, overlapping atoms if the result is not finite (in
                 evaluation mode), stresses if no graph is periodic in all directions, dipoles if all are periodic in
                 some, Hessians, which only :meth:`forward` predicts, or forces in inference mode.
         """
         with default_torch_settings(keep_inference=True):
-            return self._predict(without_inference_tensors(data), wanted)
+            return self._predict(without_inference_tensors(data), wanted, std)
 
-    def _predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+    def _predict(self, data: Data, wanted: Mapping[str, str], std: bool) -> dict[str, Prediction]:
         self.check_wanted(wanted)
+        if std:
+            self.check_std(wanted)
         weight = next(self.parameters())
         check_usable(weight, data, with_gradients=any_wants(wanted, "FS"))
         requires_grad = _requires_grad(data)
@@ -271,11 +280,13 @@ class MultiFidelityPotential(Potential):
         if any(heads_of(letters) for letters in wanted.values()):
             system.charge = total_charges(data, topology.n_graphs, dtype)
             system.mass = masses(data.z, dtype)
-        through_compiler = self.compiled and not requires_grad and topology.edge_index.shape[1] > 0
-        evaluator = self._compiler if through_compiler else evaluate
+        through_compiler = self.compiled and not requires_grad and not std and topology.edge_index.shape[1] > 0
         if self.isolated == "reference":
             system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
-        predictions = evaluator(self, system, wanted, differentiable)
+        if through_compiler:
+            predictions = self._compiler(self, system, wanted, differentiable)
+        else:
+            predictions = evaluate(self, system, wanted, differentiable, std)
         if self.isolated == "reference":
             predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
         if not self.training:  # in training the loss is checked

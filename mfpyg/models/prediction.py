@@ -50,6 +50,10 @@ class Prediction:
             requested.
         hessian: d²E/dx_i dx_j in kcal/mol/Å², (Σ n², 3, 3): the pairs (i, j) of each graph row by row, one graph after
             the other; in training :class:`Products`; ``None`` if not requested.
+        energy_std: standard deviations of the energies in kcal/mol, (n_graphs,), see :mod:`mfpyg.models.last_layer`;
+            ``None`` if not requested.
+        forces_std: standard deviations of the components of the forces in kcal/mol/Å, (n_atoms, 3); ``None`` if not
+            requested.
     """
 
     energy: Tensor
@@ -60,6 +64,8 @@ class Prediction:
     dipole: Tensor | None = None
     charges: Tensor | None = None
     hessian: Tensor | Products | None = None
+    energy_std: Tensor | None = None
+    forces_std: Tensor | None = None
 
     def detached(self) -> Prediction:
         """Copy with all tensors detached."""
@@ -80,6 +86,8 @@ class Prediction:
         sizes = {"graph": n_graphs, "atom": n_atoms}
         lengths = {p.name: sizes[p.per] for p in predicted_properties(self)}
         lengths.update(atomic_energies=n_atoms, hierarchicality=n_graphs)
+        if self.energy_std is not None:
+            lengths.update(energy_std=n_graphs, forces_std=n_atoms)
         values: dict[str, Any] = {name: getattr(self, name)[:n] for name, n in lengths.items()}
         return dataclasses.replace(self, **values)
 
