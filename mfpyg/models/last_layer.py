@@ -26,24 +26,21 @@ RIDGE = 1e-6
 
 
 class LastLayer(nn.Module):
-    r"""Standard deviations of the energies and forces of one fidelity.
+    """Standard deviations of the energies and forces of one fidelity.
 
     Args:
         energy, atoms: W with W Wᵀ the inverse matrices above, of molecules and of atoms, (d, d); see
             :func:`whitening`.
         scale: a_E in kcal/mol and a_F in kcal/mol/Å, (2,).
-        quantiles: quantiles of \|error\| / σ of energies and of force components at the n probabilities 1/(n + 1), …,
-            n/(n + 1), (2, n).
     """
 
     energy: Tensor
     atoms: Tensor
     scale: Tensor
-    quantiles: Tensor
 
-    def __init__(self, energy: Tensor, atoms: Tensor, scale: Tensor, quantiles: Tensor) -> None:
+    def __init__(self, energy: Tensor, atoms: Tensor, scale: Tensor) -> None:
         super().__init__()
-        for name, value in {"energy": energy, "atoms": atoms, "scale": scale, "quantiles": quantiles}.items():
+        for name, value in {"energy": energy, "atoms": atoms, "scale": scale}.items():
             self.register_buffer(name, value, persistent=False)  # not weights; see mfpyg.checkpoint
 
     def forward(self, features: Tensor, batch: Tensor, n_graphs: int) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,8 @@ class Prediction:
     Attributes:
         energy: total energies in kcal/mol, (n_graphs,) float64.
         forces: −dE/dx in kcal/mol/Å, (n_atoms, 3); ``None`` if not requested.
-        atomic_energies: contribution of each atom to the energy in kcal/mol, (n_atoms,) float64.
+        atomic_energies: contribution of each atom to the energy in kcal/mol, (n_atoms,) float64; ``None`` for standard
+            deviations in the place of predictions.
         hierarchicality: regularization term of HIP-NN, (n_graphs,).
         stress: (1/V) dE/dε in kcal/mol/Å³ at the strain ε = 0 of positions and cell, x → x (I + ε) with ε symmetric;
             (n_graphs, 3, 3), symmetric; ``None`` if not requested. Positive under tension, as in ASE. NaN for graphs
