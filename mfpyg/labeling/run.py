@@ -50,7 +50,7 @@ class LabelReport:
         path: output.
         n_frames: number of frames written; those without any label are left out.
         levels: for each level its program, version, method, settings, units, the numbers of ``labels`` and ``failed``,
-            and the mean ``seconds`` of a label.
+            and the mean ``seconds`` of processor time of a label.
         failures: labels that could not be computed.
         dataset: value of ``--dataset``, empty if nothing was written.
     """
