@@ -125,6 +125,7 @@ def label_file(
     programs = {level.name: level.open() for level in levels}
     store = store_of(target)
     with _locked(store.folder):
+        store.remove_unfinished()
         plan = _plan(list(frames_of(source, input_format)), levels, programs)
         if format_of(target) == "hdf5":
             _check_molecules(plan.frames, source, target)

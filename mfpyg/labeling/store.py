@@ -49,6 +49,11 @@ class LabelStore:
         """Store why there are none."""
         self._write(job, {"error": reason})
 
+    def remove_unfinished(self) -> None:
+        """Remove files that a killed process was writing; for a folder that no other process writes to."""
+        for path in self.folder.glob("*/.*.tmp"):
+            path.unlink()
+
     def _write(self, job: LabelJob, contents: Mapping[str, Any]) -> None:
         about = {"level": str(job.level), "formula": job.formula}
         path = self.path(job.key)
