@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 from mfpyg.centering import CENTER_BEYOND, centered
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology
+from mfpyg.locality import in_order, spatial_order
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
 from mfpyg.models.charges import masses, total_charges
 from mfpyg.models.compiled import Compiler
@@ -269,7 +270,10 @@ class MultiFidelityPotential(Potential):
         species = self.species_number(data.z)
         self.warn_untrained(data.z, wanted)
         dtype = weight.dtype
-        if check_positions(data) > CENTER_BEYOND:
+        largest, order = check_positions(data), spatial_order(data)
+        if order is not None:
+            data, species = in_order(data, order), species[order]
+        if largest > CENTER_BEYOND:
             data = centered(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if any_wants(wanted, "S"):
@@ -290,8 +294,10 @@ class MultiFidelityPotential(Potential):
         if self.isolated == "reference":
             predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
         if not self.training:  # in training the loss is checked
-            check_apart(list(predictions.values()), data.pos.to(dtype), topology, lattice)
-        return predictions
+            check_apart(list(predictions.values()), data.pos.to(dtype), topology, lattice, order)
+        if order is None:
+            return predictions
+        return {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)
@@ -302,7 +308,7 @@ class MultiFidelityPotential(Potential):
         vectors, species = edge_vec.detach().to(self.dtype), self.species_number(z)
         self.warn_untrained(z, (fidelity,))
         near = (vectors.square().sum(dim=1).sqrt() <= self.cutoff).nonzero().squeeze(1)
-        near = near[torch.argsort(edge_index[1, near], stable=True)]  # sorted by target
+        near = near[torch.argsort(edge_index[1, near] * len(z) + edge_index[0, near], stable=True)]  # as build_graph
         topology = EdgeTopology(z, edge_index[:, near], torch.zeros_like(z), 1)
         system = System(vectors[near], species, topology, None)
         if self.isolated == "reference":
