@@ -125,13 +125,21 @@ def test_derivatives_in_training_and_hessians(limit: Callable[[int], None]) -> N
 
 
 def test_far_from_the_origin(limit: Callable[[int], None]) -> None:
-    """Centering changes the shifts of stored edges; it comes after they were numbered anew."""
-    potential, data = potential_of().float(), system(60, periodic=True)
-    near = potential(data)
-    data.pos = data.pos + 200 * data.cell[0].sum(dim=0)
-    for one in (data, RadiusGraph(CUTOFF)(copy.copy(data))):
-        limit(20)
-        torch.testing.assert_close(potential(one).forces, near.forces, rtol=1e-3, atol=1e-3)
+    """Atoms many cells apart, which single precision needs to be moved together; that changes shifts of stored edges."""
+    potential, data = potential_of(), system(60, periodic=True)
+    data.pos += 30 * data.cell[0, 0, 0] * torch.randint(-1, 2, (60, 3), generator=torch.Generator().manual_seed(0))
+    limit(20)
+    stored, ordered = RadiusGraph(CUTOFF)(copy.copy(data)), copy.copy(data)
+    order = spatial_order(data)
+    assert order is not None
+    edges = RadiusGraph(CUTOFF)(in_order(data, order))
+    ordered.edge_index, ordered.edge_shift, ordered.edge_cutoff = edges.edge_index, edges.edge_shift, edges.edge_cutoff
+    ordered.edge_order = order
+    expected, single = potential(data).forces, copy.deepcopy(potential).float()
+    for one in (stored, ordered):
+        torch.testing.assert_close(potential(one).forces, expected, rtol=1e-10, atol=1e-10)
+    for one in (data, stored, ordered):
+        torch.testing.assert_close(single(one).forces.double(), expected, rtol=1e-3, atol=1e-3)
 
 
 def interleaved(cube: list[int]) -> int:

@@ -271,7 +271,7 @@ class MultiFidelityPotential(Potential):
         self.warn_untrained(data.z, wanted)
         dtype = weight.dtype
         largest, order = check_positions(data), spatial_order(data)
-        if order is not None:
+        if order is not None:  # before centering, which takes stored edges to number the atoms as they come
             data, species = in_order(data, order), species[order]
         if largest > CENTER_BEYOND:
             data = centered(data, dtype)
