@@ -39,12 +39,12 @@ def spatial_order(data: Data) -> Tensor | None:
     Raises:
         MFPyGError: as :func:`mfpyg.lattice.lattice_of`.
     """
-    batch, n_graphs = molecules_of(data)
-    if len(batch) <= LARGE * n_graphs or data.pos.device.type != "cpu":
-        return None
     stored: Tensor | None = getattr(data, "edge_order", None)
     if stored is not None:
         return stored
+    batch, n_graphs = molecules_of(data)
+    if len(batch) <= LARGE * n_graphs or data.pos.device.type != "cpu":
+        return None
     pos = data.pos.detach().double()
     lattice = lattice_of(data, n_graphs, torch.float64)
     if lattice is not None:  # into the cell

@@ -125,7 +125,7 @@ def test_derivatives_in_training_and_hessians(limit: Callable[[int], None]) -> N
 
 
 def test_far_from_the_origin(limit: Callable[[int], None]) -> None:
-    """Atoms many cells apart, which single precision needs to be moved together; that changes shifts of stored edges."""
+    """Atoms many cells apart: single precision needs centering, which changes the shifts of stored edges."""
     potential, data = potential_of(), system(60, periodic=True)
     data.pos += 30 * data.cell[0, 0, 0] * torch.randint(-1, 2, (60, 3), generator=torch.Generator().manual_seed(0))
     limit(20)
@@ -150,7 +150,9 @@ def interleaved(cube: list[int]) -> int:
 
 @pytest.mark.parametrize("pbc", [False, True])
 def test_order_is_that_of_the_curve(limit: Callable[[int], None], pbc: bool) -> None:
-    cubes = torch.cartesian_prod(*[torch.arange(5)] * 3)[torch.randperm(125, generator=torch.Generator().manual_seed(0))]
+    cubes = torch.cartesian_prod(*[torch.arange(5)] * 3)[
+        torch.randperm(125, generator=torch.Generator().manual_seed(0))
+    ]
     pos = 2.0 * cubes + 0.5
     pos[0] += 10.0 * torch.tensor([1, -2, 0]) * pbc  # another image
     limit(0)
@@ -175,9 +177,7 @@ def test_edges_keep_their_vectors() -> None:
 
 @pytest.mark.parametrize("shift", [0.0, 5e3])
 @pytest.mark.parametrize("periodic", [False, True])
-def test_dynamics_keep_the_order_between_searches(
-    limit: Callable[[int], None], periodic: bool, shift: float
-) -> None:
+def test_dynamics_keep_the_order_between_searches(limit: Callable[[int], None], periodic: bool, shift: float) -> None:
     """Steps of the ASE calculator against searches in the order given."""
     data, random = system(60, periodic=periodic), np.random.default_rng(0)
     potential = potential_of() if not shift else potential_of().float()

@@ -308,7 +308,8 @@ class MultiFidelityPotential(Potential):
         vectors, species = edge_vec.detach().to(self.dtype), self.species_number(z)
         self.warn_untrained(z, (fidelity,))
         near = (vectors.square().sum(dim=1).sqrt() <= self.cutoff).nonzero().squeeze(1)
-        near = near[torch.argsort(edge_index[1, near] * len(z) + edge_index[0, near], stable=True)]  # as build_graph
+        place = edge_index[1, near] * len(z) + edge_index[0, near]
+        near = near[torch.argsort(place, stable=True)]  # sorted by target, then source
         topology = EdgeTopology(z, edge_index[:, near], torch.zeros_like(z), 1)
         system = System(vectors[near], species, topology, None)
         if self.isolated == "reference":
