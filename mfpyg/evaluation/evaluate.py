@@ -13,12 +13,14 @@ from torch_geometric.data import Batch
 from mfpyg.datasets.batches import BatchLoader
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.coverage import Coverage
 from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.hessians import Comparison, compared_hessians
 from mfpyg.evaluation.metrics import MetricTable, labelled_rows
 from mfpyg.inference.dataset import common_columns, evaluated_letters, predicted
 from mfpyg.models import Potential, Prediction
 from mfpyg.models.prediction import predicted_properties
+from mfpyg.models.uncertainty import predict_with_std
 from mfpyg.properties import ENERGY, HESSIAN, PROPERTIES
 from mfpyg.torch_defaults import with_default_torch_settings
 
@@ -42,7 +44,8 @@ class Evaluation:
 
     Attributes:
         metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}, …}}}`` as
-            :meth:`mfpyg.evaluation.metrics.MetricTable.result` gives them.
+            :meth:`mfpyg.evaluation.metrics.MetricTable.result` gives them; energies and forces with standard deviations
+            also have ``"calibration": {…}``, see :func:`mfpyg.evaluation.coverage.statistics`.
         parity: ``{split: {(fidelity, name of the property): Parity}}`` if requested.
     """
 
@@ -80,12 +83,13 @@ def evaluate(
     ]
     result = Evaluation({}, {})
     for split, rows in splits.items():
-        table = MetricTable(columns)
+        table, coverage = MetricTable(columns), Coverage(columns)
         pairs: dict[tuple[str, str], Parity] = {}
-        for _, batch, predictions in predicted(potential, dataset, rows, columns, split, track):
+        for _, batch, predictions in predicted(potential, dataset, rows, columns, split, track, predict_with_std):
             if not table.add(predictions, batch):
                 fault = fault_of_data(potential, batch, labels, dataset.molecules)
                 raise MFPyGError(fault or str(fault_of_predictions(predictions, batch, dataset.molecules)))
+            coverage.add(predictions, batch)
             if parity:
                 _collect(pairs, potential, predictions, batch, columns)
         if HESSIAN.mask in dataset.slices:
@@ -94,6 +98,7 @@ def evaluate(
                 if parity:
                     _append(pairs, (found.fidelity, HESSIAN.name), found.label.flatten(), found.predicted.flatten())
         result.metrics[split] = table.result()
+        coverage.add_to(result.metrics[split], potential.quantiles)
         result.parity[split] = pairs
     return result
 

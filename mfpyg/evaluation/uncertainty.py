@@ -18,10 +18,11 @@ from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
 from mfpyg.models.calibration import FEWEST, HeldOut, calibrate
 from mfpyg.models.delta import without_charge
 from mfpyg.models.last_layer import LastLayer, whitening
+from mfpyg.models.uncertainty import drop_uncertainty
 from mfpyg.torch_defaults import with_default_torch_settings
 
 TRAINING, VALIDATION, JACOBIANS = 20_000, 1_000, 50
-"""Maximum numbers of conformations for Gram matrices, for calibration, and for κ."""
+"""Maximum numbers of conformations for the Gram matrices and the calibration of a level, and for κ."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +69,19 @@ def fit_uncertainty(
         dataset: whole data set, with the labels that were trained on.
         train, validation: numbers of conformations, (n,) int64.
     """
+    drop_uncertainty(potential)
     mask = dataset._data.energy_mask.numpy()
-    levels = []
+    levels, rows = [], []
     for level in _levels(potential, dataset):
-        rows = train[mask[train][:, list(level.columns)].all(axis=1)]
-        if len(rows) >= FEWEST:
-            level.network.uncertainty[level.name] = _last_layer(level, dataset, _some(rows, TRAINING))  # type: ignore[index]
+        labelled = mask[:, list(level.columns)].all(axis=1)
+        of_train, of_validation = train[labelled[train]], validation[labelled[validation]]
+        if min(len(of_train), len(of_validation)) >= FEWEST:
+            level.network.uncertainty[level.name] = _last_layer(level, dataset, _some(of_train, TRAINING))  # type: ignore[index]
             levels.append(level)
-    if not levels or not len(validation):
+            rows.append(_some(of_validation, VALIDATION))  # of each level, as labels of one may be rare
+    if not levels:
         return
-    held_out, energy_std, forces_std = _held_out(levels, dataset, _some(validation, VALIDATION))
+    held_out, energy_std, forces_std = _held_out(levels, dataset, np.unique(np.concatenate(rows)))
     found = calibrate(held_out, energy_std, forces_std)
     for level in levels:
         if level.name in found:
@@ -91,7 +95,9 @@ def fit_uncertainty(
         _add_sum(held_out, potential.target, parts)
         for std, (a, b) in zip((energy_std, forces_std), zip(*scales, strict=True), strict=True):
             std[potential.target] = np.hypot(a * std[parts[0]], b * std[parts[1]])
-        found |= calibrate(held_out, energy_std, forces_std)
+        total = calibrate(held_out, energy_std, forces_std)[potential.target]
+        potential.std_scale.copy_(torch.tensor([total.energy_scale, total.forces_scale]))
+        found[potential.target] = total
     potential.held_out = held_out
     potential.quantiles = {name: one.quantiles for name, one in found.items() if name in potential.fidelities}
 

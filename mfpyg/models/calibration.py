@@ -20,15 +20,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 FEWEST = 10
 """Number of held-out conformations with a label that a calibration needs at least."""
 
 PROBABILITIES = np.arange(1, 100) / 100
 """Probabilities of the quantiles."""
+
+NORMAL = np.array([NormalDist().inv_cdf((1 + p) / 2) for p in PROBABILITIES.tolist()])
+"""Quantiles of the absolute value of a standard normal variable."""
 
 
 @dataclass
@@ -109,8 +112,10 @@ def scale_and_quantiles(errors: np.ndarray, std: np.ndarray) -> tuple[float, np.
     r"""Factor of standard deviations, and quantiles of \|error\| over their multiples.
 
     With n errors, the quantile at p is the one of rank ⌈(n + 1) p⌉, at most n, whose interval holds a further error
-    with a probability of at least p.
+    with a probability of at least p. Standard deviations of zero, as those of components that vanish by symmetry for
+    all members of an ensemble, are left out.
     """
+    errors, std = errors[std > 0], std[std > 0]
     scale = float(np.sqrt(np.mean(errors**2) / np.mean(std**2)))
     ratios = np.sort(np.abs(errors) / (scale * std))
     ranks = np.ceil((len(ratios) + 1) * PROBABILITIES).astype(int).clip(1, len(ratios))
@@ -131,7 +136,7 @@ def expected_force_error(held_out: HeldOut, name: str, std: Mapping[str, np.ndar
     of_level = held_out.energy_errors(name)
     kappa = held_out.force_per_energy[name]
     rng = np.random.default_rng(0)
-    best, quantiles = kappa**2 * float(np.nanmean(of_level**2)), norm.ppf((1 + PROBABILITIES) / 2)
+    best, quantiles = kappa**2 * float(np.nanmean(of_level**2)), NORMAL
     for base in held_out.forces:
         difference = of_level - held_out.energy_errors(base)
         if base == name or _n_labelled(held_out, base) < FEWEST or np.isfinite(difference).sum() < FEWEST:

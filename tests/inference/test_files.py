@@ -142,7 +142,7 @@ def test_extended_xyz_is_that_of_ase_to_the_last_digit(
         results = vars(one.of["cc"])
         atoms.calc = SinglePointCalculator(atoms, **{key: v for key, v in results.items() if v is not None})
         expected.append(atoms)
-    text = "".join(as_extxyz(found, output_of(["cc"], "eV", False, "EFSDQ")))
+    text = "".join(as_extxyz(found, output_of(["cc"], "eV", properties="EFSDQ")))
     assert text == written(tmp_path / "by_ase.xyz", expected, format="extxyz").read_text()
 
 
@@ -153,7 +153,7 @@ def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_pat
     atoms.info["complex"] = 1j
     atoms.set_constraint(FixAtoms([0]))
     found = predict_frames(Ensemble(small_potential()), [atoms], "cc")
-    output = output_of(["cc"], "eV", False)
+    output = output_of(["cc"], "eV")
     (tmp_path / "out.xyz").write_text("".join(as_extxyz(found, output)))
     (read,) = ase.io.read(tmp_path / "out.xyz", ":")
     assert read.info == {"text": "two\nlines", "good": 1}
