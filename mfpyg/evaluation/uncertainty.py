@@ -15,7 +15,7 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.evaluation.features import last_features_of
 from mfpyg.inference.dataset import ATOMS, BATCH_SIZE
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
-from mfpyg.models.calibration import FEWEST, HeldOut, calibrate
+from mfpyg.models.calibration import FEWEST, HeldOut, calibrate, n_force_labels
 from mfpyg.models.delta import without_charge
 from mfpyg.models.last_layer import LastLayer, whitening
 from mfpyg.models.uncertainty import drop_uncertainty
@@ -187,7 +187,8 @@ def _held_out(
             mask = np.repeat(data.forces_mask.numpy()[rows], n_atoms, axis=0)
             of_atoms = level.labels(data.forces.numpy()[atoms], mask)
         held_out.forces[level.name] = np.stack([of_atoms, forces]).astype(np.float32)
-        held_out.force_per_energy[level.name] = force_per_energy(level, dataset, rows)
+        if n_force_labels(held_out, level.name) < FEWEST:
+            held_out.force_per_energy[level.name] = force_per_energy(level, dataset, rows)
     return held_out, energy_std, forces_std
 
 
@@ -196,4 +197,5 @@ def _add_sum(held_out: HeldOut, name: str, parts: tuple[str, str]) -> None:
     base, difference = parts
     held_out.energy[name] = held_out.energy[base] + held_out.energy[difference]
     held_out.forces[name] = held_out.forces[base] + held_out.forces[difference]
-    held_out.force_per_energy[name] = held_out.force_per_energy[difference]
+    if difference in held_out.force_per_energy:
+        held_out.force_per_energy[name] = held_out.force_per_energy[difference]

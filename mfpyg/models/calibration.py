@@ -44,7 +44,7 @@ class HeldOut:
         n_atoms: number of atoms of each, (n,) int64.
         energy: labels and predictions of each level in kcal/mol, (2, n) float64; labels are NaN where missing.
         forces: labels and predictions of each level in kcal/mol/Å, (2, N, 3) float32; labels are NaN where missing.
-        force_per_energy: κ of each level in 1/Å.
+        force_per_energy: κ in 1/Å of the levels with less than :data:`FEWEST` force labels.
     """
 
     data: str
@@ -118,14 +118,14 @@ def scale_and_quantiles(errors: np.ndarray, std: np.ndarray) -> tuple[float, np.
     errors, std = errors[std > 0], std[std > 0]
     scale = float(np.sqrt(np.mean(errors**2) / np.mean(std**2)))
     ratios = np.sort(np.abs(errors) / (scale * std))
-    ranks = np.ceil((len(ratios) + 1) * PROBABILITIES).astype(int).clip(1, len(ratios))
-    return scale, ratios[ranks - 1]
+    ranks = -(-(len(ratios) + 1) * np.arange(1, 100) // 100)
+    return scale, ratios[ranks.clip(max=len(ratios)) - 1]
 
 
 def _of_forces(held_out: HeldOut, name: str, std: Mapping[str, np.ndarray]) -> tuple[float, np.ndarray]:
     errors = held_out.force_errors(name)
     known = np.isfinite(errors)
-    if _n_labelled(held_out, name) >= FEWEST:
+    if n_force_labels(held_out, name) >= FEWEST:
         return scale_and_quantiles(errors[known], std[name][known])
     mean_square, quantiles = expected_force_error(held_out, name, std)
     return float(np.sqrt(mean_square / np.mean(std[name] ** 2))), quantiles
@@ -139,7 +139,7 @@ def expected_force_error(held_out: HeldOut, name: str, std: Mapping[str, np.ndar
     best, quantiles = kappa**2 * float(np.nanmean(of_level**2)), NORMAL
     for base in held_out.forces:
         difference = of_level - held_out.energy_errors(base)
-        if base == name or _n_labelled(held_out, base) < FEWEST or np.isfinite(difference).sum() < FEWEST:
+        if base == name or n_force_labels(held_out, base) < FEWEST or np.isfinite(difference).sum() < FEWEST:
             continue
         errors = held_out.force_errors(base)
         known = np.isfinite(errors)
@@ -151,7 +151,7 @@ def expected_force_error(held_out: HeldOut, name: str, std: Mapping[str, np.ndar
     return best, quantiles
 
 
-def _n_labelled(held_out: HeldOut, name: str) -> int:
+def n_force_labels(held_out: HeldOut, name: str) -> int:
     """Number of conformations with force labels of a level."""
     first = np.cumsum(held_out.n_atoms) - held_out.n_atoms
     return int(np.isfinite(held_out.forces[name][0][first]).all(axis=1).sum())

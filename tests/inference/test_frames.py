@@ -164,9 +164,9 @@ def test_batches_are_bounded_in_atoms(
     batches: list[int] = []
 
     class Counting(Ensemble):
-        def predict(self, data, *rest):  # type: ignore[no-untyped-def]
+        def predict(self, data, *rest, **options):  # type: ignore[no-untyped-def]
             batches.append(len(data.z))
-            return super().predict(data, *rest)
+            return super().predict(data, *rest, **options)
 
     assert len(list(predict_frames(Counting(small_potential()), mixed_frames, "cc"))) == len(mixed_frames)
     assert batches == [6, 9, 3, 6]  # of 5, 1; 9; 3; 4, 2 atoms
