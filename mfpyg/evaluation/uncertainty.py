@@ -15,7 +15,7 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.evaluation.features import last_features_of
 from mfpyg.inference.dataset import ATOMS, BATCH_SIZE
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
-from mfpyg.models.calibration import FEWEST, HeldOut, calibrate, n_force_labels
+from mfpyg.models.calibration import FEWEST, Calibration, HeldOut, calibrate, n_force_labels
 from mfpyg.models.delta import without_charge
 from mfpyg.models.last_layer import LastLayer, whitening
 from mfpyg.models.uncertainty import drop_uncertainty
@@ -85,8 +85,7 @@ def fit_uncertainty(
     found = calibrate(held_out, energy_std, forces_std)
     for level in levels:
         if level.name in found:
-            scale = torch.tensor([found[level.name].energy_scale, found[level.name].forces_scale])
-            level.network.uncertainty[level.name].scale.copy_(scale)
+            level.network.uncertainty[level.name].scale.copy_(_scale(found[level.name]))
         else:
             del level.network.uncertainty[level.name]  # type: ignore[attr-defined]
     if isinstance(potential, DeltaPotential) and potential.has_std(potential.target):
@@ -96,10 +95,14 @@ def fit_uncertainty(
         for std, (a, b) in zip((energy_std, forces_std), zip(*scales, strict=True), strict=True):
             std[potential.target] = np.hypot(a * std[parts[0]], b * std[parts[1]])
         total = calibrate(held_out, energy_std, forces_std)[potential.target]
-        potential.std_scale.copy_(torch.tensor([total.energy_scale, total.forces_scale]))
+        potential.std_scale.copy_(_scale(total))
         found[potential.target] = total
     potential.held_out = held_out
     potential.quantiles = {name: one.quantiles for name, one in found.items() if name in potential.fidelities}
+
+
+def _scale(calibration: Calibration) -> Tensor:
+    return torch.tensor([calibration.energy_scale, calibration.forces_scale], dtype=torch.float64)
 
 
 def _levels(potential: Potential, dataset: ConformationDataset) -> list[_Level]:
