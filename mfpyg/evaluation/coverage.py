@@ -158,10 +158,8 @@ def coverage_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[st
         metrics: errors with entries :data:`CALIBRATION`, see :attr:`mfpyg.evaluation.evaluate.Evaluation.metrics`.
         trained: ``{fidelity: labels trained on}``, such as ``{"cc": "E"}``; others are marked by a star.
     """
-    title = (
-        f"standard deviations in {' and '.join(p.unit for p in WITH_STD)}, and coverage of their intervals; "
-        "10 %: least certain tenth; * never trained on"
-    )
+    units = ", ".join(p.unit for p in WITH_STD)
+    title = f"standard deviations ({units}); 10 %: least certain tenth; * never trained on"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="", padding=(0, 1, 0, 0))
     for head in ("split", "label"):
         table.add_column(head, no_wrap=True)
