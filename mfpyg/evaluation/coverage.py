@@ -5,8 +5,8 @@ If standard deviations :math:`\sigma` are calibrated (:mod:`mfpyg.models.calibra
 
 .. math:: \int_0^1 |\hat p(p) - p|\; dp ,
 
-:math:`\hat p` being the fraction observed (Tran et al., Mach. Learn.: Sci. Technol. 1, 025006 (2020)): 0 at best, 0.5 at
-worst.
+:math:`\hat p` being the fraction observed (Tran et al., Mach. Learn.: Sci. Technol. 1, 025006 (2020)): 0 at best, 0.5
+at worst.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Coverage:
         for name, prediction in predictions.items():
             for property in WITH_STD:
                 std = getattr(prediction, f"{property.name}_std")
-                if std is None or getattr(prediction, property.name) is None:
+                if std is None or getattr(prediction, property.name) is None:  # forces may not be requested
                     continue
                 errors = label_errors(property, prediction, batch, self.columns[name])
                 std = std[labelled_rows(property, batch, self.columns[name])].flatten()

@@ -40,8 +40,8 @@ class Values(SimpleNamespace):
 
     An attribute for each of :data:`QUANTITIES`: the ``energy``, ``forces`` (n, 3), the ``stress`` (3, 3), positive
     under tension, the ``hessian`` (3n, 3n) in the order of ``pos.ravel()``, the ``dipole`` (3,) in e·Å relative to the
-    centre of mass, ``charges`` (n,) in e, which add up to the total charge of the frame. ``None`` if not requested, or if
-    the frame does not have the property. The standard deviations, such as ``forces_std``, are those of
+    centre of mass, ``charges`` (n,) in e, which add up to the total charge of the frame. ``None`` if not requested, or
+    if the frame does not have the property. The standard deviations, such as ``forces_std``, are those of
     :meth:`mfpyg.inference.ensemble.Ensemble.predict`; ``None`` where there are none.
     """
 

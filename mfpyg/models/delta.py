@@ -138,7 +138,8 @@ class DeltaPotential(Potential):
         return result
 
     def _scale(self, prediction: Prediction) -> None:
-        assert prediction.energy_std is not None and prediction.forces_std is not None
+        assert prediction.energy_std is not None
+        assert prediction.forces_std is not None
         prediction.energy_std *= self.std_scale[0]
         prediction.forces_std *= self.std_scale[1]
 

@@ -23,9 +23,10 @@ from mfpyg.evaluation.coverage import (
     rank_correlation,
     statistics,
 )
-from mfpyg.evaluation.evaluate import evaluate
+from mfpyg.evaluation.evaluate import evaluate, evaluate_ensemble
 from mfpyg.evaluation.report import as_text, metrics_table
 from mfpyg.evaluation.uncertainty import fit_uncertainty
+from mfpyg.inference.ensemble import Ensemble
 from mfpyg.models import MultiFidelityPotential, Potential
 from mfpyg.models.calibration import FEWEST, NORMAL, PROBABILITIES
 
@@ -136,6 +137,35 @@ def test_errors_are_the_same_without_standard_deviations(potential: MultiFidelit
     for of_property in with_std["cc"].values():
         del of_property[CALIBRATION]
     assert of_dz["cc"] == with_std["cc"]
+
+
+def test_an_ensemble_is_evaluated_by_its_mean(untrained: Callable[..., Path]) -> None:
+    dataset, rows = MiniCHNO(fidelities=["dz", "cc"]), np.arange(650, 788)
+    members = [mfpyg.load(untrained("dz:EF", "cc:E", precision=64, seed=seed)) for seed in range(3)]
+    for calibrated in (False, True):
+        if calibrated:
+            for member in members:
+                fit_uncertainty(member, dataset, TRAIN, VALIDATION)
+        ensemble = Ensemble(members)
+        found = evaluate_ensemble(ensemble, dataset, {"some": rows, "val": VALIDATION})
+        batch = Batch.from_data_list([dataset[int(row)] for row in rows])
+        mean, spread = ensemble.predict(batch, {"cc": "EF"})
+        assert spread is not None
+        known = batch.forces_mask[batch.batch, 1]
+        errors = (mean["cc"].forces - batch.forces[:, 1])[known].flatten().numpy()  # type: ignore[operator]
+        std = spread["cc"].forces[known].flatten().numpy()  # type: ignore[index]
+        quantiles = ensemble.quantiles("cc")
+        assert (quantiles is not None) == calibrated
+        expected = statistics(errors, std, NORMAL if quantiles is None else quantiles[1])
+        of_forces = found["some"]["cc"]["forces"]
+        assert of_forces["rmse"] == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-6)
+        for key in ("coverage", "miscalibration_area"):
+            assert of_forces[CALIBRATION].pop(key) == pytest.approx(expected.pop(key), abs=2e-3)
+        assert of_forces[CALIBRATION] == pytest.approx(expected, rel=1e-3)
+        of_dz = found["val"]["dz"]["forces"]
+        assert (of_dz[CALIBRATION]["rms_std"] == pytest.approx(of_dz["rmse"], rel=1e-5)) == calibrated
+    single = evaluate_ensemble(Ensemble(members[0]), dataset, {"val": VALIDATION})
+    assert single == evaluate(members[0], dataset, {"val": VALIDATION}).metrics
 
 
 def test_of_many_errors_a_random_part_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

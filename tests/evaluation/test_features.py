@@ -14,7 +14,6 @@ from mfpyg import backbones
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.features import last_features_of
 from mfpyg.models import DeltaPotential, MultiFidelityPotential
-
 from tests.models.test_backbones import NAMES, SMALL
 
 OPTIONS: list[dict[str, Any]] = [
@@ -93,7 +92,7 @@ def test_features_of_a_crystal(make_molecule: Callable[..., Data]) -> None:
 
 def test_unknown_fidelities_and_elements_are_refused(make_molecule: Callable[..., Data]) -> None:
     data, potential = make_molecule(3), make("hipnn", ["dz"])
-    with pytest.raises(MFPyGError, match="unknown fidelity 'd'.*did you mean 'dz'"):
+    with pytest.raises(MFPyGError, match=r"unknown fidelity 'd'.*did you mean 'dz'"):
         last_features_of(potential, data, "d")
     data.z[0] = 9
     with pytest.raises(MFPyGError, match="F"):

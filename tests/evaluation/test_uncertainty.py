@@ -44,7 +44,8 @@ def delta(untrained: Untrained) -> DeltaPotential:
     """``cc`` as a sum of ``dz`` and a difference."""
     base = mfpyg.load(untrained("dz:EF", precision=64))
     difference = mfpyg.load(untrained("cc:E", precision=64, seed=1))
-    assert isinstance(base, MultiFidelityPotential) and isinstance(difference, MultiFidelityPotential)
+    assert isinstance(base, MultiFidelityPotential)
+    assert isinstance(difference, MultiFidelityPotential)
     difference.rename("cc-dz")
     difference.head("cc-dz").reference.sub_(base.reference("dz"))
     return DeltaPotential(base, difference, "dz", "cc").eval()
@@ -57,7 +58,8 @@ def batch_of(dataset: ConformationDataset, rows: np.ndarray) -> Batch:
 def assert_same(one: Potential, two: Potential, dataset: ConformationDataset) -> None:
     """Two potentials have the same standard deviations to the last bit."""
     state, other = uncertainty_state(one), uncertainty_state(two)
-    assert state is not None and other is not None
+    assert state is not None
+    assert other is not None
     for name, layer in state["levels"].items():
         assert all(torch.equal(value, other["levels"][name][key]) for key, value in layer.items())
     for name, quantiles in one.quantiles.items():
@@ -104,7 +106,9 @@ def test_standard_deviations_are_those_of_the_definition(
         assert np.ptp(ratio) < 1e-6 * ratio.mean()
         assert torch.equal(of_forces[:, 0], of_forces[:, 2])
         if name == "dz":
-            of_labels = [potential(dataset[int(r)], "dz").forces - dataset[int(r)].forces[:, column] for r in VALIDATION]  # type: ignore[union-attr, operator]
+            of_labels = [
+                potential(dataset[int(r)], "dz").forces - dataset[int(r)].forces[:, column] for r in VALIDATION
+            ]  # type: ignore[union-attr, operator]
             force_error = torch.cat(of_labels).square().mean().sqrt()
             assert ratio[0] == pytest.approx(float(force_error / np.sqrt(np.mean(squares[1]))), rel=1e-5)
 
@@ -154,9 +158,7 @@ def test_held_out_labels_and_predictions(potential: MultiFidelityPotential, data
         assert np.isfinite(held_out.forces[name][0]).any()
 
 
-def test_masked_labels_leave_no_trace(
-    potential: MultiFidelityPotential, dataset: ConformationDataset
-) -> None:
+def test_masked_labels_leave_no_trace(potential: MultiFidelityPotential, dataset: ConformationDataset) -> None:
     """What stands in the place of a missing label, or belongs to none of the conformations, changes nothing."""
     masked, other = copy.copy(dataset), copy.deepcopy(potential)
     masked._data = copy.copy(dataset._data)
@@ -265,14 +267,16 @@ def test_saved_and_copied(
     loaded = mfpyg.load(tmp_path / "model.ckpt")
     assert_same(made, loaded, dataset)
     assert_same(made, copy.deepcopy(loaded), dataset)
-    assert made.held_out is not None and loaded.held_out is not None
+    assert made.held_out is not None
+    assert loaded.held_out is not None
     for name in made.held_out.energy:
         assert np.array_equal(made.held_out.energy[name], loaded.held_out.energy[name])
         assert np.array_equal(made.held_out.forces[name], loaded.held_out.forces[name], equal_nan=True)
     single, batch = copy.deepcopy(made).float(), batch_of(dataset, TRAIN[:5])
     for name in BOTH:
         one, two = (p.predict(batch, BOTH, std=True)[name] for p in (single, made))
-        assert one.energy_std is not None and two.energy_std is not None
+        assert one.energy_std is not None
+        assert two.energy_std is not None
         torch.testing.assert_close(one.energy_std.double(), two.energy_std, rtol=2e-2, atol=1e-3)
 
 
@@ -292,7 +296,8 @@ def test_members_with_the_same_held_out_conformations_are_calibrated(
         fit_uncertainty(member, dataset, TRAIN, VALIDATION)
     ensemble = Ensemble(members)
     (mean, spread), (mean_before, before) = (one.predict(batch, BOTH) for one in (ensemble, plain))
-    assert spread is not None and before is not None
+    assert spread is not None
+    assert before is not None
     assert plain.quantiles("dz") is None
     for column, name in enumerate(("dz", "cc")):
         assert torch.equal(mean[name].energy, mean_before[name].energy)
@@ -354,8 +359,10 @@ def test_a_label_that_one_member_has_is_known(members: list[Potential], dataset:
     for member, data in zip(members[:2], (dataset, fewer), strict=True):
         fit_uncertainty(member, data, TRAIN, VALIDATION)
     one, two = (member.held_out for member in members[:2])
-    assert one is not None and two is not None
-    assert "dz" in two.force_per_energy and "dz" not in one.force_per_energy
+    assert one is not None
+    assert two is not None
+    assert "dz" in two.force_per_energy
+    assert "dz" not in one.force_per_energy
     found = Ensemble(members[:2]).calibrations["dz"]
     mean = dataclasses.replace(one)
     for values in ("energy", "forces"):

@@ -193,6 +193,35 @@ def test_json_has_every_number_and_its_unit(
             assert frame[fidelity] == numbers(one, fidelity)
 
 
+def test_standard_deviations_of_a_single_potential(
+    small_potential: Make, add_std: Make, mixed_frames: Frames, tmp_path: Path
+) -> None:
+    """Only of energies and forces, empty for a fidelity without; no column of them if no fidelity has any."""
+    source, ensemble = written(tmp_path / "in.xyz", mixed_frames), Ensemble(add_std(small_potential(), "cc"))
+    expected = [one.of["cc"] for one in predict_frames(ensemble, frames_of(source), "cc")]
+    predict_file(ensemble, source, tmp_path / "out.xyz", "cc", properties="EFS")
+    for found, values in zip(ase.io.read(tmp_path / "out.xyz", ":"), expected, strict=True):
+        assert found.get_potential_energy() == pytest.approx(values.energy, abs=1e-8)
+        assert found.info["energy_std"] == pytest.approx(values.energy_std, rel=1e-12)
+        assert found.arrays["forces_std"] == pytest.approx(values.forces_std, abs=5.1e-9)
+        assert "stress_std" not in found.info
+    predict_file(ensemble, source, tmp_path / "out.json", ["dz", "cc"], properties="FS")
+    whole = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert set(whole["units"]) == {"energy", "energy_std", "forces", "forces_std", "stress"}
+    found = [frame["cc"]["energy_std"] for frame in whole["frames"]]
+    assert found == pytest.approx([values.energy_std for values in expected], rel=1e-12)
+    assert {frame["dz"]["forces_std"] for frame in whole["frames"]} == {None}
+    for fidelities, heads in (
+        (["dz", "cc"], ["dz_energy [eV]", "dz_energy_std [eV]", "cc_energy [eV]", "cc_energy_std [eV]"]),
+        (["dz"], ["dz_energy [eV]"]),
+    ):
+        predict_file(ensemble, source, tmp_path / "out.csv", fidelities, properties="E")
+        with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0])[3:] == heads
+        assert {row.get("dz_energy_std [eV]", "") for row in rows} == {""}
+
+
 @pytest.mark.parametrize("properties", ["ES", "EFSDQ"])
 def test_csv_is_a_row_a_frame(small_potential: Make, mixed_frames: Frames, tmp_path: Path, properties: str) -> None:
     source, target = written(tmp_path / "in.xyz", mixed_frames), tmp_path / "out.csv"

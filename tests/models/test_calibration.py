@@ -24,9 +24,7 @@ HALF, FOUR_FIFTHS, NINETEEN_TWENTIETHS = 49, 79, 94
 """Places of the probabilities 0.5, 0.8 and 0.95."""
 
 
-def held_out(
-    energy: dict[str, np.ndarray], forces: dict[str, np.ndarray], n_atoms: int = 3, **kappa: float
-) -> HeldOut:
+def held_out(energy: dict[str, np.ndarray], forces: dict[str, np.ndarray], n_atoms: int = 3, **kappa: float) -> HeldOut:
     """Given errors of energies, (n,), and of forces, (n · n_atoms, 3); NaN without a label."""
     n = len(next(iter(energy.values())))
     of_energy = {name: np.stack([np.where(np.isnan(e), np.nan, -7.0), e - 7]) for name, e in energy.items()}
@@ -128,7 +126,7 @@ def test_conformations_with_force_labels_are_counted() -> None:
 
 
 def two_levels(n: int = 2000, **changes: Any) -> tuple[HeldOut, dict[str, np.ndarray]]:
-    """Energies of ``dz`` off by 1, those of ``cc`` less ``dz`` by 0.5 kcal/mol, ``dz`` forces by 4 kcal/mol/Å times σ."""
+    """Energies of ``dz`` off by 1, of ``cc`` less ``dz`` by 0.5 kcal/mol, ``dz`` forces by 4 kcal/mol/Å times σ."""
     rng = np.random.default_rng(0)
     std = np.repeat(rng.uniform(0.5, 1.5, (n * 3, 1)), 3, axis=1)
     std /= math.sqrt((std**2).mean())

@@ -13,31 +13,18 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation.features import last_features_of
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
 from mfpyg.models.last_layer import RIDGE, LastLayer, of_graphs, whitening
-from mfpyg.models.uncertainty import drop_uncertainty, networks_of, predict_with_std
+from mfpyg.models.uncertainty import drop_uncertainty, predict_with_std
 
 Make = Callable[..., MultiFidelityPotential]
 Batches = Callable[..., Batch]
+AddStd = Callable[..., Potential]
 
 
 def gram_of(n: int, d: int, seed: int = 0) -> Tensor:
     rows = torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return rows.T @ rows
-
-
-def with_std(potential: Potential, *only: str) -> Potential:
-    """The potential with standard deviations of some size, of all fidelities or of these."""
-    for network in networks_of(potential):
-        for number, name in enumerate(network.fidelities):
-            if not only or name in only:
-                d = last_features_of(network, Data(z=torch.tensor([1]), pos=torch.zeros(1, 3)), name).atoms.shape[1]
-                grams = (gram_of(3 * d, d, 2 * number + i) for i in range(2))
-                scale = torch.tensor([2.0 + number, 0.5])
-                layer = LastLayer(*(whitening(gram) for gram in grams), scale).to(network.dtype)
-                network.uncertainty[name] = layer  # type: ignore[index]
-    return potential
 
 
 def in_cell(molecule: Data, periodic: bool) -> Data:
@@ -72,13 +59,13 @@ def test_standard_deviations_are_those_of_the_definition() -> None:
 
 
 @pytest.fixture(params=["plain", "reference", "delta"])
-def potential(request: pytest.FixtureRequest, make_potential: Make) -> Potential:
+def potential(request: pytest.FixtureRequest, make_potential: Make, add_std: AddStd) -> Potential:
     if request.param == "delta":
         base, difference = make_potential(fidelities=("dz", "tz")), make_potential(fidelities=("cc-tz",), seed=1)
-        return with_std(DeltaPotential(base, difference, "tz", "cc").eval())
+        return add_std(DeltaPotential(base, difference, "tz", "cc").eval())
     made = make_potential(fidelities=("dz", "cc"))
     made.isolated = "network" if request.param == "plain" else "reference"
-    return with_std(made)
+    return add_std(made)
 
 
 def test_predictions_are_the_same_to_the_last_bit(potential: Potential, make_batch: Batches) -> None:
@@ -122,9 +109,9 @@ def test_standard_deviations_do_not_depend_on_orientation_and_order(
     torch.testing.assert_close(two.forces_std, one.forces_std[order], rtol=1e-8, atol=1e-10)  # type: ignore[index]
 
 
-def test_variances_of_a_difference_add_up(make_potential: Make, make_batch: Batches) -> None:
+def test_variances_of_a_difference_add_up(make_potential: Make, make_batch: Batches, add_std: AddStd) -> None:
     base, difference = make_potential(fidelities=("dz", "tz")), make_potential(fidelities=("cc-tz",), seed=1)
-    delta, batch = with_std(DeltaPotential(base, difference, "tz", "cc").eval()), make_batch([3, 6])
+    delta, batch = add_std(DeltaPotential(base, difference, "tz", "cc").eval()), make_batch([3, 6])
     assert isinstance(delta, DeltaPotential)
     found = delta.predict(batch, {"cc": "EF", "tz": "E"}, std=True)
     low, change = base.predict(batch, {"tz": "E"}, std=True)["tz"], difference.predict(batch, {"cc-tz": "E"}, std=True)
@@ -139,10 +126,12 @@ def test_variances_of_a_difference_add_up(make_potential: Make, make_batch: Batc
     assert torch.equal(scaled["tz"].energy_std, found["tz"].energy_std)  # type: ignore[arg-type]
 
 
-def test_fidelities_without_standard_deviations_say_so(make_potential: Make, make_batch: Batches) -> None:
-    potential, batch = with_std(make_potential(fidelities=("dz", "cc")), "dz"), make_batch([3, 6])
+def test_fidelities_without_standard_deviations_say_so(
+    make_potential: Make, make_batch: Batches, add_std: AddStd
+) -> None:
+    potential, batch = add_std(make_potential(fidelities=("dz", "cc")), "dz"), make_batch([3, 6])
     assert (potential.has_std("dz"), potential.has_std("cc"), potential.has_std("tz")) == (True, False, False)
-    with pytest.raises(MFPyGError, match="fidelity 'cc' has no standard deviations: .* train it again") as error:
+    with pytest.raises(MFPyGError, match=r"fidelity 'cc' has no standard deviations: .* train it again") as error:
         potential.predict(batch, {"dz": "E", "cc": "E"}, std=True)
     assert "\n" not in str(error.value)
     found, plain = (
@@ -160,8 +149,8 @@ def test_fidelities_without_standard_deviations_say_so(make_potential: Make, mak
 
 
 @pytest.mark.usefixtures("compile_soon")
-def test_compiled_potentials_have_them(make_potential: Make, make_batch: Batches) -> None:
-    potential, batch = with_std(make_potential()), make_batch([3, 6])
+def test_compiled_potentials_have_them(make_potential: Make, make_batch: Batches, add_std: AddStd) -> None:
+    potential, batch = add_std(make_potential()), make_batch([3, 6])
     expected = potential.predict(batch, {"dz": "EF"}, std=True)["dz"]
     potential.compiled = True
     found = potential.predict(batch, {"dz": "EF"}, std=True)["dz"]
@@ -169,15 +158,17 @@ def test_compiled_potentials_have_them(make_potential: Make, make_batch: Batches
         assert torch.equal(getattr(found, field), getattr(expected, field))
 
 
-def test_names_of_fidelities_may_be_those_of_attributes(make_potential: Make, make_batch: Batches) -> None:
+def test_names_of_fidelities_may_be_those_of_attributes(
+    make_potential: Make, make_batch: Batches, add_std: AddStd
+) -> None:
     names: tuple[Any, ...] = ("half", "train", "items")
-    potential = with_std(make_potential(fidelities=names))
+    potential = add_std(make_potential(fidelities=names))
     found = potential.half().double().train().eval().predict(make_batch([4]), dict.fromkeys(names, "E"), std=True)
     assert len({float(found[name].energy_std) for name in names}) == 3  # type: ignore[arg-type]
 
 
-def test_weights_and_saved_parameters_do_not_contain_them(make_potential: Make) -> None:
-    bare, potential = make_potential(), with_std(make_potential())
+def test_weights_and_saved_parameters_do_not_contain_them(make_potential: Make, add_std: AddStd) -> None:
+    bare, potential = make_potential(), add_std(make_potential())
     assert potential.state_dict().keys() == bare.state_dict().keys()
     assert len(list(potential.parameters())) == len(list(bare.parameters()))
     assert all(buffer.dtype == torch.float32 for buffer in potential.float().uncertainty["dz"].buffers())  # type: ignore[operator, union-attr]
