@@ -75,6 +75,7 @@ _DATA = {
 }
 _UNCERTAINTY = {
     "levels": {str: {"energy": is_array, "atoms": is_array, "scale": is_array}},
+    "target_scale": (None, is_array),
     "quantiles": {str: is_array},
     "held_out": {
         "data": str,

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.coverage import coverage_table
 from mfpyg.files import replace_file
 from mfpyg.properties import ENERGY, FORCES, HESSIAN, PROPERTIES, Property
 
@@ -29,8 +30,8 @@ FREQUENCIES = "frequencies", "cm⁻¹"
 """Name and unit of harmonic frequencies, which follow from Hessians."""
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table:
-    """Table of the errors of every split and fidelity.
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table | Group:
+    """Table of the errors of every split and fidelity, followed by one of standard deviations if there are any.
 
     Args:
         metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}, …}}}``; other properties than energies and forces
@@ -63,7 +64,8 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
                 cells.append(_cells(row.get(FREQUENCIES[0]), HESSIAN.letter in labels, _HEADS[False]))
             table.add_row(split, f"{name}:{labels}" if labels else name, *itertools.chain.from_iterable(cells))
         table.add_section()
-    return table
+    of_std = coverage_table(metrics, trained)
+    return table if of_std is None else Group(table, of_std)
 
 
 _HEADS = {
@@ -80,7 +82,7 @@ def _cells(values: Mapping[str, float] | None, trained: bool, names: Iterable[st
     return [f"{values['n']}{star}", *[f"{values[name]:.3f}" for name in names]]
 
 
-def as_text(table: Table) -> str:
+def as_text(table: RenderableType) -> str:
     """Table as text without colours."""
     console = Console(file=io.StringIO(), width=WIDEST, force_terminal=False)  # whatever FORCE_COLOR is
     console.print(table)
@@ -88,7 +90,7 @@ def as_text(table: Table) -> str:
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines()) + "\n"
 
 
-def print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: RenderableType) -> None:
     """Print a table; a narrow terminal wraps its lines without cutting off digits."""
     console.print(as_text(table), soft_wrap=True, highlight=False, markup=False)
 

@@ -20,15 +20,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 FEWEST = 10
 """Number of held-out conformations with a label that a calibration needs at least."""
 
 PROBABILITIES = np.arange(1, 100) / 100
 """Probabilities of the quantiles."""
+
+NORMAL = np.array([NormalDist().inv_cdf((1 + p) / 2) for p in PROBABILITIES.tolist()])
+"""Quantiles of the absolute value of a standard normal variable."""
 
 
 @dataclass
@@ -41,7 +44,7 @@ class HeldOut:
         n_atoms: number of atoms of each, (n,) int64.
         energy: labels and predictions of each level in kcal/mol, (2, n) float64; labels are NaN where missing.
         forces: labels and predictions of each level in kcal/mol/Å, (2, N, 3) float32; labels are NaN where missing.
-        force_per_energy: κ of each level in 1/Å.
+        force_per_energy: κ in 1/Å of the levels with less than :data:`FEWEST` force labels.
     """
 
     data: str
@@ -109,18 +112,20 @@ def scale_and_quantiles(errors: np.ndarray, std: np.ndarray) -> tuple[float, np.
     r"""Factor of standard deviations, and quantiles of \|error\| over their multiples.
 
     With n errors, the quantile at p is the one of rank ⌈(n + 1) p⌉, at most n, whose interval holds a further error
-    with a probability of at least p.
+    with a probability of at least p. Standard deviations of zero, as those of components that vanish by symmetry for
+    all members of an ensemble, are left out.
     """
+    errors, std = errors[std > 0], std[std > 0]
     scale = float(np.sqrt(np.mean(errors**2) / np.mean(std**2)))
     ratios = np.sort(np.abs(errors) / (scale * std))
-    ranks = np.ceil((len(ratios) + 1) * PROBABILITIES).astype(int).clip(1, len(ratios))
-    return scale, ratios[ranks - 1]
+    ranks = -(-(len(ratios) + 1) * np.arange(1, 100) // 100)
+    return scale, ratios[ranks.clip(max=len(ratios)) - 1]
 
 
 def _of_forces(held_out: HeldOut, name: str, std: Mapping[str, np.ndarray]) -> tuple[float, np.ndarray]:
     errors = held_out.force_errors(name)
     known = np.isfinite(errors)
-    if _n_labelled(held_out, name) >= FEWEST:
+    if n_force_labels(held_out, name) >= FEWEST:
         return scale_and_quantiles(errors[known], std[name][known])
     mean_square, quantiles = expected_force_error(held_out, name, std)
     return float(np.sqrt(mean_square / np.mean(std[name] ** 2))), quantiles
@@ -131,22 +136,22 @@ def expected_force_error(held_out: HeldOut, name: str, std: Mapping[str, np.ndar
     of_level = held_out.energy_errors(name)
     kappa = held_out.force_per_energy[name]
     rng = np.random.default_rng(0)
-    best, quantiles = kappa**2 * float(np.nanmean(of_level**2)), norm.ppf((1 + PROBABILITIES) / 2)
+    best, quantiles = kappa**2 * float(np.nanmean(of_level**2)), NORMAL
     for base in held_out.forces:
         difference = of_level - held_out.energy_errors(base)
-        if base == name or _n_labelled(held_out, base) < FEWEST or np.isfinite(difference).sum() < FEWEST:
+        if base == name or n_force_labels(held_out, base) < FEWEST or np.isfinite(difference).sum() < FEWEST:
             continue
         errors = held_out.force_errors(base)
         known = np.isfinite(errors)
         mean_square = float(np.mean(errors[known] ** 2)) + kappa**2 * float(np.nanmean(difference**2))
         if mean_square < best:
-            shape = std[base][known] / np.sqrt(np.mean(std[base][known] ** 2))
+            shape = std[name][known] / np.sqrt(np.mean(std[name][known] ** 2))
             more = kappa * np.sqrt(np.nanmean(difference**2)) * shape * rng.standard_normal(len(shape))
             best, quantiles = mean_square, scale_and_quantiles(errors[known] + more, shape)[1]
     return best, quantiles
 
 
-def _n_labelled(held_out: HeldOut, name: str) -> int:
+def n_force_labels(held_out: HeldOut, name: str) -> int:
     """Number of conformations with force labels of a level."""
     first = np.cumsum(held_out.n_atoms) - held_out.n_atoms
     return int(np.isfinite(held_out.forces[name][0][first]).all(axis=1).sum())

@@ -20,7 +20,7 @@ from mfpyg.models.compiled import Compiler
 from mfpyg.models.derivatives import any_wants, evaluate
 from mfpyg.models.heads import FurtherHead, Head, make_further_head, make_head
 from mfpyg.models.interface import Potential
-from mfpyg.models.last_layer import LastLayer
+from mfpyg.models.last_layer import LastLayer, LastLayers
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import (
     System,
@@ -94,7 +94,7 @@ class MultiFidelityPotential(Potential):
         sizes: Sequence[int] = backbone.feature_sizes  # type: ignore[assignment]
         self.heads = nn.ModuleList(make_head(head, sizes, head_width) for _ in fidelities)
         self.private = private_copies(backbone, private_blocks, len(fidelities))
-        self.uncertainty: Mapping[str, LastLayer] = nn.ModuleDict()  # type: ignore[assignment]
+        self.uncertainty: Mapping[str, LastLayer] = LastLayers()  # type: ignore[assignment]
         self.further_heads = nn.ModuleList(nn.ModuleDict() for _ in fidelities)  # last: draws after all others
         for name, letters in (further or {}).items():
             self.add_properties(name, letters)
