@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,14 @@ from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.hessians import Comparison, compared_hessians
-from mfpyg.evaluation.metrics import MetricTable, labelled_rows
+from mfpyg.evaluation.metrics import (
+    MetricTable,
+    error_sums,
+    label_errors,
+    labelled_rows,
+    mae_and_rmse,
+)
+from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE, Pair, component_error, directional_forces, pairs_of
 from mfpyg.inference.dataset import common_columns, evaluated_letters, predicted
 from mfpyg.models import Potential, Prediction
 from mfpyg.models.prediction import predicted_properties
@@ -42,7 +49,8 @@ class Evaluation:
 
     Attributes:
         metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}, …}}}`` as
-            :meth:`mfpyg.evaluation.metrics.MetricTable.result` gives them.
+            :meth:`mfpyg.evaluation.metrics.MetricTable.result` gives them; if the split has pairs of near geometries,
+            also ``"directional_force": {n, mae, rmse, component_rmse}``, see :mod:`mfpyg.evaluation.pairs`.
         parity: ``{split: {(fidelity, name of the property): Parity}}`` if requested.
     """
 
@@ -82,10 +90,15 @@ def evaluate(
     for split, rows in splits.items():
         table = MetricTable(columns)
         pairs: dict[tuple[str, str], Parity] = {}
-        for _, batch, predictions in predicted(potential, dataset, rows, columns, split, track):
+        errors = {name: np.full(len(dataset), np.nan) for name in columns}  # of energies
+        for chosen, batch, predictions in predicted(potential, dataset, rows, columns, split, track):
             if not table.add(predictions, batch):
                 fault = fault_of_data(potential, batch, labels, dataset.molecules)
                 raise MFPyGError(fault or str(fault_of_predictions(predictions, batch, dataset.molecules)))
+            for name, prediction in predictions.items():
+                there = labelled_rows(ENERGY, batch, columns[name])
+                of_batch = label_errors(ENERGY, prediction, batch, columns[name])
+                errors[name][chosen[there.cpu().numpy()]] = of_batch.cpu().numpy()
             if parity:
                 _collect(pairs, potential, predictions, batch, columns)
         if HESSIAN.mask in dataset.slices:
@@ -94,8 +107,24 @@ def evaluate(
                 if parity:
                     _append(pairs, (found.fidelity, HESSIAN.name), found.label.flatten(), found.predicted.flatten())
         result.metrics[split] = table.result()
+        _add_directional_forces(result.metrics[split], dataset, pairs_of(dataset, rows), errors)
         result.parity[split] = pairs
     return result
+
+
+def _add_directional_forces(
+    metrics: dict[str, Any], dataset: ConformationDataset, pairs: Sequence[Pair], errors: Mapping[str, np.ndarray]
+) -> None:
+    """Add errors of directional forces, given those of the energies of all conformations, NaN without a label."""
+    for name, of_energy in errors.items():
+        of_level = directional_forces(pairs, of_energy)
+        there = np.flatnonzero(~np.isnan(of_level))
+        if len(there):
+            found = of_level[there]
+            mae, rmse = mae_and_rmse(error_sums(torch.from_numpy(found)))
+            of_component = component_error(dataset, [pairs[i] for i in there.tolist()], found)
+            values = {"n": len(found), "mae": mae, "rmse": rmse, "component_rmse": of_component}
+            metrics[name][DIRECTIONAL_FORCE] = values
 
 
 def _add_hessian(table: MetricTable, found: Comparison) -> None:

@@ -132,8 +132,8 @@ class MetricTable:
     def result(self) -> dict[str, dict[str, dict[str, Any]]]:
         """``{fidelity: {"energy": {n, mae, rmse, mae_per_atom, rmse_per_atom}, "forces": {n, mae, rmse}, …}}``.
 
-        In the units of :mod:`mfpyg.properties`; ``n`` counts energies, or components of other properties; entries
-        without labels are absent.
+        In the units of :mod:`mfpyg.properties`; ``n`` counts energies, pairs, or components of other properties;
+        entries without labels are absent.
         """
         table: dict[str, dict[str, dict[str, Any]]] = {}
         for (name, quantity), sums in self._sums.items():
