@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,14 @@ from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.coverage import Coverage
 from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
 from mfpyg.evaluation.hessians import Comparison, compared_hessians
-from mfpyg.evaluation.metrics import MetricTable, labelled_rows
+from mfpyg.evaluation.metrics import (
+    MetricTable,
+    error_sums,
+    label_errors,
+    labelled_rows,
+    mae_and_rmse,
+)
+from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE, Pair, component_error, directional_forces, pairs_of
 from mfpyg.inference.dataset import common_columns, evaluated_letters, predicted
 from mfpyg.inference.ensemble import Ensemble
 from mfpyg.models import Potential, Prediction
@@ -47,7 +54,9 @@ class Evaluation:
     Attributes:
         metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}, …}}}`` as
             :meth:`mfpyg.evaluation.metrics.MetricTable.result` gives them; energies and forces with standard deviations
-            also have ``"calibration": {…}``, see :func:`mfpyg.evaluation.coverage.statistics`.
+            also have ``"calibration": {…}``, see :func:`mfpyg.evaluation.coverage.statistics`; if the split has pairs of
+            near geometries, there is also ``"directional_force": {n, mae, rmse, component_rmse}``, see
+            :mod:`mfpyg.evaluation.pairs`.
         parity: ``{split: {(fidelity, name of the property): Parity}}`` if requested.
     """
 
@@ -87,11 +96,16 @@ def evaluate(
     for split, rows in splits.items():
         table, coverage = MetricTable(columns), Coverage(columns)
         pairs: dict[tuple[str, str], Parity] = {}
-        for _, batch, predictions in predicted(potential, dataset, rows, columns, split, track, predict_with_std):
+        errors = {name: np.full(len(dataset), np.nan) for name in columns}  # of energies
+        for chosen, batch, predictions in predicted(potential, dataset, rows, columns, split, track, predict_with_std):
             if not table.add(predictions, batch):
                 fault = fault_of_data(potential, batch, labels, dataset.molecules)
                 raise MFPyGError(fault or str(fault_of_predictions(predictions, batch, dataset.molecules)))
             coverage.add(predictions, batch)
+            for name, prediction in predictions.items():
+                there = labelled_rows(ENERGY, batch, columns[name])
+                of_batch = label_errors(ENERGY, prediction, batch, columns[name])
+                errors[name][chosen[there.cpu().numpy()]] = of_batch.cpu().numpy()
             if parity:
                 _collect(pairs, potential, predictions, batch, columns)
         if HESSIAN.mask in dataset.slices:
@@ -101,6 +115,7 @@ def evaluate(
                     _append(pairs, (found.fidelity, HESSIAN.name), found.label.flatten(), found.predicted.flatten())
         result.metrics[split] = table.result()
         coverage.add_to(result.metrics[split], potential.quantiles)
+        _add_directional_forces(result.metrics[split], dataset, pairs_of(dataset, rows), errors)
         result.parity[split] = pairs
     return result
 
@@ -142,6 +157,21 @@ def evaluate_ensemble(
         metrics[split] = table.result()
         coverage.add_to(metrics[split], quantiles)
     return metrics
+
+
+def _add_directional_forces(
+    metrics: dict[str, Any], dataset: ConformationDataset, pairs: Sequence[Pair], errors: Mapping[str, np.ndarray]
+) -> None:
+    """Add errors of directional forces, given those of the energies of all conformations, NaN without a label."""
+    for name, of_energy in errors.items():
+        of_level = directional_forces(pairs, of_energy)
+        there = np.flatnonzero(~np.isnan(of_level))
+        if len(there):
+            found = of_level[there]
+            mae, rmse = mae_and_rmse(error_sums(torch.from_numpy(found)))
+            of_component = component_error(dataset, [pairs[i] for i in there.tolist()], found)
+            values = {"n": len(found), "mae": mae, "rmse": rmse, "component_rmse": of_component}
+            metrics[name][DIRECTIONAL_FORCE] = values
 
 
 def _add_hessian(table: MetricTable, found: Comparison) -> None:

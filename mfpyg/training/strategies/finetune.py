@@ -127,12 +127,12 @@ def check_elements_known(
 
 
 def inherited_splits(
-    settings: TrainSettings, dataset: ConformationDataset, model: InitialModel
+    settings: TrainSettings, dataset: ConformationDataset, model: InitialModel, together: np.ndarray | None = None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Splits of the data: those of the model if it was trained on the same conformations.
 
     This keeps its training data out of the test. ``split.files``, and a ``split.method`` other than ``auto``, take
-    precedence.
+    precedence; ``together`` is passed to :func:`mfpyg.datasets.splits.make_splits`.
 
     Returns:
         The splits, and notes for the user.
@@ -149,7 +149,7 @@ def inherited_splits(
                 "kept; leave them out, or give a split.method other than auto"
             )
         return model.splits, ["the splits are those of init, which was trained on the same conformations"]
-    splits = make_splits(dataset, settings.split, settings.split_seed)
+    splits = make_splits(dataset, settings.split, settings.split_seed, together)
     if not same:
         named = model.described["data"]["name"]
         data = (named if isinstance(named, str) else " + ".join(named)) or "data that it does not name"
