@@ -62,12 +62,17 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--max", type=int, metavar="N", help="number of frames at most")
     parser.add_argument(
+        "--dataset",
+        metavar="DATA",
+        action="append",
+        help="data of the run, if they have moved, as for mfpyg-train; may be repeated (default: as recorded)",
+    )
+    parser.add_argument(
         "--labelled",
         metavar="DATA",
         nargs="+",
         action="extend",
-        help="further data with labels, which are not chosen again: outputs of mfpyg-label, or as --dataset of "
-        "mfpyg-train",
+        help="data with labels that the run was not trained on: outputs of mfpyg-label, or as --dataset of mfpyg-train",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all random numbers")
     parser.add_argument("--format", metavar="NAME", help="ASE's name of the format of POOL (default: guessed)")
@@ -97,7 +102,7 @@ def select_command(arguments: Sequence[str]) -> None:
         if not path.exists():
             raise MFPyGError(f"{path}: no such run folder or checkpoint")
     specs = [labelled_spec(text) for text in options.labelled or ()]
-    _select(options, settings, pool, out, specs)
+    _select(options, settings, model[0] if model else None, pool, out, specs)
 
 
 def _settings(options: Any) -> SelectSettings:
@@ -119,17 +124,27 @@ def _settings(options: Any) -> SelectSettings:
     return settings
 
 
-def _select(options: Any, settings: SelectSettings, pool: Path, out: Path, specs: Sequence[DatasetSpec]) -> None:
+def _select(
+    options: Any, settings: SelectSettings, model: Path | None, pool: Path, out: Path, specs: Sequence[DatasetSpec]
+) -> None:
     from rich.console import Console
+    from rich.progress import track
 
     from mfpyg.datasets.spec import open_dataset
     from mfpyg.progress import shown_on
-    from mfpyg.selection.run import select_file
+    from mfpyg.selection.run import check_new, select_file
+    from mfpyg.selection.trained import open_trained
 
     console = Console()
+    check_new(out)
+    trained = None if model is None else open_trained(model, options.dataset, shown_on(console))
     labelled = [open_dataset(spec, track=shown_on(console)) for spec in specs]
-    report = select_file(pool, out, settings, labelled=labelled, input_format=options.format)
-    _print(console, report, settings)
+
+    def show(batches: Sequence[Any]) -> Iterable[Any]:
+        return track(batches, "features", console=console, transient=True, disable=not console.is_terminal)
+
+    inputs: dict[str, Any] = {"trained": trained, "labelled": labelled, "input_format": options.format}
+    _print(console, select_file(pool, out, settings, **inputs, show=show), settings)
 
 
 def _print(console: Any, report: SelectReport, settings: SelectSettings) -> None:

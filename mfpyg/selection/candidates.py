@@ -30,12 +30,14 @@ class Candidates:
     Attributes:
         frames: frames that lack a label of some level.
         missing: levels that each of them lacks.
+        known: names of all levels that it has labels of.
         n_labelled: number of frames of the pool that have labels of all levels.
         n_repeated: number of frames that are the same as an earlier one.
     """
 
     frames: list[Frame]
     missing: list[tuple[str, ...]]
+    known: list[set[str]]
     n_labelled: int
     n_repeated: int
 
@@ -83,7 +85,8 @@ def find_candidates(
     if not kept:
         known = f"all {len(frames)} frames" if len(frames) > 1 else "its only frame"
         raise MFPyGError(f"{source}: {known} have labels of {', '.join(levels)} already; give frames without")
-    return Candidates([frames[n] for n in kept], [missing[n] for n in kept], n_labelled, len(repeated))
+    left = ([frames[n] for n in kept], [missing[n] for n in kept], [having[n] for n in kept])
+    return Candidates(*left, n_labelled, len(repeated))
 
 
 def _described(frame: Frame, where: str) -> tuple[Key, np.ndarray]:

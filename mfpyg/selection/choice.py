@@ -56,7 +56,7 @@ def fill(
         if cost <= left:
             choice.levels[number] = missing[number]
             left -= cost
-        if len(choice.levels) == most:
+        if len(choice.levels) == most or left < min(costs.values()):
             break
     if not choice.levels:
         levels = min(missing, key=lambda names: sum(costs[name] for name in names))

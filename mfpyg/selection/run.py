@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,12 @@ from mfpyg.inference.extxyz import frame_as_text, kept_values
 from mfpyg.labeling.run import LEVELS
 from mfpyg.selection.candidates import Candidates, find_candidates
 from mfpyg.selection.choice import Choice, fill
+from mfpyg.selection.diverse import by_diversity
+from mfpyg.selection.features import Show
+from mfpyg.selection.multi_fidelity import choose_labels
 from mfpyg.selection.settings import SelectSettings
+from mfpyg.selection.trained import Trained
+from mfpyg.selection.uncertainty import by_uncertainty
 
 
 @dataclass
@@ -50,8 +55,10 @@ def select_file(
     target: Path,
     settings: SelectSettings,
     *,
+    trained: Trained | None = None,
     labelled: Sequence[ConformationDataset] = (),
     input_format: str | None = None,
+    show: Show = iter,
 ) -> SelectReport:
     """Choose frames of a file, and write them in the order of choice, with a recipe in ``TARGET.yaml``.
 
@@ -60,8 +67,11 @@ def select_file(
         target: extended-XYZ file to write, which must not exist. Each frame has its levels under the key
             :data:`mfpyg.labeling.run.LEVELS`.
         settings: how to choose.
-        labelled: data with labels; frames of the pool that are among them get only the levels that they lack there.
+        trained: potential with its data; not needed for a random choice.
+        labelled: further data with labels. Frames of the pool that are among these data, or those of the potential, get
+            only the levels that they lack there.
         input_format: ASE's name of the format of the pool; default: determined from the file.
+        show: wraps lists of batches to show progress.
 
     Raises:
         MFPyGError: for wrong settings or files, a target that exists, a pool without a frame that lacks labels, and a
@@ -70,8 +80,9 @@ def select_file(
     settings.check()
     check_new(target)
     frames = list(frames_of(pool, input_format))
-    candidates = find_candidates(frames, labelled, list(settings.costs), str(pool))
-    choice = choose(candidates, settings)
+    known = [*labelled, *([] if trained is None else [trained.dataset])]
+    candidates = find_candidates(frames, known, list(settings.costs), str(pool))
+    choice = choose(candidates, settings, trained, labelled, str(pool), show)
     labels = {name: choice.counts()[name] for name in settings.costs}
     cost = sum(n * settings.costs[name] for name, n in labels.items())
     lost: dict[str, str] = {}
@@ -93,11 +104,27 @@ def select_file(
     return SelectReport(target, *counts, labels, cost, notes)
 
 
-def choose(candidates: Candidates, settings: SelectSettings) -> Choice:
-    """Choose among candidates, by the method of the settings."""
-    if settings.method != "random":
-        raise MFPyGError(f"method {settings.method} is not available yet; expected random")
-    order = np.random.default_rng(settings.seed).permutation(len(candidates.frames)).tolist()
+def choose(
+    candidates: Candidates,
+    settings: SelectSettings,
+    trained: Trained | None,
+    labelled: Sequence[ConformationDataset] = (),
+    source: str = "",
+    show: Show = iter,
+) -> Choice:
+    """Choose among candidates, by the method of the settings; the arguments are those of :func:`select_file`."""
+    rng = np.random.default_rng(settings.seed)
+    order: Iterable[int]
+    if settings.method == "random":
+        order = rng.permutation(len(candidates.frames)).tolist()
+    elif trained is None:
+        raise MFPyGError(f"method {settings.method} needs a run of mfpyg-train; give one, or choose with random")
+    elif settings.method == "multi-fidelity":
+        return choose_labels(candidates, settings, trained, labelled, source, show)
+    elif settings.method == "diverse":
+        order = by_diversity(candidates.frames, str(settings.target), trained, source, show)
+    else:
+        order = by_uncertainty(candidates.frames, str(settings.target), trained, rng, source, show).tolist()
     return fill(order, candidates.missing, settings.costs, settings.budget, settings.max)
 
 
