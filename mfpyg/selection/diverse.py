@@ -1,9 +1,9 @@
 r"""Frames that are uncertain, and unlike those chosen before.
 
 The variance of the energy of a frame in the last layer is :math:`\Phi^T C\, \Phi` with the covariance of the weights
-:math:`C = (\sum_t \Phi_t \Phi_t^T + \varsigma)^{-1}`, see
-:mod:`mfpyg.models.last_layer`. The frame with the largest one is chosen, C is conditioned on its label, and so on. This is the greedy maximum of the determinant of the covariance of
-all chosen energies.
+:math:`C = (\sum_t \Phi_t \Phi_t^T + \varsigma)^{-1}`, see :mod:`mfpyg.models.last_layer`. The frame with the largest
+variance is chosen, C is conditioned on its label, and so on. This is the greedy maximum of the determinant of the
+covariance of all chosen energies.
 """
 
 from __future__ import annotations
