@@ -13,6 +13,7 @@ from mfpyg.properties import PROPERTIES
 from mfpyg.selection.candidates import Candidates
 from mfpyg.selection.choice import Choice
 from mfpyg.selection.features import Show, features_of_frames, features_of_rows
+from mfpyg.selection.geometries import Geometries, of_rows
 from mfpyg.selection.greedy import Greedy
 from mfpyg.selection.levels import LabelledMolecules, level_covariance
 from mfpyg.selection.posterior import NOISE, Features, Grams, Posterior
@@ -73,10 +74,7 @@ def choose_labels(
     of_training, held_out = (labels_of(trained.dataset, rows) for rows in (trained.train, trained.held_out))
     _replace_by_errors(held_out, trained, names)
     levels, about = level_covariance(names, of_training, held_out, constant)
-    grams = Grams()
-    for molecules in (of_training, *(labels_of(dataset, np.arange(len(dataset))) for dataset in labelled)):
-        for one, having in zip(molecules.features, molecules.letters, strict=True):
-            grams.add(one, having.items(), molecules.weight)
+    grams = _grams(of_training, trained.dataset, [(labels_of(one, np.arange(len(one))), one) for one in labelled])
     posterior = Posterior(levels, grams, target, scale[:, None] * metric * scale)
     costs = {names.index(name): cost for name, cost in settings.costs.items()}
     missing = [[names.index(name) for name in candidates.missing[number]] for number in pool]
@@ -153,3 +151,28 @@ def _replace_by_errors(molecules: LabelledMolecules, trained: Trained, names: Se
                 first, end = dataset.slices["forces"][rows[number]], dataset.slices["forces"][rows[number] + 1]
                 label = dataset._data.forces[first:end, column].double().numpy()
                 molecules.forces[number][level] = (values.astype(np.float64) - label).ravel()
+
+
+def _grams(
+    trained: LabelledMolecules,
+    dataset: ConformationDataset,
+    further: Sequence[tuple[LabelledMolecules, ConformationDataset]],
+) -> Grams:
+    """Features of all labels, those of one molecule together, wherever they are; each label counts once."""
+    entries = [
+        (one, dict(having), trained.weight) for one, having in zip(trained.features, trained.letters, strict=True)
+    ]
+    geometries = [geometry for _, geometry in of_rows(dataset, trained.rows.tolist())] if further else []
+    for molecules, source in further:
+        known = Geometries(geometries)
+        for number, (_, geometry) in enumerate(of_rows(source, molecules.rows.tolist())):
+            same = known.same(geometry)
+            if same:
+                entries[same[0]][1].update(molecules.letters[number])
+            else:
+                entries.append((molecules.features[number], dict(molecules.letters[number]), molecules.weight))
+                geometries.append(geometry)
+    grams = Grams()
+    for features, letters, weight in entries:
+        grams.add(features, letters.items(), weight)
+    return grams

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import ase.io
+import numpy as np
 import pytest
+from ase import Atoms
 
 from mfpyg.cli import select
 
@@ -46,3 +49,18 @@ def selecting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 def pool(tmp_path: Path, write_xyz: Callable[..., Path]) -> Callable[[Sequence[int]], None]:
     """``pool(rows)`` writes conformations of MiniCHNO without labels to ``pool.xyz``."""
     return lambda rows: write_xyz(tmp_path / "pool.xyz", rows)
+
+
+@pytest.fixture
+def shaken(tmp_path: Path, write_xyz: Callable[..., Path]) -> Callable[[Sequence[int]], list[Atoms]]:
+    """``shaken(rows)`` writes conformations of MiniCHNO, slightly distorted, to ``pool.xyz``."""
+
+    def write(rows: Sequence[int]) -> list[Atoms]:
+        frames = ase.io.read(write_xyz(tmp_path / "pool.xyz", rows), ":")
+        random = np.random.default_rng(0)
+        for atoms in frames:
+            atoms.positions = (atoms.positions + 0.05 * random.normal(size=atoms.positions.shape)).round(6)
+        ase.io.write(tmp_path / "pool.xyz", frames, format="extxyz")
+        return frames
+
+    return write
