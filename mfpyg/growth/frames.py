@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,11 @@ from mfpyg.datasets.frames import Frame, frames_of_text
 from mfpyg.errors import MFPyGError
 from mfpyg.files import replace_file
 from mfpyg.inference.extxyz import frame_as_text, kept_values, pair
+from mfpyg.labeling.run import LEVELS
+from mfpyg.models.calibration import FEWEST
 
-NUMBER, LEVELS, PART = "frame", "levels", "part"
-"""Keys of frames in a growth: number in the pool, levels to compute, and ``train`` or ``val``."""
+NUMBER, PART = "frame", "part"
+"""Keys of frames in a growth: number in the pool, and ``train`` or ``val``."""
 
 _OWN = {NUMBER, LEVELS, PART, "split"}
 """Keys that frames of a pool may have from elsewhere, with another meaning."""
@@ -46,6 +49,11 @@ class Assignment:
         return [number for number, levels in self.levels.items() if level in levels]
 
 
+def n_validation(n: int, share: float) -> int:
+    """Number of geometries, of n, to validate on: a share, but enough to calibrate standard deviations if n allows."""
+    return math.ceil(max(share * n, min(FEWEST, n // 4)) - 1e-9)
+
+
 class Pool:
     """Geometries to choose from.
 
@@ -56,8 +64,8 @@ class Pool:
 
     Attributes:
         frames: geometries, numbered from 0.
-        train, val: numbers of the geometries to train on and to validate on, each in random order; in ``train``,
-            geometries come first that have all elements of the pool together.
+        first: numbers of some geometries that have all elements together, as potentials learn no others later.
+        train, val: numbers of the geometries to train on, with these first, and to validate on, in random order.
     """
 
     def __init__(self, frames: Sequence[Frame], validation: float, seed: int) -> None:
@@ -65,9 +73,10 @@ class Pool:
         order = np.random.default_rng(seed).permutation(len(self.frames)).tolist()
         first = self._with_all_elements(order)
         rest = [number for number in order if number not in first]
-        n_val = max(round(validation * len(self.frames)), 1)
+        n_val = max(n_validation(len(self.frames), validation), 1)
         self.first = first
         self.val, self.train = rest[:n_val], [*first, *rest[n_val:]]
+        self.of_val = frozenset(self.val)
 
     @classmethod
     def read(cls, path: Path, validation: float, seed: int) -> Pool:
@@ -82,7 +91,7 @@ class Pool:
         return pool
 
     def _with_all_elements(self, order: Sequence[int]) -> list[int]:
-        """Numbers of geometries that have all elements together, as potentials learn no others later."""
+        """Numbers of geometries that have all elements together."""
         seen: set[int] = set()
         found = []
         for number in order:
@@ -94,16 +103,12 @@ class Pool:
 
     def part(self, number: int) -> str:
         """``val`` or ``train``."""
-        return "val" if number in self._validation else "train"
-
-    @property
-    def _validation(self) -> set[int]:
-        return set(self.val)
+        return "val" if number in self.of_val else "train"
 
     def write(self, path: Path, assignment: Assignment) -> None:
         """Write the geometries of an assignment, in its order, with their number, levels and part."""
         texts = [
-            as_text(self.frames[number], {NUMBER: number, LEVELS: " ".join(levels), PART: self.part(number)})
+            frame_text(self.frames[number], {NUMBER: number, LEVELS: " ".join(levels), PART: self.part(number)})
             for number, levels in assignment.levels.items()
         ]
         write_frames(path, texts)
@@ -117,11 +122,13 @@ def read_assignment(path: Path) -> Assignment:
     return assignment
 
 
-def as_text(frame: Frame, values: Mapping[str, Any] | None = None) -> str:
+def frame_text(frame: Frame, values: Mapping[str, Any] | None = None) -> str:
     """Extended XYZ of a frame, with all values that it came with and others."""
     kept = {key: value for key, value in frame.values.items() if key not in _OWN}
     columns, pairs = kept_values(frame._replace(values=kept, columns=frame.columns - _OWN), set(), {})
-    return frame_as_text(frame, columns, [*pairs, *(pair(key, value) or "" for key, value in (values or {}).items())])
+    return frame_frame_text(
+        frame, columns, [*pairs, *(pair(key, value) or "" for key, value in (values or {}).items())]
+    )
 
 
 def write_frames(path: Path, texts: Iterable[str]) -> None:

@@ -70,6 +70,11 @@ class Labels:
         numbers = list(read_assignment(self.folder.frames).levels) if failures else []
         return {numbers[failure["frame"]] for failure in failures}
 
+    @property
+    def taken(self) -> set[int]:
+        """Numbers of the geometries that are labelled at a level that is chosen."""
+        return {number for name in self.settings.chosen for number in self.assignment.numbers_at(name)}
+
     def costs(self, levels: Iterable[str] | None = None) -> dict[str, Cost]:
         """Cost so far of levels, all if not given."""
         found = costs_in(self._store, self.settings.levels)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import islice
 
 from mfpyg.datasets.spec import open_dataset, parse_specs
 from mfpyg.growth.costs import Cost, duration, per_frame, spent
 from mfpyg.growth.folder import RoundFolder
-from mfpyg.growth.frames import Assignment, read_assignment
+from mfpyg.growth.frames import Assignment, n_validation, read_assignment
 from mfpyg.growth.labels import Labels
 from mfpyg.selection.run import recipe_path, select_file
-from mfpyg.selection.settings import SelectSettings
 
 
 def label_first(labels: Labels, folder: RoundFolder) -> None:
@@ -45,27 +44,32 @@ def label_first(labels: Labels, folder: RoundFolder) -> None:
 
 
 def _random(labels: Labels, n: int) -> list[int]:
-    """The next n random geometries, of which the share for validation is kept."""
-    pool, taken, failed = labels.pool, labels.assignment.numbers_at(labels.settings.target_name), labels.failed
-    good = [number for number in taken if number not in failed]
-    n_val = math.ceil(labels.settings.validation * (len(good) + n)) - sum(number in pool.of_val for number in good)
-    val = _next(pool.val, taken, min(n_val, n))
+    """The next n random geometries, or as many as there are, some of them for validation."""
+    pool, taken = labels.pool, labels.taken
+    val = _next(pool.val, taken, min(_n_val(labels, n), n))
     return [*val, *_next(pool.train, taken, n - len(val))]
 
 
-def _next(numbers: Sequence[int], taken: Sequence[int], n: int) -> list[int]:
-    """The first n numbers, if there are as many, that are not taken."""
-    there = set(taken)
-    return [number for number in numbers if number not in there][: max(n, 0)]
+def _n_val(labels: Labels, n: float) -> int:
+    """Number of geometries for validation among n more."""
+    good = labels.taken - labels.failed
+    there = len(good & labels.pool.of_val)
+    return max(n_validation(len(good) + int(n), labels.settings.validation) - there, 0)
 
 
-def choose_next(labels: Labels, folder: RoundFolder, run: RoundFolder) -> str:
+def _next(numbers: Sequence[int], taken: Container[int], n: int) -> list[int]:
+    """The first n numbers, or as many as there are, that are not taken."""
+    return list(islice((number for number in numbers if number not in taken), n))
+
+
+def choose_next(labels: Labels, this: RoundFolder, before: RoundFolder, note: Callable[[str], None]) -> str:
     """Choose what a round labels, by the potential of the round before, and write it.
 
     Args:
         labels: labels of all rounds before.
-        folder: the round.
-        run: the round before.
+        this: the round.
+        before: the round before.
+        note: shows a line.
 
     Returns:
         Why nothing is chosen, empty if something is.
@@ -73,28 +77,28 @@ def choose_next(labels: Labels, folder: RoundFolder, run: RoundFolder) -> str:
     Raises:
         MFPyGError: as :func:`mfpyg.selection.run.select_file`.
     """
-    pool, settings = labels.pool, labels.settings
-    failed, left = labels.failed, settings.seconds - spent(labels.costs())
-    costs = labels.costs(settings.chosen)
-    candidates = _candidates(labels, failed)
+    settings, costs = labels.settings, labels.costs(labels.settings.chosen)
+    left = settings.seconds - spent(labels.costs())
+    candidates = _candidates(labels)
     if not candidates.levels:
         return "all geometries are labelled"
-    least = _least(candidates, costs, whole=_options(labels, 1.0).method != "multi-fidelity")
+    least = _least(candidates, costs, whole=settings.selection({}, 1.0).method != "multi-fidelity")
     if left < least:
         return f"the rest of the budget, {duration(max(left, 0.0))}, is below one label"
-    share = left / (settings.rounds - folder.number)
+    share = left / (settings.rounds - this.number)
     share = left if share < least else share
-    n_val = int(settings.validation * share / per_frame(costs))
-    val = _next(pool.val, [*labels.assignment.numbers_at(settings.target_name), *failed], n_val)
-    chosen = _selected(labels, candidates, share - len(val) * per_frame(costs), folder, run)
+    each = per_frame(costs)
+    n_val = min(_n_val(labels, share / each), int((share - least) / each))
+    val = _next(labels.pool.val, labels.taken, n_val)
+    chosen = _selected(labels, candidates, share - len(val) * each, this, before, note)
     chosen.add(val, settings.chosen)
-    pool.write(folder.frames, chosen)
+    labels.pool.write(this.frames, chosen)
     return ""
 
 
-def _candidates(labels: Labels, failed: set[int]) -> Assignment:
+def _candidates(labels: Labels) -> Assignment:
     """Geometries to train on that lack some levels, and these levels."""
-    found = Assignment()
+    found, failed = Assignment(), labels.failed
     for number in labels.pool.train:
         there = labels.assignment.levels.get(number, ())
         missing = [name for name in labels.settings.chosen if name not in there]
@@ -103,22 +107,28 @@ def _candidates(labels: Labels, failed: set[int]) -> Assignment:
     return found
 
 
-def _least(candidates: Assignment, costs: dict[str, Cost], whole: bool) -> float:
-    """Computing time of the cheapest choice: all levels that a geometry lacks, or one of them."""
-    add = sum if whole else min
-    return min(add(costs[name].mean for name in levels) for levels in candidates.levels.values())
-
-
-def _options(labels: Labels, budget: float) -> SelectSettings:
-    settings = labels.settings
-    costs = {name: cost.mean for name, cost in labels.costs(settings.chosen).items()}
-    return settings.selection(costs, budget)
+def _least(candidates: Assignment, costs: Mapping[str, Cost], whole: bool) -> float:
+    """Computing time of the cheapest choice: of all levels that a geometry lacks, or of one of them."""
+    total = sum if whole else min
+    return min(total([costs[name].mean for name in levels]) for levels in candidates.levels.values())
 
 
 def _selected(
-    labels: Labels, candidates: Assignment, budget: float, folder: RoundFolder, run: RoundFolder
+    labels: Labels,
+    candidates: Assignment,
+    budget: float,
+    this: RoundFolder,
+    before: RoundFolder,
+    note: Callable[[str], None],
 ) -> Assignment:
-    for path in (folder.selected, recipe_path(folder.selected)):  # of a call that was stopped here
+    """Geometries and levels that mfpyg-select chooses."""
+    for path in (this.selected, recipe_path(this.selected)):  # of a call that was stopped before it used them
         path.unlink(missing_ok=True)
     labels.pool.write(labels.folder.candidates, candidates)
-    ...
+    costs = {name: cost.mean for name, cost in labels.costs(labels.settings.chosen).items()}
+    dataset = open_dataset(parse_specs([labels.about["dataset"]]))
+    settings = labels.settings.selection(costs, budget)
+    report = select_file(labels.folder.candidates, this.selected, settings, labelled=[dataset])
+    for line in report.notes:
+        note(line)
+    return read_assignment(this.selected)

@@ -14,6 +14,7 @@ from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.labeling.level import LabelLevel, parse_label_levels
 from mfpyg.options import build, check, flat, setting
 from mfpyg.sampling.settings import SampleSettings
+from mfpyg.selection.settings import SelectSettings
 from mfpyg.settings import TrainSettings, completed
 from mfpyg.strict_yaml import read_yaml
 
@@ -25,6 +26,7 @@ MAY_CHANGE = ("out", "budget", "rounds", "jobs")
 
 SET_BY_GROWTH = {
     "sample": ("seed",),
+    "select": ("costs", "budget", "target", "seed"),
     "train": (
         *("fidelities", "dataset", "split", "seed", "out", "init", "add_fidelity"),
         *("strategy", "strategy_options", "target", "label_fraction"),
@@ -43,7 +45,9 @@ class GrowSettings:
     levels: dict = setting({}, "levels of theory by name, as {cc: 'pyscf:CCSD(T)/cc-pVDZ:E'}")
     target: str | None = setting(None, "level whose error is to be reduced (default: the last one)")
     everywhere: list[str] = setting([], "cheap levels that are computed for all geometries; others are chosen")
-    budget: int | float | str | None = setting(None, "computing time of all labels together, in seconds or as 30min, 2h, 1d (required)")
+    budget: int | float | str | None = setting(
+        None, "computing time of all labels together, in seconds or as 30min, 2h, 1d (required)"
+    )
     rounds: int = setting(4, "number of rounds, which share the budget equally", low=1)
     validation: float = setting(
         0.1, "share of the geometries, and of the budget, for validation: drawn at random", low=0.01, high=0.5
@@ -73,6 +77,11 @@ class GrowSettings:
         return tuple(name for name in self.levels if name not in self.everywhere)
 
     @property
+    def epochs(self) -> int:
+        """Number of epochs of a training at most."""
+        return self.training([], "data", Path("split"), Path("out")).epochs
+
+    @property
     def target_name(self) -> str:
         """Name of the target."""
         return self.target or list(self.levels)[-1]
@@ -90,6 +99,17 @@ class GrowSettings:
             given = values["temperature"]
             values["temperature"] = tuple(given) if isinstance(given, list) else (given,)
         settings: SampleSettings = build(SampleSettings, {**values, "seed": self.seed}, "sample.")
+        return settings
+
+    def selection(self, costs: dict[str, float], budget: float) -> SelectSettings:
+        """Settings of a selection.
+
+        Args:
+            costs: computing time of a label of each level in seconds.
+            budget: computing time of all labels in seconds.
+        """
+        own = {"costs": costs, "budget": budget, "target": self.target_name, "seed": self.seed}
+        settings: SelectSettings = build(SelectSettings, {**self.select, **own}, "select.")
         return settings
 
     def training(
@@ -138,6 +158,7 @@ class GrowSettings:
                 if name in options:
                     raise MFPyGError(f"{command}.{name} is set by mfpyg-grow for each round; leave it out")
         self.sampling.check()
+        self.selection(dict.fromkeys(self.chosen, 1.0), 1.0).check()
         fidelities = [f"{level.name}:{level.letters}" for level in self.label_levels]
         try:
             self.training(fidelities, "data", Path("split"), Path("out"), Path("init")).check()
