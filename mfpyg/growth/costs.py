@@ -14,17 +14,15 @@ class Cost:
 
     Attributes:
         labels: number of labels.
-        failed: number of labels that could not be computed, whose time is not known.
-        seconds: computing time of all labels.
+        seconds: computing time, that of labels that could not be computed included.
     """
 
     labels: int = 0
-    failed: int = 0
     seconds: float = 0.0
 
     @property
     def mean(self) -> float:
-        """Mean computing time of a label in seconds; at least a millisecond."""
+        """Computing time in seconds for a label; at least a millisecond."""
         return max(self.seconds / max(self.labels, 1), 1e-3)
 
 
@@ -33,11 +31,8 @@ def costs_in(store: LabelStore, levels: Iterable[str]) -> dict[str, Cost]:
     found = {name: Cost() for name in levels}
     for contents in store.all():
         cost = found[str(contents["level"]).partition("=")[0]]
-        if "error" in contents:
-            cost.failed += 1
-        else:
-            cost.labels += 1
-            cost.seconds += contents["seconds"]
+        cost.labels += "error" not in contents
+        cost.seconds += contents.get("seconds", 0.0)
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from mfpyg.datasets.frames import Frame, frames_of_text
 from mfpyg.errors import MFPyGError
-from mfpyg.files import replace_file
+from mfpyg.files import make_folder, replace_file
 from mfpyg.inference.extxyz import frame_as_text, kept_values, pair
 from mfpyg.labeling.run import LEVELS
 from mfpyg.models.calibration import FEWEST
@@ -87,7 +87,9 @@ class Pool:
         """
         pool = cls(list(frames_of_text(path)), validation, seed)
         if not pool.val:
-            raise MFPyGError(f"{path}: {len(pool.frames)} geometries, expected more: some are kept for validation")
+            raise MFPyGError(
+                f"{path}: {len(pool.frames)} geometries are too few to train on, and to validate on others"
+            )
         return pool
 
     def _with_all_elements(self, order: Sequence[int]) -> list[int]:
@@ -126,11 +128,10 @@ def frame_text(frame: Frame, values: Mapping[str, Any] | None = None) -> str:
     """Extended XYZ of a frame, with all values that it came with and others."""
     kept = {key: value for key, value in frame.values.items() if key not in _OWN}
     columns, pairs = kept_values(frame._replace(values=kept, columns=frame.columns - _OWN), set(), {})
-    return frame_frame_text(
-        frame, columns, [*pairs, *(pair(key, value) or "" for key, value in (values or {}).items())]
-    )
+    return frame_as_text(frame, columns, [*pairs, *(pair(key, value) or "" for key, value in (values or {}).items())])
 
 
 def write_frames(path: Path, texts: Iterable[str]) -> None:
-    """Write frames in one step."""
+    """Write frames in one step; creates the folder."""
+    make_folder(path.parent)
     replace_file(path, lambda name: Path(name).write_text("".join(texts), encoding="utf-8"))

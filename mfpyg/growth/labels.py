@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mfpyg.errors import MFPyGError
@@ -14,6 +14,9 @@ from mfpyg.labeling.output import sidecar
 from mfpyg.labeling.run import Compute, label_file, store_of
 from mfpyg.strict_yaml import read_yaml
 
+NAMED = 20
+"""Number of failures that are named at a time."""
+
 
 class Labels:
     """Labels that a growth has, and computes.
@@ -23,6 +26,7 @@ class Labels:
         settings: settings.
         pool: geometries.
         compute: computes jobs.
+        note: shows a line to the user.
         retry: whether to compute again, once, what has failed before.
 
     Attributes:
@@ -30,9 +34,15 @@ class Labels:
     """
 
     def __init__(
-        self, folder: GrowFolder, settings: GrowSettings, pool: Pool, compute: Compute, retry: bool = False
+        self,
+        folder: GrowFolder,
+        settings: GrowSettings,
+        pool: Pool,
+        compute: Compute,
+        note: Callable[[str], None],
+        retry: bool = False,
     ) -> None:
-        self.folder, self.settings, self.pool = folder, settings, pool
+        self.folder, self.settings, self.pool, self.note = folder, settings, pool, note
         self.assignment = Assignment()
         self._store = store_of(folder.labelled)
         self._compute, self._retry = compute, retry
@@ -45,10 +55,16 @@ class Labels:
         Raises:
             MFPyGError: if none of the labels of some level can be computed, with the reason.
         """
+        known = {self._line(failure) for failure in self.about["failures"]}
         self.pool.write(self.folder.frames, self.assignment)
         levels = self.settings.label_levels
         report = label_file(self.folder.frames, self.folder.labelled, levels, self._compute, retry=self._retry)
         self._retry = False
+        failures = [line for line in map(self._line, self.about["failures"]) if line not in known]
+        for line in failures[:NAMED]:
+            self.note(line)
+        if len(failures) > NAMED:
+            self.note(f"failed: {len(failures) - NAMED:,} more, see {sidecar(self.folder.labelled)}")
         for name, about in report.levels.items():
             if about["failed"] and not about["labels"]:
                 reason = next(failure.reason for failure in report.failures if failure.level == name)
@@ -62,6 +78,10 @@ class Labels:
         """Contents of the file beside the labels, see :func:`mfpyg.labeling.run.label_file`; empty without labels."""
         path = sidecar(self.folder.labelled)
         return read_yaml(path, "labels") if path.is_file() else {"dataset": "", "levels": {}, "failures": []}
+
+    @staticmethod
+    def _line(failure: Mapping[str, Any]) -> str:
+        return f"failed: frame {failure['frame']} ({failure['formula']}): {failure['level']}: {failure['reason']}"
 
     @property
     def failed(self) -> set[int]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from mfpyg.files import write_text
 from mfpyg.growth.costs import duration
 from mfpyg.growth.folder import GrowFolder
-from mfpyg.growth.labels import Labels
+from mfpyg.growth.labels import NAMED, Labels
 from mfpyg.growth.settings import GrowSettings
 from mfpyg.properties import PROPERTIES, Property
 from mfpyg.study.figures import COLOURS, StudyFigure, save
@@ -23,14 +23,11 @@ from mfpyg.study.tables import DASH
 VAL, TEST, EXPECTED = "val", "test", "expected"
 """Kinds of errors: on the geometries kept for validation, on the test data, and what the potential expects."""
 
-_NAMED = 20
-"""Number of failures on the page."""
-
 _LEGEND = (
-    "A row per round. Labels: number of labels by level, of all rounds so far. Computing time: of all labels so far. RMSE "
-    "of energies in kcal/mol and of force components in kcal/mol/Å: val, random geometries of the pool kept for "
-    "validation; test, the given test data; expected, root mean square of the potential's own standard deviations over "
-    f"the pool. {DASH}: no labels, or too few for standard deviations."
+    "A row per round. Labels: number of labels by level, of all rounds so far. Computing time: of all labels so far. "
+    "RMSE of energies in kcal/mol and of force components in kcal/mol/Å: val, random geometries of the pool kept for "
+    "validation; test, the given test data; expected, root mean square of the potential's own standard deviations "
+    f"over the pool. {DASH}: no labels, or too few for standard deviations."
 )
 
 Summary = Mapping[str, Any]
@@ -39,7 +36,7 @@ Summary = Mapping[str, Any]
 def rounds_table(summaries: Sequence[Summary], target: str) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of rounds."""
     columns = list(_columns(summaries, target))
-    levels = [name for name in summaries[-1]["labels"]]
+    levels = list(summaries[-1]["labels"])
     heads = [f"{kind}\n{level} {property.letter}" for kind, level, property in columns]
     header = ["round", *(f"labels\n{name}" for name in levels), "computing\ntime", *heads]
     rows = []
@@ -141,11 +138,11 @@ def write_report(labels: Labels, end: str = "") -> None:
 def _introduction(labels: Labels, summaries: Sequence[Summary], end: str) -> str:
     settings, pool = labels.settings, labels.pool
     everywhere = f" {', '.join(settings.everywhere)} is computed for all of them." if settings.everywhere else ""
+    time = f"{duration(summaries[-1]['spent'])} of {duration(settings.seconds)} of computing time"
     return (
-        f"A pool of {len(pool.frames):,} geometries, {len(pool.val):,} of which are kept for validation.{everywhere} Each "
-        f"round labels more of them at {', '.join(settings.chosen)}, and trains the potential of the round before further. "
-        f"{len(summaries)} of {settings.rounds} rounds are complete, with {duration(summaries[-1]['spent'])} of "
-        f"{duration(settings.seconds)} of computing time. {end}"
+        f"A pool of {len(pool.frames):,} geometries, {len(pool.val):,} of which are kept for validation.{everywhere} "
+        f"Each round labels more of them at {', '.join(settings.chosen)}, and trains the potential of the round before "
+        f"further. {len(summaries)} of {settings.rounds} rounds are complete, with {time}. {end}"
     )
 
 
@@ -159,7 +156,7 @@ def _failures(labels: Labels) -> str:
     failures = labels.about["failures"]
     if not failures:
         return ""
-    rows = [[str(one["frame"]), one["formula"], one["level"], one["reason"]] for one in failures[:_NAMED]]
-    more = f" The first {_NAMED} of {len(failures):,}." if len(failures) > _NAMED else ""
+    rows = [[str(one["frame"]), one["formula"], one["level"], one["reason"]] for one in failures[:NAMED]]
+    more = f" The first {NAMED} of {len(failures):,}." if len(failures) > NAMED else ""
     caption = f"Labels that could not be computed, by the number of the frame in frames.xyz.{more}"
     return grid(["frame", "formula", "level", "reason"], rows, caption, text=(3,))

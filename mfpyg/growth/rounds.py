@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import islice
 
 from mfpyg.datasets.spec import open_dataset, parse_specs
+from mfpyg.files import make_folder
 from mfpyg.growth.costs import Cost, duration, per_frame, spent
 from mfpyg.growth.folder import RoundFolder
 from mfpyg.growth.frames import Assignment, n_validation, read_assignment
@@ -62,14 +63,13 @@ def _next(numbers: Sequence[int], taken: Container[int], n: int) -> list[int]:
     return list(islice((number for number in numbers if number not in taken), n))
 
 
-def choose_next(labels: Labels, this: RoundFolder, before: RoundFolder, note: Callable[[str], None]) -> str:
+def choose_next(labels: Labels, this: RoundFolder, before: RoundFolder) -> str:
     """Choose what a round labels, by the potential of the round before, and write it.
 
     Args:
         labels: labels of all rounds before.
         this: the round.
         before: the round before.
-        note: shows a line.
 
     Returns:
         Why nothing is chosen, empty if something is.
@@ -90,7 +90,7 @@ def choose_next(labels: Labels, this: RoundFolder, before: RoundFolder, note: Ca
     each = per_frame(costs)
     n_val = min(_n_val(labels, share / each), int((share - least) / each))
     val = _next(labels.pool.val, labels.taken, n_val)
-    chosen = _selected(labels, candidates, share - len(val) * each, this, before, note)
+    chosen = _selected(labels, candidates, share - len(val) * each, this, before)
     chosen.add(val, settings.chosen)
     labels.pool.write(this.frames, chosen)
     return ""
@@ -119,9 +119,9 @@ def _selected(
     budget: float,
     this: RoundFolder,
     before: RoundFolder,
-    note: Callable[[str], None],
 ) -> Assignment:
     """Geometries and levels that mfpyg-select chooses."""
+    make_folder(this.path)
     for path in (this.selected, recipe_path(this.selected)):  # of a call that was stopped before it used them
         path.unlink(missing_ok=True)
     labels.pool.write(labels.folder.candidates, candidates)
@@ -130,5 +130,5 @@ def _selected(
     settings = labels.settings.selection(costs, budget)
     report = select_file(labels.folder.candidates, this.selected, settings, labelled=[dataset])
     for line in report.notes:
-        note(line)
+        labels.note(line)
     return read_assignment(this.selected)

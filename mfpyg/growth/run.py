@@ -60,7 +60,7 @@ def grow(
         if not folder.pool.is_file():
             _make_pool(settings, folder, track, note)
         pool = Pool.read(folder.pool, settings.validation, settings.seed)
-        end = _rounds(Labels(folder, settings, pool, compute, retry), run, note)
+        end = _rounds(Labels(folder, settings, pool, compute, note, retry), run)
     note(f"{end}; report: {folder.report}")
     note(f"potential: {folder.potential}; use it with:")
     for command in use(folder, settings):
@@ -100,7 +100,7 @@ def _one_thread() -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = before
 
 
-def _rounds(labels: Labels, run: Train, note: Callable[[str], None]) -> str:
+def _rounds(labels: Labels, run: Train) -> str:
     """Do the rounds that are left; returns why there are no more."""
     folder, settings = labels.folder, labels.settings
     before: RoundFolder | None = None
@@ -110,20 +110,20 @@ def _rounds(labels: Labels, run: Train, note: Callable[[str], None]) -> str:
         if this.done:
             labels.assignment.update(read_assignment(this.frames))
         else:
-            stop = _label(labels, this, before, note)
+            stop = _label(labels, this, before)
             if stop:
                 end = stop
                 break
-            _train_and_report(labels, this, before, run, note)
+            _train_and_report(labels, this, before, run)
             worked = True
         before = this
     write_report(labels, end)
     return end if worked else f"nothing left to do: {end}"
 
 
-def _label(labels: Labels, this: RoundFolder, before: RoundFolder | None, note: Callable[[str], None]) -> str:
+def _label(labels: Labels, this: RoundFolder, before: RoundFolder | None) -> str:
     """Choose and label what a round adds, unless its training has begun; returns why nothing is chosen, if so."""
-    if before is not None and not this.frames.is_file() and (stop := choose_next(labels, this, before, note)):
+    if before is not None and not this.frames.is_file() and (stop := choose_next(labels, this, before)):
         return stop
     if this.run.last.is_file():
         labels.assignment.update(read_assignment(this.frames))
@@ -133,16 +133,14 @@ def _label(labels: Labels, this: RoundFolder, before: RoundFolder | None, note: 
         labels.assignment.update(read_assignment(this.frames))
         labels.compute()
     counts = ", ".join(f"{about['labels']:,} of {name}" for name, about in labels.about["levels"].items())
-    note(f"round {this.number}: labels so far: {counts}; computing time {duration(spent(labels.costs()))}")
+    labels.note(f"round {this.number}: labels so far: {counts}; computing time {duration(spent(labels.costs()))}")
     return ""
 
 
-def _train_and_report(
-    labels: Labels, this: RoundFolder, before: RoundFolder | None, run: Train, note: Callable[[str], None]
-) -> None:
+def _train_and_report(labels: Labels, this: RoundFolder, before: RoundFolder | None, run: Train) -> None:
     train(labels, this, before, run)
     summarise(labels, this)
     labels.folder.link(this.run.path)
     write_report(labels)
     summaries = [one.read_summary() for one in labels.folder.rounds()]
-    note(as_text(text_table(summaries, labels.settings.target_name)))
+    labels.note(as_text(text_table(summaries, labels.settings.target_name)))
