@@ -12,6 +12,7 @@ from typing import Any
 from mfpyg.datasets.spec import available_fidelities, parse_specs
 from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.labeling.level import LabelLevel, parse_label_levels
+from mfpyg.option_groups import FinetuneSettings
 from mfpyg.options import build, check, flat, setting
 from mfpyg.sampling.settings import SampleSettings
 from mfpyg.selection.settings import SelectSettings
@@ -29,7 +30,7 @@ SET_BY_GROWTH = {
     "select": ("costs", "budget", "target", "seed"),
     "train": (
         *("fidelities", "dataset", "split", "seed", "out", "init", "add_fidelity"),
-        *("strategy", "strategy_options", "target", "label_fraction"),
+        *("finetune", "strategy", "strategy_options", "target", "label_fraction"),
     ),
 }
 """Options of other commands that a growth sets for each round, or that make no sense in one."""
@@ -126,8 +127,11 @@ class GrowSettings:
         """
         own = {"fidelities": list(fidelities), "dataset": [dataset], "out": str(out), "seed": self.seed}
         own["split"] = {"method": "index", "file": str(split)}
-        given = {"backbone": "hipnn", **self.train, **own, "init": None if init is None else str(init)}
-        return completed(given, {})
+        settings = completed({"backbone": "hipnn", **self.train, **own}, {})
+        if init is None:
+            return settings
+        # All labels so far are trained on, so that nothing is forgotten at the full learning rate.
+        return dataclasses.replace(settings, init=str(init), finetune=FinetuneSettings(refit=True))
 
     def check(self) -> None:
         """Check everything that needs no data.
