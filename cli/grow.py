@@ -35,7 +35,7 @@ def build_parser() -> Parser:
         prog=NAME,
         usage=f"{NAME} CONFIG [options]",
         description="Grow a potential from a list of molecules: sample geometries, and then, in rounds that share a "
-        "budget of computing time, label some of them, train, and select the next. The same command continues after a "
+        "budget of processor time, label some of them, train, and select the next. The same command continues after a "
         f"stop.\n\nExample: {NAME} ethanol.yaml",
         epilog=f"Keys of CONFIG:\n{keys}",
     )

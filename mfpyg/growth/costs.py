@@ -1,4 +1,4 @@
-"""Computing time of the labels of a growth, as stored with each of them."""
+"""Processor time of the labels of a growth, as stored with each of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Cost:
 
     Attributes:
         labels: number of labels.
-        seconds: computing time, that of labels that could not be computed included.
+        seconds: processor time, that of labels that could not be computed included.
     """
 
     labels: int = 0
@@ -22,7 +22,7 @@ class Cost:
 
     @property
     def mean(self) -> float:
-        """Computing time in seconds for a label; at least a millisecond."""
+        """Processor time in seconds for a label; at least a millisecond."""
         return max(self.seconds / max(self.labels, 1), 1e-3)
 
 
@@ -37,12 +37,12 @@ def costs_in(store: LabelStore, levels: Iterable[str]) -> dict[str, Cost]:
 
 
 def per_frame(costs: Mapping[str, Cost]) -> float:
-    """Mean computing time in seconds of the labels of a geometry at all of these levels."""
+    """Mean processor time in seconds of the labels of a geometry at all of these levels."""
     return sum(cost.mean for cost in costs.values())
 
 
 def spent(costs: Mapping[str, Cost]) -> float:
-    """Computing time of all labels in seconds."""
+    """Processor time of all labels in seconds."""
     return sum(cost.seconds for cost in costs.values())
 
 

@@ -12,10 +12,14 @@ import yaml
 
 from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, write_text
-from mfpyg.growth.settings import GrowSettings, as_dict, differences
+from mfpyg.growth.settings import MAY_CHANGE, MAY_CHANGE_BEFORE_TRAINING, GrowSettings, as_dict, differences
+from mfpyg.sampling.files import recipe_path
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.lock import HOLDER, LOCK
+
+PART = "pool.xyz.part"
+"""File of a sampling that was stopped."""
 
 
 class RoundFolder:
@@ -36,11 +40,6 @@ class RoundFolder:
         self.split, self.training = path / "split.npz", path / "train.yaml"
         self.run = RunFolder(path / "run")
         self.summary = path / "summary.json"
-
-    @property
-    def labelled(self) -> bool:
-        """True if all labels of the round are computed."""
-        return self.training.is_file()
 
     @property
     def done(self) -> bool:
@@ -90,16 +89,23 @@ class GrowFolder:
             MFPyGError: naming every difference, or if the folder has other contents.
         """
         if self.config.is_file():
-            changes = differences(read_yaml(self.config), as_dict(settings))
+            trained = self.round(0).run.last.is_file()
+            allowed = MAY_CHANGE if trained else (*MAY_CHANGE, *MAY_CHANGE_BEFORE_TRAINING)
+            changes = differences(read_yaml(self.config), as_dict(settings), allowed)
             if changes:
                 raise MFPyGError(
                     f"{self.path} was grown with other settings: {'; '.join(changes)}; restore them, or choose "
                     "another folder with -o"
                 )
-        elif self.path.exists() and any(file.name not in (LOCK, HOLDER) for file in self.path.iterdir()):
+        elif self.path.exists() and any(file.name not in (LOCK, HOLDER, PART) for file in self.path.iterdir()):
             raise MFPyGError(f"{self.path} is not empty, and not a folder of mfpyg-grow; choose another with -o")
         make_folder(self.path)
         write_text(self.config, yaml.safe_dump(as_dict(settings), sort_keys=False, allow_unicode=True))
+
+    def discard(self) -> None:
+        """Remove settings and pool of a growth that could not be started, so that others may be tried."""
+        for path in (self.pool, recipe_path(self.pool), self.config):
+            path.unlink(missing_ok=True)
 
     def link(self, run: Path) -> None:
         """Let ``potential`` point to a run."""

@@ -24,7 +24,7 @@ VAL, TEST, EXPECTED = "val", "test", "expected"
 """Kinds of errors: on the geometries kept for validation, on the test data, and what the potential expects."""
 
 _LEGEND = (
-    "A row per round. Labels: number of labels by level, of all rounds so far. Computing time: of all labels so far. "
+    "A row per round. Labels: number of labels by level, of all rounds so far. Processor time: of all labels so far. "
     "RMSE of energies in kcal/mol and of force components in kcal/mol/Å: val, random geometries of the pool kept for "
     "validation; test, the given test data; expected, root mean square of the potential's own standard deviations "
     f"over the pool. {DASH}: no labels, or too few for standard deviations."
@@ -38,7 +38,7 @@ def rounds_table(summaries: Sequence[Summary], target: str) -> tuple[list[str], 
     columns = list(_columns(summaries, target))
     levels = list(summaries[-1]["labels"])
     heads = [f"{kind}\n{level} {property.letter}" for kind, level, property in columns]
-    header = ["round", *(f"labels\n{name}" for name in levels), "computing\ntime", *heads]
+    header = ["round", *(f"labels\n{name}" for name in levels), "processor\ntime", *heads]
     rows = []
     for number, summary in enumerate(summaries):
         counts = [f"{summary['labels'].get(name, 0):,}" for name in levels]
@@ -79,7 +79,7 @@ def text_table(summaries: Sequence[Summary], target: str) -> Table:
 
 
 def draw(summaries: Sequence[Summary], target: str, folder: GrowFolder) -> StudyFigure:
-    """Draw the errors against the computing time of all labels."""
+    """Draw the errors against the processor time of all labels."""
     columns = list(_columns(summaries, target))
     properties = [p for p in PROPERTIES.values() if any(column[2] is p for column in columns)]
     minutes = [summary["spent"] / 60 for summary in summaries]
@@ -92,13 +92,13 @@ def draw(summaries: Sequence[Summary], target: str, folder: GrowFolder) -> Study
             style = {VAL: "o--", TEST: "s-", EXPECTED: "^:"}[kind]
             colour = COLOURS[levels.index(level) % len(COLOURS)]
             axis.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=f"{level}, {kind}")
-        axis.set(title=property.plural, xlabel="computing time of labels (min)", ylabel=f"RMSE ({property.unit})")
+        axis.set(title=property.plural, xlabel="processor time of labels (min)", ylabel=f"RMSE ({property.unit})")
         axis.set(xscale="log", yscale="log")
         axis.grid(color="0.9")
         axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()
     save(figure, folder.figure)
-    return StudyFigure(folder.figure, "Errors against the computing time of all labels so far, a point for each round.")
+    return StudyFigure(folder.figure, "Errors against the processor time of all labels so far, a point for each round.")
 
 
 def use(folder: GrowFolder, settings: GrowSettings) -> list[str]:
@@ -124,7 +124,7 @@ def write_report(labels: Labels, end: str = "") -> None:
         [level.name, f"{level.program}: {level.method}", level.letters, *_cost(summaries[-1], level.name)]
         for level in settings.label_levels
     ]
-    heads = ["level", "method", "letters", "labels", "failed", "computing time", "per label"]
+    heads = ["level", "method", "letters", "labels", "failed", "processor time", "per label"]
     parts = [
         paragraph(_introduction(labels, summaries, end)),
         section("Rounds", grid(header, rows, _LEGEND), embedded(draw(summaries, target, folder))),
@@ -138,7 +138,7 @@ def write_report(labels: Labels, end: str = "") -> None:
 def _introduction(labels: Labels, summaries: Sequence[Summary], end: str) -> str:
     settings, pool = labels.settings, labels.pool
     everywhere = f" {', '.join(settings.everywhere)} is computed for all of them." if settings.everywhere else ""
-    time = f"{duration(summaries[-1]['spent'])} of {duration(settings.seconds)} of computing time"
+    time = f"{duration(summaries[-1]['spent'])} of {duration(settings.seconds)} of processor time"
     return (
         f"A pool of {len(pool.frames):,} geometries, {len(pool.val):,} of which are kept for validation.{everywhere} "
         f"Each round labels more of them at {', '.join(settings.chosen)}, and trains the potential of the round before "

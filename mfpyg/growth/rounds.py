@@ -108,7 +108,7 @@ def _candidates(labels: Labels) -> Assignment:
 
 
 def _least(candidates: Assignment, costs: Mapping[str, Cost], whole: bool) -> float:
-    """Computing time of the cheapest choice: of all levels that a geometry lacks, or of one of them."""
+    """Processor time of the cheapest choice: of all levels that a geometry lacks, or of one of them."""
     total = sum if whole else min
     return min(total([costs[name].mean for name in levels]) for levels in candidates.levels.values())
 

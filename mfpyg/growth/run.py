@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mfpyg.datasets.frames import frames_of
+from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.report import as_text
 from mfpyg.growth.costs import duration, spent
 from mfpyg.growth.folder import GrowFolder, RoundFolder
@@ -54,17 +55,29 @@ def grow(
             any label, or a training that fails.
     """
     settings.check()
+    for level in settings.label_levels:
+        level.open()
     folder = GrowFolder(path)
     with held(path, "mfpyg-grow", "-o"):
         folder.start(settings)
-        if not folder.pool.is_file():
-            _make_pool(settings, folder, track, note)
-        pool = Pool.read(folder.pool, settings.validation, settings.seed)
+        pool = _pool(settings, folder, track, note)
         end = _rounds(Labels(folder, settings, pool, compute, note, retry), run)
     note(f"{end}; report: {folder.report}")
     note(f"potential: {folder.potential}; use it with:")
     for command in use(folder, settings):
         note(f"  {command}")
+
+
+def _pool(settings: GrowSettings, folder: GrowFolder, track: Track, note: Callable[[str], None]) -> Pool:
+    there = folder.pool.is_file()
+    try:
+        if not there:
+            _make_pool(settings, folder, track, note)
+        return Pool.read(folder.pool, settings.validation, settings.seed)
+    except MFPyGError:
+        if not there:
+            folder.discard()
+        raise
 
 
 def _make_pool(settings: GrowSettings, folder: GrowFolder, track: Track, note: Callable[[str], None]) -> None:
@@ -133,7 +146,7 @@ def _label(labels: Labels, this: RoundFolder, before: RoundFolder | None) -> str
         labels.assignment.update(read_assignment(this.frames))
         labels.compute()
     counts = ", ".join(f"{about['labels']:,} of {name}" for name, about in labels.about["levels"].items())
-    labels.note(f"round {this.number}: labels so far: {counts}; computing time {duration(spent(labels.costs()))}")
+    labels.note(f"round {this.number}: labels so far: {counts}; processor time {duration(spent(labels.costs()))}")
     return ""
 
 

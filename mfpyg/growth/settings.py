@@ -25,6 +25,9 @@ SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}
 MAY_CHANGE = ("out", "budget", "rounds", "jobs")
 """Settings that a later call may change."""
 
+MAY_CHANGE_BEFORE_TRAINING = ("train", "select")
+"""Settings that a later call may change as long as nothing is trained."""
+
 SET_BY_GROWTH = {
     "sample": ("seed",),
     "select": ("costs", "budget", "target", "seed"),
@@ -47,7 +50,7 @@ class GrowSettings:
     target: str | None = setting(None, "level whose error is to be reduced (default: the last one)")
     everywhere: list[str] = setting([], "cheap levels that are computed for all geometries; others are chosen")
     budget: int | float | str | None = setting(
-        None, "computing time of all labels together, in seconds or as 30min, 2h, 1d (required)"
+        None, "processor time of all labels together, in seconds or as 30min, 2h, 1d (required)"
     )
     rounds: int = setting(4, "number of rounds, which share the budget equally", low=1)
     validation: float = setting(
@@ -106,8 +109,8 @@ class GrowSettings:
         """Settings of a selection.
 
         Args:
-            costs: computing time of a label of each level in seconds.
-            budget: computing time of all labels in seconds.
+            costs: processor time of a label of each level in seconds.
+            budget: processor time of all labels in seconds.
         """
         own = {"costs": costs, "budget": budget, "target": self.target_name, "seed": self.seed}
         settings: SelectSettings = build(SelectSettings, {**self.select, **own}, "select.")
@@ -155,7 +158,7 @@ class GrowSettings:
                 f"everywhere has the target {self.target_name}, so that nothing is chosen; name only cheaper levels"
             )
         if self.budget is None:
-            raise MFPyGError("budget is missing; expected the computing time of all labels together, as 2h")
+            raise MFPyGError("budget is missing; expected the processor time of all labels together, as 2h")
         parse_seconds(self.budget)
         for command, options in SET_BY_GROWTH.items():
             for name in getattr(self, command):
@@ -216,9 +219,9 @@ def read_settings(path: Path) -> GrowSettings:
     return settings
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Descriptions of all differences in settings that may not change."""
-    old, new = (flat({k: v for k, v in values.items() if k not in MAY_CHANGE}) for values in (before, now))
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], allowed: Sequence[str] = MAY_CHANGE) -> list[str]:
+    """Descriptions of all differences in settings, but for those that are allowed."""
+    old, new = (flat({k: v for k, v in values.items() if k not in allowed}) for values in (before, now))
     return [
         f"{name} was {old.get(name, 'absent')}, now {new.get(name, 'absent')}"
         for name in dict.fromkeys([*old, *new])

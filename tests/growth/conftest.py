@@ -1,4 +1,4 @@
-"""Growths on shaken molecules, with labels and trainings in this process, and computing times that are made up."""
+"""Growths on shaken molecules, with labels and trainings in this process, and processor times that are made up."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import numpy as np
 import pytest
 import yaml
@@ -155,9 +156,19 @@ def test_other_settings_are_refused(growing: Any) -> None:
     growing.config.update(budget="1h", rounds=3, jobs=2)
     with pytest.raises(KeyboardInterrupt):
         growing()
-    growing.config["train"]["epochs"] = 3
-    growing.config["seed"] = 1
-    with pytest.raises(MFPyGError, match=r"other settings: train\.epochs was 2, now 3; seed was 0, now 1; restore"):
+    growing.config["train"]["epochs"] = 3  # nothing is trained yet
+    with pytest.raises(KeyboardInterrupt):
+        growing()
+    growing.config.update(seed=1, levels={**growing.config["levels"], "gfn2": "tblite:GFN2-xTB:EF"})
+    changed = r"levels\.gfn2 was tblite:GFN2-xTB:E, now tblite:GFN2-xTB:EF; seed was 0, now 1; restore them, or choose"
+    with pytest.raises(MFPyGError, match=rf"grown was grown with other settings: {changed}"):
+        growing()
+    last = Path("grown/round-0/run/last.ckpt")
+    last.parent.mkdir(parents=True)
+    last.touch()
+    growing.config.update(seed=0, levels={**growing.config["levels"], "gfn2": "tblite:GFN2-xTB:E"})
+    growing.config["train"]["epochs"] = 4
+    with pytest.raises(MFPyGError, match=r"other settings: train\.epochs was 3, now 4; restore"):
         growing()
     Path("grown/grow.yaml").unlink()
     with pytest.raises(MFPyGError, match="grown is not empty, and not a folder of mfpyg-grow; choose another with -o"):
@@ -213,7 +224,22 @@ def test_nothing_but_failures(growing: Any) -> None:
     assert ("gfn2", "CH4") in growing.computed
 
 
-def test_too_few_geometries(growing: Any) -> None:
-    growing.write(n=1)
-    with pytest.raises(MFPyGError, match="1 geometries are too few"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pool": "geometries-of-mine.xyz"}, "geometries-of-mine.xyz: no such file"),
+        ({"pool": "one.xyz"}, "1 geometries are too few to train on, and to validate on others"),
+        ({"levels": {"gfn1": "tblite:GFN1-xTB:EF", "b": "pyscf:HF/3-22G:E"}}, "level 'b': PySCF does not know the basis"),
+        ({"pool": None, "molecules": ["XX"]}, "'XX' is no SMILES that RDKit reads"),
+    ],
+)
+def test_what_could_not_be_started_leaves_nothing(growing: Any, changes: dict[str, Any], message: str) -> None:
+    growing.stop_after, good = 0, dict(growing.config)
+    ase.io.write("one.xyz", ase.io.read("geometries.xyz", 0), format="extxyz")
+    growing.config.update(changes)
+    with pytest.raises(MFPyGError, match=message):
+        growing()
+    assert not Path("grown").exists()
+    growing.config = good
+    with pytest.raises(KeyboardInterrupt):
         growing()
