@@ -52,7 +52,10 @@ def duration(seconds: float) -> str:
     >>> duration(4.2), duration(90), duration(5400)
     ('4.2 s', '1.5 min', '1.5 h')
     """
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
+    unit, size = unit_of(seconds)
+    return f"{seconds / size:.3g} {unit}"
+
+
+def unit_of(seconds: float) -> tuple[str, int]:
+    """Unit for people of a time, and its seconds."""
+    return next(((unit, size) for unit, size in (("h", 3600), ("min", 60)) if seconds >= size), ("s", 1))

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from mfpyg.files import write_text
-from mfpyg.growth.costs import duration
+from mfpyg.growth.costs import duration, unit_of
 from mfpyg.growth.folder import GrowFolder
 from mfpyg.growth.labels import NAMED, Labels
 from mfpyg.growth.settings import GrowSettings
@@ -67,10 +67,9 @@ def _error(summary: Summary, kind: str, level: str, property: Property) -> float
 
 
 def text_table(summaries: Sequence[Summary], target: str) -> Table:
-    """Table of rounds for the console."""
+    """Table of rounds, without its legend."""
     header, rows = rounds_table(summaries, target)
-    title = "RMSE of energies in kcal/mol and of force components in kcal/mol/Å"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="", padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for head in header:
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
@@ -82,18 +81,20 @@ def draw(summaries: Sequence[Summary], target: str, folder: GrowFolder) -> Study
     """Draw the errors against the processor time of all labels."""
     columns = list(_columns(summaries, target))
     properties = [p for p in PROPERTIES.values() if any(column[2] is p for column in columns)]
-    minutes = [summary["spent"] / 60 for summary in summaries]
+    unit, size = unit_of(summaries[-1]["spent"])
+    times = [summary["spent"] / size for summary in summaries]
     figure = Figure(figsize=(5.2 * len(properties), 4.0))
     for axis, property in zip(figure.subplots(1, len(properties), squeeze=False)[0], properties, strict=True):
         levels = list(summaries[-1]["labels"])
         for kind, level, _ in (column for column in columns if column[2] is property):
             values = [_error(summary, kind, level, property) for summary in summaries]
-            points = [(x, y) for x, y in zip(minutes, values, strict=True) if y is not None]
+            points = [(x, y) for x, y in zip(times, values, strict=True) if y is not None]
             style = {VAL: "o--", TEST: "s-", EXPECTED: "^:"}[kind]
             colour = COLOURS[levels.index(level) % len(COLOURS)]
             axis.plot(*zip(*points, strict=True), style, color=colour, markersize=4, label=f"{level}, {kind}")
-        axis.set(title=property.plural, xlabel="processor time of labels (min)", ylabel=f"RMSE ({property.unit})")
-        axis.set(xscale="log", yscale="log")
+        axis.set(title=property.plural, xlabel=f"processor time of labels ({unit})", ylabel=f"RMSE ({property.unit})")
+        axis.set_xlim(left=0)
+        axis.set_ylim(0, 1.1 * axis.dataLim.y1)
         axis.grid(color="0.9")
         axis.legend(frameon=False, fontsize=8)
     figure.tight_layout()

@@ -156,4 +156,5 @@ def _train_and_report(labels: Labels, this: RoundFolder, before: RoundFolder | N
     labels.folder.link(this.run.path)
     write_report(labels)
     summaries = [one.read_summary() for one in labels.folder.rounds()]
+    labels.note("RMSE of energies in kcal/mol, of force components in kcal/mol/Å:")
     labels.note(as_text(text_table(summaries, labels.settings.target_name)))
