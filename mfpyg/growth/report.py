@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -104,19 +105,19 @@ def draw(summaries: Sequence[Summary], target: str, folder: GrowFolder) -> Study
 
 def use(folder: GrowFolder, settings: GrowSettings) -> list[str]:
     """Commands that use the potential."""
-    test = "".join(f" --dataset '{spec}'" for spec in settings.test)
+    test = "".join(f" --dataset {shlex.quote(spec)}" for spec in settings.test)
     return [
         f"mfpyg-evaluate {folder.potential}{test}",
         f"mfpyg-predict {folder.potential} FILE -o predicted.xyz --fidelity {settings.target_name}",
     ]
 
 
-def write_report(labels: Labels, end: str = "") -> None:
+def write_report(labels: Labels, stop: str = "") -> None:
     """Write ``report.html``, with the figure in it.
 
     Args:
         labels: labels of a growth with at least one complete round.
-        end: why it has ended, empty if it goes on.
+        stop: why there are no more rounds before the last one, if so.
     """
     folder, settings, target = labels.folder, labels.settings, labels.settings.target_name
     summaries = [one.read_summary() for one in folder.rounds()]
@@ -127,7 +128,7 @@ def write_report(labels: Labels, end: str = "") -> None:
     ]
     heads = ["level", "method", "letters", "labels", "failed", "processor time", "per label"]
     parts = [
-        paragraph(_introduction(labels, summaries, end)),
+        paragraph(_introduction(labels, summaries, stop)),
         section("Rounds", grid(header, rows, _LEGEND), embedded(draw(summaries, target, folder))),
         section("Levels", grid(heads, levels, "Labels of all rounds.", text=(1,)), _failures(labels)),
         section("Use", f"<pre>{escape(chr(10).join(use(folder, settings)))}</pre>\n"),
@@ -136,14 +137,15 @@ def write_report(labels: Labels, end: str = "") -> None:
     write_text(folder.report, page(f"Growth of {folder.path.resolve().name}", "".join(parts)))
 
 
-def _introduction(labels: Labels, summaries: Sequence[Summary], end: str) -> str:
+def _introduction(labels: Labels, summaries: Sequence[Summary], stop: str) -> str:
     settings, pool = labels.settings, labels.pool
     everywhere = f" {', '.join(settings.everywhere)} is computed for all of them." if settings.everywhere else ""
     time = f"{duration(summaries[-1]['spent'])} of {duration(settings.seconds)} of processor time"
+    end = f" It has ended, as {stop}." if stop else ""
     return (
         f"A pool of {len(pool.frames):,} geometries, {len(pool.val):,} of which are kept for validation.{everywhere} "
         f"Each round labels more of them at {', '.join(settings.chosen)}, and trains the potential of the round before "
-        f"further. {len(summaries)} of {settings.rounds} rounds are complete, with {time}. {end}"
+        f"further. {len(summaries)} of {settings.rounds} rounds are complete, with {time}.{end}"
     )
 
 

@@ -55,8 +55,9 @@ def grow(
             any label, or a training that fails.
     """
     settings.check()
-    for level in settings.label_levels:
-        level.open()
+    with _one_thread():
+        for level in settings.label_levels:
+            level.open()
     folder = GrowFolder(path)
     with held(path, "mfpyg-grow", "-o"):
         folder.start(settings)
@@ -84,7 +85,7 @@ def _make_pool(settings: GrowSettings, folder: GrowFolder, track: Track, note: C
     if settings.pool is not None:
         write_frames(folder.pool, map(frame_text, frames_of(Path(settings.pool), hint="write it as extended XYZ")))
         return
-    with _one_thread():  # more make xTB slower, twenty times for small molecules
+    with _one_thread():
         molecules = read_molecules(settings.molecules, open_program(settings.sampling.calculator).needs_spin)
         results = sample_file(
             molecules,
@@ -101,7 +102,7 @@ def _make_pool(settings: GrowSettings, folder: GrowFolder, track: Track, note: C
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One thread for libraries that are loaded meanwhile, and for processes that are started."""
+    """One thread for programs that are loaded meanwhile: more make xTB slower, twenty times for small molecules."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
@@ -117,7 +118,7 @@ def _rounds(labels: Labels, run: Train) -> str:
     """Do the rounds that are left; returns why there are no more."""
     folder, settings = labels.folder, labels.settings
     before: RoundFolder | None = None
-    worked, end = False, f"{settings.rounds} of {settings.rounds} rounds are done"
+    worked, stop = False, ""
     for number in range(settings.rounds):
         this = folder.round(number)
         if this.done:
@@ -125,12 +126,12 @@ def _rounds(labels: Labels, run: Train) -> str:
         else:
             stop = _label(labels, this, before)
             if stop:
-                end = stop
                 break
             _train_and_report(labels, this, before, run)
             worked = True
         before = this
-    write_report(labels, end)
+    write_report(labels, stop)
+    end = stop or f"{settings.rounds} of {settings.rounds} rounds are done"
     return end if worked else f"nothing left to do: {end}"
 
 

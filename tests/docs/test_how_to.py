@@ -1,8 +1,8 @@
 """Every shell and Python block of the how-to pages, Start and the README, run in order on small data with one epoch.
 
 A block that cannot run here (two machines, a licensed file) says why in the line before it:
-``<!-- not run: needs two machines -->``. Text and output have other languages than ``sh`` and ``python``. YAML whose first
-line is a comment with the name of a file, as ``# grow.yaml``, is written to it.
+``<!-- not run: needs two machines -->``. Text and output have other languages than ``sh`` and ``python``. YAML that
+begins with the name of a file in a comment, as ``# grow.yaml``, is written to it.
 """
 
 from __future__ import annotations
