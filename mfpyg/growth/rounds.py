@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from itertools import islice
 
-from mfpyg.datasets.spec import open_dataset, parse_specs
 from mfpyg.files import make_folder
 from mfpyg.growth.costs import Cost, duration, per_frame, spent
 from mfpyg.growth.folder import RoundFolder
 from mfpyg.growth.frames import Assignment, n_validation, read_assignment
 from mfpyg.growth.labels import Labels
 from mfpyg.selection.run import recipe_path, select_file
+from mfpyg.selection.trained import open_trained
 
 
 def label_first(labels: Labels, folder: RoundFolder) -> None:
@@ -114,11 +114,7 @@ def _least(candidates: Assignment, costs: Mapping[str, Cost], whole: bool) -> fl
 
 
 def _selected(
-    labels: Labels,
-    candidates: Assignment,
-    budget: float,
-    this: RoundFolder,
-    before: RoundFolder,
+    labels: Labels, candidates: Assignment, budget: float, this: RoundFolder, before: RoundFolder
 ) -> Assignment:
     """Geometries and levels that mfpyg-select chooses."""
     make_folder(this.path)
@@ -126,9 +122,9 @@ def _selected(
         path.unlink(missing_ok=True)
     labels.pool.write(labels.folder.candidates, candidates)
     costs = {name: cost.mean for name, cost in labels.costs(labels.settings.chosen).items()}
-    dataset = open_dataset(parse_specs([labels.about["dataset"]]))
     settings = labels.settings.selection(costs, budget)
-    report = select_file(labels.folder.candidates, this.selected, settings, labelled=[dataset])
+    trained = open_trained(before.run.path)
+    report = select_file(labels.folder.candidates, this.selected, settings, trained=trained)
     for line in report.notes:
         labels.note(line)
     return read_assignment(this.selected)

@@ -14,7 +14,6 @@ import pytest
 from ase.build import molecule
 
 TINY = {"n_features": 6, "n_atom_layers": 1, "n_sensitivities": 5}
-SECONDS = {"gfn1": 0.01, "gfn2": 1.0}
 
 
 class Growing:
@@ -23,6 +22,7 @@ class Growing:
     Attributes:
         config: settings as in a file.
         computed: level and formula of each label that was computed.
+        seconds: processor time of labels by level.
         failing: formulas without labels.
         stop_after: number of labels after which Ctrl-C is pressed; ``None``: never.
         lines: what was printed by the last call.
@@ -40,6 +40,7 @@ class Growing:
             "select": {"method": "random"},
         }
         self.computed: list[tuple[str, str]] = []
+        self.seconds = {"gfn1": 0.01, "gfn2": 1.0}
         self.failing: set[str] = set()
         self.stop_after: int | None = None
         self.lines: list[str] = []
@@ -58,11 +59,11 @@ class Growing:
                 raise KeyboardInterrupt
             self.computed.append((job.level.name, job.formula))
             if job.formula in self.failing:
-                store.fail(job, "no convergence", SECONDS[job.level.name])
+                store.fail(job, "no convergence", self.seconds[job.level.name])
                 continue
             program = job.level.open()
             labels = program.compute(job.atoms(), job.charge, job.multiplicity, job.letters)
-            store.write(job, labels, program.version, SECONDS[job.level.name])
+            store.write(job, labels, program.version, self.seconds[job.level.name])
 
     def train(self, job: Any) -> None:
         from mfpyg.cli import train

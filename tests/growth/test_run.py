@@ -73,6 +73,29 @@ def test_two_rounds(growing: Any) -> None:
     assert before.keys() == after.keys()
 
 
+@pytest.mark.slow
+def test_levels_are_chosen_for_each_geometry(growing: Any) -> None:
+    """Two levels to choose from: what is labelled is what mfpyg-select has chosen, and random validation at both."""
+    growing.seconds = {"gfn1": 0.2, "gfn2": 1.0}
+    growing.config.update(everywhere=[], budget=30, select={"method": "multi-fidelity"})
+    growing()
+    recipe = yaml.safe_load(Path("grown/round-1/selected.xyz.yaml").read_text())
+    assert (recipe["settings"]["method"], recipe["settings"]["target"]) == ("multi-fidelity", "gfn2")
+    assert recipe["settings"]["costs"] == pytest.approx(growing.seconds)
+    assert recipe["expected_error"]["after"] < recipe["expected_error"]["before"]
+    chosen = {frame.info["frame"]: frame.info["levels"].split() for frame in frames_of_round(1)}
+    selected = {
+        frame.info["frame"]: frame.info["levels"].split() for frame in ase.io.read("grown/round-1/selected.xyz", ":")
+    }
+    assert selected.items() <= chosen.items()
+    assert any(len(levels) == 1 for levels in selected.values())
+    assert all(levels == ["gfn1", "gfn2"] for number, levels in chosen.items() if number not in selected)
+    counts = {name: sum(name in levels for levels in chosen.values()) for name in growing.seconds}
+    first, second = growing.summary(0)["labels"], growing.summary(1)["labels"]
+    assert {name: second[name] - first[name] for name in counts} == counts
+    assert 25 < growing.summary(1)["spent"] <= 30 + 1e-9
+
+
 class Stops:
     """Presses Ctrl-C at the n-th file that is written, those of labels and trainings left out."""
 
