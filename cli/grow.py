@@ -33,11 +33,11 @@ def build_parser() -> Parser:
     keys = "\n".join(f"  {f.name}: {f.metadata['help']}" for f in dataclasses.fields(GrowSettings))
     parser = Parser(
         prog=NAME,
-        usage=f"{NAME} CONFIG [options]",
+        usage=f"{NAME} FILE [options]",
         description="Grow a potential from a list of molecules: sample geometries, and then, in rounds that share a "
         "budget of processor time, label some of them, train, and select the next. The same command continues after a "
         f"stop.\n\nExample: {NAME} ethanol.yaml",
-        epilog=f"Keys of CONFIG:\n{keys}",
+        epilog=f"Keys of FILE:\n{keys}",
     )
     parser.add_argument("config", metavar="FILE", help="YAML file of settings, see below")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="folder of the growth, instead of 'out' of the file")
