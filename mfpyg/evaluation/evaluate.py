@@ -54,8 +54,8 @@ class Evaluation:
     Attributes:
         metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}, …}}}`` as
             :meth:`mfpyg.evaluation.metrics.MetricTable.result` gives them; energies and forces with standard deviations
-            also have ``"calibration": {…}``, see :func:`mfpyg.evaluation.coverage.statistics`; if there are pairs of near
-            geometries, also ``"directional_force": {n, mae, rmse, component_rmse}``, see
+            also have ``"calibration": {…}``, see :func:`mfpyg.evaluation.coverage.statistics`; if there are near
+            pairs, also ``"directional_force": {n, mae, rmse, component_rmse}``, see
             :mod:`mfpyg.evaluation.pairs`.
         parity: ``{split: {(fidelity, name of the property): Parity}}`` if requested.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,21 @@ class LabelStore:
             return None
         return found if isinstance(found, dict) else None
 
+    def all(self) -> Iterator[dict[str, Any]]:
+        """Labels, or errors, of all jobs."""
+        for path in sorted(self.folder.glob("??/*.json")):
+            found = self.read(path.stem)
+            if found is not None:
+                yield found
+
     def write(self, job: LabelJob, labels: Mapping[str, Any], version: str, seconds: float) -> None:
         """Store labels by letter."""
         values = {PROPERTIES[letter].name: np.asarray(value).tolist() for letter, value in labels.items()}
         self._write(job, {**values, "version": version, "seconds": seconds})
 
-    def fail(self, job: LabelJob, reason: str) -> None:
-        """Store why there are none."""
-        self._write(job, {"error": reason})
+    def fail(self, job: LabelJob, reason: str, seconds: float = 0.0) -> None:
+        """Store why there are none, and the time that it took to find out."""
+        self._write(job, {"error": reason, "seconds": seconds})
 
     def remove_unfinished(self) -> None:
         """Remove files that a killed process was writing; for a folder that no other process writes to."""

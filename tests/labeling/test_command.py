@@ -93,6 +93,8 @@ def test_failures_are_named_and_left_out(labelling: Any) -> None:
     assert dataset_of(labelling.output) == "out.xyz:a=a_energy,a_forces@eV:b=b_energy?,b_forces?,D=b_dipole?@eV"
     assert "nan" not in Path("out.xyz").read_text().lower()
     assert len(yaml.safe_load(Path("out.xyz.yaml").read_text())["failures"]) == 9
+    stored = [json.loads(path.read_text()) for path in Path("out.xyz.labels").glob("??/*.json")]
+    assert all((one["seconds"] > 0) == (one["formula"] != "He") for one in stored)  # its process was killed
     n = len(labelling.computed)
     Path("argon").touch()
     assert labelling("--level", A, B) == 0

@@ -127,6 +127,28 @@ def test_references_are_the_least_squares_of_what_the_copy_leaves(minichno: Mini
     assert np.sqrt(np.mean(left**2)) < 50
 
 
+def test_refit_shifts_references_to_the_labels(minichno: MiniCHNO, untrained: Make) -> None:
+    """References that few labels had left far off."""
+    model = untrained("dz:EF", "cc:E")
+    initial = read_initial(str(model))
+    for refit in (True, False):
+        settings = parse(["--init", str(model), "--fidelities", "cc:E", f"--finetune.refit={str(refit).lower()}"])[0]
+        splits, _ = inherited_splits(settings, minichno, initial)
+        start = start_of(initial)
+        off = torch.tensor([3.0, 200.0, -50.0, 70.0], dtype=torch.float64)
+        start.potential.reference("cc").add_(off)
+        dz = start.potential.reference("dz").clone()
+        potential, _ = finetune.stages(
+            Inputs(settings, parse_fidelities(settings.fidelities), minichno, splits, start=start)
+        )
+        column, rows = minichno.fidelities.index("cc"), splits["train"]
+        (batch,) = BatchLoader(minichno, plan=lambda epoch, rows=rows: [rows])
+        left = (batch.energy[:, column] - potential.eval().predict(batch, {"cc": "E"})["cc"].energy).numpy()
+        counts = compositions(minichno, potential.species)[rows]
+        assert (np.abs(counts.T @ left).max() < 1e-2) == refit
+        assert torch.equal(potential.reference("dz"), dz)  # which is not trained
+
+
 def test_element_without_labels_has_the_difference_per_electron_of_the_others(
     minichno: MiniCHNO, untrained: Make
 ) -> None:
