@@ -113,8 +113,8 @@ class Benchmark:
             "out": str(folder), "pool": str(self.pool()), "levels": {name: LEVELS[name] for name in way.levels},
             "everywhere": [name for name in way.levels if name == "xtb"],
             "budget": self.options.budget, "rounds": ROUNDS,
-            "train": {"preset": "small", "epochs": self.options.epochs}, "test": [self.test()], "jobs": self.options.jobs,
-            "seed": seed, "select": way.select,
+            "train": {"preset": "small", "epochs": self.options.epochs}, "test": [self.test()], "seed": seed,
+            "jobs": self.options.jobs, "select": way.select,
         }  # fmt: skip
         config = folder.with_suffix(".yaml")
         config.write_text(yaml.safe_dump(settings))
