@@ -114,7 +114,7 @@ class Benchmark:
             "everywhere": [name for name in way.levels if name == "xtb"],
             "budget": self.options.budget, "rounds": ROUNDS,
             "train": {"preset": "small", "epochs": self.options.epochs}, "test": [self.test()], "seed": seed,
-            "jobs": self.options.jobs, "select": way.select,
+            "jobs": self.options.jobs, "select": way.select, "target": "cc",
         }  # fmt: skip
         config = folder.with_suffix(".yaml")
         config.write_text(yaml.safe_dump(settings))
