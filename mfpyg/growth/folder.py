@@ -13,6 +13,7 @@ import yaml
 from mfpyg.errors import MFPyGError
 from mfpyg.files import make_folder, write_text
 from mfpyg.growth.settings import MAY_CHANGE, MAY_CHANGE_BEFORE_TRAINING, GrowSettings, as_dict, differences
+from mfpyg.labeling.run import store_of
 from mfpyg.sampling.files import recipe_path
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.folder import RunFolder
@@ -97,10 +98,15 @@ class GrowFolder:
                     f"{self.path} was grown with other settings: {'; '.join(changes)}; restore them, or choose "
                     "another folder with -o"
                 )
-        elif self.path.exists() and any(file.name not in (LOCK, HOLDER, PART) for file in self.path.iterdir()):
+        elif self.path.exists() and any(file.name not in self._may_exist for file in self.path.iterdir()):
             raise MFPyGError(f"{self.path} is not empty, and not a folder of mfpyg-grow; choose another with -o")
         make_folder(self.path)
         write_text(self.config, yaml.safe_dump(as_dict(settings), sort_keys=False, allow_unicode=True))
+
+    @property
+    def _may_exist(self) -> tuple[str, ...]:
+        """Files that a new folder may have: those of a start that was stopped, and labels computed before."""
+        return LOCK, HOLDER, PART, store_of(self.labelled).folder.name
 
     def discard(self) -> None:
         """Remove settings and pool of a growth that could not be started, so that others may be tried."""
