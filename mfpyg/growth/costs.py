@@ -1,11 +1,9 @@
-"""Processor time of the labels of a growth, as stored with each of them."""
+"""Processor time of the labels of a growth."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-
-from mfpyg.labeling.store import LabelStore
 
 
 @dataclass
@@ -24,16 +22,6 @@ class Cost:
     def mean(self) -> float:
         """Processor time in seconds for a label; at least a millisecond."""
         return max(self.seconds / max(self.labels, 1), 1e-3)
-
-
-def costs_in(store: LabelStore, levels: Iterable[str]) -> dict[str, Cost]:
-    """Cost of each level, of all labels in a store."""
-    found = {name: Cost() for name in levels}
-    for contents in store.all():
-        cost = found[str(contents["level"]).partition("=")[0]]
-        cost.labels += "error" not in contents
-        cost.seconds += contents.get("seconds", 0.0)
-    return found
 
 
 def per_frame(costs: Mapping[str, Cost]) -> float:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mfpyg.errors import MFPyGError
-from mfpyg.growth.costs import Cost, costs_in, duration, spent
+from mfpyg.growth.costs import Cost, duration, spent
 from mfpyg.growth.folder import GrowFolder
 from mfpyg.growth.frames import Assignment, Pool, read_assignment
 from mfpyg.growth.settings import GrowSettings
 from mfpyg.labeling.output import sidecar
-from mfpyg.labeling.run import Compute, label_file, store_of
+from mfpyg.labeling.run import Compute, label_file
 from mfpyg.strict_yaml import read_yaml
 
 NAMED = 20
@@ -44,7 +44,6 @@ class Labels:
     ) -> None:
         self.folder, self.settings, self.pool, self.note = folder, settings, pool, note
         self.assignment = Assignment()
-        self._store = store_of(folder.labelled)
         self._compute, self._retry = compute, retry
         if settings.everywhere:
             self.assignment.add(range(len(pool.frames)), settings.everywhere)
@@ -97,8 +96,9 @@ class Labels:
 
     def costs(self, levels: Iterable[str] | None = None) -> dict[str, Cost]:
         """Cost so far of levels, all if not given."""
-        found = costs_in(self._store, self.settings.levels)
-        return {name: found[name] for name in (found if levels is None else levels)}
+        about = self.about["levels"]
+        found = {name: Cost(of["labels"], of["total_seconds"]) for name, of in about.items()}
+        return {name: found.get(name, Cost()) for name in (self.settings.levels if levels is None else levels)}
 
     def check_budget(self) -> None:
         """Check that the first labels are within the budget.

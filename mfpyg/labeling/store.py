@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +39,6 @@ class LabelStore:
         except (FileNotFoundError, ValueError):  # damaged ones are computed again
             return None
         return found if isinstance(found, dict) else None
-
-    def all(self) -> Iterator[dict[str, Any]]:
-        """Labels, or errors, of all jobs."""
-        for path in sorted(self.folder.glob("??/*.json")):
-            found = self.read(path.stem)
-            if found is not None:
-                yield found
 
     def write(self, job: LabelJob, labels: Mapping[str, Any], version: str, seconds: float) -> None:
         """Store labels by letter."""
