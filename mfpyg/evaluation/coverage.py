@@ -148,7 +148,7 @@ class Coverage:
                 metrics[name][property][CALIBRATION] = statistics(errors, std, of_property)
 
 
-_HEADS = ("RMSE", "std", *(f"{percent} %" for percent in INTERVALS), "area", "rank\ncorr.", "RMSE\n10 %", "RMSE\nrest")
+_HEADS = ("RMSE", "std", *(f"{percent} %" for percent in INTERVALS), "area", "rank\ncorr.", "RMSE,\ntop 10 %", "RMSE,\nrest")
 
 
 def coverage_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table | None:
@@ -159,7 +159,7 @@ def coverage_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[st
         trained: ``{fidelity: labels trained on}``, such as ``{"cc": "E"}``; others are marked by a star.
     """
     units = ", ".join(p.unit for p in WITH_STD)
-    title = f"standard deviations ({units}); 10 %: least certain tenth; * never trained on"
+    title = f"standard deviations ({units}); * never trained on"
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="", padding=(0, 1, 0, 0))
     for head in ("split", "label"):
         table.add_column(head, no_wrap=True)

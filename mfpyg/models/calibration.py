@@ -145,7 +145,8 @@ def expected_force_error(held_out: HeldOut, name: str, std: Mapping[str, np.ndar
         known = np.isfinite(errors)
         mean_square = float(np.mean(errors[known] ** 2)) + kappa**2 * float(np.nanmean(difference**2))
         if mean_square < best:
-            shape = std[name][known] / np.sqrt(np.mean(std[name][known] ** 2))
+            of_base = std[base][known] if std[base][known].any() else std[name][known]  # zero for equal members
+            shape = of_base / np.sqrt(np.mean(of_base**2))
             more = kappa * np.sqrt(np.nanmean(difference**2)) * shape * rng.standard_normal(len(shape))
             best, quantiles = mean_square, scale_and_quantiles(errors[known] + more, shape)[1]
     return best, quantiles

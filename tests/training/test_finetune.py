@@ -23,9 +23,12 @@ from mfpyg.datasets.label_fraction import thin_labels
 from mfpyg.datasets.references import compositions, labelled_energies
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.uncertainty import fit_uncertainty
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import MultiFidelityPotential
+from mfpyg.models.uncertainty import uncertainty_state
 from mfpyg.settings import SplitSettings
+from mfpyg.training import run
 from mfpyg.training.initial import read_initial, start_of
 from mfpyg.training.inputs import Inputs
 from mfpyg.training.strategies import finetune
@@ -444,3 +447,33 @@ def test_compiled_steps_leave_a_frozen_network_alone(untrained: Make, tmp_path: 
     out = trained(model, tmp_path / "run", "--add-fidelity", "tz:EF", "--finetune.old=frozen", "--compile=on",
                   "--label-fraction", "tz=0.5")  # fmt: skip
     assert same_predictions(mfpyg.load(out), mfpyg.load(model), "dz")
+
+
+def test_standard_deviations_are_those_of_the_new_weights(
+    minichno: MiniCHNO, untrained: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the initial potential are dropped before the first step, others are fitted at the end."""
+    model, out = untrained("dz:EF", "cc:E"), tmp_path / "run"
+    potential, checkpoint = mfpyg.load(model), torch.load(model, weights_only=True)
+    splits = {name: rows.numpy().astype(np.int64) for name, rows in checkpoint["mfpyg"]["splits"].items()}
+    fit_uncertainty(potential, minichno, splits["train"], splits["val"])
+    torch.save({**checkpoint, "uncertainty": uncertainty_state(potential)}, model)
+    assert mfpyg.load(model).has_std("cc")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "final_table", lambda *_: None)
+        trained(model, out, "--epochs=1")
+    for name in ("best.ckpt", "last.ckpt"):
+        loaded = mfpyg.load(out / name)
+        assert not loaded.has_std("cc")
+        assert loaded.held_out is None
+    train.main(["--resume", str(out)])
+    found = mfpyg.load(out)
+    data = minichno[700]
+    before, after = (p.predict(data, {"dz": "E"}, std=True)["dz"].energy_std for p in (potential, found))
+    assert before != after
+    written = torch.load(out / "best.ckpt", weights_only=True)["uncertainty"]
+    train.main(["--resume", str(out)])
+    again = torch.load(out / "best.ckpt", weights_only=True)["uncertainty"]
+    for name, layer in written["levels"].items():
+        assert all(torch.equal(value, again["levels"][name][key]) for key, value in layer.items())
+        assert torch.equal(written["quantiles"][name], again["quantiles"][name])
