@@ -34,7 +34,7 @@ PAGES = [
 ]
 TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 SHORT = ("--epochs=1", "--compile=off")
-NEEDS = {"sample": ("rdkit", "tblite", "pyscf"), "label": ("tblite", "pyscf")}
+NEEDS = {"sample": ("rdkit", "tblite", "pyscf"), "label": ("tblite", "pyscf"), "select": ("rdkit", "tblite")}
 """Packages of extras that the blocks of a page need."""
 
 
