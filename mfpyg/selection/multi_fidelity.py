@@ -84,8 +84,8 @@ def choose_labels(
     chosen = greedy.run(settings.budget, settings.max)
     if not chosen:
         raise MFPyGError(
-            f"budget is {settings.budget:g}: no label that it suffices for tells anything about forces of '{fidelity}'; "
-            "raise it, or give other levels"
+            f"budget is {settings.budget:g}: no label that it suffices for tells anything about forces of "
+            f"'{fidelity}'; raise it, or give other levels"
         )
     errors = {"before": np.sqrt(greedy.start), "after": np.sqrt(posterior.mean_square_error())}
     before, after = (f"{error:.3g}" for error in errors.values())
