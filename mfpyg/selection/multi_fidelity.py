@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.errors import unknown_name
+from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.dataset import predict_rows
 from mfpyg.properties import PROPERTIES
 from mfpyg.selection.candidates import Candidates
@@ -48,7 +48,8 @@ def choose_labels(
         show: wraps lists of batches to show progress.
 
     Raises:
-        MFPyGError: for an unknown level, a frame that the potential cannot predict, or too few labels for validation.
+        MFPyGError: for an unknown level, a frame that the potential cannot predict, no labels for validation, or no
+            label that helps within the budget.
     """
     names, letters = _levels(trained)
     for name in (settings.target, *settings.costs):
@@ -81,7 +82,14 @@ def choose_labels(
     known = [[names.index(name) for name in candidates.known[number] if name in names] for number in pool]
     greedy = Greedy(posterior, [_scaled(one, scale) for one in features], missing, known, letters, costs)
     chosen = greedy.run(settings.budget, settings.max)
+    if not chosen:
+        raise MFPyGError(
+            f"budget is {settings.budget:g}: no label that it suffices for tells anything about forces of "
+            f"'{fidelity}'; raise it, or give other levels"
+        )
     errors = {"before": np.sqrt(greedy.start), "after": np.sqrt(posterior.mean_square_error())}
+    before, after = (f"{error:.3g}" for error in errors.values())
+    notes.append(f"expected RMSE of forces of {fidelity} over the pool: {before} kcal/mol/Å, with the labels {after}")
     return Choice(
         {int(pool[number]): tuple(names[level] for level in of) for number, of in chosen.items()},
         {

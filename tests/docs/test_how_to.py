@@ -35,7 +35,11 @@ PAGES = [
 ]
 TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 SHORT = ("--epochs=1", "--compile=off")
-NEEDS = {"label": ("tblite", "pyscf"), **dict.fromkeys(("sample", "grow"), ("rdkit", "tblite", "pyscf"))}
+NEEDS = {
+    "label": ("tblite", "pyscf"),
+    "select": ("rdkit", "tblite"),
+    **dict.fromkeys(("sample", "grow"), ("rdkit", "tblite", "pyscf")),
+}
 """Packages of extras that the blocks of a page need."""
 
 

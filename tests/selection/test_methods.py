@@ -97,6 +97,17 @@ def test_labels_that_were_not_trained_on_count(selecting: Any, shaken: Any, untr
     assert {levels for _, levels in chosen()} == {"cc"}
 
 
+def test_nothing_that_fits_helps(selecting: Any, shaken: Any, untrained: Any) -> None:
+    """The cheap label is there already, and the other one too expensive."""
+    frames = shaken([0, 30])
+    untrained("dz:EF", "cc:E")
+    for atoms in frames:
+        atoms.info["e"], atoms.arrays["f"] = -100.0, np.zeros((len(atoms), 3))
+    ase.io.write("cheap.xyz", frames, format="extxyz")
+    message = selecting.refused(*OPTIONS, "--budget=4", "--labelled=cheap.xyz:dz=e,f@eV")
+    assert "budget is 4: no label that it suffices for tells anything about forces of 'cc'" in message
+
+
 def test_labels_of_one_molecule_in_several_data_sets_are_joined(untrained: Any, tmp_path: Path) -> None:
     untrained("dz:EF", "cc:E")
     trained = open_trained(tmp_path / "model.ckpt")
