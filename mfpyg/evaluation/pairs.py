@@ -25,6 +25,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from mfpyg.errors import MFPyGError
 from mfpyg.rigid import n_internal_motions
@@ -109,7 +110,8 @@ def pairs_of(dataset: ConformationDataset, rows: np.ndarray) -> list[Pair]:
     rows = rows[np.lexsort((rows, data.molecule.numpy()[rows]))]
     kinds = _kinds(dataset, rows)
     found = []
-    for at in np.split(np.arange(len(rows)), np.flatnonzero(np.diff(data.molecule.numpy()[rows])) + 1):
+    by_molecule = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(data.molecule.numpy()[rows])) + 1)
+    for at in (at for at in by_molecule if len(at) > 1):
         group, of_group = rows[at], [row.tobytes() for row in kinds[at]]
         atoms = [slice(a, b) for a, b in zip(starts[group].tolist(), starts[group + 1].tolist(), strict=True)]
         pairs = find_pairs([z[of] for of in atoms], [pos[of] for of in atoms], kinds=of_group)
@@ -200,13 +202,23 @@ def _mutually_nearest(
 def _nearest(points: np.ndarray) -> np.ndarray:
     """Number of the nearest point of each, from :data:`SAME` to :data:`NEAR` apart; −1 without one.
 
-    Distances along some principal axes, which are not larger than the whole ones, rule out most of them by products of
-    matrices. In tens of dimensions, k-d trees are slower.
-
     Args:
         points: (n, 3 n_atoms) float64.
     """
     root = np.sqrt(points.shape[1] / 3)
+    if len(points) > _TILE:
+        return _nearest_of_many(points, root)
+    length = cdist(points, points)
+    length[(length < SAME * root) | (length > NEAR * root)] = np.inf
+    return np.where(np.isfinite(length).any(axis=1), length.argmin(axis=1), -1)
+
+
+def _nearest_of_many(points: np.ndarray, root: float) -> np.ndarray:
+    """As :func:`_nearest`, without most of the distances.
+
+    Those along some principal axes, which are not larger than the whole ones, rule out most points by products of
+    matrices. In tens of dimensions, k-d trees are slower.
+    """
     centered = points - points.mean(axis=0)
     axes = np.linalg.eigh(centered.T @ centered)[1][:, ::-1]  # the widest first
     along = (centered @ axes[:, :_AXES]).astype(np.float32)

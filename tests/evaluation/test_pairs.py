@@ -83,8 +83,6 @@ def slowly_nearest(points: np.ndarray) -> list[int]:
 @pytest.mark.parametrize("size", [6, 9, 60])
 @pytest.mark.parametrize("width", [0.01, 0.1, 3.0])
 def test_nearest_are_those_of_all_distances(size: int, width: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TILE", 16)
-    monkeypatch.setattr(module, "_PART", 50)
     rng = np.random.default_rng(size)
     axes = np.linalg.qr(rng.normal(size=(size, size)))[0]
     points = 5 + (width * rng.normal(size=(120, size)) * np.geomspace(1, 0.05, size)) @ axes
@@ -92,6 +90,9 @@ def test_nearest_are_those_of_all_distances(size: int, width: float, monkeypatch
     points[90] = points[3] + 1e-5
     expected = slowly_nearest(points)
     assert sum(row >= 0 for row in expected) > 40
+    assert module._nearest(points).tolist() == expected
+    monkeypatch.setattr(module, "_TILE", 16)  # so that these are many
+    monkeypatch.setattr(module, "_PART", 50)
     assert module._nearest(points).tolist() == expected
 
 
