@@ -84,6 +84,8 @@ _UNCERTAINTY = {
         "energy": {str: is_array},
         "forces": {str: is_array},
         "force_per_energy": {str: float},
+        "pairs": is_array,
+        "pair_scale": is_array,
     },
 }
 SCHEMA: dict[str, tuple[Any, str]] = {

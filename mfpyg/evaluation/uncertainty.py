@@ -13,6 +13,7 @@ from torch_geometric.data import Batch
 from mfpyg.datasets.batches import BatchLoader, BatchPlan, by_size, rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.evaluation.features import last_features_of
+from mfpyg.evaluation.pairs import component_error, pairs_of
 from mfpyg.inference.dataset import ATOMS, BATCH_SIZE
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
 from mfpyg.models.calibration import FEWEST, Calibration, HeldOut, calibrate, n_force_labels
@@ -171,7 +172,7 @@ def _held_out(
     plan = _plan(dataset, rows)
     rows = np.concatenate(list(plan(0)))
     data, n_atoms = dataset._data, dataset.slices["z"].diff().numpy()[rows]
-    held_out = HeldOut(dataset.fingerprint, rows, n_atoms, {}, {}, {})
+    held_out = HeldOut(dataset.fingerprint, rows, n_atoms, {}, {}, {}, *_pairs(dataset, rows))
     atoms = rows_of(dataset.slices["z"], torch.from_numpy(rows))[0].numpy()
     energy_std, forces_std = {}, {}
     for level in levels:
@@ -193,6 +194,14 @@ def _held_out(
         if n_force_labels(held_out, level.name) < FEWEST:
             held_out.force_per_energy[level.name] = force_per_energy(level, dataset, rows)
     return held_out, energy_std, forces_std
+
+
+def _pairs(dataset: ConformationDataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Near pairs among conformations, see :class:`mfpyg.models.calibration.HeldOut`."""
+    place, found = {row: number for number, row in enumerate(rows.tolist())}, pairs_of(dataset, rows)
+    members = np.array([(place[one.first], place[one.second]) for one in found], np.int64).reshape(-1, 2)
+    scale = [component_error(dataset, [one], np.array([1 / one.length])) for one in found]
+    return members, np.array(scale)
 
 
 def _add_sum(held_out: HeldOut, name: str, parts: tuple[str, str]) -> None:

@@ -173,6 +173,7 @@ def _calibrations(members: Sequence[Potential]) -> dict[str, Calibration]:
         {name: _mean(energy[name]) for name in names},
         {name: _mean(forces[name]) for name in names},
         {name: float(np.mean(of_level)) for name, of_level in kappas.items() if of_level},
+        *(first.pairs, first.pair_scale),
     )
     of_energy = {name: energy[name][:, 1].std(axis=0, ddof=1) for name in names}
     return calibrate(mean, of_energy, {name: forces[name][:, 1].std(axis=0, ddof=1) for name in names})

@@ -13,13 +13,14 @@ from energies,
 :math:`\kappa` in 1/Å is the ratio of the standard deviations of forces and energies of a linear model of the last
 features that is trained on energies, see :func:`mfpyg.evaluation.uncertainty.force_per_energy`. Without a level b,
 :math:`\langle e_{F,l}^2\rangle = \kappa^2 \langle e_l^2\rangle`. The quantiles are those of the sum of an error of b
-and of a normally distributed one, or of the normal distribution.
+and of a normally distributed one, or of the normal distribution. If the held-out conformations have pairs of near
+geometries, their directional forces measure the mean squared error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 
 import numpy as np
@@ -45,6 +46,9 @@ class HeldOut:
         energy: labels and predictions of each level in kcal/mol, (2, n) float64; labels are NaN where missing.
         forces: labels and predictions of each level in kcal/mol/Å, (2, N, 3) float32; labels are NaN where missing.
         force_per_energy: κ in 1/Å of the levels with less than :data:`FEWEST` force labels.
+        pairs: pairs of near geometries among the conformations, (m, 2) int64.
+        pair_scale: √(k / 3n) / |d| of each pair in 1/Å, see :mod:`mfpyg.evaluation.pairs`: with it, the difference of
+            two errors of energies has on average the square of an error of a force component, (m,).
     """
 
     data: str
@@ -53,6 +57,8 @@ class HeldOut:
     energy: dict[str, np.ndarray]
     forces: dict[str, np.ndarray]
     force_per_energy: dict[str, float]
+    pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    pair_scale: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def energy_errors(self, name: str) -> np.ndarray:
         """Predicted less labelled energies of a level, (n,), NaN where there is no label."""
@@ -65,6 +71,13 @@ class HeldOut:
         label, predicted = self.forces[name]
         errors: np.ndarray = predicted.astype(np.float64) - label
         return errors
+
+    def pair_errors(self, name: str) -> np.ndarray:
+        """Errors of directional forces of the pairs with labels, scaled to those of force components, (m',)."""
+        of_energy = self.energy_errors(name)
+        errors = (of_energy[self.pairs[:, 1]] - of_energy[self.pairs[:, 0]]) * self.pair_scale
+        known: np.ndarray = errors[np.isfinite(errors)]
+        return known
 
 
 @dataclass
@@ -128,6 +141,9 @@ def _of_forces(held_out: HeldOut, name: str, std: Mapping[str, np.ndarray]) -> t
     if n_force_labels(held_out, name) >= FEWEST:
         return scale_and_quantiles(errors[known], std[name][known])
     mean_square, quantiles = expected_force_error(held_out, name, std)
+    of_pairs = held_out.pair_errors(name)
+    if len(of_pairs) >= FEWEST:
+        mean_square = float(np.mean(of_pairs**2))
     return float(np.sqrt(mean_square / np.mean(std[name] ** 2))), quantiles
 
 

@@ -19,6 +19,7 @@ from mfpyg.evaluation import pairs as module
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.pairs import NEAR, SAME, Pair, directional_forces, find_pairs, pairs_of
 from mfpyg.evaluation.report import as_text, metrics_table
+from mfpyg.evaluation.uncertainty import fit_uncertainty
 from mfpyg.sampling.pairs import partner
 
 
@@ -209,3 +210,18 @@ def test_single_precision_is_enough(
     assert double["rmse"] > 0.5
     assert single["rmse"] == pytest.approx(double["rmse"], abs=1e-3)
     assert torch.finfo(potential.dtype).bits == 32
+
+
+def test_near_pairs_calibrate_forces(
+    tmp_path: Path, near_frames: list[Atoms], make_potential: Callable[..., Any]
+) -> None:
+    """Standard deviations of forces without labels are as large as the errors that pairs of validation tell."""
+    for atoms in near_frames:
+        atoms.info["a"] = float(np.sum(atoms.positions**2))
+    dataset = written(tmp_path / "all.xyz", near_frames, "a=a@kcal/mol")
+    potential, validation = make_potential(fidelities=["a"]).eval(), np.arange(60, 100)  # of one molecule
+    fit_uncertainty(potential, dataset, np.arange(60), validation)
+    assert len(potential.held_out.pairs) == 20
+    told = evaluate(potential, dataset, {"val": validation}).metrics["val"]["a"]["directional_force"]
+    std = [potential.predict(dataset[int(row)], {"a": "EF"}, std=True)["a"].forces_std for row in validation]
+    assert float(torch.cat(std).square().mean().sqrt()) == pytest.approx(told["component_rmse"], rel=1e-5)

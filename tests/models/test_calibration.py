@@ -180,3 +180,26 @@ def test_the_best_of_several_levels_is_taken() -> None:
     assert expected_force_error(found, "cc", std)[0] == pytest.approx(4**2 + 6**2 * 0.5**2, rel=0.05)
     found.energy["tz"][1] = found.energy["cc"][1]  # the difference is now exact
     assert expected_force_error(found, "cc", std)[0] == pytest.approx(1, rel=0.05)
+
+
+def test_near_pairs_tell_the_error_of_forces() -> None:
+    """A linear error e(x) = g·x of the energy: pairs along random directions give |g|² / 3n on average."""
+    rng, n, n_atoms = np.random.default_rng(0), 4000, 3
+    gradient = rng.standard_normal(3 * n_atoms)
+    direction = rng.standard_normal((n, 3 * n_atoms))
+    direction *= 0.03 / np.linalg.norm(direction, axis=1, keepdims=True)
+    energy = np.concatenate([np.zeros(n), direction @ gradient])
+    one = held_out({"cc": energy}, {"cc": unknown(2 * n * n_atoms)}, n_atoms, cc=1.0)
+    one.pairs, one.pair_scale = np.stack([np.arange(n), np.arange(n) + n], axis=1), np.full(n, 1 / 0.03)
+    std = np.ones((2 * n * n_atoms, 3))
+    found = calibrate(one, {"cc": np.ones(2 * n)}, {"cc": std})["cc"]
+    assert found.forces_scale == pytest.approx(np.sqrt(np.mean(gradient**2)), rel=0.05)
+    one.pairs, one.pair_scale = one.pairs[: FEWEST - 1], one.pair_scale[: FEWEST - 1]  # too few
+    found = calibrate(one, {"cc": np.ones(2 * n)}, {"cc": std})["cc"]
+    assert found.forces_scale == pytest.approx(np.sqrt(np.mean(energy**2)))
+
+
+def test_pairs_without_labels_are_left_out() -> None:
+    one = held_out({"cc": np.array([1.0, 3.0, np.nan, 2.0])}, {"cc": unknown(12)}, cc=1.0)
+    one.pairs, one.pair_scale = np.array([[0, 1], [1, 2]]), np.array([5.0, 7.0])
+    np.testing.assert_allclose(one.pair_errors("cc"), [10.0])
