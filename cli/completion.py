@@ -11,7 +11,7 @@ from mfpyg import backbones
 from mfpyg.cli import COMMANDS, FURTHER, SHELLS, study_options, train_options
 from mfpyg.errors import MFPyGError
 
-PATHS = ("DATA", "FILE", "FOLDER", "OUT", "RUN", "MODEL ... FILE")
+PATHS = ("DATA", "FILE", "FOLDER", "OUT", "RUN", "MODEL ... FILE", "RUN POOL")
 """Values that are completed as paths."""
 
 

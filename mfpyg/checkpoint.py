@@ -21,6 +21,7 @@ from mfpyg.fidelity import Fidelity
 from mfpyg.files import check_archive, read_torch, save_torch
 from mfpyg.models import DeltaPotential, Potential
 from mfpyg.models.build import build_delta, build_potential
+from mfpyg.models.uncertainty import load_uncertainty, uncertainty_state
 from mfpyg.options import check
 from mfpyg.properties import in_order
 from mfpyg.settings import TrainSettings, from_dict, to_dict
@@ -183,6 +184,7 @@ def save(potential: Potential, path: str | os.PathLike[str], source: str | None 
         "mfpyg": describe(potential, settings, data, {}, trained_species=potential.trained_species),
         "state_dict": {f"{_PREFIX}{name}": value.cpu() for name, value in potential.state_dict().items()},
         "progress": {"epochs": 0},  # nothing to resume
+        "uncertainty": uncertainty_state(potential),
     }
     save_torch(Path(path), values)
 
@@ -226,6 +228,8 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     potential.load_state_dict(weights)
     _check_references(potential, described["reference_energies"], name)
     potential.trained_species = {name: tuple(z) for name, z in (described.get("trained_species") or {}).items()}
+    if checkpoint.get("uncertainty") is not None:
+        load_uncertainty(potential, checkpoint["uncertainty"])
     return potential.eval()
 
 

@@ -73,6 +73,19 @@ _DATA = {
     "methods": {str: str},
     "levels": (None, [str]),
 }
+_UNCERTAINTY = {
+    "levels": {str: {"energy": is_array, "atoms": is_array, "scale": is_array}},
+    "target_scale": (None, is_array),
+    "quantiles": {str: is_array},
+    "held_out": {
+        "data": str,
+        "rows": is_array,
+        "n_atoms": is_array,
+        "energy": {str: is_array},
+        "forces": {str: is_array},
+        "force_per_energy": {str: float},
+    },
+}
 SCHEMA: dict[str, tuple[Any, str]] = {
     "mfpyg.config": ({"fidelities": (None, [str])}, "settings"),
     "mfpyg.fidelities": (_are_fidelities, "a list of different names"),
@@ -91,6 +104,7 @@ SCHEMA: dict[str, tuple[Any, str]] = {
     "epoch": ((None, int), "a whole number"),
     "global_step": ((None, int), "a whole number"),
     "loops": ((None, _are_loops), "counts of steps and epochs"),
+    "uncertainty": ((None, _UNCERTAINTY), "standard deviations and the labels that calibrate them, or nothing"),
     "progress": ((None, {"epochs": int, "sums": (None, _are_sums)}), "a number of epochs and error sums"),
 }
 """Type of each field, see :func:`fits`, and its description for errors."""

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "mfpyg"  # with datasets/ and cli/ as link
 
 LAYERS = (
     {"cli"},
-    {"study", "inspection"},
-    {"training", "labeling", "sampling"},
+    {"study", "inspection", "growth"},
+    {"training", "labeling", "sampling", "selection"},
     {"inference", "evaluation", "interop"},
     {"doctor", "testing"},
     {"models", "datasets"},

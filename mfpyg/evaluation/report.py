@@ -14,6 +14,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.coverage import coverage_table
 from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE
 from mfpyg.files import replace_file
 from mfpyg.properties import ENERGY, FORCES, HESSIAN, PROPERTIES, Property
@@ -31,7 +32,7 @@ FREQUENCIES = "frequencies", "cm⁻¹"
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table | Group:
-    """Table of the errors of every split and fidelity, followed by one of directional forces if there are any.
+    """Table of the errors of every split and fidelity, followed by those of directional forces and standard deviations.
 
     Args:
         metrics: :attr:`mfpyg.evaluation.evaluate.Evaluation.metrics`; other properties than energies and forces get
@@ -61,7 +62,9 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
                 cells.append(_cells(row.get(FREQUENCIES[0]), HESSIAN.letter in labels, _HEADS[False]))
             table.add_row(split, _named(name, trained), *itertools.chain.from_iterable(cells))
         table.add_section()
-    return Group(table, _directional_forces(metrics, trained)) if DIRECTIONAL_FORCE in there else table
+    of_pairs = _directional_forces(metrics, trained) if DIRECTIONAL_FORCE in there else None
+    more = [found for found in (of_pairs, coverage_table(metrics, trained)) if found is not None]
+    return Group(table, *more) if more else table
 
 
 def _new_table(title: str) -> Table:

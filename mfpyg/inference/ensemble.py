@@ -1,11 +1,16 @@
-"""Ensembles of trained potentials: mean and standard deviation of their predictions."""
+"""Ensembles of trained potentials: mean and standard deviation of their predictions.
+
+The sample standard deviation of the members (n − 1) underestimates the error, as members share a part of it. If all
+members have the same held-out conformations, those of energies and forces are scaled to the errors there, see
+:mod:`mfpyg.models.calibration`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +21,11 @@ from torch_geometric.data import Data
 from mfpyg.checkpoint import load
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.models import Potential
+from mfpyg.models.calibration import Calibration, HeldOut, calibrate
 from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
-from mfpyg.properties import HESSIAN, in_order
+from mfpyg.models.uncertainty import predict_with_std
+from mfpyg.properties import ENERGY, FORCES, HESSIAN, in_order
 from mfpyg.torch_defaults import with_default_torch_settings
 
 Model = str | os.PathLike[str] | Potential
@@ -35,6 +42,8 @@ class Ensemble:
     Attributes:
         members: the potentials, in evaluation mode.
         fidelities: fidelities that all members have, in the order of the first.
+        calibrations: calibrations of the standard deviations of several members, by fidelity; empty if they have
+            different held-out conformations.
 
     Raises:
         MFPyGError: for no model, a file that cannot be read, or members without a common fidelity.
@@ -53,6 +62,7 @@ class Ensemble:
             known = "; ".join(", ".join(member.fidelities) for member in self.members)
             raise MFPyGError(f"the models have no fidelity in common ({known}); expected members of one ensemble")
         self.fidelities = tuple(common)
+        self.calibrations = _calibrations(self.members) if len(self.members) > 1 else {}
         for member in self.members:  # warn once, not once per member
             member._warned = self.members[0]._warned
 
@@ -89,30 +99,93 @@ class Ensemble:
         for member in self.members:
             member.check_wanted(_without_hessians(wanted))
 
+    def has_std(self, fidelity: str) -> bool:
+        """True if there are standard deviations: of several members, or of a single one that has its own."""
+        return len(self.members) > 1 or self.members[0].has_std(fidelity)
+
+    def letters_with_std(self, fidelities: Iterable[str], letters: str) -> str:
+        """Those of the letters whose properties have standard deviations, of any of the fidelities."""
+        if len(self.members) > 1:
+            return letters
+        of_one = {ENERGY.letter, FORCES.letter} if any(self.has_std(name) for name in fidelities) else set()
+        return in_order(of_one.intersection(letters))
+
+    def quantiles(self, fidelity: str) -> np.ndarray | None:
+        r"""Quantiles of \|error\| over the standard deviation, see :attr:`mfpyg.models.Potential.quantiles`.
+
+        ``None`` if the standard deviations are not calibrated.
+        """
+        if len(self.members) == 1:
+            return self.members[0].quantiles.get(fidelity)
+        return self.calibrations[fidelity].quantiles if fidelity in self.calibrations else None
+
     def predict(
-        self, data: Data, wanted: Mapping[str, str]
+        self, data: Data, wanted: Mapping[str, str], std: bool = False
     ) -> tuple[dict[str, Prediction], dict[str, Prediction] | None]:
         """Mean and standard deviation of the predictions of the members.
 
         Args:
             data, wanted: as in :meth:`mfpyg.models.Potential.predict`; Hessians are computed by
                 :func:`mfpyg.models.hessian.hessian`.
+            std: whether to predict the standard deviations of a single member, see
+                :mod:`mfpyg.models.last_layer`; those of several cost nothing.
 
         Returns:
-            The means, and the sample standard deviations (n − 1), which are ``None`` for a single member.
+            The means, and the standard deviations of the fidelities with :meth:`has_std`: of several members those of
+            all properties, of a single one those of energies and of forces, or ``None`` without ``std``.
 
         Raises:
             MFPyGError: as :meth:`mfpyg.models.Potential.predict` and :func:`mfpyg.models.hessian.hessian`.
         """
+        if len(self.members) == 1:
+            found = _predict(self.members[0], data, wanted, std)
+            return found, {n: _of_one(found[n], wanted[n]) for n in wanted if self.has_std(n)} if std else None
         predictions = [_predict(member, data, wanted) for member in self.members]
-        if len(predictions) == 1:
-            return predictions[0], None
         means = {name: _reduce([p[name] for p in predictions], lambda x: x.mean(dim=0)) for name in wanted}
-        return means, {name: _reduce([p[name] for p in predictions], lambda x: x.std(dim=0)) for name in wanted}
+        spread = {name: _reduce([p[name] for p in predictions], lambda x: x.std(dim=0)) for name in wanted}
+        for name in wanted.keys() & self.calibrations.keys():
+            spread[name].energy *= self.calibrations[name].energy_scale
+            if (forces := spread[name].forces) is not None:
+                forces *= self.calibrations[name].forces_scale
+        return means, spread
 
 
-def _predict(member: Potential, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
-    predictions = member.predict(data, _without_hessians(wanted))
+def _of_one(prediction: Prediction, letters: str) -> Prediction:
+    """Standard deviations of a single potential in the place of its predictions."""
+    forces = prediction.forces_std if FORCES.letter in letters else None
+    assert prediction.energy_std is not None
+    return Prediction(prediction.energy_std, forces, None, prediction.hierarchicality)  # type: ignore[arg-type]
+
+
+def _calibrations(members: Sequence[Potential]) -> dict[str, Calibration]:
+    """Calibrations of the mean and the sample standard deviation of the members."""
+    held_out = [member.held_out for member in members if member.held_out is not None]
+    first = held_out[0] if held_out else None
+    same = [first is not None and one.data == first.data and np.array_equal(one.rows, first.rows) for one in held_out]
+    if first is None or len(held_out) < len(members) or not all(same):
+        return {}
+    names = [name for name in members[0].fidelities if all(name in one.energy for one in held_out)]
+    energy = {name: np.stack([one.energy[name] for one in held_out]) for name in names}  # (n_members, 2, n)
+    forces = {name: np.stack([one.forces[name] for one in held_out]) for name in names}  # (n_members, 2, N, 3)
+    kappas = {name: [one.force_per_energy[name] for one in held_out if name in one.force_per_energy] for name in names}
+    mean = HeldOut(
+        *(first.data, first.rows, first.n_atoms),
+        {name: _mean(energy[name]) for name in names},
+        {name: _mean(forces[name]) for name in names},
+        {name: float(np.mean(of_level)) for name, of_level in kappas.items() if of_level},
+    )
+    of_energy = {name: energy[name][:, 1].std(axis=0, ddof=1) for name in names}
+    return calibrate(mean, of_energy, {name: forces[name][:, 1].std(axis=0, ddof=1) for name in names})
+
+
+def _mean(members: np.ndarray) -> np.ndarray:
+    """Labels that any member has, and mean of the predictions; (n_members, 2, …) -> (2, …)."""
+    return np.stack([np.fmax.reduce(members[:, 0]), members[:, 1].mean(axis=0)])
+
+
+def _predict(member: Potential, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
+    without = _without_hessians(wanted)
+    predictions = predict_with_std(member, data, without) if std else member.predict(data, without)
     for name, letters in wanted.items():
         if HESSIAN.letter in letters:
             predictions[name].hessian = hessian(member, data, name).reshape(-1, *HESSIAN.shape)  # (Σ n², 3, 3)

@@ -22,7 +22,9 @@ def results_of(prediction: Prediction) -> dict[str, Any]:
         All predicted properties by name, in eV, Å and e, and ``energies`` of the atoms. The stress is (6,), xx, yy, zz,
         yz, xz, xy; the Hessian (3n, 3n), in the order of ``positions.ravel()``.
     """
-    results: dict[str, Any] = {"energies": _array(prediction.atomic_energies, ENERGY)}
+    results: dict[str, Any] = {}
+    if prediction.atomic_energies is not None:  # standard deviations of a single potential have none
+        results["energies"] = _array(prediction.atomic_energies, ENERGY)
     for p in predicted_properties(prediction):
         values = _array(getattr(prediction, p.name), p)
         results[p.name] = values[0] if p.per == "graph" else values

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
 
 from mfpyg.datasets.frames import Frame, frames_of
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, MFPyGWarning, did_you_mean, shown
 from mfpyg.files import make_folder
 from mfpyg.labeling.jobs import LabelJob, formula_of, job_of
 from mfpyg.labeling.level import LabelLevel
@@ -23,6 +26,10 @@ from mfpyg.properties import PROPERTIES
 Compute = Callable[[Sequence[LabelJob], LabelStore], Mapping[str, str] | None]
 """Computes jobs and stores the results, as :func:`mfpyg.labeling.pool.compute_labels` does; may return why jobs have
 none by their keys."""
+
+
+LEVELS = "levels"
+"""Key of a frame with the names of the levels to label it at, as ``mfpyg-select`` writes it; all without it."""
 
 
 @dataclass
@@ -50,7 +57,7 @@ class LabelReport:
         path: output.
         n_frames: number of frames written; those without any label are left out.
         levels: for each level its program, version, method, settings, units, the numbers of ``labels`` and ``failed``,
-            and the mean ``seconds`` of a label.
+            the mean ``seconds`` of processor time of a label, and the ``total_seconds`` of all, failed ones included.
         failures: labels that could not be computed.
         dataset: value of ``--dataset``, empty if nothing was written.
     """
@@ -95,7 +102,7 @@ def label_file(
     input_format: str | None = None,
     retry: bool = False,
 ) -> LabelReport:
-    """Label all frames of a file.
+    """Label all frames of a file, those with the key :data:`LEVELS` at these levels only.
 
     Labels are stored in ``target.labels/`` as they are computed, and a later call takes them from there. The output is
     written at the end.
@@ -109,8 +116,8 @@ def label_file(
         retry: whether to compute again what has failed before.
 
     Raises:
-        MFPyGError: for an invalid file or level, a target that would lose labels, and another process that labels the
-            same file.
+        MFPyGError: for an invalid file or level, levels that no frame is to be labelled at, a target that would lose
+            labels, and another process that labels the same file.
 
     Example:
         >>> from functools import partial                                     # doctest: +SKIP
@@ -125,7 +132,8 @@ def label_file(
     programs = {level.name: level.open() for level in levels}
     store = store_of(target)
     with _locked(store.folder):
-        plan = _plan(list(frames_of(source, input_format)), levels, programs)
+        store.remove_unfinished()
+        plan = _plan(list(frames_of(source, input_format)), levels, programs, source)
         if format_of(target) == "hdf5":
             _check_molecules(plan.frames, source, target)
         lost = compute(_missing(plan.jobs.values(), store, retry), store) or {}
@@ -146,13 +154,53 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _plan(frames: list[Frame], levels: Sequence[LabelLevel], programs: Mapping[str, Program]) -> _Plan:
-    """Jobs of all frames, level by level."""
-    plan = _Plan(frames)
+def _plan(frames: list[Frame], levels: Sequence[LabelLevel], programs: Mapping[str, Program], source: Path) -> _Plan:
+    """Jobs of all frames, level by level; a frame with :data:`LEVELS` is labelled at these only."""
+    wanted = [_wanted(frame, f"{source}: frame {frame.number}") for frame in frames]
+    _check_wanted(wanted, [level.name for level in levels], source)
+    plan = _Plan([frame._replace(values=_without(frame.values, LEVELS)) for frame in frames])
     for level in levels:
-        for number, frame in enumerate(frames):
-            plan.add(number, frame, level, programs[level.name])
+        for number, frame in enumerate(plan.frames):
+            names = wanted[number]
+            if names is None or level.name in names:
+                plan.add(number, frame, level, programs[level.name])
     return plan
+
+
+def _wanted(frame: Frame, where: str) -> list[str] | None:
+    """Names of the levels that a frame is to be labelled at; ``None`` for all."""
+    if LEVELS not in frame.values:
+        return None
+    found = frame.values[LEVELS]
+    names = found.split() if isinstance(found, str) else []
+    if not names:
+        value = shown(np.asarray(found).tolist())
+        raise MFPyGError(f'{where}: {LEVELS} is {value}, expected names of levels, as in {LEVELS}="dz cc"')
+    return names
+
+
+def _check_wanted(wanted: Sequence[Sequence[str] | None], levels: Sequence[str], source: Path) -> None:
+    """Warn about levels that frames name but the user does not, who may compute them elsewhere.
+
+    Raises:
+        MFPyGError: if no frame is to be labelled at any of the levels.
+    """
+    counts = Counter(name for names in wanted if names is not None for name in names)
+    left_out = [name for name in counts if name not in levels]
+    if wanted and None not in wanted and len(left_out) == len(counts):
+        meant = did_you_mean(levels[0], counts)
+        raise MFPyGError(
+            f"{source}: its frames are to be labelled at {', '.join(counts)} (their '{LEVELS}'), not at "
+            f"{', '.join(levels)}; give one of these names to --level{meant}"
+        )
+    if left_out:
+        what = ", ".join(f"{counts[name]:,} of '{name}'" for name in left_out)
+        text = f"labels that frames of {source} name in '{LEVELS}', but --level does not, are not computed: {what}"
+        warnings.warn(text, MFPyGWarning, stacklevel=2)
+
+
+def _without(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != key}
 
 
 def _check_molecules(frames: Sequence[Frame], source: Path, target: Path) -> None:
@@ -186,8 +234,10 @@ def _assemble(
     """Write the output, unless there is no label at all."""
     labels: list[Labels] = [{} for _ in plan.frames]
     seconds: dict[str, list[float]] = {level.name: [] for level in levels}
+    total: dict[str, dict[str, float]] = {level.name: {} for level in levels}  # by job
     for (number, name), job in plan.jobs.items():
         known = store.read(job.key) or {"error": lost.get(job.key, "no result; label again")}
+        total[name][job.key] = known.get("seconds", 0.0)
         if "error" in known:
             plan.fail(number, name, known["error"])
             continue
@@ -195,6 +245,8 @@ def _assemble(
         seconds[name].append(known["seconds"])
     failures = sorted(plan.failures, key=lambda one: one.frame)
     about = {level.name: _about(level, programs[level.name], seconds[level.name], failures) for level in levels}
+    for name, of_jobs in total.items():
+        about[name]["total_seconds"] = round(sum(of_jobs.values()), 3)
     kept = [number for number, of in enumerate(labels) if of]
     if not kept:
         return LabelReport(target, 0, about, failures, "")

@@ -28,7 +28,7 @@ from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import System
 from mfpyg.properties import ENERGY, PROPERTIES
 
-_FIELDS = tuple(field.name for field in dataclasses.fields(Prediction))
+_FIELDS = tuple(field.name for field in dataclasses.fields(Prediction) if not field.name.endswith("_std"))
 _LETTERS = {p.name: p.letter for p in PROPERTIES.values() if p is not ENERGY}
 """Letters of the optional fields."""
 

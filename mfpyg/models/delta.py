@@ -41,7 +41,10 @@ class DeltaPotential(Potential):
 
     Attributes:
         fidelities: those of ``base``, followed by the target.
+        std_scale: factors of the standard deviations of energies and forces of the target, (2,).
     """
+
+    std_scale: Tensor
 
     def __init__(
         self, base: MultiFidelityPotential, difference: MultiFidelityPotential, base_level: str, target: str
@@ -64,6 +67,8 @@ class DeltaPotential(Potential):
         self.base, self.difference = base, difference
         self.base_level, self.target = base_level, target
         self.fidelities = (*base.fidelities, target)
+        scale = next(base.parameters()).new_ones(2)
+        self.register_buffer("std_scale", scale, persistent=False)  # not a weight; see mfpyg.checkpoint
 
     @property
     def cutoff(self) -> float:
@@ -102,23 +107,41 @@ class DeltaPotential(Potential):
             return self.base.reference(fidelity)
         return self.base.reference(self.base_level) + self.difference.reference(self.difference.fidelities[0])
 
-    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
-        """See :meth:`MultiFidelityPotential.predict`; the target needs both networks."""
+    def has_std(self, fidelity: str) -> bool:
+        if fidelity != self.target:
+            return self.base.has_std(fidelity)
+        return self.base.has_std(self.base_level) and self.difference.has_std(self.difference.fidelities[0])
+
+    def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
+        """See :meth:`MultiFidelityPotential.predict`; the target needs both networks.
+
+        Its variances are the sums of theirs, times the squares of ``std_scale``.
+        """
         self.check_wanted(wanted)
+        if std:
+            self.check_std(wanted)
         self.warn_untrained(data.z, wanted)
         below = {name: letters for name, letters in wanted.items() if name != self.target}
         if self.target in wanted:
             below[self.base_level] = in_order(below.get(self.base_level, "") + wanted[self.target])
-        low = self.base.predict(data, below)
+        low = self.base.predict(data, below, std)
         result = {}
         for name, letters in wanted.items():
             if name == self.target:
                 of_difference = {self.difference.fidelities[0]: letters}
-                (change,) = self.difference.predict(without_charge(data), of_difference).values()
+                (change,) = self.difference.predict(without_charge(data), of_difference, std).values()
                 result[name] = _total(low[self.base_level], change)
+                if std:
+                    self._scale(result[name])
             else:  # some may have been computed for the target only
                 result[name] = low[name].only(letters)
         return result
+
+    def _scale(self, prediction: Prediction) -> None:
+        assert prediction.energy_std is not None
+        assert prediction.forces_std is not None
+        prediction.energy_std *= self.std_scale[0]
+        prediction.forces_std *= self.std_scale[1]
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)
@@ -137,6 +160,9 @@ def _total(one: Prediction, two: Prediction) -> Prediction:
         return None if a is None or b is None else a + b
 
     values: dict[str, Any] = {field.name: both(field.name) for field in dataclasses.fields(Prediction)}
+    for name in ("energy_std", "forces_std"):
+        a, b = getattr(one, name), getattr(two, name)
+        values[name] = None if a is None or b is None else torch.hypot(a, b)
     return Prediction(**values)
 
 

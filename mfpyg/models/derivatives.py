@@ -12,6 +12,7 @@ from torch import Tensor
 from mfpyg.graph import Graph, Topology
 from mfpyg.lattice import Lattice
 from mfpyg.models.heads import FurtherHead, Head, hierarchicality
+from mfpyg.models.last_layer import LastLayer
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import System
 from mfpyg.properties import PROPERTIES, heads_of
@@ -21,6 +22,7 @@ class Network(Protocol):
     """Interface of :class:`mfpyg.models.MultiFidelityPotential` that is needed here."""
 
     isolated: str
+    uncertainty: Mapping[str, LastLayer]
 
     def features(self, graph: Graph, fidelities: Iterable[str]) -> dict[str, list[Tensor]]:
         """Features of every level for the head of each fidelity, (n_atoms, width) each."""
@@ -33,7 +35,7 @@ class Network(Protocol):
 
 
 def evaluate(
-    potential: Network, system: System, wanted: Mapping[str, str], differentiable: bool
+    potential: Network, system: System, wanted: Mapping[str, str], differentiable: bool, std: bool = False
 ) -> dict[str, Prediction]:
     """Predict the properties in ``wanted``.
 
@@ -44,8 +46,9 @@ def evaluate(
         system: atoms and neighbours; positions and cells may require a gradient.
         wanted: ``{fidelity: letters of properties}``, see :mod:`mfpyg.properties`; energies are always predicted.
         differentiable: whether the result can be differentiated (again).
+        std: whether to predict standard deviations of energies and forces, too.
     """
-    return derive(*energies(potential, system, wanted, differentiable), wanted, differentiable)
+    return derive(*energies(potential, system, wanted, differentiable, std), wanted, differentiable)
 
 
 def any_wants(wanted: Mapping[str, str], letters: str) -> bool:
@@ -69,7 +72,7 @@ class Variables:
 
 
 def energies(
-    potential: Network, system: System, wanted: Mapping[str, str], differentiable: bool
+    potential: Network, system: System, wanted: Mapping[str, str], differentiable: bool, std: bool = False
 ) -> tuple[dict[str, Prediction], Variables]:
     """Predictions without derivatives, and the variables to differentiate by; see :func:`evaluate`."""
     forces, stress = any_wants(wanted, "F"), any_wants(wanted, "S")
@@ -84,6 +87,10 @@ def energies(
         graph.by_weights = differentiable
         features = potential.features(graph, wanted)
         predictions = {name: _assemble(potential, name, features[name], system.species, graph) for name in wanted}
+        if std:
+            with torch.no_grad():
+                for name in wanted:
+                    _add_std(predictions[name], potential, name, features[name], system.species, graph)
         with torch.set_grad_enabled(torch.is_grad_enabled() and differentiable):
             for name, letters in wanted.items():
                 for kind in heads_of(letters):
@@ -123,6 +130,28 @@ def _assemble(potential: Network, name: str, features: list[Tensor], species: Te
         return x.new_zeros(graph.n_graphs).scatter_add_(0, graph.batch, x)
 
     return Prediction(by_molecule(atomic_energies), None, atomic_energies, by_molecule(per_atom))
+
+
+def _add_std(
+    prediction: Prediction,
+    potential: Network,
+    name: str,
+    features: list[Tensor],
+    species: Tensor,
+    graph: Graph,
+) -> None:
+    last = last_features(potential, name, features, species)
+    prediction.energy_std, of_atoms = potential.uncertainty[name](last, graph.batch, graph.n_graphs)
+    prediction.forces_std = of_atoms.unsqueeze(1).expand(-1, 3)
+
+
+def last_features(potential: Network, name: str, features: list[Tensor], species: Tensor) -> Tensor:
+    """Features that the interacting part of a level's energy is linear in, (n_atoms, d)."""
+    head = potential.head(name)
+    last = head.last_features(features)
+    if potential.isolated == "reference":  # as the terms in _assemble
+        last = last - last[-len(head.reference) :][species]
+    return last
 
 
 def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple[Variables, Tensor, Lattice]:

@@ -43,6 +43,10 @@ class Head(nn.Module):
         """The part of an output layer whose initial weights are scaled."""
         raise NotImplementedError
 
+    def last_features(self, features: Sequence[Tensor]) -> Tensor:
+        """Features that the energy is linear in, of all levels side by side, (n_atoms, d)."""
+        raise NotImplementedError
+
     def reset_parameters(self) -> None:
         """Draw new weights; the reference energies are kept."""
         reset(self)
@@ -69,6 +73,9 @@ class LinearHead(Head):
     def last(self, level: nn.Module) -> nn.Module:
         return level
 
+    def last_features(self, features: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(features), dim=1)
+
 
 class NonlinearHead(Head):
     """Output layers with a hidden layer, w · silu(W x + b) + c, as suggested in section 4 of the MFL paper.
@@ -88,6 +95,10 @@ class NonlinearHead(Head):
 
     def last(self, level: nn.Module) -> nn.Module:
         return level[-1]  # type: ignore[index]
+
+    def last_features(self, features: Sequence[Tensor]) -> Tensor:
+        hidden = [level[:-1](x) for level, x in zip(self.levels, features[1:], strict=True)]  # type: ignore[index]
+        return torch.cat([features[0], *hidden], dim=1)
 
 
 def make_head(kind: str, feature_sizes: Sequence[int], width: int | None = None) -> Head:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+import numpy as np
 import torch
 from ase.data import chemical_symbols
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch_geometric.utils import scatter
 
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import molecules_of
+from mfpyg.models.calibration import HeldOut
 from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
 from mfpyg.properties import ENERGY, in_order, listed, of_heads, parse_letters
@@ -21,7 +23,7 @@ from mfpyg.settings import TrainSettings
 
 
 class Potential(nn.Module):
-    """Base class of potentials: properties (:mod:`mfpyg.properties`) of the levels of theory in ``fidelities``.
+    r"""Base class of potentials: properties (:mod:`mfpyg.properties`) of the levels of theory in ``fidelities``.
 
     Subclasses set the attributes below and implement :attr:`cutoff`, :attr:`species`, :meth:`predict`,
     :meth:`predict_edges`, :meth:`reference` and :meth:`species_number`.
@@ -33,6 +35,9 @@ class Potential(nn.Module):
         engine: neighbour-list engine, see :mod:`mfpyg.neighbors`.
         settings: settings that it was built from, see :mod:`mfpyg.models.build`; ``None`` if built by hand.
         trained_species: atomic numbers in the training labels of each fidelity, as far as known.
+        held_out: labels and predictions of validation, by which standard deviations are calibrated.
+        quantiles: for each fidelity with standard deviations, quantiles of \|error\| over them at
+            :data:`mfpyg.models.calibration.PROBABILITIES`, of energies and of force components, (2, 99).
     """
 
     fidelities: tuple[str, ...]
@@ -40,10 +45,12 @@ class Potential(nn.Module):
     compiled: bool
     engine: str
     settings: TrainSettings | None = None
+    held_out: HeldOut | None = None
 
     def __init__(self) -> None:
         super().__init__()
         self.trained_species: dict[str, tuple[int, ...]] = {}
+        self.quantiles: dict[str, np.ndarray] = {}
         self._warned: set[tuple[str, int]] = set()
 
     @property
@@ -56,9 +63,16 @@ class Potential(nn.Module):
         """Supported atomic numbers."""
         raise NotImplementedError
 
-    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
-        """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`."""
+    def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
+        """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`.
+
+        With ``std``, of fidelities with :meth:`has_std`, standard deviations of energies and forces, too.
+        """
         raise NotImplementedError
+
+    def has_std(self, fidelity: str) -> bool:
+        """True if standard deviations of a fidelity can be predicted, see :mod:`mfpyg.models.last_layer`."""
+        return False
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         """Predict one graph from given edge vectors.
@@ -128,6 +142,19 @@ class Potential(nn.Module):
                 raise MFPyGError(
                     f"Hessians of '{name}' are not predicted with the rest; use potential(data, properties='EFH') or "
                     "mfpyg.models.hessian.hessian"
+                )
+
+    def check_std(self, fidelities: Iterable[str]) -> None:
+        """Check that standard deviations of fidelities can be predicted.
+
+        Raises:
+            MFPyGError: for the first of which they cannot.
+        """
+        for name in fidelities:
+            if not self.has_std(name):
+                raise MFPyGError(
+                    f"fidelity '{name}' has no standard deviations: its training had too few energies for validation, "
+                    "or was that of an earlier version; train it again, or use an ensemble"
                 )
 
     def warn_untrained(self, z: Tensor, fidelities: Iterable[str]) -> None:

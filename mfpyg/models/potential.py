@@ -13,12 +13,14 @@ from torch_geometric.data import Data
 from mfpyg.centering import CENTER_BEYOND, centered
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology
+from mfpyg.locality import in_order, spatial_order
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
 from mfpyg.models.charges import masses, total_charges
 from mfpyg.models.compiled import Compiler
 from mfpyg.models.derivatives import any_wants, evaluate
 from mfpyg.models.heads import FurtherHead, Head, make_further_head, make_head
 from mfpyg.models.interface import Potential
+from mfpyg.models.last_layer import LastLayer, LastLayers
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import (
     System,
@@ -56,6 +58,7 @@ class MultiFidelityPotential(Potential):
     Attributes:
         compiled: whether predictions, including forces, go through ``torch.compile``; see
             :mod:`mfpyg.models.compiled`. Default: False.
+        uncertainty: standard deviations of fidelities that have them, see :mod:`mfpyg.models.last_layer`.
 
     Example:
         >>> potential = mfpyg.load("runs/example")                   # doctest: +SKIP
@@ -91,6 +94,7 @@ class MultiFidelityPotential(Potential):
         sizes: Sequence[int] = backbone.feature_sizes  # type: ignore[assignment]
         self.heads = nn.ModuleList(make_head(head, sizes, head_width) for _ in fidelities)
         self.private = private_copies(backbone, private_blocks, len(fidelities))
+        self.uncertainty: Mapping[str, LastLayer] = LastLayers()  # type: ignore[assignment]
         self.further_heads = nn.ModuleList(nn.ModuleDict() for _ in fidelities)  # last: draws after all others
         for name, letters in (further or {}).items():
             self.add_properties(name, letters)
@@ -235,24 +239,30 @@ class MultiFidelityPotential(Potential):
         self.further_heads = nn.ModuleList([self.further_heads[number]])
         self.fidelities, self._compiler = (fidelity,), Compiler()  # compiled functions take the removed weights
 
-    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+    def has_std(self, fidelity: str) -> bool:
+        return fidelity in self.uncertainty
+
+    def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
         """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`.
 
         One pass through the backbone; one backward pass for each fidelity with forces or stress. The results can be
         differentiated (again) in training mode, or if ``data.pos`` or ``data.cell`` requires a gradient; otherwise they
-        are detached.
+        are detached. With ``std``, there are standard deviations of energies and forces, too, without a backward pass.
 
         Raises:
-            MFPyGError: for an unknown fidelity or element, a property of a fidelity without a head for it, data
+            MFPyGError: for an unknown fidelity or element, a property of a fidelity without a head for it, standard
+                deviations of a fidelity without them, data
                 on another device, positions that are not finite, overlapping atoms if the result is not finite (in
                 evaluation mode), stresses if no graph is periodic in all directions, dipoles if all are periodic in
                 some, Hessians, which only :meth:`forward` predicts, or forces in inference mode.
         """
         with default_torch_settings(keep_inference=True):
-            return self._predict(without_inference_tensors(data), wanted)
+            return self._predict(without_inference_tensors(data), wanted, std)
 
-    def _predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+    def _predict(self, data: Data, wanted: Mapping[str, str], std: bool) -> dict[str, Prediction]:
         self.check_wanted(wanted)
+        if std:
+            self.check_std(wanted)
         weight = next(self.parameters())
         check_usable(weight, data, with_gradients=any_wants(wanted, "FS"))
         requires_grad = _requires_grad(data)
@@ -260,7 +270,10 @@ class MultiFidelityPotential(Potential):
         species = self.species_number(data.z)
         self.warn_untrained(data.z, wanted)
         dtype = weight.dtype
-        if check_positions(data) > CENTER_BEYOND:
+        largest, order = check_positions(data), spatial_order(data)
+        if order is not None:  # before centering, which takes stored edges to number the atoms as they come
+            data, species = in_order(data, order), species[order]
+        if largest > CENTER_BEYOND:
             data = centered(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if any_wants(wanted, "S"):
@@ -271,16 +284,20 @@ class MultiFidelityPotential(Potential):
         if any(heads_of(letters) for letters in wanted.values()):
             system.charge = total_charges(data, topology.n_graphs, dtype)
             system.mass = masses(data.z, dtype)
-        through_compiler = self.compiled and not requires_grad and topology.edge_index.shape[1] > 0
-        evaluator = self._compiler if through_compiler else evaluate
+        through_compiler = self.compiled and not requires_grad and not std and topology.edge_index.shape[1] > 0
         if self.isolated == "reference":
             system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
-        predictions = evaluator(self, system, wanted, differentiable)
+        if through_compiler:
+            predictions = self._compiler(self, system, wanted, differentiable)
+        else:
+            predictions = evaluate(self, system, wanted, differentiable, std)
         if self.isolated == "reference":
             predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
         if not self.training:  # in training the loss is checked
-            check_apart(list(predictions.values()), data.pos.to(dtype), topology, lattice)
-        return predictions
+            check_apart(list(predictions.values()), data.pos.to(dtype), topology, lattice, order)
+        if order is None:
+            return predictions
+        return {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)
@@ -291,7 +308,8 @@ class MultiFidelityPotential(Potential):
         vectors, species = edge_vec.detach().to(self.dtype), self.species_number(z)
         self.warn_untrained(z, (fidelity,))
         near = (vectors.square().sum(dim=1).sqrt() <= self.cutoff).nonzero().squeeze(1)
-        near = near[torch.argsort(edge_index[1, near], stable=True)]  # sorted by target
+        place = edge_index[1, near] * len(z) + edge_index[0, near]
+        near = near[torch.argsort(place, stable=True)]  # sorted by target, then source
         topology = EdgeTopology(z, edge_index[:, near], torch.zeros_like(z), 1)
         system = System(vectors[near], species, topology, None)
         if self.isolated == "reference":

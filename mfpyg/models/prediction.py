@@ -39,7 +39,8 @@ class Prediction:
     Attributes:
         energy: total energies in kcal/mol, (n_graphs,) float64.
         forces: −dE/dx in kcal/mol/Å, (n_atoms, 3); ``None`` if not requested.
-        atomic_energies: contribution of each atom to the energy in kcal/mol, (n_atoms,) float64.
+        atomic_energies: contribution of each atom to the energy in kcal/mol, (n_atoms,) float64; ``None`` for standard
+            deviations in the place of predictions.
         hierarchicality: regularization term of HIP-NN, (n_graphs,).
         stress: (1/V) dE/dε in kcal/mol/Å³ at the strain ε = 0 of positions and cell, x → x (I + ε) with ε symmetric;
             (n_graphs, 3, 3), symmetric; ``None`` if not requested. Positive under tension, as in ASE. NaN for graphs
@@ -50,6 +51,10 @@ class Prediction:
             requested.
         hessian: d²E/dx_i dx_j in kcal/mol/Å², (Σ n², 3, 3): the pairs (i, j) of each graph row by row, one graph after
             the other; in training :class:`Products`; ``None`` if not requested.
+        energy_std: standard deviations of the energies in kcal/mol, (n_graphs,), see :mod:`mfpyg.models.last_layer`;
+            ``None`` if not requested.
+        forces_std: standard deviations of the components of the forces in kcal/mol/Å, (n_atoms, 3); ``None`` if not
+            requested.
     """
 
     energy: Tensor
@@ -60,6 +65,8 @@ class Prediction:
     dipole: Tensor | None = None
     charges: Tensor | None = None
     hessian: Tensor | Products | None = None
+    energy_std: Tensor | None = None
+    forces_std: Tensor | None = None
 
     def detached(self) -> Prediction:
         """Copy with all tensors detached."""
@@ -80,7 +87,15 @@ class Prediction:
         sizes = {"graph": n_graphs, "atom": n_atoms}
         lengths = {p.name: sizes[p.per] for p in predicted_properties(self)}
         lengths.update(atomic_energies=n_atoms, hierarchicality=n_graphs)
+        if self.energy_std is not None:
+            lengths.update(energy_std=n_graphs, forces_std=n_atoms)
         values: dict[str, Any] = {name: getattr(self, name)[:n] for name, n in lengths.items()}
+        return dataclasses.replace(self, **values)
+
+    def of_atoms(self, numbers: Tensor) -> Prediction:
+        """Copy with the atoms ``numbers`` (n_atoms,) int64, in this order; without a Hessian."""
+        names = ["atomic_energies", *(p.name for p in predicted_properties(self) if p.per == "atom")]
+        values: dict[str, Any] = {name: getattr(self, name)[numbers] for name in names}
         return dataclasses.replace(self, **values)
 
     def of_edges(self, edges: Tensor, n_edges: int) -> Prediction:

@@ -76,7 +76,7 @@ class Distinct:
 
     def add(self, atoms: Atoms) -> bool:
         """Remember a geometry; False if it is the same as an earlier one."""
-        key, distances = _sorted_distances(atoms)
+        key, distances = sorted_distances(atoms)
         known = self._known.setdefault(key, [])
         if known and len(distances):
             deviation = np.sqrt(((np.array(known) - distances) ** 2).mean(axis=1))
@@ -88,8 +88,8 @@ class Distinct:
         return True
 
 
-def _sorted_distances(atoms: Atoms) -> tuple[bytes, np.ndarray]:
-    """Elements, and distances ordered by pair of elements and length."""
+def sorted_distances(atoms: Atoms) -> tuple[bytes, np.ndarray]:
+    """Sorted atomic numbers as bytes, and distances in Å ordered by pair of elements and length, (n (n − 1) / 2,)."""
     i, j = np.triu_indices(len(atoms), 1)
     z = np.sort(np.stack([atoms.numbers[i], atoms.numbers[j]]), axis=0)
     distances = pair_distances(atoms)

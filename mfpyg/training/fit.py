@@ -21,6 +21,7 @@ from mfpyg.checkpoint import describe, read_checkpoint
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import Potential
+from mfpyg.models.uncertainty import drop_uncertainty
 from mfpyg.settings import TrainSettings
 from mfpyg.training.average import WeightAverage
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
@@ -98,6 +99,7 @@ def fit(
         potential, place, state = _resumed(folder, potential, stages, settings)
     for stage in stages[place.number :]:
         potential = _start(stage, potential, settings)
+        drop_uncertainty(potential)
         described, compiled = _described(inputs, potential, stages), settings.compile == "on"
         module = MultiFidelityModule(
             potential, stage, described, inputs.dataset.molecules, compiled, settings.optim, place

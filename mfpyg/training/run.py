@@ -19,10 +19,12 @@ from mfpyg.device import choose_device
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.evaluate import evaluate
 from mfpyg.evaluation.report import as_text, metrics_table, print_table
+from mfpyg.evaluation.uncertainty import fit_uncertainty
 from mfpyg.fidelity import parse_fidelities
-from mfpyg.files import FULL
+from mfpyg.files import FULL, save_torch
 from mfpyg.kernels.compilation import find_compiler
 from mfpyg.models import Potential
+from mfpyg.models.uncertainty import uncertainty_state
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
 from mfpyg.torch_defaults import with_default_torch_settings
@@ -188,12 +190,14 @@ def _is_interrupt(stop: BaseException) -> bool:
 
 @with_default_torch_settings
 def final_table(settings: TrainSettings, folder: RunFolder, console: Console) -> None:
-    """Evaluate the best epoch on every split, and print and save the table."""
+    """Fit the standard deviations of the best epoch, evaluate it on every split, and print and save the table."""
     checkpoint = read_checkpoint(folder.best)
     fidelities = parse_fidelities(settings.fidelities)
     splits = folder.read_splits()
     dataset = with_labels_kept(settings, fidelities, open_training_data(settings, fidelities), splits)
     potential = potential_of(checkpoint, str(folder.best)).to(choose_device(settings.accelerator))
+    fit_uncertainty(potential, dataset, splits["train"], splits["val"])
+    save_torch(folder.best, {**checkpoint, "uncertainty": uncertainty_state(potential)})
     result = evaluate(potential, dataset, splits)
     table = metrics_table(result.metrics, trained_labels(checkpoint["mfpyg"]))
     folder.write_metrics(result.metrics, as_text(table))

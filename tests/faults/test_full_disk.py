@@ -90,7 +90,7 @@ def fill(folder: Path) -> Path:
         ("validation", "cut/metrics.csv"),
         ("writing best.ckpt", "cut/"),
         ("training step", "cut/last.ckpt"),
-        ("final table", "cut/metrics.json"),
+        ("final table", "cut/best.ckpt"),
     ],
 )
 def test_disk_that_becomes_full(

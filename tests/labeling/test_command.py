@@ -50,9 +50,10 @@ def test_labels_of_two_levels(labelling: Any) -> None:
         assert (frame.info["name"], frame.info["dft_energy"]) == ("kept", -3.5)
         assert "a_dipole" not in frame.info
     about = yaml.safe_load(Path("out.xyz.yaml").read_text())
-    assert about["levels"]["b"] | {"version": 0, "seconds": 0} == {
+    assert about["levels"]["b"] | {"version": 0, "seconds": 0, "total_seconds": 0} == {
         "program": "ase", "version": 0, "method": "springs:Springs", "letters": "EFD", "labels": 3, "failed": 0,
         "settings": {"arguments": {"k": 2.0}, "charge": "charge", "multiplicity": "spin"}, "seconds": 0,
+        "total_seconds": 0,
         "units": {"energy": "eV", "forces": "eV/Å", "dipole": "e·Å"},
     }  # fmt: skip
     assert about["dataset"] == "out.xyz:a=a_energy,a_forces@eV:b=b_energy,b_forces,D=b_dipole@eV"
@@ -93,6 +94,8 @@ def test_failures_are_named_and_left_out(labelling: Any) -> None:
     assert dataset_of(labelling.output) == "out.xyz:a=a_energy,a_forces@eV:b=b_energy?,b_forces?,D=b_dipole?@eV"
     assert "nan" not in Path("out.xyz").read_text().lower()
     assert len(yaml.safe_load(Path("out.xyz.yaml").read_text())["failures"]) == 9
+    stored = [json.loads(path.read_text()) for path in Path("out.xyz.labels").glob("??/*.json")]
+    assert all((one["seconds"] > 0) == (one["formula"] != "He") for one in stored)  # its process was killed
     n = len(labelling.computed)
     Path("argon").touch()
     assert labelling("--level", A, B) == 0
@@ -245,3 +248,36 @@ def test_mistakes_are_one_line(labelling: Any, arguments: list[str], message: st
     assert message in errors
     assert errors.count("\n") == 1
     assert not os.path.exists("computed")
+
+
+def test_frames_name_their_levels(labelling: Any) -> None:
+    """As mfpyg-select writes them; a frame that names none gets all."""
+    frames = labelling.write(["H2O", "CO2", "CH4", "N2"])
+    for frame, names in zip(frames, ("a", "b", "b a", None), strict=True):
+        frame.info.update({} if names is None else {"levels": names})
+    ase.io.write("in.xyz", frames, format="extxyz")
+    assert labelling("--level", A, B, "--jobs", "1") == 0
+    found = ase.io.read("out.xyz", ":")
+    having = [[level for level in "ab" if f"{level}_energy" in frame.info] for frame in found]
+    assert having == [["a"], ["b"], ["a", "b"], ["a", "b"]]
+    assert not any("levels" in frame.info for frame in found)
+    assert len(labelling.computed) == 6
+    assert dataset_of(labelling.output) == "out.xyz:a=a_energy?,a_forces?@eV:b=b_energy?,b_forces?,D=b_dipole?@eV"
+    about = yaml.safe_load(Path("out.xyz.yaml").read_text())
+    assert [about["levels"][name]["labels"] for name in "ab"] == [3, 3]
+
+
+def test_levels_of_frames_that_are_not_given(labelling: Any) -> None:
+    """They may be computed elsewhere, which a note says; if no frame asks for what is given, it is an error."""
+    labelling.write(["H2O", "CO2"], levels="a cc")
+    assert labelling("--level", A) == 0
+    assert "note: labels that frames of in.xyz name in 'levels', but --level does not, are not computed: 2 of 'cc'" in (
+        labelling.errors
+    )
+    assert labelling("--level", "ccc=ase:springs:Springs:E", out="b.xyz") == 2
+    assert "in.xyz: its frames are to be labelled at a, cc (their 'levels'), not at ccc" in labelling.errors
+    assert "did you mean 'cc'?" in labelling.errors
+    labelling.write(["H2O"], levels=3)
+    assert labelling("--level", A, out="c.xyz") == 2
+    assert "in.xyz: frame 0: levels is 3, expected names of levels" in labelling.errors
+    assert not Path("c.xyz").exists()

@@ -1,0 +1,1 @@
+"""Frames to label next, and at which levels, for a budget."""
