@@ -148,8 +148,15 @@ class Coverage:
                 metrics[name][property][CALIBRATION] = statistics(errors, std, of_property)
 
 
-_COLUMNS = ("area", "rank\ncorr.", "RMSE,\ntop 10 %", "RMSE,\nrest")
-_HEADS = ("RMSE", "std", *(f"{percent} %" for percent in INTERVALS), *_COLUMNS)
+_HEADS = (
+    "RMSE",
+    "std",
+    *(f"{percent} %" for percent in INTERVALS),
+    "area",
+    "rank\ncorr.",
+    "RMSE,\ntop 10 %",
+    "RMSE,\nrest",
+)
 
 
 def coverage_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table | None:

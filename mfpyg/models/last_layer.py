@@ -70,5 +70,5 @@ def of_graphs(features: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
 def whitening(gram: Tensor) -> Tensor:
     """W with W Wᵀ = (G + ς)⁻¹, so that φᵀ (G + ς)⁻¹ φ = |φ W|²; (d, d) -> (d, d)."""
     ridge = RIDGE * gram.diagonal().mean()
-    values, vectors = torch.linalg.eigh(gram + ridge * torch.eye(len(gram), dtype=gram.dtype))
+    values, vectors = torch.linalg.eigh(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
     return vectors / values.clamp(min=ridge).sqrt()

@@ -40,6 +40,14 @@ def test_whitening_is_a_root_of_the_inverse() -> None:
         torch.testing.assert_close(found @ found.T, inverse, rtol=1e-8, atol=1e-12)
 
 
+def test_everything_is_on_the_device_of_the_features() -> None:
+    gram, batch = torch.empty(5, 5, dtype=torch.float64, device="meta"), torch.zeros(7, dtype=torch.long, device="meta")
+    root = whitening(gram)
+    found = LastLayer(root, root, gram.new_ones(2))(gram.new_empty(7, 5), batch, 3)
+    assert {one.device.type for one in (root, *found)} == {"meta"}
+    assert [one.shape for one in found] == [(3,), (7,)]
+
+
 def test_standard_deviations_are_those_of_the_definition() -> None:
     """σ² = a² Φᵀ (Σ Φ Φᵀ + ς)⁻¹ Φ of each molecule, and a² φᵀ (Σ φ φᵀ + ς)⁻¹ φ of each atom."""
     d, batch = 5, torch.tensor([0, 0, 0, 1, 2, 2])
