@@ -37,7 +37,7 @@ def label_first(labels: Labels, folder: RoundFolder) -> None:
         labels.compute()
         labels.check_budget()
         costs = labels.costs(settings.chosen)
-        fitting = int((share - spent(costs)) / per_frame(costs))
+        fitting = max(int((share - spent(costs)) / per_frame(costs)), 0)  # the last ones may have cost more
         more = _random(labels, min(fitting, len(chosen.levels)))
         if not more:
             return
