@@ -33,7 +33,9 @@ from mfpyg.datasets import MiniCHNO
 from mfpyg.evaluation.ensemble import mean_estimate
 from mfpyg.study.figures import COLOURS
 
-METHODS = ("random", "uncertainty", "diverse", "multi-fidelity")
+METHODS = ("random", "random halves", "uncertainty", "diverse", "multi-fidelity")
+"""Methods of mfpyg-select, and random frames for each level with half of the budget."""
+
 LEVELS = {"dz": "EF", "cc": "E"}
 SPEC = "dz=dz_energy?,dz_forces?@eV:cc=cc_energy?@eV"
 BATCH = 8
@@ -80,7 +82,11 @@ class Case:
     def folder(self, out: Path, number: int) -> Path:
         """Folder of a round; all methods start with the same run."""
         start = out / f"seed{self.seed}"
-        return start / "start" if number == 0 else start / f"{self.method}-{self.ratio:g}" / f"round{number}"
+        return (
+            start / "start"
+            if number == 0
+            else start / f"{self.method.replace(' ', '-')}-{self.ratio:g}" / f"round{number}"
+        )
 
 
 def main() -> None:
@@ -138,17 +144,19 @@ def replay(case: Case, options: argparse.Namespace, data: Labelled, extra: Seque
     """All rounds of a case."""
     for number in range(1, options.rounds + 1):
         before, folder = case.folder(options.out, number - 1), case.folder(options.out, number)
-        chosen = folder / "next.xyz"
-        if not chosen.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            budget = options.first * case.ratio * 2 ** (number - 1)
-            command = ["mfpyg-select", str(before / "run"), str(options.out / "pool.xyz"), "-o", str(chosen)]
-            command += ["--method", case.method, "--target", "cc", "--cost", f"cc={case.ratio}", "dz=1"]
-            command += ["--budget", str(budget), "--seed", str(case.seed)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        budget = options.first * case.ratio * 2 ** (number - 1)
         labels = labels_of(before)
-        for atoms in ase.io.iread(chosen, ":"):
-            labels.setdefault(int(atoms.info["row"]), set()).update(atoms.info["levels"].split())
+        for levels in ("cc", "dz") if case.method == "random halves" else ("cc dz",):
+            chosen = folder / f"next-{levels.replace(' ', '-')}.xyz"
+            if not chosen.is_file():
+                folder.mkdir(parents=True, exist_ok=True)
+                command = ["mfpyg-select", str(before / "run"), str(options.out / "pool.xyz"), "-o", str(chosen)]
+                command += ["--method", case.method.removesuffix(" halves"), "--target", "cc", "--seed", str(case.seed)]
+                command += ["--cost", f"cc={case.ratio}", "dz=1", "--levels", *levels.split()]
+                command += ["--budget", str(budget / 2 if "halves" in case.method else budget)]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            for atoms in ase.io.iread(chosen, ":"):
+                labels.setdefault(int(atoms.info["row"]), set()).update(atoms.info["levels"].split())
         train(case, number, labels, options, data, extra)
 
 
