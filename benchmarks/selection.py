@@ -144,20 +144,30 @@ def replay(case: Case, options: argparse.Namespace, data: Labelled, extra: Seque
     """All rounds of a case."""
     for number in range(1, options.rounds + 1):
         before, folder = case.folder(options.out, number - 1), case.folder(options.out, number)
-        budget = options.first * case.ratio * 2 ** (number - 1)
         labels = labels_of(before)
-        for levels in ("cc", "dz") if case.method == "random halves" else ("cc dz",):
-            chosen = folder / f"next-{levels.replace(' ', '-')}.xyz"
-            if not chosen.is_file():
-                folder.mkdir(parents=True, exist_ok=True)
-                command = ["mfpyg-select", str(before / "run"), str(options.out / "pool.xyz"), "-o", str(chosen)]
-                command += ["--method", case.method.removesuffix(" halves"), "--target", "cc", "--seed", str(case.seed)]
-                command += ["--cost", f"cc={case.ratio}", "dz=1", "--levels", *levels.split()]
-                command += ["--budget", str(budget / 2 if "halves" in case.method else budget)]
-                subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            for atoms in ase.io.iread(chosen, ":"):
-                labels.setdefault(int(atoms.info["row"]), set()).update(atoms.info["levels"].split())
+        budget = options.first * case.ratio * 2 ** (number - 1)
+        parts = {"cc dz": budget}
+        if case.method == "random halves":  # what dz does not need, as all have it, is for cc
+            of_dz = min(budget / 2, sum("dz" not in labels.get(row, ()) for row in data.pool))
+            parts = {"dz": of_dz, "cc": budget - of_dz}
+        for levels, part in parts.items():
+            if part > 0:
+                chosen = select(case, before / "run", folder, levels.split(), part, options)
+                for atoms in ase.io.iread(chosen, ":"):
+                    labels.setdefault(int(atoms.info["row"]), set()).update(atoms.info["levels"].split())
         train(case, number, labels, options, data, extra)
+
+
+def select(case: Case, run: Path, folder: Path, levels: list[str], budget: float, options: argparse.Namespace) -> Path:
+    """File of the frames that mfpyg-select chooses, unless they are chosen already."""
+    chosen = folder / f"next-{'-'.join(levels)}.xyz"
+    if not chosen.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["mfpyg-select", str(run), str(options.out / "pool.xyz"), "-o", str(chosen), "--target", "cc"]
+        command += ["--method", case.method.removesuffix(" halves"), "--seed", str(case.seed), "--levels", *levels]
+        command += ["--cost", f"cc={case.ratio}", "dz=1", "--budget", str(budget)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return chosen
 
 
 def labels_of(folder: Path) -> Labels:
