@@ -95,7 +95,7 @@ def parts(ensemble: Ensemble, fidelity: str, source: Path, target: Path, batch_s
     """Seconds a frame of reading, predicting and writing, each for itself."""
     frames, read = _timed(lambda: list(frames_of(source)))
     found, predicted = _timed(lambda: list(predict_frames(ensemble, frames, fidelity, batch_size=batch_size)))
-    output = output_of([fidelity], "eV", False)
+    output = output_of([fidelity], "eV")
     _, wrote = _timed(lambda: target.write_text("".join(as_extxyz(found, output)), encoding="utf-8"))
     times = {"reading": read, "predicting": predicted, "writing": wrote}
     return {name: seconds / len(frames) for name, seconds in times.items()}

@@ -11,6 +11,7 @@ COMMANDS = {
     "mfpyg-sample": ("sample", "make geometries to be labelled, from SMILES or structures"),
     "mfpyg-label": ("label", "compute labels of geometries at several levels of theory"),
     "mfpyg-select": ("select", "choose the geometries to label next, and at which levels"),
+    "mfpyg-grow": ("grow", "sample, label, train and select, round by round, within a budget"),
     "mfpyg-convert": ("convert", "convert a trained hippynn model to a checkpoint"),
 }
 """Modules of the commands, and what the commands do."""

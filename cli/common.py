@@ -154,6 +154,26 @@ def threads(number: int | None) -> Iterator[None]:
             os.environ["OMP_NUM_THREADS"] = environment
 
 
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Progress bar on a terminal; yields a function that sets how many are done."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console()
+    columns = [TextColumn(description), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
 def check_json_target(name: str) -> None:
     """Check that the file of ``--json`` can be written, before anything is computed.
 

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mfpyg.cli.common import Parser, run
+from mfpyg.cli.common import Parser, progress_bar, run
 from mfpyg.errors import ERROR_STATUS, INTERRUPT_STATUS, MFPyGError
 from mfpyg.options import in_words
 from mfpyg.properties import PROPERTIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from mfpyg.labeling.jobs import LabelJob
     from mfpyg.labeling.run import LabelReport
     from mfpyg.labeling.store import LabelStore
@@ -121,7 +118,7 @@ def _compute(jobs: Sequence[LabelJob], store: LabelStore, options: Any, cluster:
         return {}
     done = 0
     try:
-        with _bar(len(jobs)) as update:
+        with progress_bar("labels", len(jobs)) as update:
 
             def show(*ended: Any) -> None:
                 nonlocal done
@@ -145,26 +142,6 @@ def _compute(jobs: Sequence[LabelJob], store: LabelStore, options: Any, cluster:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Progress bar on a terminal; yields a function that sets it."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console()
-    columns = [TextColumn("labels"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def _print(report: LabelReport) -> None:

@@ -34,7 +34,8 @@ def build_parser() -> Parser:
         prog=NAME,
         usage=f"{NAME} MODEL ... FILE -o OUT [options]",
         description="Predict energies, forces and other properties of all frames of a file, in any format that ASE "
-        "reads, with one trained potential or an ensemble.\n\n"
+        "reads, with one trained potential or an ensemble. Energies and forces come with standard deviations if the "
+        "potential has them.\n\n"
         "Example: mfpyg-predict runs/example in.xyz -o out.xyz --fidelity cc",
     )
     parser.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from mfpyg.settings import SplitSettings
 SPLITS = ("train", "val", "test", "ood")
 
 
-def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
+def make_splits(
+    dataset: ConformationDataset, settings: SplitSettings, seed: int, together: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Divide a data set into ``train``, ``val``, ``test`` and ``ood`` (out of distribution): sorted row numbers.
 
     With ``settings.files``, each split, of any name, consists of the sources given for it, regardless of the splits in
@@ -34,19 +37,20 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
         dataset: data set to divide.
         settings: method and fractions.
         seed: seed, which gives the same splits for all fidelities and models.
+        together: group of each conformation, (n,) int64; random draws do not divide the conformations of a group.
 
     Raises:
         MFPyGError: if the file's split is requested but missing, or a split would be empty.
     """
     if settings.files:
-        splits = _by_files(dataset, settings, seed)
+        splits = _by_files(dataset, settings, seed, together)
     elif settings.method == "index":
         assert settings.file is not None
         splits = read_splits(Path(os.path.expanduser(settings.file)), len(dataset))
     elif settings.method == "molecule":
         splits = _by_molecule(dataset, settings, seed)
     else:
-        splits = _by_source(dataset, settings, seed)
+        splits = _by_source(dataset, settings, seed, together)
     for name in ("train", "val"):
         if not len(splits.get(name, ())):
             shares = "split.val another share" if settings.files else "split.val and split.test other shares"
@@ -55,7 +59,9 @@ def make_splits(dataset: ConformationDataset, settings: SplitSettings, seed: int
     return {name: np.sort(splits[name]) for name in names if len(splits.get(name, ()))}
 
 
-def _by_files(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
+def _by_files(
+    dataset: ConformationDataset, settings: SplitSettings, seed: int, together: np.ndarray | None
+) -> dict[str, np.ndarray]:
     source = dataset._data.source.numpy()
     members = dataset.members if isinstance(dataset, UnionDataset) else [dataset]
     split_of = np.repeat([name for name, _ in settings.sources], [len(member.sources) for member in members])
@@ -63,14 +69,14 @@ def _by_files(dataset: ConformationDataset, settings: SplitSettings, seed: int) 
     if "val" not in splits:
         isolated = dataset.isolated_atoms
         parts = [np.flatnonzero((source == number) & ~isolated) for number in np.flatnonzero(split_of == "train")]
-        shuffled = [np.random.default_rng(seed).permutation(rows) for rows in parts]
-        n_val = [round(settings.val * len(rows)) for rows in parts]
-        splits["val"] = np.concatenate([rows[:n] for rows, n in zip(shuffled, n_val, strict=True)])
+        splits["val"] = np.concatenate([_drawn(rows, [settings.val], seed, together)[0] for rows in parts])
         splits["train"] = np.setdiff1d(splits["train"], splits["val"])
     return splits
 
 
-def _by_source(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:
+def _by_source(
+    dataset: ConformationDataset, settings: SplitSettings, seed: int, together: np.ndarray | None
+) -> dict[str, np.ndarray]:
     given, source = dataset.given_split(), dataset._data.source.numpy()
     isolated = dataset.isolated_atoms
     parts: dict[str, list[np.ndarray]] = {name: [] for name in SPLITS}
@@ -82,16 +88,26 @@ def _by_source(dataset: ConformationDataset, settings: SplitSettings, seed: int)
         by_file = has_split and settings.method != "random"
         pool = rows[given[rows] == 0] if by_file else rows
         atoms, pool = pool[isolated[pool]], pool[~isolated[pool]]
-        shuffled = np.random.default_rng(seed).permutation(pool)
-        n_val = round(settings.val * len(pool))
-        n_test = 0 if by_file else round(settings.test * len(pool))
-        parts["train"] += [shuffled[n_val + n_test :], atoms]
-        parts["val"].append(shuffled[:n_val])
-        parts["test"].append(shuffled[n_val : n_val + n_test])
+        val, test, train = _drawn(pool, [settings.val, 0.0 if by_file else settings.test], seed, together)
+        parts["train"] += [train, atoms]
+        parts["val"].append(val)
+        parts["test"].append(test)
         if by_file:
             parts["test"].append(rows[given[rows] == 1])
             parts["ood"].append(rows[given[rows] == 2])
     return {name: np.concatenate(rows) for name, rows in parts.items() if rows}
+
+
+def _drawn(rows: np.ndarray, shares: Sequence[float], seed: int, together: np.ndarray | None) -> list[np.ndarray]:
+    """Random parts of these shares of the rows, rounded, and the rest."""
+    shuffled = np.random.default_rng(seed).permutation(rows)
+    ends = np.cumsum([round(share * len(rows)) for share in shares])
+    if together is not None and len(rows):
+        _, first, group = np.unique(together[shuffled], return_index=True, return_inverse=True)
+        order = np.argsort(first[group], kind="stable")  # the members of a group after the first of them
+        shuffled, place = shuffled[order], first[group][order]
+        ends = np.searchsorted(place, place[ends - 1], side="right") * (ends > 0)
+    return np.split(shuffled, ends)
 
 
 def _by_molecule(dataset: ConformationDataset, settings: SplitSettings, seed: int) -> dict[str, np.ndarray]:

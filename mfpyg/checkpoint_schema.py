@@ -75,6 +75,7 @@ _DATA = {
 }
 _UNCERTAINTY = {
     "levels": {str: {"energy": is_array, "atoms": is_array, "scale": is_array}},
+    "target_scale": (None, is_array),
     "quantiles": {str: is_array},
     "held_out": {
         "data": str,
@@ -83,6 +84,8 @@ _UNCERTAINTY = {
         "energy": {str: is_array},
         "forces": {str: is_array},
         "force_per_energy": {str: float},
+        "pairs": is_array,
+        "pair_scale": is_array,
     },
 }
 SCHEMA: dict[str, tuple[Any, str]] = {

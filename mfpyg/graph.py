@@ -200,7 +200,7 @@ def _stored_edges(data: Data, cutoff: float, lattice: Lattice | None) -> Edges |
     if lattice is not None and edge_shift is None:
         return None
     if (edge_index[1].diff() < 0).any():  # reordered by a transform
-        order = torch.argsort(edge_index[1], stable=True)
+        order = torch.argsort(edge_index[1] * len(data.z) + edge_index[0], stable=True)
         edge_index, edge_shift = edge_index[:, order], None if edge_shift is None else edge_shift[order]
     return edge_index, edge_shift
 

@@ -26,8 +26,8 @@ def setting(
 ) -> Any:
     """Dataclass field with a help text, allowed values (or a function that returns them), and bounds."""
     metadata = {"help": help, "choices": choices, "low": low, "high": high}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -119,6 +119,7 @@ def in_words(kind: Any) -> str:
         float: "a number",
         str: "text",
         bool: "true or false",
+        dict: "names and values such as {xtb: tblite:GFN2-xTB:EF}",
         type(None): "null",
     }[kind]
 

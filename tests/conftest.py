@@ -270,3 +270,29 @@ def make_potential() -> Callable[..., Any]:
         return potential
 
     return make
+
+
+@pytest.fixture(scope="session")
+def add_std() -> Callable[..., Any]:
+    """``add_std(potential, *fidelities)`` gives it standard deviations of some size, of all fidelities or of these."""
+    import torch
+    from torch_geometric.data import Data
+
+    from mfpyg.evaluation.features import last_features_of
+    from mfpyg.models.last_layer import LastLayer, whitening
+    from mfpyg.models.uncertainty import networks_of
+
+    def add(potential: Any, *fidelities: str) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        atom = Data(z=torch.tensor(potential.species[:1]), pos=torch.zeros(1, 3))
+        for network in networks_of(potential):
+            for number, name in enumerate(network.fidelities):
+                if name in (fidelities or network.fidelities):
+                    d = last_features_of(network, atom, name).atoms.shape[1]
+                    rows = torch.randn(2, 3 * d, d, generator=generator, dtype=torch.float64)
+                    scale = torch.tensor([2.0 + number, 0.5])
+                    layer = LastLayer(*(whitening(one.T @ one) for one in rows), scale)
+                    network.uncertainty[name] = layer.to(network.dtype)  # type: ignore[index]
+        return potential
+
+    return add

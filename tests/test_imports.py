@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "mfpyg"  # with datasets/ and cli/ as link
 
 LAYERS = (
     {"cli"},
-    {"study", "inspection"},
+    {"study", "inspection", "growth"},
     {"training", "labeling", "sampling", "selection"},
     {"inference", "evaluation", "interop"},
     {"doctor", "testing"},

@@ -41,7 +41,7 @@ def test_loading_and_predicting_imports_nothing_heavy(tmp_path: Path) -> None:
 
 HELP = """
 import importlib, sys
-names = "train evaluate inspection predict preprocess doctor study sample label select convert"
+names = "train evaluate inspection predict preprocess doctor study sample label select grow convert"
 for name in names.split():
     for option, status in (("--help", 0), ("--wrong", 2)):
         try:
@@ -55,4 +55,4 @@ assert "torch" not in sys.modules
 def test_help_and_wrong_options_do_without_torch() -> None:
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("--wrong") == 11
+    assert done.stderr.count("--wrong") == 12

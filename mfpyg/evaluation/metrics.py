@@ -38,6 +38,33 @@ def label_errors(property: Property, prediction: Prediction, batch: Batch, colum
     return (predicted[rows].double() - labels[rows, column].double()).flatten()
 
 
+def pair_members(pair: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the first and of the second members of all pairs with both, (n_pairs,) int64 each.
+
+    Args:
+        pair: numbers of the pairs, positive for first members and negative for second ones, else 0, (n,) int64.
+    """
+    first, second = (members.nonzero().flatten() for members in (pair > 0, pair < 0))
+    first, second = first[pair[first].argsort(stable=True)], second[(-pair[second]).argsort(stable=True)]
+    one, other = pair[first], -pair[second]
+    return first[torch.isin(one, other)], second[torch.isin(other, one)]
+
+
+def pair_errors(prediction: Prediction, batch: Batch, column: int) -> Tensor:
+    """Predicted minus labelled mean forces −(E_b − E_a) / |d| along pairs of graphs, (n_pairs,) float64.
+
+    Args:
+        prediction: prediction of one fidelity.
+        batch: batch with energies, and ``pair`` and ``pair_length`` of :mod:`mfpyg.training.pairs`.
+        column: index of the fidelity among the T of the data set.
+    """
+    first, second = pair_members(batch.pair)
+    mask, labels = batch.energy_mask[:, column], batch.energy[:, column]
+    first, second = (members[mask[first] & mask[second]] for members in (first, second))
+    predicted = prediction.energy[first] - prediction.energy[second]
+    return (predicted - (labels[first] - labels[second])) / batch.pair_length[first]
+
+
 def labelled_rows(property: Property, batch: Batch, column: int) -> Tensor:
     """True for the graphs, or atoms, with a label, (n_graphs,) or (n_atoms,) bool."""
     mask = batch[property.mask][:, column]  # (n_graphs,)
@@ -132,8 +159,8 @@ class MetricTable:
     def result(self) -> dict[str, dict[str, dict[str, Any]]]:
         """``{fidelity: {"energy": {n, mae, rmse, mae_per_atom, rmse_per_atom}, "forces": {n, mae, rmse}, …}}``.
 
-        In the units of :mod:`mfpyg.properties`; ``n`` counts energies, or components of other properties; entries
-        without labels are absent.
+        In the units of :mod:`mfpyg.properties`; ``n`` counts energies, pairs, or components of other properties;
+        entries without labels are absent.
         """
         table: dict[str, dict[str, dict[str, Any]]] = {}
         for (name, quantity), sums in self._sums.items():

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.coverage import coverage_table
+from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE
 from mfpyg.files import replace_file
 from mfpyg.properties import ENERGY, FORCES, HESSIAN, PROPERTIES, Property
 
@@ -29,12 +31,12 @@ FREQUENCIES = "frequencies", "cm⁻¹"
 """Name and unit of harmonic frequencies, which follow from Hessians."""
 
 
-def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table:
-    """Table of the errors of every split and fidelity.
+def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table | Group:
+    """Table of the errors of every split and fidelity, followed by those of directional forces and standard deviations.
 
     Args:
-        metrics: ``{split: {fidelity: {"energy": {…}, "forces": {…}, …}}}``; other properties than energies and forces
-            get columns if there are any.
+        metrics: :attr:`mfpyg.evaluation.evaluate.Evaluation.metrics`; other properties than energies and forces get
+            columns if there are any.
         trained: ``{fidelity: labels trained on}``, such as ``{"cc": "E"}``; others are marked by a star.
     """
     there = {quantity for rows in metrics.values() for row in rows.values() for quantity in row}
@@ -44,10 +46,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
     if with_frequencies:
         units.append(f"{FREQUENCIES[0]} in {FREQUENCIES[1]}")
     title = f"{', '.join(units)}; * never trained on"
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="", padding=(0, 1, 0, 0))
-    table.add_column("split", no_wrap=True)
-    table.add_column("fidelity", no_wrap=True)
-    heads: list[str] = []
+    table, heads = _new_table(title), list[str]()
     for property in shown:
         count = "comp." if property.shape else "labels"
         heads += [f"{property.singular}\n{count}", *_HEADS[property is ENERGY].values()]
@@ -61,7 +60,34 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
             cells = [_cells(row.get(p.name), p.letter in labels, _HEADS[p is ENERGY]) for p in shown]
             if with_frequencies:
                 cells.append(_cells(row.get(FREQUENCIES[0]), HESSIAN.letter in labels, _HEADS[False]))
-            table.add_row(split, f"{name}:{labels}" if labels else name, *itertools.chain.from_iterable(cells))
+            table.add_row(split, _named(name, trained), *itertools.chain.from_iterable(cells))
+        table.add_section()
+    of_pairs = _directional_forces(metrics, trained) if DIRECTIONAL_FORCE in there else None
+    more = [found for found in (of_pairs, coverage_table(metrics, trained)) if found is not None]
+    return Group(table, *more) if more else table
+
+
+def _new_table(title: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="", padding=(0, 1, 0, 0))
+    table.add_column("split", no_wrap=True)
+    table.add_column("fidelity", no_wrap=True)
+    return table
+
+
+def _named(fidelity: str, trained: Mapping[str, str]) -> str:
+    labels = trained.get(fidelity, "")
+    return f"{fidelity}:{labels}" if labels else fidelity
+
+
+def _directional_forces(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str, str]) -> Table:
+    table = _new_table(f"directional forces of near pairs in {FORCES.unit}")
+    for head in ("pairs", "MAE", "RMSE", "comp. RMSE,\nestimated"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for split, rows in metrics.items():
+        found = {name: row[DIRECTIONAL_FORCE] for name, row in rows.items() if DIRECTIONAL_FORCE in row}
+        for name, values in found.items():
+            errors = (f"{values[key]:.3f}" for key in ("mae", "rmse", "component_rmse"))
+            table.add_row(split, _named(name, trained), str(values["n"]), *errors)
         table.add_section()
     return table
 
@@ -80,7 +106,7 @@ def _cells(values: Mapping[str, float] | None, trained: bool, names: Iterable[st
     return [f"{values['n']}{star}", *[f"{values[name]:.3f}" for name in names]]
 
 
-def as_text(table: Table) -> str:
+def as_text(table: RenderableType) -> str:
     """Table as text without colours."""
     console = Console(file=io.StringIO(), width=WIDEST, force_terminal=False)  # whatever FORCE_COLOR is
     console.print(table)
@@ -88,7 +114,7 @@ def as_text(table: Table) -> str:
     return "\n".join(line.rstrip() for line in text.strip("\n").splitlines()) + "\n"
 
 
-def print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: RenderableType) -> None:
     """Print a table; a narrow terminal wraps its lines without cutting off digits."""
     console.print(as_text(table), soft_wrap=True, highlight=False, markup=False)
 

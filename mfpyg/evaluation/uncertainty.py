@@ -13,15 +13,17 @@ from torch_geometric.data import Batch
 from mfpyg.datasets.batches import BatchLoader, BatchPlan, by_size, rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.evaluation.features import last_features_of
+from mfpyg.evaluation.pairs import component_error, pairs_of
 from mfpyg.inference.dataset import ATOMS, BATCH_SIZE
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
-from mfpyg.models.calibration import FEWEST, HeldOut, calibrate
+from mfpyg.models.calibration import FEWEST, Calibration, HeldOut, calibrate, n_force_labels
 from mfpyg.models.delta import without_charge
 from mfpyg.models.last_layer import LastLayer, whitening
+from mfpyg.models.uncertainty import drop_uncertainty
 from mfpyg.torch_defaults import with_default_torch_settings
 
 TRAINING, VALIDATION, JACOBIANS = 20_000, 1_000, 50
-"""Maximum numbers of conformations for Gram matrices, for calibration, and for κ."""
+"""Maximum numbers of conformations for the Gram matrices and the calibration of a level, and for κ."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +70,23 @@ def fit_uncertainty(
         dataset: whole data set, with the labels that were trained on.
         train, validation: numbers of conformations, (n,) int64.
     """
+    drop_uncertainty(potential)
     mask = dataset._data.energy_mask.numpy()
-    levels = []
+    levels, rows = [], []
     for level in _levels(potential, dataset):
-        rows = train[mask[train][:, list(level.columns)].all(axis=1)]
-        if len(rows) >= FEWEST:
-            level.network.uncertainty[level.name] = _last_layer(level, dataset, _some(rows, TRAINING))  # type: ignore[index]
+        labelled = mask[:, list(level.columns)].all(axis=1)
+        of_train, of_validation = train[labelled[train]], validation[labelled[validation]]
+        if min(len(of_train), len(of_validation)) >= FEWEST:
+            level.network.uncertainty[level.name] = _last_layer(level, dataset, _some(of_train, TRAINING))  # type: ignore[index]
             levels.append(level)
-    if not levels or not len(validation):
+            rows.append(_some(of_validation, VALIDATION))  # of each level, as labels of one may be rare
+    if not levels:
         return
-    held_out, energy_std, forces_std = _held_out(levels, dataset, _some(validation, VALIDATION))
+    held_out, energy_std, forces_std = _held_out(levels, dataset, np.unique(np.concatenate(rows)))
     found = calibrate(held_out, energy_std, forces_std)
     for level in levels:
         if level.name in found:
-            scale = torch.tensor([found[level.name].energy_scale, found[level.name].forces_scale])
-            level.network.uncertainty[level.name].scale.copy_(scale)
+            level.network.uncertainty[level.name].scale.copy_(_scale(found[level.name]))
         else:
             del level.network.uncertainty[level.name]  # type: ignore[attr-defined]
     if isinstance(potential, DeltaPotential) and potential.has_std(potential.target):
@@ -91,9 +95,15 @@ def fit_uncertainty(
         _add_sum(held_out, potential.target, parts)
         for std, (a, b) in zip((energy_std, forces_std), zip(*scales, strict=True), strict=True):
             std[potential.target] = np.hypot(a * std[parts[0]], b * std[parts[1]])
-        found |= calibrate(held_out, energy_std, forces_std)
+        total = calibrate(held_out, energy_std, forces_std)[potential.target]
+        potential.std_scale.copy_(_scale(total))
+        found[potential.target] = total
     potential.held_out = held_out
     potential.quantiles = {name: one.quantiles for name, one in found.items() if name in potential.fidelities}
+
+
+def _scale(calibration: Calibration) -> Tensor:
+    return torch.tensor([calibration.energy_scale, calibration.forces_scale], dtype=torch.float64)
 
 
 def _levels(potential: Potential, dataset: ConformationDataset) -> list[_Level]:
@@ -162,7 +172,7 @@ def _held_out(
     plan = _plan(dataset, rows)
     rows = np.concatenate(list(plan(0)))
     data, n_atoms = dataset._data, dataset.slices["z"].diff().numpy()[rows]
-    held_out = HeldOut(dataset.fingerprint, rows, n_atoms, {}, {}, {})
+    held_out = HeldOut(dataset.fingerprint, rows, n_atoms, {}, {}, {}, *_pairs(dataset, rows))
     atoms = rows_of(dataset.slices["z"], torch.from_numpy(rows))[0].numpy()
     energy_std, forces_std = {}, {}
     for level in levels:
@@ -181,8 +191,17 @@ def _held_out(
             mask = np.repeat(data.forces_mask.numpy()[rows], n_atoms, axis=0)
             of_atoms = level.labels(data.forces.numpy()[atoms], mask)
         held_out.forces[level.name] = np.stack([of_atoms, forces]).astype(np.float32)
-        held_out.force_per_energy[level.name] = force_per_energy(level, dataset, rows)
+        if n_force_labels(held_out, level.name) < FEWEST:
+            held_out.force_per_energy[level.name] = force_per_energy(level, dataset, rows)
     return held_out, energy_std, forces_std
+
+
+def _pairs(dataset: ConformationDataset, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Near pairs among conformations, see :class:`mfpyg.models.calibration.HeldOut`."""
+    place, found = {row: number for number, row in enumerate(rows.tolist())}, pairs_of(dataset, rows)
+    members = np.array([(place[one.first], place[one.second]) for one in found], np.int64).reshape(-1, 2)
+    scale = [component_error(dataset, [one], np.array([1 / one.length])) for one in found]
+    return members, np.array(scale)
 
 
 def _add_sum(held_out: HeldOut, name: str, parts: tuple[str, str]) -> None:
@@ -190,4 +209,5 @@ def _add_sum(held_out: HeldOut, name: str, parts: tuple[str, str]) -> None:
     base, difference = parts
     held_out.energy[name] = held_out.energy[base] + held_out.energy[difference]
     held_out.forces[name] = held_out.forces[base] + held_out.forces[difference]
-    held_out.force_per_energy[name] = held_out.force_per_energy[difference]
+    if difference in held_out.force_per_energy:
+        held_out.force_per_energy[name] = held_out.force_per_energy[difference]

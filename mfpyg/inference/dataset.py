@@ -1,7 +1,6 @@
 """Predictions for labelled data sets.
 
-The predictions of a run are stored in its folder, together with what they depend on: the SHA-256 of the checkpoint, the
-fingerprint of the data, the conformations and the version of the package.
+Those of a run are stored in its folder, with what they depend on: checkpoint, data, conformations, and version.
 """
 
 from __future__ import annotations
@@ -63,6 +62,7 @@ def predicted(
     columns: Mapping[str, int],
     split: str = "",
     track: Callable[[BatchLoader, str], Iterable[Batch]] = lambda loader, split: loader,
+    predict: Callable[[Potential, Batch, dict[str, str]], dict[str, Prediction]] = lambda p, *args: p.predict(*args),
 ) -> Iterator[tuple[np.ndarray, Batch, dict[str, Prediction]]]:
     """Predict labelled quantities except Hessians in batches of conformations of similar size.
 
@@ -73,6 +73,7 @@ def predicted(
         columns: result of :func:`common_columns`.
         split: name of the split, for the progress bar.
         track: wraps the batches of a split to show progress.
+        predict: function that predicts a batch.
 
     Yields:
         Numbers of the conformations of a batch, the batch, and predictions of each fidelity with a label in it.
@@ -81,7 +82,7 @@ def predicted(
     plan = by_size(rows, dataset.slices["z"].diff().numpy(), BATCH_SIZE, ATOMS)
     for chosen, batch in zip(plan(0), track(BatchLoader(dataset, plan=plan), split), strict=True):
         batch = batch.to(device)
-        yield chosen, batch, potential.predict(batch, _labelled(potential, batch, columns))
+        yield chosen, batch, predict(potential, batch, _labelled(potential, batch, columns))
 
 
 def evaluated_letters(potential: Potential, fidelity: str, letters: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from mfpyg.models import Potential
 from mfpyg.models.calibration import Calibration, HeldOut, calibrate
 from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
-from mfpyg.properties import FORCES, HESSIAN, in_order
+from mfpyg.models.uncertainty import predict_with_std
+from mfpyg.properties import ENERGY, FORCES, HESSIAN, in_order
 from mfpyg.torch_defaults import with_default_torch_settings
 
 Model = str | os.PathLike[str] | Potential
@@ -102,6 +103,13 @@ class Ensemble:
         """True if there are standard deviations: of several members, or of a single one that has its own."""
         return len(self.members) > 1 or self.members[0].has_std(fidelity)
 
+    def letters_with_std(self, fidelities: Iterable[str], letters: str) -> str:
+        """Those of the letters whose properties have standard deviations, of any of the fidelities."""
+        if len(self.members) > 1:
+            return letters
+        of_one = {ENERGY.letter, FORCES.letter} if any(self.has_std(name) for name in fidelities) else set()
+        return in_order(of_one.intersection(letters))
+
     def quantiles(self, fidelity: str) -> np.ndarray | None:
         r"""Quantiles of \|error\| over the standard deviation, see :attr:`mfpyg.models.Potential.quantiles`.
 
@@ -123,15 +131,15 @@ class Ensemble:
                 :mod:`mfpyg.models.last_layer`; those of several cost nothing.
 
         Returns:
-            The means, and the standard deviations: of several members those of all properties, of a single one those
-            of energies and of forces, or ``None`` without ``std``.
+            The means, and the standard deviations of the fidelities with :meth:`has_std`: of several members those of
+            all properties, of a single one those of energies and of forces, or ``None`` without ``std``.
 
         Raises:
             MFPyGError: as :meth:`mfpyg.models.Potential.predict` and :func:`mfpyg.models.hessian.hessian`.
         """
         if len(self.members) == 1:
-            (found,) = (_predict(member, data, wanted, std) for member in self.members)
-            return found, {name: _of_one(found[name], wanted[name]) for name in wanted} if std else None
+            found = _predict(self.members[0], data, wanted, std)
+            return found, {n: _of_one(found[n], wanted[n]) for n in wanted if self.has_std(n)} if std else None
         predictions = [_predict(member, data, wanted) for member in self.members]
         means = {name: _reduce([p[name] for p in predictions], lambda x: x.mean(dim=0)) for name in wanted}
         spread = {name: _reduce([p[name] for p in predictions], lambda x: x.std(dim=0)) for name in wanted}
@@ -159,19 +167,26 @@ def _calibrations(members: Sequence[Potential]) -> dict[str, Calibration]:
     names = [name for name in members[0].fidelities if all(name in one.energy for one in held_out)]
     energy = {name: np.stack([one.energy[name] for one in held_out]) for name in names}  # (n_members, 2, n)
     forces = {name: np.stack([one.forces[name] for one in held_out]) for name in names}  # (n_members, 2, N, 3)
+    kappas = {name: [one.force_per_energy[name] for one in held_out if name in one.force_per_energy] for name in names}
     mean = HeldOut(
         *(first.data, first.rows, first.n_atoms),
-        {name: energy[name].mean(axis=0) for name in names},
-        {name: forces[name].mean(axis=0) for name in names},
-        {name: float(np.mean([one.force_per_energy[name] for one in held_out])) for name in names},
+        {name: _mean(energy[name]) for name in names},
+        {name: _mean(forces[name]) for name in names},
+        {name: float(np.mean(of_level)) for name, of_level in kappas.items() if of_level},
+        *(first.pairs, first.pair_scale),
     )
     of_energy = {name: energy[name][:, 1].std(axis=0, ddof=1) for name in names}
     return calibrate(mean, of_energy, {name: forces[name][:, 1].std(axis=0, ddof=1) for name in names})
 
 
+def _mean(members: np.ndarray) -> np.ndarray:
+    """Labels that any member has, and mean of the predictions; (n_members, 2, …) -> (2, …)."""
+    return np.stack([np.fmax.reduce(members[:, 0]), members[:, 1].mean(axis=0)])
+
+
 def _predict(member: Potential, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
     without = _without_hessians(wanted)
-    predictions = member.predict(data, without, std=True) if std else member.predict(data, without)
+    predictions = predict_with_std(member, data, without) if std else member.predict(data, without)
     for name, letters in wanted.items():
         if HESSIAN.letter in letters:
             predictions[name].hessian = hessian(member, data, name).reshape(-1, *HESSIAN.shape)  # (Σ n², 3, 3)

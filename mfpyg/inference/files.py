@@ -79,7 +79,7 @@ def predict_file(
     if target.exists() and source.exists() and target.samefile(source):
         raise MFPyGError(f"{target} is the input; choose another name for the output")
     names = names_of(ensemble, fidelities)
-    output = output_of(names, unit, len(ensemble.members) > 1, properties)
+    output = output_of(names, unit, ensemble.letters_with_std(names, with_energies(properties)), properties)
     of_pairs = [p.plural for p in output.quantities.values() if p.per == "pair"]
     if format_name == "csv" and of_pairs:
         raise MFPyGError(f"{of_pairs[0]} do not fit in CSV; leave them out, or write .xyz, .json or .jsonl")
@@ -134,20 +134,20 @@ class Output:
         return self.quantities[quantity].default_unit.format(self.unit)
 
 
-def output_of(fidelities: Iterable[str], unit: str, spread: bool, properties: str = "EF") -> Output:
+def output_of(fidelities: Iterable[str], unit: str, std: str = "", properties: str = "EF") -> Output:
     """Create an output description.
 
     Args:
         fidelities: names of the fidelities.
         unit: unit of energies, as accepted by :func:`mfpyg.units.energy_unit`.
-        spread: whether to write standard deviations.
+        std: letters of the properties whose standard deviations are written, too.
         properties: letters of the properties to write; energies are always written.
 
     Raises:
         MFPyGError: for an unknown unit or letter.
     """
     wanted = [PROPERTIES[letter] for letter in with_energies(properties)]
-    quantities = {p.name + suffix: p for p in wanted for suffix in (("", "_std") if spread else ("",))}
+    quantities = {p.name + suffix: p for p in wanted for suffix in ("", "_std") if not suffix or p.letter in std}
     return Output(tuple(fidelities), energy_unit(unit), quantities)
 
 

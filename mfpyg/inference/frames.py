@@ -32,7 +32,7 @@ ATOMS = 4096
 
 
 QUANTITIES = tuple(p.name + suffix for suffix in ("", "_std") for p in PROPERTIES.values())
-"""Names of all properties, and of their sample standard deviations (n − 1) over members of an ensemble."""
+"""Names of all properties, and of their standard deviations."""
 
 
 class Values(SimpleNamespace):
@@ -40,8 +40,9 @@ class Values(SimpleNamespace):
 
     An attribute for each of :data:`QUANTITIES`: the ``energy``, ``forces`` (n, 3), the ``stress`` (3, 3), positive
     under tension, the ``hessian`` (3n, 3n) in the order of ``pos.ravel()``, the ``dipole`` (3,) in e·Å relative to the
-    centre of mass, ``charges`` (n,) in e, which add up to the total charge of the frame. ``None`` if not requested, if
-    the frame does not have the property, and for the standard deviations of a single potential.
+    centre of mass, ``charges`` (n,) in e, which add up to the total charge of the frame. ``None`` if not requested, or
+    if the frame does not have the property. The standard deviations, such as ``forces_std``, are those of
+    :meth:`mfpyg.inference.ensemble.Ensemble.predict`; ``None`` where there are none.
     """
 
     def __init__(self, **values: Any) -> None:
@@ -198,9 +199,9 @@ def _predict_graphs(task: _Task, batch: Sequence[Frame], letters: str) -> list[F
     data = batch_of(batch, task.ensemble)
     if heads_of(letters):
         data.charge = torch.tensor([total_charge(frame) for frame in batch], dtype=torch.float64)
-    mean, spread = task.ensemble.predict(data, dict.fromkeys(task.fidelities, letters))
+    mean, spread = task.ensemble.predict(data, dict.fromkeys(task.fidelities, letters), std=True)
     n_atoms = [len(frame.z) for frame in batch]
-    of = [_split(task, mean[name], None if spread is None else spread[name], n_atoms) for name in task.fidelities]
+    of = [_split(task, mean[name], (spread or {}).get(name), n_atoms) for name in task.fidelities]
     per_frame = zip(batch, zip(*of, strict=True), strict=True)
     return [FramePrediction(frame, dict(zip(task.fidelities, values, strict=True))) for frame, values in per_frame]
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from mfpyg.datasets.storage import count_columns
 from mfpyg.evaluation.report import metrics_table, print_table
+from mfpyg.models.calibration import FEWEST
 from mfpyg.options import flat
 
 
@@ -48,6 +49,7 @@ def _trained(report: Mapping[str, Any]) -> Iterable[Table]:
         "units": ", ".join(f"{name} {unit}" for name, unit in units.items()),
         "strategy": _strategy(potential),
         "training": _training(report["training"]),
+        "standard deviations": _standard_deviations(report["fidelities"]),
         "data": " + ".join(data["name"]),
         "… fingerprint": data["fingerprint"],
         "… splits": ", ".join(f"{n:,} {name}" for name, n in data["splits"].items()),
@@ -68,6 +70,19 @@ def _backbone(potential: Mapping[str, Any]) -> str:
 def _strategy(potential: Mapping[str, Any]) -> str:
     base = potential["base_level"]
     return potential["strategy"] + (f", a difference to {base}" if base else "")
+
+
+def _standard_deviations(levels: Mapping[str, Any]) -> str:
+    words = []
+    for name, level in levels.items():
+        if (found := level["standard_deviations"]) is not None:
+            energies, forces = found["held_out_energies"], found["held_out_with_forces"]
+            of_forces = f"forces of {forces:,} conformations" if forces >= FEWEST else "expected errors of forces"
+            scales = f"scales {found['energy_scale']:.3g} and {found['forces_scale']:.3g}"
+            words.append(f"{name}: calibrated by {energies:,} energies and {of_forces}, {scales}")
+        else:
+            words.append(f"{name}: none")
+    return "; ".join(words)
 
 
 def _training(training: Mapping[str, Any]) -> str | None:

@@ -58,6 +58,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
                 "method": described["data"]["methods"].get(name),
                 "reference_energies": described["reference_energies"].get(name, {}),
                 "trained_elements": _symbols((described.get("trained_species") or {}).get(name)),
+                "standard_deviations": _standard_deviations(checkpoint, name),
             }
             for name in described["fidelities"]
         },
@@ -92,6 +93,25 @@ def describe_run(path: Path) -> dict[str, Any]:
 def _symbols(species: list[int] | None) -> list[str] | None:
     """Symbols of elements; ``None`` if the checkpoint does not contain them."""
     return None if species is None else [chemical_symbols[number] for number in species]
+
+
+def _standard_deviations(checkpoint: Mapping[str, Any], fidelity: str) -> dict[str, Any] | None:
+    """Labels that calibrate the standard deviations of a fidelity, and their scales; ``None`` if it has none.
+
+    Scales of the target of a Δ-learning potential multiply the sum of both standard deviations.
+    """
+    state = checkpoint.get("uncertainty")
+    if state is None or fidelity not in state["quantiles"]:
+        return None
+    scale = state["levels"][fidelity]["scale"] if fidelity in state["levels"] else state["target_scale"]
+    held_out = {name: state["held_out"][name][fidelity][0] for name in ("energy", "forces")}
+    first = state["held_out"]["n_atoms"].cumsum(0) - state["held_out"]["n_atoms"]
+    return {
+        "held_out_energies": int(held_out["energy"].isfinite().sum()),
+        "held_out_with_forces": int(held_out["forces"][first].isfinite().all(dim=1).sum()),
+        "energy_scale": float(scale[0]),
+        "forces_scale": float(scale[1]),
+    }
 
 
 def _missing(described: Mapping[str, Any], path: Path) -> str | None:

@@ -61,8 +61,9 @@ class MFPyGCalculator(Calculator):
     Dipoles and charges are those of fidelities with a charge head. The total charge of the atoms is
     ``atoms.info["charge"]``, or the sum of the initial charges, or 0 without either.
 
-    Several models form an ensemble. The results are then means, and the sample standard deviations (n − 1) of the
-    members are in ``energy_std``, ``energies_std``, ``forces_std`` (per component) and so on.
+    ``get_property("energy_std", atoms)`` and ``get_property("forces_std", atoms)``, (n, 3), return the standard
+    deviations of a fidelity that has them, see :mod:`mfpyg.models.last_layer`. Several models form an ensemble: results
+    are means, and all have standard deviations, ``energies_std`` and so on, see :mod:`mfpyg.inference.ensemble`.
 
     ``get_property("hessian", atoms)`` returns the Hessian in eV/Å², (3n, 3n), in the order of ``positions.ravel()``.
 
@@ -122,8 +123,9 @@ class MFPyGCalculator(Calculator):
         names = list(type(self).implemented_properties)
         having = self.ensemble.letters(self.parameters["fidelity"])
         names += [name for name in _OF_HEADS if BY_NAME[name].letter in having]
-        several = len(self.ensemble.members) > 1
-        return names + [f"{name}_std" for name in names if several and name != "free_energy"]
+        of_one = [ENERGY.name, FORCES.name] if self.ensemble.has_std(self.parameters["fidelity"]) else []
+        with_std = names if len(self.ensemble.members) > 1 else of_one
+        return names + [f"{name}_std" for name in with_std if name != "free_energy"]
 
     def _make_list(self) -> VerletList:
         first = self.ensemble.members[0]
@@ -214,10 +216,11 @@ class MFPyGCalculator(Calculator):
         if heads_of(letters):
             data.charge = torch.tensor([_charge_of(self.atoms)], dtype=torch.float64)
         self.neighbours.add_edges(data)
-        mean, spread = self.ensemble.predict(data, {fidelity: letters})
+        std = any(name.endswith("_std") for name in {*properties, *self._requested_before})
+        mean, spread = self.ensemble.predict(data, {fidelity: letters}, std)
         self.results.update(results_of(mean[fidelity]))
         self.results["free_energy"] = self.results["energy"]
-        if spread is not None:
+        if spread is not None and fidelity in spread:
             self.results.update({f"{name}_std": value for name, value in results_of(spread[fidelity]).items()})
 
     def _letters(self, properties: Sequence[str], pbc: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from mfpyg.centering import Offset, find_offset
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph
 from mfpyg.lattice import MARGIN, Lattice, lattice_of
+from mfpyg.locality import in_order, spatial_order
 
 
 @dataclass
@@ -23,7 +24,8 @@ class _Candidates:
         pos: positions in Å, rounded to the dtype of the potential, (n_atoms, 3) float64.
         lattice: cell in float64; ``None`` for molecules.
         offset: offset subtracted from the positions before rounding, if any.
-        edge_index, edge_shift: as in :class:`mfpyg.graph.RadiusGraph`, for positions without the offset.
+        order: order of the atoms of a large system, see :func:`mfpyg.locality.spatial_order`; ``None`` if small.
+        edge_index, edge_shift: as in :class:`mfpyg.graph.RadiusGraph`, for positions without the offset, in this order.
         last: result of the last comparison with the cutoff: mask, edges and shifts.
     """
 
@@ -32,6 +34,7 @@ class _Candidates:
     pos: Tensor
     lattice: Lattice | None
     offset: Offset | None
+    order: Tensor | None
     edge_index: Tensor
     edge_shift: Tensor
     last: tuple[Tensor, Tensor, Tensor] | None = None
@@ -74,6 +77,9 @@ class VerletList:
     def add_edges(self, data: Data) -> None:
         """Store ``edge_index``, ``edge_shift`` and ``edge_cutoff`` in data, as :class:`mfpyg.graph.RadiusGraph` does.
 
+        The edges of a large system number its atoms in the order ``edge_order`` (n_atoms,) int64, which is stored as
+        well; it is constant between searches.
+
         Args:
             data: from :func:`mfpyg.interop.ase.data_of`; its ``pos`` is centered if it is far from the origin.
 
@@ -96,7 +102,7 @@ class VerletList:
             candidates = self._candidates = self._find(data, pos.double(), lattice, offset)
         data.pos = exact
         data.edge_index, data.edge_shift = self._within(candidates, pos, lattice)
-        data.edge_cutoff = self._edge_cutoff
+        data.edge_cutoff, data.edge_order = self._edge_cutoff, candidates.order
 
     def _positions(self, data: Data, offset: Offset | None, lattice: Lattice | None) -> tuple[Tensor, Tensor]:
         """Positions without the offset, exact and rounded to the dtype of the potential."""
@@ -107,8 +113,10 @@ class VerletList:
     def _find(self, data: Data, pos: Tensor, lattice: Lattice | None, offset: Offset | None) -> _Candidates:
         self.searches += 1
         cell = data.cell if lattice is None else lattice.cell
-        found = self._search(Data(z=data.z, pos=pos, cell=cell, pbc=data.pbc))
-        return _Candidates(data.z, data.pbc, pos, lattice, offset, found.edge_index, found.edge_shift)
+        system = Data(z=data.z, pos=pos, cell=cell, pbc=data.pbc)
+        order = spatial_order(system)
+        found = self._search(system if order is None else in_order(system, order))
+        return _Candidates(data.z, data.pbc, pos, lattice, offset, order, found.edge_index, found.edge_shift)
 
     def _sufficient(self, candidates: _Candidates, pos: Tensor, lattice: Lattice | None) -> bool:
         """True if every pair within the cutoff is certainly a candidate."""
@@ -124,6 +132,8 @@ class VerletList:
     def _within(self, candidates: _Candidates, pos: Tensor, lattice: Lattice | None) -> tuple[Tensor, Tensor]:
         """Candidates within the cutoff; the tensors of the last call if the edges are the same."""
         source, target = candidates.edge_index
+        if candidates.order is not None:
+            pos = pos[candidates.order]
         edge_vec = pos[source] - pos[target]  # (n_candidates, 3)
         if lattice is not None:
             edge_vec = edge_vec + lattice.translations(candidates.edge_shift, torch.zeros_like(target))

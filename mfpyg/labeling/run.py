@@ -57,7 +57,7 @@ class LabelReport:
         path: output.
         n_frames: number of frames written; those without any label are left out.
         levels: for each level its program, version, method, settings, units, the numbers of ``labels`` and ``failed``,
-            and the mean ``seconds`` of processor time of a label.
+            the mean ``seconds`` of processor time of a label, and the ``total_seconds`` of all, failed ones included.
         failures: labels that could not be computed.
         dataset: value of ``--dataset``, empty if nothing was written.
     """
@@ -234,8 +234,10 @@ def _assemble(
     """Write the output, unless there is no label at all."""
     labels: list[Labels] = [{} for _ in plan.frames]
     seconds: dict[str, list[float]] = {level.name: [] for level in levels}
+    total: dict[str, dict[str, float]] = {level.name: {} for level in levels}  # by job
     for (number, name), job in plan.jobs.items():
         known = store.read(job.key) or {"error": lost.get(job.key, "no result; label again")}
+        total[name][job.key] = known.get("seconds", 0.0)
         if "error" in known:
             plan.fail(number, name, known["error"])
             continue
@@ -243,6 +245,8 @@ def _assemble(
         seconds[name].append(known["seconds"])
     failures = sorted(plan.failures, key=lambda one: one.frame)
     about = {level.name: _about(level, programs[level.name], seconds[level.name], failures) for level in levels}
+    for name, of_jobs in total.items():
+        about[name]["total_seconds"] = round(sum(of_jobs.values()), 3)
     kept = [number for number, of in enumerate(labels) if of]
     if not kept:
         return LabelReport(target, 0, about, failures, "")

@@ -45,9 +45,9 @@ class LabelStore:
         values = {PROPERTIES[letter].name: np.asarray(value).tolist() for letter, value in labels.items()}
         self._write(job, {**values, "version": version, "seconds": seconds})
 
-    def fail(self, job: LabelJob, reason: str) -> None:
-        """Store why there are none."""
-        self._write(job, {"error": reason})
+    def fail(self, job: LabelJob, reason: str, seconds: float = 0.0) -> None:
+        """Store why there are none, and the time that it took to find out."""
+        self._write(job, {"error": reason, "seconds": seconds})
 
     def remove_unfinished(self) -> None:
         """Remove files that a killed process was writing; for a folder that no other process writes to."""

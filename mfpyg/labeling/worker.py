@@ -38,29 +38,39 @@ def compute_all(lines: Iterable[str], store: LabelStore) -> Iterator[str]:
 
 
 def _compute(job: LabelJob, store: LabelStore, programs: dict[str, Program]) -> None:
+    stopwatch = _Stopwatch()
     try:
         if job.level.name not in programs:
             programs[job.level.name] = job.level.open()
+            stopwatch = _Stopwatch()
         program = programs[job.level.name]
-        began, used = time.perf_counter(), _processor_seconds()
         labels = program.compute(job.atoms(), job.charge, job.multiplicity, job.letters)
-        passed, seconds = time.perf_counter() - began, _processor_seconds() - used
-        if seconds < 0.1 * passed:  # computed by a process that is not a child, or still runs
-            seconds = passed
+        seconds = stopwatch.seconds()
         for letter in job.letters:
             if not np.isfinite(labels[letter]).all():
                 raise MFPyGError("the result is not a finite number; check for atoms that are much too close")
     except MFPyGError as error:
-        store.fail(job, str(error))
+        store.fail(job, str(error), stopwatch.seconds())
     except Exception as error:  # programs raise anything
-        store.fail(job, " ".join(f"{type(error).__name__}: {error}".split())[:300])
+        store.fail(job, " ".join(f"{type(error).__name__}: {error}".split())[:300], stopwatch.seconds())
     else:
         store.write(job, {letter: labels[letter] for letter in job.letters}, program.version, seconds)
 
 
-def _processor_seconds() -> float:
+class _Stopwatch:
     """Processor time of this process and of its children that have ended; unlike wall time, of no other programs."""
-    return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+    def __init__(self) -> None:
+        self.began, self.used = time.perf_counter(), self._processor()
+
+    @staticmethod
+    def _processor() -> float:
+        return time.process_time() + sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+
+    def seconds(self) -> float:
+        """Processor time so far, or wall time if something else computes: no child, or one that still runs."""
+        passed, used = time.perf_counter() - self.began, self._processor() - self.used
+        return passed if used < 0.1 * passed else used
 
 
 def _lines_until_end(stream: TextIO) -> Iterator[str]:

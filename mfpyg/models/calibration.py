@@ -13,22 +13,26 @@ from energies,
 :math:`\kappa` in 1/Å is the ratio of the standard deviations of forces and energies of a linear model of the last
 features that is trained on energies, see :func:`mfpyg.evaluation.uncertainty.force_per_energy`. Without a level b,
 :math:`\langle e_{F,l}^2\rangle = \kappa^2 \langle e_l^2\rangle`. The quantiles are those of the sum of an error of b
-and of a normally distributed one, or of the normal distribution.
+and of a normally distributed one, or of the normal distribution. If the held-out conformations have pairs of near
+geometries, their directional forces measure the mean squared error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import NormalDist
 
 import numpy as np
-from scipy.stats import norm
 
 FEWEST = 10
 """Number of held-out conformations with a label that a calibration needs at least."""
 
 PROBABILITIES = np.arange(1, 100) / 100
 """Probabilities of the quantiles."""
+
+NORMAL = np.array([NormalDist().inv_cdf((1 + p) / 2) for p in PROBABILITIES.tolist()])
+"""Quantiles of the absolute value of a standard normal variable."""
 
 
 @dataclass
@@ -41,7 +45,10 @@ class HeldOut:
         n_atoms: number of atoms of each, (n,) int64.
         energy: labels and predictions of each level in kcal/mol, (2, n) float64; labels are NaN where missing.
         forces: labels and predictions of each level in kcal/mol/Å, (2, N, 3) float32; labels are NaN where missing.
-        force_per_energy: κ of each level in 1/Å.
+        force_per_energy: κ in 1/Å of the levels with less than :data:`FEWEST` force labels.
+        pairs: pairs of near geometries among the conformations, (m, 2) int64.
+        pair_scale: √(k / 3n) / |d| of each pair in 1/Å, see :mod:`mfpyg.evaluation.pairs`: with it, the difference of
+            two errors of energies has on average the square of an error of a force component, (m,).
     """
 
     data: str
@@ -50,6 +57,8 @@ class HeldOut:
     energy: dict[str, np.ndarray]
     forces: dict[str, np.ndarray]
     force_per_energy: dict[str, float]
+    pairs: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    pair_scale: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def energy_errors(self, name: str) -> np.ndarray:
         """Predicted less labelled energies of a level, (n,), NaN where there is no label."""
@@ -62,6 +71,13 @@ class HeldOut:
         label, predicted = self.forces[name]
         errors: np.ndarray = predicted.astype(np.float64) - label
         return errors
+
+    def pair_errors(self, name: str) -> np.ndarray:
+        """Errors of directional forces of the pairs with labels, scaled to those of force components, (m',)."""
+        of_energy = self.energy_errors(name)
+        errors = (of_energy[self.pairs[:, 1]] - of_energy[self.pairs[:, 0]]) * self.pair_scale
+        known: np.ndarray = errors[np.isfinite(errors)]
+        return known
 
 
 @dataclass
@@ -109,20 +125,25 @@ def scale_and_quantiles(errors: np.ndarray, std: np.ndarray) -> tuple[float, np.
     r"""Factor of standard deviations, and quantiles of \|error\| over their multiples.
 
     With n errors, the quantile at p is the one of rank ⌈(n + 1) p⌉, at most n, whose interval holds a further error
-    with a probability of at least p.
+    with a probability of at least p. Standard deviations of zero, as those of components that vanish by symmetry for
+    all members of an ensemble, are left out.
     """
+    errors, std = errors[std > 0], std[std > 0]
     scale = float(np.sqrt(np.mean(errors**2) / np.mean(std**2)))
     ratios = np.sort(np.abs(errors) / (scale * std))
-    ranks = np.ceil((len(ratios) + 1) * PROBABILITIES).astype(int).clip(1, len(ratios))
-    return scale, ratios[ranks - 1]
+    ranks = -(-(len(ratios) + 1) * np.arange(1, 100) // 100)
+    return scale, ratios[ranks.clip(max=len(ratios)) - 1]
 
 
 def _of_forces(held_out: HeldOut, name: str, std: Mapping[str, np.ndarray]) -> tuple[float, np.ndarray]:
     errors = held_out.force_errors(name)
     known = np.isfinite(errors)
-    if _n_labelled(held_out, name) >= FEWEST:
+    if n_force_labels(held_out, name) >= FEWEST:
         return scale_and_quantiles(errors[known], std[name][known])
     mean_square, quantiles = expected_force_error(held_out, name, std)
+    of_pairs = held_out.pair_errors(name)
+    if len(of_pairs) >= FEWEST:
+        mean_square = float(np.mean(of_pairs**2))
     return float(np.sqrt(mean_square / np.mean(std[name] ** 2))), quantiles
 
 
@@ -131,22 +152,23 @@ def expected_force_error(held_out: HeldOut, name: str, std: Mapping[str, np.ndar
     of_level = held_out.energy_errors(name)
     kappa = held_out.force_per_energy[name]
     rng = np.random.default_rng(0)
-    best, quantiles = kappa**2 * float(np.nanmean(of_level**2)), norm.ppf((1 + PROBABILITIES) / 2)
+    best, quantiles = kappa**2 * float(np.nanmean(of_level**2)), NORMAL
     for base in held_out.forces:
         difference = of_level - held_out.energy_errors(base)
-        if base == name or _n_labelled(held_out, base) < FEWEST or np.isfinite(difference).sum() < FEWEST:
+        if base == name or n_force_labels(held_out, base) < FEWEST or np.isfinite(difference).sum() < FEWEST:
             continue
         errors = held_out.force_errors(base)
         known = np.isfinite(errors)
         mean_square = float(np.mean(errors[known] ** 2)) + kappa**2 * float(np.nanmean(difference**2))
         if mean_square < best:
-            shape = std[base][known] / np.sqrt(np.mean(std[base][known] ** 2))
+            of_base = std[base][known] if std[base][known].any() else std[name][known]  # zero for equal members
+            shape = of_base / np.sqrt(np.mean(of_base**2))
             more = kappa * np.sqrt(np.nanmean(difference**2)) * shape * rng.standard_normal(len(shape))
             best, quantiles = mean_square, scale_and_quantiles(errors[known] + more, shape)[1]
     return best, quantiles
 
 
-def _n_labelled(held_out: HeldOut, name: str) -> int:
+def n_force_labels(held_out: HeldOut, name: str) -> int:
     """Number of conformations with force labels of a level."""
     first = np.cumsum(held_out.n_atoms) - held_out.n_atoms
     return int(np.isfinite(held_out.forces[name][0][first]).all(axis=1).sum())

@@ -41,7 +41,10 @@ class DeltaPotential(Potential):
 
     Attributes:
         fidelities: those of ``base``, followed by the target.
+        std_scale: factors of the standard deviations of energies and forces of the target, (2,).
     """
+
+    std_scale: Tensor
 
     def __init__(
         self, base: MultiFidelityPotential, difference: MultiFidelityPotential, base_level: str, target: str
@@ -64,6 +67,8 @@ class DeltaPotential(Potential):
         self.base, self.difference = base, difference
         self.base_level, self.target = base_level, target
         self.fidelities = (*base.fidelities, target)
+        scale = next(base.parameters()).new_ones(2)
+        self.register_buffer("std_scale", scale, persistent=False)  # not a weight; see mfpyg.checkpoint
 
     @property
     def cutoff(self) -> float:
@@ -110,7 +115,7 @@ class DeltaPotential(Potential):
     def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
         """See :meth:`MultiFidelityPotential.predict`; the target needs both networks.
 
-        Its variances are the sums of theirs.
+        Its variances are the sums of theirs, times the squares of ``std_scale``.
         """
         self.check_wanted(wanted)
         if std:
@@ -126,9 +131,17 @@ class DeltaPotential(Potential):
                 of_difference = {self.difference.fidelities[0]: letters}
                 (change,) = self.difference.predict(without_charge(data), of_difference, std).values()
                 result[name] = _total(low[self.base_level], change)
+                if std:
+                    self._scale(result[name])
             else:  # some may have been computed for the target only
                 result[name] = low[name].only(letters)
         return result
+
+    def _scale(self, prediction: Prediction) -> None:
+        assert prediction.energy_std is not None
+        assert prediction.forces_std is not None
+        prediction.energy_std *= self.std_scale[0]
+        prediction.forces_std *= self.std_scale[1]
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)

@@ -55,6 +55,13 @@ class LastLayer(nn.Module):
         return energy, self.scale[1] * (features @ self.atoms).norm(dim=1)
 
 
+class LastLayers(nn.ModuleDict):
+    """Standard deviations by fidelity, whose name may be that of an attribute of modules, such as ``half``."""
+
+    def __setitem__(self, fidelity: str, layer: nn.Module) -> None:
+        self._modules[fidelity] = layer
+
+
 def of_graphs(features: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
     """Sum of the features of the atoms of each graph, (n_atoms, d) -> (n_graphs, d)."""
     return features.new_zeros(n_graphs, features.shape[1]).index_add_(0, batch, features)
@@ -63,5 +70,5 @@ def of_graphs(features: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
 def whitening(gram: Tensor) -> Tensor:
     """W with W Wᵀ = (G + ς)⁻¹, so that φᵀ (G + ς)⁻¹ φ = |φ W|²; (d, d) -> (d, d)."""
     ridge = RIDGE * gram.diagonal().mean()
-    values, vectors = torch.linalg.eigh(gram + ridge * torch.eye(len(gram), dtype=gram.dtype))
+    values, vectors = torch.linalg.eigh(gram + ridge * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
     return vectors / values.clamp(min=ridge).sqrt()

@@ -13,13 +13,14 @@ from torch_geometric.data import Data
 from mfpyg.centering import CENTER_BEYOND, centered
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.graph import EdgeTopology, Graph, find_topology
+from mfpyg.locality import in_order, spatial_order
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
 from mfpyg.models.charges import masses, total_charges
 from mfpyg.models.compiled import Compiler
 from mfpyg.models.derivatives import any_wants, evaluate
 from mfpyg.models.heads import FurtherHead, Head, make_further_head, make_head
 from mfpyg.models.interface import Potential
-from mfpyg.models.last_layer import LastLayer
+from mfpyg.models.last_layer import LastLayer, LastLayers
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import (
     System,
@@ -93,7 +94,7 @@ class MultiFidelityPotential(Potential):
         sizes: Sequence[int] = backbone.feature_sizes  # type: ignore[assignment]
         self.heads = nn.ModuleList(make_head(head, sizes, head_width) for _ in fidelities)
         self.private = private_copies(backbone, private_blocks, len(fidelities))
-        self.uncertainty: Mapping[str, LastLayer] = nn.ModuleDict()  # type: ignore[assignment]
+        self.uncertainty: Mapping[str, LastLayer] = LastLayers()  # type: ignore[assignment]
         self.further_heads = nn.ModuleList(nn.ModuleDict() for _ in fidelities)  # last: draws after all others
         for name, letters in (further or {}).items():
             self.add_properties(name, letters)
@@ -269,7 +270,10 @@ class MultiFidelityPotential(Potential):
         species = self.species_number(data.z)
         self.warn_untrained(data.z, wanted)
         dtype = weight.dtype
-        if check_positions(data) > CENTER_BEYOND:
+        largest, order = check_positions(data), spatial_order(data)
+        if order is not None:  # before centering, which takes stored edges to number the atoms as they come
+            data, species = in_order(data, order), species[order]
+        if largest > CENTER_BEYOND:
             data = centered(data, dtype)
         topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
         if any_wants(wanted, "S"):
@@ -290,8 +294,10 @@ class MultiFidelityPotential(Potential):
         if self.isolated == "reference":
             predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
         if not self.training:  # in training the loss is checked
-            check_apart(list(predictions.values()), data.pos.to(dtype), topology, lattice)
-        return predictions
+            check_apart(list(predictions.values()), data.pos.to(dtype), topology, lattice, order)
+        if order is None:
+            return predictions
+        return {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_fidelity(fidelity)
@@ -302,7 +308,8 @@ class MultiFidelityPotential(Potential):
         vectors, species = edge_vec.detach().to(self.dtype), self.species_number(z)
         self.warn_untrained(z, (fidelity,))
         near = (vectors.square().sum(dim=1).sqrt() <= self.cutoff).nonzero().squeeze(1)
-        near = near[torch.argsort(edge_index[1, near], stable=True)]  # sorted by target
+        place = edge_index[1, near] * len(z) + edge_index[0, near]
+        near = near[torch.argsort(place, stable=True)]  # sorted by target, then source
         topology = EdgeTopology(z, edge_index[:, near], torch.zeros_like(z), 1)
         system = System(vectors[near], species, topology, None)
         if self.isolated == "reference":

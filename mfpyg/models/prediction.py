@@ -92,6 +92,12 @@ class Prediction:
         values: dict[str, Any] = {name: getattr(self, name)[:n] for name, n in lengths.items()}
         return dataclasses.replace(self, **values)
 
+    def of_atoms(self, numbers: Tensor) -> Prediction:
+        """Copy with the atoms ``numbers`` (n_atoms,) int64, in this order; without a Hessian."""
+        names = ["atomic_energies", *(p.name for p in predicted_properties(self) if p.per == "atom")]
+        values: dict[str, Any] = {name: getattr(self, name)[numbers] for name in names}
+        return dataclasses.replace(self, **values)
+
     def of_edges(self, edges: Tensor, n_edges: int) -> Prediction:
         """Copy whose ``forces``, −dE/dr of ``edges`` (n,) int64, are extended by zeros to ``n_edges`` edges."""
         assert self.forces is not None

@@ -184,26 +184,40 @@ class Overlap:
         return f"atoms {one} and {two} are {where}"
 
 
-def find_overlap(pos: Tensor, topology: Topology, lattice: Lattice | None) -> Overlap | None:
+def find_overlap(
+    pos: Tensor, topology: Topology, lattice: Lattice | None, order: Tensor | None = None
+) -> Overlap | None:
     """Find the two closest atoms; ``None`` if they are at least :data:`OVERLAP` apart.
 
     Args:
         pos: positions (n_atoms, 3) in Å.
         topology: atoms and neighbours.
         lattice: cells of periodic graphs.
+        order: numbers by which to name the atoms, (n_atoms,) int64; default: as they come.
     """
     distances = topology.at(pos.detach(), lattice).edge_dist.detach()  # (n_edges,)
     if not len(distances) or not distances.min() < OVERLAP:
         return None
     edge = int(distances.argmin())
-    one, two = topology.edge_index[:, edge].sort().values.tolist()
+    atoms = topology.edge_index[:, edge]
+    one, two = (atoms if order is None else order[atoms]).sort().values.tolist()
     graph = int(topology.batch[one])
     first = int((topology.batch < graph).sum())
     return Overlap(graph, (one - first, two - first), float(distances[edge]))
 
 
-def check_apart(predictions: Collection[Prediction], pos: Tensor, topology: Topology, lattice: Lattice | None) -> None:
+def check_apart(
+    predictions: Collection[Prediction],
+    pos: Tensor,
+    topology: Topology,
+    lattice: Lattice | None,
+    order: Tensor | None = None,
+) -> None:
     """Check for overlapping atoms if a prediction is not finite; otherwise this only takes a few sums.
+
+    Args:
+        predictions: predictions of the levels.
+        pos, topology, lattice, order: see :func:`find_overlap`.
 
     Raises:
         MFPyGError: naming the two closest atoms, if they overlap.
@@ -213,7 +227,7 @@ def check_apart(predictions: Collection[Prediction], pos: Tensor, topology: Topo
         values += [p.stress[lattice.pbc.all(dim=1)] for p in predictions if p.stress is not None]
     if not values or math.isfinite(torch.stack([value.detach().sum().double() for value in values]).sum().item()):
         return
-    overlap = find_overlap(pos, topology, lattice)
+    overlap = find_overlap(pos, topology, lattice, order)
     if overlap is not None:
         raise MFPyGError(
             f"{overlap} in graph {overlap.graph}, where energies or forces are not finite; "

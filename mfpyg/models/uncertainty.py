@@ -1,4 +1,4 @@
-"""Standard deviations of a potential as plain values, for checkpoints."""
+"""Standard deviations of a potential: where there are any, and as plain values for checkpoints."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch_geometric.data import Data
 
 from mfpyg.models.calibration import HeldOut
 from mfpyg.models.delta import DeltaPotential
 from mfpyg.models.interface import Potential
-from mfpyg.models.last_layer import LastLayer
+from mfpyg.models.last_layer import LastLayer, LastLayers
 from mfpyg.models.potential import MultiFidelityPotential
+from mfpyg.models.prediction import Prediction
 
 
 def networks_of(potential: Potential) -> Iterator[MultiFidelityPotential]:
@@ -23,10 +25,27 @@ def networks_of(potential: Potential) -> Iterator[MultiFidelityPotential]:
         yield potential
 
 
+def predict_with_std(potential: Potential, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+    """Predictions, with standard deviations of the fidelities that have them, see :meth:`Potential.has_std`.
+
+    Args:
+        potential: potential in evaluation mode.
+        data, wanted: as in :meth:`mfpyg.models.Potential.predict`.
+    """
+    there = {name: letters for name, letters in wanted.items() if potential.has_std(name)}
+    found = potential.predict(data, there, std=True) if there else {}
+    if len(there) == len(wanted):
+        return found
+    others = potential.predict(data, {name: letters for name, letters in wanted.items() if name not in there})
+    return {name: found[name] if name in found else others[name] for name in wanted}
+
+
 def drop_uncertainty(potential: Potential) -> None:
     """Remove standard deviations, which are those of other weights."""
     for network in networks_of(potential):
-        network.uncertainty = torch.nn.ModuleDict()  # type: ignore[assignment]
+        network.uncertainty = LastLayers()  # type: ignore[assignment]
+    if isinstance(potential, DeltaPotential):
+        potential.std_scale.fill_(1)
     potential.held_out, potential.quantiles = None, {}
 
 
@@ -40,6 +59,7 @@ def uncertainty_state(potential: Potential) -> dict[str, Any] | None:
     }
     return {
         "levels": {name: {key: value.cpu() for key, value in of.named_buffers()} for name, of in layers.items()},
+        "target_scale": potential.std_scale.cpu() if isinstance(potential, DeltaPotential) else None,
         "quantiles": _as_tensors(potential.quantiles),
         "held_out": held_out,
     }
@@ -52,6 +72,8 @@ def load_uncertainty(potential: Potential, state: Mapping[str, Any]) -> None:
             if name in state["levels"]:
                 layer = LastLayer(**state["levels"][name]).to(next(network.parameters()))
                 network.uncertainty[name] = layer  # type: ignore[index]
+    if isinstance(potential, DeltaPotential) and state["target_scale"] is not None:
+        potential.std_scale.copy_(state["target_scale"])
     potential.quantiles = {name: value.numpy() for name, value in state["quantiles"].items()}
     potential.held_out = HeldOut(**{name: _as_arrays(value) for name, value in state["held_out"].items()})
 

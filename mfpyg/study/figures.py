@@ -68,7 +68,8 @@ def largest_shares(result: StudyResult) -> list[ModelResult]:
     return list(most.values())
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG in one step."""
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=150, bbox_inches="tight"))
 
 
@@ -107,7 +108,7 @@ def _improvement(result: StudyResult, path: Path) -> StudyFigure | None:
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(labels), frameon=False)
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
     return StudyFigure(
         path,
         "Reduction in percent of a model's RMSE at its target with respect to the single-fidelity model with the same "
@@ -159,7 +160,7 @@ def _learning_curves(result: StudyResult, target: str, path: Path) -> StudyFigur
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False, fontsize=9)
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
     return StudyFigure(
         path,
         f"RMSE at {target} against the number of {target} labels in training: mean over the members, lines: 95 % "

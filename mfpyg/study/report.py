@@ -115,7 +115,7 @@ def write_report(
         section("Data", _data(result)),
         section("Errors", _errors(tables(result)), _missing_baselines(result)),
         _other_levels(result),
-        section("Figures", *map(_figure, drawn)),
+        section("Figures", *map(embedded, drawn)),
         section("Reproduction", _commands(commands), _settings(result), _versions(result)),
     ]
     path = folder / "report.html"
@@ -254,7 +254,8 @@ def _missing_baselines(result: StudyResult) -> str:
     return paragraph(f"No improvement is given for models without a single-fidelity counterpart here: {names}.")
 
 
-def _figure(figure: StudyFigure) -> str:
+def embedded(figure: StudyFigure) -> str:
+    """HTML of a figure, with the picture in it."""
     encoded = base64.b64encode(figure.path.read_bytes()).decode()
     caption = escape(figure.caption)
     image = f'<img alt="{caption}" src="data:image/png;base64,{encoded}">'

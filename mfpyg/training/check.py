@@ -11,7 +11,7 @@ from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
-from mfpyg.properties import HESSIAN
+from mfpyg.properties import ENERGY, HESSIAN
 from mfpyg.settings import TrainSettings
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.strategies.outline import OUTLINED, outline_of
@@ -41,6 +41,8 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
             f"hessian_directions is {settings.hessian_directions}, which has no effect without Hessians; train on "
             f"some, as {fidelities[0].name}:EFH, or leave it out"
         )
+    if settings.pair_weight:
+        check_pairs(settings, fidelities)
     for stage in outline_of(settings, fidelities).stages if settings.strategy in OUTLINED else ():
         check_warmup(settings, stage.name, stage.epochs)
     check_installed(settings.logger)
@@ -51,6 +53,23 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
             f"monitor {settings.monitor} has weight 0 in the loss, so there is no best epoch; give it a weight"
         )
     return fidelities
+
+
+def check_pairs(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> None:
+    """Check that a training on pairs has energies, and batches for two conformations.
+
+    Raises:
+        MFPyGError: if not.
+    """
+    what = f"pair_weight is {settings.pair_weight:g}"
+    if not any(ENERGY in fidelity.properties for fidelity in fidelities):
+        raise MFPyGError(
+            f"{what}, which has no effect without energies; train on some, as {fidelities[0].name}:EF, or leave it out"
+        )
+    if settings.batch_size < 2:
+        raise MFPyGError(
+            f"{what}, but batch_size is 1, expected at least 2, as both members of a pair are in one batch"
+        )
 
 
 def check_warmup(settings: TrainSettings, stage: str, epochs: int) -> None:

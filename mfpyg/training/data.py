@@ -20,6 +20,7 @@ from mfpyg.graph import RadiusGraph
 from mfpyg.inference.dataset import BATCH_SIZE
 from mfpyg.properties import PROPERTIES
 from mfpyg.settings import TrainSettings
+from mfpyg.training.pairs import Units, pair_numbers
 from mfpyg.training.stage import Stage
 
 
@@ -47,7 +48,7 @@ class ConformationData(lightning.LightningDataModule):
 
     Training batches depend only on the seed and the epoch, so that a resumed run sees the same batches as an
     uninterrupted one. Whole batches do not depend on the number of processes; their conformations are distributed by
-    size, for equal work, and a process reads only its own share.
+    size, for equal work, without dividing pairs, and a process reads only its own share.
 
     Args:
         stage: stage with its data set and sampling.
@@ -74,10 +75,15 @@ class ConformationData(lightning.LightningDataModule):
 
         return BatchLoader(self.dataset, plan=shares, epoch=epoch)
 
+    def _units(self, rows: np.ndarray) -> Units:
+        return Units(len(rows), pair_numbers(self.dataset, rows))
+
     def _share(self, batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
         if world_size == 1:
             return batch
-        return batch[np.argsort(self.n_atoms[batch], kind="stable")][rank::world_size]
+        units = self._units(batch)
+        by_size = np.argsort(self.n_atoms[batch[units.first]], kind="stable")
+        return batch[units.members(by_size[rank::world_size])]
 
     def train_dataloader(self) -> BatchLoader:
         epoch = self.epochs_before + (0 if self.trainer is None else self.trainer.current_epoch)
@@ -85,7 +91,9 @@ class ConformationData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> BatchLoader:
         n_batches = math.ceil(len(self.val) / max(self.batch_size, BATCH_SIZE))
-        return self._loader(lambda epoch: np.array_split(self.val, n_batches), 0)
+        units = self._units(self.val)
+        batches = [self.val[units.members(part)] for part in units.split(np.arange(len(units)), n_batches)]
+        return self._loader(lambda epoch: batches, 0)
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Replace an empty share of a batch by a graph without labels, which adds exactly zero to all sums.

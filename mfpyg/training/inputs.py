@@ -18,13 +18,16 @@ from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.references import GivenReferences, References, compositions, fit_references, species_of
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE
 from mfpyg.fidelity import Fidelity, parse_weights
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
+from mfpyg.properties import ENERGY
 from mfpyg.settings import TrainSettings
 from mfpyg.training.initial import Start
 from mfpyg.training.labels import labelled_rows
 from mfpyg.training.loss import MultiFidelityLoss
+from mfpyg.training.pairs import pair_numbers
 from mfpyg.training.sampling import Sampling
 from mfpyg.training.stage import Stage
 
@@ -116,8 +119,11 @@ class Inputs:
         return {name: torch.from_numpy(references.energies) for name, references in fitted.items()}
 
     def loss(self, fidelities: Sequence[Fidelity]) -> MultiFidelityLoss:
-        """Loss of the labels of some fidelities, with the weights of the settings."""
+        """Loss of the labels of some fidelities, and of pairs if they are used, with the weights of the settings."""
         every = parse_weights(self.settings.weights, self.fidelities)
+        if self.settings.pair_weight:
+            with_energies = [f.name for f in self.fidelities if ENERGY in f.properties]
+            every.update({(name, DIRECTIONAL_FORCE): self.settings.pair_weight for name in with_energies})
         columns = {f.name: self.column(f.name) for f in fidelities}
         weights = {key: weight for key, weight in every.items() if key[0] in columns}
         return self.loss_of(fidelities, columns, weights)
@@ -141,6 +147,7 @@ class Inputs:
             n_atoms=self.dataset.slices["z"].diff().numpy()[rows],
             window=settings.sampling.window,
             budget=self.budget,
+            pair=pair_numbers(self.dataset, rows),
         )
 
     def relabelled(self, fidelity: str, rows: np.ndarray, energy: Tensor, forces: Tensor | None = None) -> Inputs:

@@ -1,4 +1,4 @@
-"""Lock of a run folder, for one training at a time."""
+"""Lock of a folder, for one command at a time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ LOCK, HOLDER = ".lock", ".holder"
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run folder, which is created if it does not exist.
+def held(folder: Path, command: str = "mfpyg-train", option: str = "--out") -> Iterator[None]:
+    """Hold the lock of the folder of a command, which is created if it does not exist.
 
     The lock is the operating system's, so a killed process leaves none behind. Folders that were created here and are
     empty in the end are removed.
+
+    Args:
+        folder: folder.
+        command, option: name of the command, and its option for another folder, for errors.
 
     Raises:
         MFPyGError: if another process holds it, or the folder cannot be created or written to.
@@ -33,26 +37,26 @@ def held(folder: Path) -> Iterator[None]:
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         with uninterrupted():
-            _acquire(lock, folder)
+            _acquire(lock, folder, command, option)
         yield
     finally:
         with uninterrupted():
             _release(lock, folder, created)
 
 
-def _acquire(lock: FileLock, folder: Path) -> None:
+def _acquire(lock: FileLock, folder: Path, command: str, option: str) -> None:
     make_folder(folder)
     try:
         lock.acquire()
         (folder / HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     except Timeout:
         raise MFPyGError(
-            f"{folder}: another mfpyg-train is running in this folder ({_holder(folder)}); wait until it has ended, or "
-            "choose another folder with --out"
+            f"{folder}: another {command} is running in this folder ({_holder(folder)}); wait until it has ended, or "
+            f"choose another folder with {option}"
         ) from None
     except OSError as error:
         raise MFPyGError(
-            f"{folder / LOCK}: cannot write or lock it ({error.strerror}); choose another folder with --out"
+            f"{folder / LOCK}: cannot write or lock it ({error.strerror}); choose another folder with {option}"
         ) from error
 
 

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from mfpyg.evaluation.metrics import error_sums, label_errors
+from mfpyg.evaluation.metrics import error_sums, label_errors, pair_errors
+from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import Potential, Prediction
 from mfpyg.models.hessian import predict_with_products
@@ -51,14 +52,16 @@ class MultiFidelityLoss(nn.Module):
 
     over the labelled entries of every property p only, :math:`\bar R_f` being the mean hierarchicality of the
     molecules with an energy of f, or a derivative of it, as a label. Hessians are compared along random directions, see
-    :func:`mfpyg.evaluation.metrics.product_errors`. Sums and counts are added over all processes before roots and
-    ratios are taken, so that the loss does not depend on the number of processes. Labels missing in a batch contribute
-    exactly zero, with a zero gradient.
+    :func:`mfpyg.evaluation.metrics.product_errors`. With a weight, the mean forces along pairs of near geometries
+    (:mod:`mfpyg.evaluation.pairs`) are one more p. Sums and counts are added over all processes before roots and ratios
+    are taken, so that the loss does not depend on the number of processes. Labels missing in a batch contribute exactly
+    zero, with a zero gradient.
 
     Args:
         fidelities: fidelities with the labels to train on.
         columns: ``{fidelity: column among the T of the data set}``.
-        weights: ``{(fidelity, name of the property): w}`` for every label trained on.
+        weights: ``{(fidelity, name of the property): w}`` for every label trained on, and
+            :data:`mfpyg.evaluation.pairs.DIRECTIONAL_FORCE` as a name for pairs.
         hierarchicality: w_R.
         directions: number of random directions for each Hessian in a batch.
         seed: seed of the directions.
@@ -108,8 +111,8 @@ class MultiFidelityLoss(nn.Module):
 
     @property
     def labels(self) -> list[tuple[str, str, int]]:
-        """Fidelity, property and column of each label, in the order of ``weights``."""
-        return [(name, prop, self.columns[name]) for name, prop in self.weights]
+        """Fidelity, property and column of each label, in the order of ``weights``, without pairs."""
+        return [(name, prop, self.columns[name]) for name, prop in self.weights if prop in BY_NAME]
 
     def labelled(self, sums: Tensor) -> dict[tuple[str, str], bool]:
         """Whether the batch has a label for each kind of heads, from the sums over all processes, (n_labels, 3).
@@ -119,7 +122,7 @@ class MultiFidelityLoss(nn.Module):
         """
         found = {(f.name, ENERGY.head): False for f in self.fidelities}
         for (name, prop), n in zip(self.weights, sums[:, 0].tolist(), strict=True):
-            head = name, BY_NAME[prop].head
+            head = name, BY_NAME[prop].head if prop in BY_NAME else ENERGY.head
             found[head] = found.get(head, False) or n > 0
         return found
 
@@ -137,10 +140,15 @@ class MultiFidelityLoss(nn.Module):
 
     def sums(self, predictions: Mapping[str, Prediction], batch: Batch) -> Tensor:
         """Count, Σ|e| and Σe² of each label, in the order of ``weights``: (n_labels, 3) float64."""
-        errors = (
-            label_errors(BY_NAME[prop], predictions[name], batch, self.columns[name]) for name, prop in self.weights
+        return torch.stack(
+            [error_sums(self._errors(predictions[name], batch, name, prop)) for name, prop in self.weights]
         )
-        return torch.stack([error_sums(of_label) for of_label in errors])
+
+    def _errors(self, prediction: Prediction, batch: Batch, fidelity: str, prop: str) -> Tensor:
+        column = self.columns[fidelity]
+        if prop == DIRECTIONAL_FORCE:
+            return pair_errors(prediction, batch, column)
+        return label_errors(BY_NAME[prop], prediction, batch, column)
 
     def error(self, sums: Tensor) -> Tensor:
         """w (RMSE + MAE) of each label from its sums; zero without labels. (n_labels, 3) -> (n_labels,)."""

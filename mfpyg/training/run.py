@@ -39,6 +39,7 @@ from mfpyg.training.inputs import Inputs
 from mfpyg.training.labels import label_notes, with_labels_kept
 from mfpyg.training.loggers import Loggers
 from mfpyg.training.optimizer import Diverged
+from mfpyg.training.pairs import groups_of_pairs, with_pairs
 from mfpyg.training.resume import check_resumable, version_notes
 from mfpyg.training.rng_state import seed_generators
 from mfpyg.training.strategies.finetune import inherited_splits, method_notes
@@ -74,6 +75,9 @@ def train(
     unfinished = not resume or check_resumable(folder, settings, full, splits)
     dataset = with_labels_kept(settings, fidelities, full, splits)
     notes += label_notes(settings, dataset, splits, fidelities)
+    if settings.pair_weight:
+        dataset, found = with_pairs(dataset, splits, fidelities)
+        notes.append(found)
     settings = with_compile_chosen(settings, len(splits["train"]), device)
 
     seed_generators(settings.seed)
@@ -108,9 +112,10 @@ def _splits(
     notes = []
     if settings.split.files and "val" not in dict(settings.split.sources):
         notes.append(f"note: split.files names no val; {100 * settings.split.val:g}% of train is used for validation")
+    together = groups_of_pairs(dataset) if settings.pair_weight else None
     if model is None:
-        return make_splits(dataset, settings.split, settings.split_seed), notes
-    splits, more = inherited_splits(settings, dataset, model)
+        return make_splits(dataset, settings.split, settings.split_seed, together), notes
+    splits, more = inherited_splits(settings, dataset, model, together)
     return splits, [*notes, *more, *method_notes(dataset, model)]
 
 

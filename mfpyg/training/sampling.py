@@ -7,7 +7,8 @@ conformations, N being their number, class c with a share
 
 τ = 1 being the proportional strategy, in which every conformation is drawn once, and τ → ∞ the balanced one.
 Each class is traversed in one shuffled order after the other across epochs, so that all its conformations are drawn
-equally often. Everything is determined by the seed and the epoch number.
+equally often. Everything is determined by the seed and the epoch number. In a training on pairs of near geometries, a
+pair is drawn as one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mfpyg.errors import MFPyGError
+from mfpyg.training.pairs import Units
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Sampling:
         budget: number of conformations that sets the number of batches per epoch; ``rows`` are then traversed in one
             shuffled order after the other, as a single class, and no batch has more than there are. ``None`` for the
             number of ``rows``.
+        pair: numbers of the pairs that the conformations belong to, (n,) int64, see :mod:`mfpyg.training.pairs`.
     """
 
     rows: np.ndarray
@@ -46,12 +49,15 @@ class Sampling:
     n_atoms: np.ndarray | None = None
     window: int = 0
     budget: int | None = None
+    pair: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         assert self.labelled.any(axis=1).all()
-        counts = self.labelled.sum(axis=0)  # (T,)
-        rarity = np.where(self.labelled, counts, np.iinfo(np.int64).max)  # (n, T)
-        kind = rarity.argmin(axis=1)  # (n,)
+        self.units = Units(len(self.rows), self.pair)
+        self._labelled = self.units.any_of(self.labelled)  # (n_units, T)
+        counts = self._labelled.sum(axis=0)  # (T,)
+        rarity = np.where(self._labelled, counts, np.iinfo(np.int64).max)  # (n_units, T)
+        kind = rarity.argmin(axis=1)  # (n_units,)
         self.classes = [np.flatnonzero(kind == number) for number in np.unique(kind)]
         if self.minimum is not None and counts[self.minimum[0]] < self.minimum[1]:
             raise MFPyGError(
@@ -62,33 +68,33 @@ class Sampling:
     def batches(self, epoch: int, batch_size: int) -> list[np.ndarray]:
         """Indices of the conformations in each batch of an epoch.
 
-        Batches have nearly equal sizes, at most ``batch_size``, so that no small last one gets the weight of a large
-        one.
+        Batches have nearly equal sizes, at most ``batch_size`` (one more with pairs), so that no small last one gets
+        the weight of a large one.
         """
         random = np.random.default_rng((self.seed, epoch))
         n_batches = math.ceil((self.budget or len(self.rows)) / batch_size)
         if self.budget not in (None, len(self.rows)):
             drawn = self._in_turn(epoch, n_batches)
         elif len(self.classes) == 1 or self.temperature == 1:
-            drawn = random.permutation(len(self.rows))
+            drawn = random.permutation(len(self.units))
         else:
             drawn = random.permutation(np.concatenate(self._drawn(epoch)))
         if self.window:
             drawn = self._like_sizes(drawn, n_batches)
-        batches = np.array_split(drawn, n_batches)
+        batches = self.units.split(drawn, n_batches)
         if self.minimum is not None:
             batches = self._with_minimum(batches, *self.minimum, random)
         if self.window:
             batches = [batches[number] for number in random.permutation(n_batches)]
-        return [self.rows[batch] for batch in batches]
+        return [self.rows[self.units.members(batch)] for batch in batches]
 
     def shares(self) -> np.ndarray:
-        """Number of conformations of each class drawn per epoch, (n_classes,) int64; N in total."""
+        """Number of members of each class drawn per epoch, (n_classes,) int64; as many in total as there are."""
         sizes = np.array([len(members) for members in self.classes], np.float64)
         weights = sizes ** (1 / self.temperature)
-        exact = len(self.rows) * weights / weights.sum()
+        exact = len(self.units) * weights / weights.sum()
         counts = np.floor(exact).astype(np.int64)
-        largest = np.argsort(counts - exact, kind="stable")[: len(self.rows) - counts.sum()]
+        largest = np.argsort(counts - exact, kind="stable")[: len(self.units) - counts.sum()]
         counts[largest] += 1
         return counts
 
@@ -102,8 +108,9 @@ class Sampling:
     def _in_turn(self, epoch: int, n_batches: int) -> np.ndarray:
         """Conformations for the budget, fewer where a batch would have more than there are."""
         assert self.budget is not None
-        n = len(self.rows)
-        return self._next(np.arange(n), len(self.classes), epoch, min(self.budget, n_batches * n))
+        n = len(self.units)
+        count = math.ceil(self.budget * n / len(self.rows))
+        return self._next(np.arange(n), len(self.classes), epoch, min(count, n_batches * n))
 
     def _next(self, members: np.ndarray, number: int, epoch: int, count: int) -> np.ndarray:
         """Members drawn in an epoch from an endless sequence of shuffled orders, given by the seed and ``number``."""
@@ -117,15 +124,16 @@ class Sampling:
 
     def _like_sizes(self, drawn: np.ndarray, n_batches: int) -> np.ndarray:
         assert self.n_atoms is not None
-        ends = np.cumsum([len(batch) for batch in np.array_split(drawn, n_batches)])
+        n_atoms = self.n_atoms[self.units.first]
+        ends = np.cumsum([len(batch) for batch in self.units.split(drawn, n_batches)])
         windows = np.split(drawn, ends[self.window - 1 : -1 : self.window])
-        return np.concatenate([part[np.argsort(self.n_atoms[part], kind="stable")] for part in windows])
+        return np.concatenate([part[np.argsort(n_atoms[part], kind="stable")] for part in windows])
 
     def _with_minimum(
         self, batches: Sequence[np.ndarray], fidelity: int, least: int, random: np.random.Generator
     ) -> list[np.ndarray]:
         """Exchange graphs among batches, and draw labelled ones again if there are too few in total."""
-        having = self.labelled[:, fidelity]
+        having = self._labelled[:, fidelity]
         least_in = [min(least, len(batch)) for batch in batches]
         found = [int(having[batch].sum()) for batch in batches]
         if all(n >= enough for n, enough in zip(found, least_in, strict=True)):

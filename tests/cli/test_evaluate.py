@@ -47,8 +47,17 @@ def test_run_folder_holds_everything(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     assert list(metrics) == ["train", "val", "test", "ood"]
     assert set(metrics["test"]) == {"dz", "cc"}
-    assert set(metrics["test"]["cc"]["energy"]) == {"n", "mae", "rmse", "mae_per_atom", "rmse_per_atom"}
-    assert set(metrics["test"]["cc"]["forces"]) == {"n", "mae", "rmse"}
+    of_energy = {"n", "mae", "rmse", "mae_per_atom", "rmse_per_atom", "calibration"}
+    assert set(metrics["test"]["cc"]["energy"]) == of_energy
+    assert set(metrics["test"]["cc"]["forces"]) == {"n", "mae", "rmse", "calibration"}
+    of_validation = metrics["val"]["dz"]["energy"]["calibration"]
+    assert of_validation["rms_std"] == pytest.approx(metrics["val"]["dz"]["energy"]["rmse"], rel=1e-4)
+    assert of_validation["coverage"]["80"] == pytest.approx(0.8, abs=0.03)
+    table = (run / "metrics.txt").read_text().splitlines()
+    assert [line.split()[:3] for line in table if " cc:F " in line] == [
+        ["test", "cc:F", "1068*"],
+        ["ood", "cc:F", "132*"],
+    ]
     assert "forces" not in metrics["train"]["cc"]
     assert json.loads((run / "versions.json").read_text())["torch"] == torch.__version__
 

@@ -25,6 +25,7 @@ from mfpyg.datasets import ANI1x, MiniCHNO
 from mfpyg.graph import RadiusGraph
 from mfpyg.inspection import inspect
 from mfpyg.inspection.trained import split_hash
+from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.build import build_potential
 from mfpyg.settings import defaults, from_dict
 
@@ -87,6 +88,32 @@ def test_values_are_those_of_the_run(run: Path) -> None:
     assert about["n_parameters"] == sum(p.numel() for p in potential.parameters())
     assert (about["backbone"], about["missing"], about["cutoff"]) == ("hipnn", None, potential.cutoff)
     assert about["units"] == {"energy": "kcal/mol", "forces": "kcal/mol/Å", "length": "Å"}
+
+
+def test_standard_deviations_and_their_calibration(
+    run: Path, delta: Path, changed: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, potential = inspect(run)["fidelities"], mfpyg.load(run)
+    assert isinstance(potential, MultiFidelityPotential)
+    for name, n_forces in (("dz", 67), ("cc", 0)):
+        energy_scale, forces_scale = potential.uncertainty[name].scale.tolist()
+        assert found[name]["standard_deviations"] == {
+            "held_out_energies": 67,
+            "held_out_with_forces": n_forces,
+            "energy_scale": energy_scale,
+            "forces_scale": forces_scale,
+        }
+    of_target = inspect(delta)["fidelities"]["cc"]["standard_deviations"]
+    assert [of_target["energy_scale"], of_target["forces_scale"]] == mfpyg.load(delta).std_scale.tolist()
+    assert of_target["held_out_energies"] == 67
+    inspection.main([str(run)])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "standard deviations dz: calibrated by 67 energies and forces of 67 conformations, scales" in words
+    assert "; cc: calibrated by 67 energies and expected errors of forces, scales" in words
+    bare = changed(lambda checkpoint: checkpoint.pop("uncertainty"))
+    assert inspect(bare)["fidelities"]["cc"]["standard_deviations"] is None
+    inspection.main([str(bare)])
+    assert "standard deviations dz: none; cc: none" in " ".join(capsys.readouterr().out.split())
 
 
 def test_data_and_training_are_those_of_the_run(run: Path) -> None:

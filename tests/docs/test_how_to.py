@@ -1,7 +1,8 @@
 """Every shell and Python block of the how-to pages, Start and the README, run in order on small data with one epoch.
 
 A block that cannot run here (two machines, a licensed file) says why in the line before it:
-``<!-- not run: needs two machines -->``. Text, YAML and output have other languages than ``sh`` and ``python``.
+``<!-- not run: needs two machines -->``. Text and output have other languages than ``sh`` and ``python``. YAML that
+begins with the name of a file in a comment, as ``# grow.yaml``, is written to it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ PAGES = [
 ]
 TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 SHORT = ("--epochs=1", "--compile=off")
-NEEDS = {"sample": ("rdkit", "tblite", "pyscf"), "label": ("tblite", "pyscf"), "select": ("rdkit", "tblite")}
+NEEDS = {
+    "label": ("tblite", "pyscf"),
+    "select": ("rdkit", "tblite"),
+    **dict.fromkeys(("sample", "grow"), ("rdkit", "tblite", "pyscf")),
+}
 """Packages of extras that the blocks of a page need."""
 
 
@@ -169,6 +174,8 @@ def test_blocks(page: Path, prepared: Path, forks: Any, monkeypatch: pytest.Monk
     for number, block in enumerate(blocks(page)):
         if block.skipped:
             continue
+        if block.language == "yaml" and (file := re.match(r"# (\S+\.yaml)\n", block.text)):
+            Path(file[1]).write_text(block.text)
         if block.language == "sh":  # the README's ``bash`` is run by .ci/run
             for line in block.text.replace("\\\n", " ").splitlines():
                 if line.strip() and not line.lstrip().startswith("#"):

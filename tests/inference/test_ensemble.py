@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -36,6 +38,31 @@ def test_one_member_is_its_own_mean_and_has_no_spread() -> None:
     mean, spread = Ensemble(member).predict(data, {"cc": "EF"})
     assert spread is None
     assert torch.equal(mean["cc"].forces, member(data, fidelity="cc").forces)  # type: ignore[arg-type]
+
+
+def test_one_member_has_standard_deviations_of_its_own(add_std: Callable[..., MultiFidelityPotential]) -> None:
+    """Of energies and forces, as far as they are predicted, for the fidelities that have them."""
+    member, data = add_std(potential(0), "cc").eval(), MiniCHNO()[0]
+    ensemble = Ensemble(member)
+    mean, spread = ensemble.predict(data, {"dz": "E", "cc": "EF"}, std=True)
+    expected = member.predict(data, {"cc": "EF"}, std=True)["cc"]
+    assert spread is not None
+    assert list(mean) == ["dz", "cc"]
+    assert list(spread) == ["cc"]
+    assert torch.equal(spread["cc"].energy, expected.energy_std)  # type: ignore[arg-type]
+    assert torch.equal(spread["cc"].forces, expected.forces_std)  # type: ignore[arg-type]
+    assert torch.equal(mean["cc"].forces, expected.forces)  # type: ignore[arg-type]
+    only_energy = ensemble.predict(data, {"cc": "E"}, std=True)[1]
+    assert only_energy is not None
+    assert only_energy["cc"].forces is None
+    assert [ensemble.has_std(name) for name in ("dz", "cc")] == [False, True]
+    assert ensemble.predict(data, {"dz": "EF"}, std=True)[1] == {}
+    assert ensemble.letters_with_std(["dz", "cc"], "EFS") == "EF"
+    assert ensemble.letters_with_std(["dz"], "EFS") == ""
+    several = Ensemble([member, potential(1)])
+    assert several.has_std("dz")
+    assert several.letters_with_std(["dz"], "EFS") == "EFS"
+    assert ensemble.quantiles("cc") is several.quantiles("cc") is None
 
 
 def test_fidelities_are_those_that_all_have() -> None:

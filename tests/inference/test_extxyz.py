@@ -28,7 +28,7 @@ ENERGY = -1.25
 
 def written(frames: Iterable[Frame], target: Path, fidelities: Sequence[str] = ("cc",)) -> dict[str, str]:
     """Write frames with predictions, as mfpyg-predict does, and say what is lost."""
-    output = output_of(fidelities, "eV", False)
+    output = output_of(fidelities, "eV")
     found = [
         FramePrediction(
             frame, {name: Values(energy=ENERGY, forces=np.full((len(frame.z), 3), 0.5)) for name in fidelities}

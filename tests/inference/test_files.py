@@ -142,7 +142,7 @@ def test_extended_xyz_is_that_of_ase_to_the_last_digit(
         results = vars(one.of["cc"])
         atoms.calc = SinglePointCalculator(atoms, **{key: v for key, v in results.items() if v is not None})
         expected.append(atoms)
-    text = "".join(as_extxyz(found, output_of(["cc"], "eV", False, "EFSDQ")))
+    text = "".join(as_extxyz(found, output_of(["cc"], "eV", properties="EFSDQ")))
     assert text == written(tmp_path / "by_ase.xyz", expected, format="extxyz").read_text()
 
 
@@ -153,7 +153,7 @@ def test_what_the_format_can_not_hold_is_left_out(small_potential: Make, tmp_pat
     atoms.info["complex"] = 1j
     atoms.set_constraint(FixAtoms([0]))
     found = predict_frames(Ensemble(small_potential()), [atoms], "cc")
-    output = output_of(["cc"], "eV", False)
+    output = output_of(["cc"], "eV")
     (tmp_path / "out.xyz").write_text("".join(as_extxyz(found, output)))
     (read,) = ase.io.read(tmp_path / "out.xyz", ":")
     assert read.info == {"text": "two\nlines", "good": 1}
@@ -191,6 +191,35 @@ def test_json_has_every_number_and_its_unit(
         assert frame["formula"] == mixed_frames[number].get_chemical_formula()
         for fidelity in ("dz", "cc"):
             assert frame[fidelity] == numbers(one, fidelity)
+
+
+def test_standard_deviations_of_a_single_potential(
+    small_potential: Make, add_std: Make, mixed_frames: Frames, tmp_path: Path
+) -> None:
+    """Only of energies and forces, empty for a fidelity without; no column of them if no fidelity has any."""
+    source, ensemble = written(tmp_path / "in.xyz", mixed_frames), Ensemble(add_std(small_potential(), "cc"))
+    expected = [one.of["cc"] for one in predict_frames(ensemble, frames_of(source), "cc")]
+    predict_file(ensemble, source, tmp_path / "out.xyz", "cc", properties="EFS")
+    for found, values in zip(ase.io.read(tmp_path / "out.xyz", ":"), expected, strict=True):
+        assert found.get_potential_energy() == pytest.approx(values.energy, abs=1e-8)
+        assert found.info["energy_std"] == pytest.approx(values.energy_std, rel=1e-12)
+        assert found.arrays["forces_std"] == pytest.approx(values.forces_std, abs=5.1e-9)
+        assert "stress_std" not in found.info
+    predict_file(ensemble, source, tmp_path / "out.json", ["dz", "cc"], properties="FS")
+    whole = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert set(whole["units"]) == {"energy", "energy_std", "forces", "forces_std", "stress"}
+    found = [frame["cc"]["energy_std"] for frame in whole["frames"]]
+    assert found == pytest.approx([values.energy_std for values in expected], rel=1e-12)
+    assert {frame["dz"]["forces_std"] for frame in whole["frames"]} == {None}
+    for fidelities, heads in (
+        (["dz", "cc"], ["dz_energy [eV]", "dz_energy_std [eV]", "cc_energy [eV]", "cc_energy_std [eV]"]),
+        (["dz"], ["dz_energy [eV]"]),
+    ):
+        predict_file(ensemble, source, tmp_path / "out.csv", fidelities, properties="E")
+        with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert list(rows[0])[3:] == heads
+        assert {row.get("dz_energy_std [eV]", "") for row in rows} == {""}
 
 
 @pytest.mark.parametrize("properties", ["ES", "EFSDQ"])

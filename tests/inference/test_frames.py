@@ -83,6 +83,25 @@ def test_members_of_an_ensemble_give_mean_and_spread(small_potential: Make, mixe
         assert values.forces_std == pytest.approx(np.std([e.forces for e in each], axis=0, ddof=1), **TOLERANCE)
 
 
+def test_standard_deviations_of_a_single_potential(small_potential: Make, add_std: Make, mixed_frames: Frames) -> None:
+    """Of the fidelity that has them, also of frames with different properties, in the unit of the energies."""
+    potential = add_std(small_potential(), "cc")
+    predicted = predict_frames(Ensemble(potential), mixed_frames, ["dz", "cc"], properties="EFS", unit="eV")
+    for one, atoms in zip(predicted, mixed_frames, strict=True):
+        expected = potential.predict(data_of(atoms), {"cc": "EF"}, std=True)["cc"]
+        assert expected.energy_std is not None
+        assert expected.forces_std is not None
+        values = one.of["cc"]
+        assert values.energy_std == pytest.approx(float(expected.energy_std) / EV_TO_KCAL_MOL, **TOLERANCE)
+        assert values.forces_std == pytest.approx(expected.forces_std.numpy() / EV_TO_KCAL_MOL, **TOLERANCE)
+        assert values.stress_std is None
+        assert one.of["dz"].energy_std is one.of["dz"].forces_std is None
+        assert one.of["dz"].forces == pytest.approx(alone(potential, atoms, "dz").forces, **TOLERANCE)
+    (first, *_) = predict_frames(Ensemble(potential), mixed_frames, "cc", properties="E")
+    assert first.of["cc"].energy_std is not None
+    assert first.of["cc"].forces_std is None
+
+
 def test_every_property_has_a_spread(small_potential: Make, ions: tuple[Frames, list[float]]) -> None:
     members, (frames, charges) = [small_potential(seed, charges=["dz"]) for seed in range(2)], ions
     predicted = predict_frames(Ensemble(members), frames, "dz", properties="EFSHDQ")
@@ -164,9 +183,9 @@ def test_batches_are_bounded_in_atoms(
     batches: list[int] = []
 
     class Counting(Ensemble):
-        def predict(self, data, *rest):  # type: ignore[no-untyped-def]
+        def predict(self, data, *rest, **options):  # type: ignore[no-untyped-def]
             batches.append(len(data.z))
-            return super().predict(data, *rest)
+            return super().predict(data, *rest, **options)
 
     assert len(list(predict_frames(Counting(small_potential()), mixed_frames, "cc"))) == len(mixed_frames)
     assert batches == [6, 9, 3, 6]  # of 5, 1; 9; 3; 4, 2 atoms

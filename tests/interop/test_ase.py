@@ -374,6 +374,71 @@ def test_ensemble(random_potential: Potentials) -> None:
     assert fresh.get_property("forces_std", atoms).shape == (len(atoms), 3)
 
 
+# Standard deviations of a single potential
+
+
+def test_standard_deviations_are_those_of_the_potential(random_potential: Potentials, add_std: Potentials) -> None:
+    potential = add_std(random_potential(fidelities=["dz", "cc"]), "cc")
+    for atoms in (molecule("CH3OH"), _crystal()):
+        atoms.calc = MFPyGCalculator(potential, fidelity="cc")
+        expected = potential.predict(data_of(atoms), {"cc": "EF"}, std=True)["cc"]
+        assert expected.energy_std is not None
+        assert expected.forces_std is not None
+        energy_std = atoms.calc.get_property("energy_std", atoms)
+        assert isinstance(energy_std, float)
+        assert energy_std == pytest.approx(float(expected.energy_std) * KCAL_MOL, rel=1e-7)
+        assert "forces" not in atoms.calc.results
+        forces_std = atoms.calc.get_property("forces_std", atoms)
+        np.testing.assert_allclose(forces_std, expected.forces_std * KCAL_MOL, rtol=1e-7)
+        assert forces_std.shape == (len(atoms), 3)
+        plain = MFPyGCalculator(potential, fidelity="cc")
+        np.testing.assert_array_equal(atoms.get_forces(), plain.get_forces(atoms))
+        assert atoms.get_potential_energy() == plain.get_potential_energy(atoms)
+
+
+def test_standard_deviations_are_computed_when_requested(
+    random_potential: Potentials, add_std: Potentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the geometry itself, and together with the forces at the next one."""
+    requested: list[bool] = []
+    predict = MultiFidelityPotential.predict
+
+    def counted(self: MultiFidelityPotential, data: object, wanted: object, std: bool = False) -> object:
+        requested.append(std)
+        return predict(self, data, wanted, std)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(MultiFidelityPotential, "predict", counted)
+    atoms, found = molecule("CH3OH"), []
+    atoms.calc = MFPyGCalculator(add_std(random_potential()))
+    for with_std in (False, False, True, True, False, False):
+        atoms.rattle(0.01, rng=np.random.default_rng(len(found)))
+        atoms.get_forces()
+        if with_std:
+            found.append(atoms.calc.get_property("forces_std", atoms))
+    assert requested == [False, False, False, True, True, True, False]
+    assert not np.array_equal(*found)
+
+
+def test_standard_deviations_of_the_fidelity_that_has_them(random_potential: Potentials, add_std: Potentials) -> None:
+    atoms = molecule("CH3OH")
+    atoms.calc = MFPyGCalculator(add_std(random_potential(fidelities=["dz", "cc"]), "cc"), fidelity="cc")
+    names = {"energy_std", "forces_std"}
+    assert names <= set(atoms.calc.implemented_properties)
+    assert "energies_std" not in atoms.calc.implemented_properties
+    atoms.calc.get_property("forces_std", atoms)
+    atoms.calc.set(fidelity="dz")
+    assert names.isdisjoint(atoms.calc.implemented_properties)
+    atoms.get_forces()
+    for name in names:
+        with pytest.raises(PropertyNotImplementedError):
+            atoms.calc.get_property(name, atoms)
+    single, double = (MFPyGCalculator(atoms.calc.ensemble.members[0], "cc", dtype=f"float{n}") for n in (32, 64))
+    one, two = (calculator.get_property("forces_std", atoms) for calculator in (single, double))
+    np.testing.assert_allclose(one, two, rtol=1e-3)
+    copied = pickle.loads(pickle.dumps(double))
+    np.testing.assert_array_equal(copied.get_property("forces_std", atoms), two)
+
+
 # What is refused, in one line
 
 

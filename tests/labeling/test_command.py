@@ -50,9 +50,10 @@ def test_labels_of_two_levels(labelling: Any) -> None:
         assert (frame.info["name"], frame.info["dft_energy"]) == ("kept", -3.5)
         assert "a_dipole" not in frame.info
     about = yaml.safe_load(Path("out.xyz.yaml").read_text())
-    assert about["levels"]["b"] | {"version": 0, "seconds": 0} == {
+    assert about["levels"]["b"] | {"version": 0, "seconds": 0, "total_seconds": 0} == {
         "program": "ase", "version": 0, "method": "springs:Springs", "letters": "EFD", "labels": 3, "failed": 0,
         "settings": {"arguments": {"k": 2.0}, "charge": "charge", "multiplicity": "spin"}, "seconds": 0,
+        "total_seconds": 0,
         "units": {"energy": "eV", "forces": "eV/Å", "dipole": "e·Å"},
     }  # fmt: skip
     assert about["dataset"] == "out.xyz:a=a_energy,a_forces@eV:b=b_energy,b_forces,D=b_dipole@eV"
@@ -93,6 +94,8 @@ def test_failures_are_named_and_left_out(labelling: Any) -> None:
     assert dataset_of(labelling.output) == "out.xyz:a=a_energy,a_forces@eV:b=b_energy?,b_forces?,D=b_dipole?@eV"
     assert "nan" not in Path("out.xyz").read_text().lower()
     assert len(yaml.safe_load(Path("out.xyz.yaml").read_text())["failures"]) == 9
+    stored = [json.loads(path.read_text()) for path in Path("out.xyz.labels").glob("??/*.json")]
+    assert all((one["seconds"] > 0) == (one["formula"] != "He") for one in stored)  # its process was killed
     n = len(labelling.computed)
     Path("argon").touch()
     assert labelling("--level", A, B) == 0

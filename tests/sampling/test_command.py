@@ -20,8 +20,8 @@ from ase.build import bulk
 
 from mfpyg.cli import sample
 from mfpyg.datasets.frames import frames_of
+from mfpyg.evaluation.pairs import find_pairs
 from mfpyg.files import sha256_of
-from mfpyg.sampling.pairs import find_pairs
 
 EMT = ("--calculator=ase:emt.yaml", "--temperature=300", "--equilibration=20", "--stride=20", "--modes=3")
 

@@ -1,4 +1,4 @@
-"""Pairs: directional forces against analytic ones, and finding them in labelled data."""
+"""Pairs: directional forces against analytic ones."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.pairs import directional_forces, find_pairs
 from mfpyg.rigid import internal_motions
-from mfpyg.sampling.pairs import directional_forces, find_pairs, partner
+from mfpyg.sampling.pairs import partner
 
 from .springs import Springs
 
@@ -57,46 +57,3 @@ def test_directions_are_isotropic_and_without_rigid_motions(shaken: Atoms) -> No
     np.testing.assert_allclose(units @ motions @ motions.T, units, atol=1e-12)
     expected = (error**2).mean()
     assert ((units @ error) ** 2).mean() * motions.shape[1] / len(error) == pytest.approx(expected, rel=0.06)
-
-
-def test_pairs_by_key_and_by_nearness_are_the_same(shaken: Atoms) -> None:
-    rng = np.random.default_rng(0)
-    frames: list[tuple[np.ndarray, str | None]] = []
-    for number in range(6):
-        one = shaken.copy()
-        one.positions += 0.1 * rng.normal(size=one.positions.shape)
-        paired = number % 2 == 0
-        frames.append((one.positions, f"m/0/{number}" if paired else None))
-        if paired:
-            frames.append((partner(one, 0.01, rng), f"m/0/{number}"))
-    z, pos, keys = [shaken.numbers] * len(frames), [x for x, _ in frames], [key for _, key in frames]
-    pairs = find_pairs(z, pos)
-    assert [(p.first, p.second) for p in pairs] == [(0, 1), (3, 4), (6, 7)]
-    by_key = find_pairs(z, pos, keys)
-    assert [(p.first, p.second) for p in by_key] == [(p.first, p.second) for p in pairs]
-    np.testing.assert_allclose(by_key[0].direction, pairs[0].direction)
-    energy = np.arange(18, dtype=float).reshape(9, 2)
-    energy[4, 1] = np.nan
-    found = directional_forces(pairs, energy)
-    assert found.shape == (3, 2)
-    assert np.isnan(found).sum() == 1
-    assert found[0, 0] == pytest.approx(-2 / pairs[0].length)
-    assert directional_forces([], energy).shape == (0, 2)
-
-
-def test_each_geometry_is_in_one_pair_and_duplicates_in_none(shaken: Atoms) -> None:
-    x, direction = shaken.positions, np.zeros_like(shaken.positions)
-    direction[0, 0] = np.sqrt(len(shaken))
-    pos = [x, x + 0.02 * direction, x + 0.03 * direction, x]
-    pairs = find_pairs([shaken.numbers] * 4, pos)
-    assert [(p.first, p.second) for p in pairs] == [(1, 2)]  # the nearest ones; 0 and 3 are the same
-
-
-def test_wrong_pairs_are_refused(shaken: Atoms) -> None:
-    z, pos = [shaken.numbers] * 3, [shaken.positions, shaken.positions + 0.01, shaken.positions]
-    with pytest.raises(MFPyGError, match="pair 'a' has 3 geometries, expected 2"):
-        find_pairs(z, pos, ["a"] * 3)
-    with pytest.raises(MFPyGError, match="geometries 0 and 2 of a pair are the same"):
-        find_pairs(z, pos, ["a", None, "a"])
-    with pytest.raises(MFPyGError, match="geometries 0 and 1 of a pair have different atoms"):
-        find_pairs([z[0], z[0][::-1]], pos[:2], ["a", "a"])

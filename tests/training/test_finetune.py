@@ -23,9 +23,12 @@ from mfpyg.datasets.label_fraction import thin_labels
 from mfpyg.datasets.references import compositions, labelled_energies
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.uncertainty import fit_uncertainty
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import MultiFidelityPotential
+from mfpyg.models.uncertainty import uncertainty_state
 from mfpyg.settings import SplitSettings
+from mfpyg.training import run
 from mfpyg.training.initial import read_initial, start_of
 from mfpyg.training.inputs import Inputs
 from mfpyg.training.strategies import finetune
@@ -125,6 +128,28 @@ def test_references_are_the_least_squares_of_what_the_copy_leaves(minichno: Mini
     counts = compositions(minichno, potential.species)[rows]
     assert np.abs(counts.T @ left).max() < 1e-2  # orthogonal to every element's count; about 1e6 before
     assert np.sqrt(np.mean(left**2)) < 50
+
+
+def test_refit_shifts_references_to_the_labels(minichno: MiniCHNO, untrained: Make) -> None:
+    """References that few labels had left far off."""
+    model = untrained("dz:EF", "cc:E")
+    initial = read_initial(str(model))
+    for refit in (True, False):
+        settings = parse(["--init", str(model), "--fidelities", "cc:E", f"--finetune.refit={str(refit).lower()}"])[0]
+        splits, _ = inherited_splits(settings, minichno, initial)
+        start = start_of(initial)
+        off = torch.tensor([3.0, 200.0, -50.0, 70.0], dtype=torch.float64)
+        start.potential.reference("cc").add_(off)
+        dz = start.potential.reference("dz").clone()
+        potential, _ = finetune.stages(
+            Inputs(settings, parse_fidelities(settings.fidelities), minichno, splits, start=start)
+        )
+        column, rows = minichno.fidelities.index("cc"), splits["train"]
+        (batch,) = BatchLoader(minichno, plan=lambda epoch, rows=rows: [rows])
+        left = (batch.energy[:, column] - potential.eval().predict(batch, {"cc": "E"})["cc"].energy).numpy()
+        counts = compositions(minichno, potential.species)[rows]
+        assert (np.abs(counts.T @ left).max() < 1e-2) == refit
+        assert torch.equal(potential.reference("dz"), dz)  # which is not trained
 
 
 def test_element_without_labels_has_the_difference_per_electron_of_the_others(
@@ -422,3 +447,33 @@ def test_compiled_steps_leave_a_frozen_network_alone(untrained: Make, tmp_path: 
     out = trained(model, tmp_path / "run", "--add-fidelity", "tz:EF", "--finetune.old=frozen", "--compile=on",
                   "--label-fraction", "tz=0.5")  # fmt: skip
     assert same_predictions(mfpyg.load(out), mfpyg.load(model), "dz")
+
+
+def test_standard_deviations_are_those_of_the_new_weights(
+    minichno: MiniCHNO, untrained: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the initial potential are dropped before the first step, others are fitted at the end."""
+    model, out = untrained("dz:EF", "cc:E"), tmp_path / "run"
+    potential, checkpoint = mfpyg.load(model), torch.load(model, weights_only=True)
+    splits = {name: rows.numpy().astype(np.int64) for name, rows in checkpoint["mfpyg"]["splits"].items()}
+    fit_uncertainty(potential, minichno, splits["train"], splits["val"])
+    torch.save({**checkpoint, "uncertainty": uncertainty_state(potential)}, model)
+    assert mfpyg.load(model).has_std("cc")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "final_table", lambda *_: None)
+        trained(model, out, "--epochs=1")
+    for name in ("best.ckpt", "last.ckpt"):
+        loaded = mfpyg.load(out / name)
+        assert not loaded.has_std("cc")
+        assert loaded.held_out is None
+    train.main(["--resume", str(out)])
+    found = mfpyg.load(out)
+    data = minichno[700]
+    before, after = (p.predict(data, {"dz": "E"}, std=True)["dz"].energy_std for p in (potential, found))
+    assert before != after
+    written = torch.load(out / "best.ckpt", weights_only=True)["uncertainty"]
+    train.main(["--resume", str(out)])
+    again = torch.load(out / "best.ckpt", weights_only=True)["uncertainty"]
+    for name, layer in written["levels"].items():
+        assert all(torch.equal(value, again["levels"][name][key]) for key, value in layer.items())
+        assert torch.equal(written["quantiles"][name], again["quantiles"][name])

@@ -41,6 +41,8 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
     settings, potential = inputs.settings, inputs.start.potential
     check_elements_known(potential, inputs.dataset, inputs.splits)
     potential.engine = settings.engine
+    if settings.finetune.refit:
+        _refit(inputs, potential)
     _add_fidelities(inputs, potential)
     for fidelity in inputs.fidelities:
         potential.add_properties(fidelity.name, fidelity.labels)
@@ -59,6 +61,13 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
     return potential, [stage]
 
 
+def _refit(inputs: Inputs, potential: MultiFidelityPotential) -> None:
+    """Shift the reference energies of the fidelities that are trained to the training labels."""
+    for name in [fidelity.name for fidelity in inputs.fidelities if fidelity.name in potential.fidelities]:
+        fitted = fit_to_predictions(potential, inputs.dataset, inputs.splits["train"], name, {})
+        potential.reference(name).add_(torch.from_numpy(fitted.energies))
+
+
 def _add_fidelities(inputs: Inputs, potential: MultiFidelityPotential) -> None:
     """Add the new fidelities to the potential, with their own reference energies."""
     source = inputs.settings.finetune.head_from
@@ -68,7 +77,8 @@ def _add_fidelities(inputs: Inputs, potential: MultiFidelityPotential) -> None:
         potential.add_fidelity(name, like, fresh=source == FRESH)
         potential.keep_properties(name, labels)  # without labels other heads would not be trained
         given = inputs.given.get(name, {})
-        fitted[name] = fit_to_predictions(potential, inputs.dataset, inputs.splits["train"], name, like, given)
+        found = fit_to_predictions(potential, inputs.dataset, inputs.splits["train"], name, given)
+        fitted[name] = complete_difference(found, like, potential.species)
         potential.reference(name).add_(torch.from_numpy(fitted[name].energies))
     inputs.notes.extend(reference_notes(fitted))
 
@@ -78,7 +88,6 @@ def fit_to_predictions(
     dataset: ConformationDataset,
     rows: np.ndarray,
     fidelity: str,
-    like: str,
     given: Mapping[int, float],
 ) -> References:
     """Shifts of the reference energies of a fidelity, by a least-squares fit of labels minus predictions.
@@ -90,7 +99,6 @@ def fit_to_predictions(
         potential: potential in evaluation mode.
         dataset, rows: data set, and its conformations to fit to.
         fidelity: fidelity of the potential and of the data set.
-        like: fidelity that it is a copy of.
         given: reference energies in kcal/mol, by atomic number, that are not fitted.
     """
     column = dataset.fidelities.index(fidelity)
@@ -101,8 +109,7 @@ def fit_to_predictions(
     label, counts = labelled_energies(dataset, fidelity, rows), compositions(dataset, potential.species)
     before = dict(zip(potential.species, potential.reference(fidelity).tolist(), strict=True))
     missing = {number: energy - before[number] for number, energy in given.items() if number in before}
-    fitted = fit(counts[rows], label - energy[rows], potential.species, missing, dataset.isolated_atoms[rows])
-    return complete_difference(fitted, like, potential.species)
+    return fit(counts[rows], label - energy[rows], potential.species, missing, dataset.isolated_atoms[rows])
 
 
 def check_elements_known(
@@ -127,12 +134,12 @@ def check_elements_known(
 
 
 def inherited_splits(
-    settings: TrainSettings, dataset: ConformationDataset, model: InitialModel
+    settings: TrainSettings, dataset: ConformationDataset, model: InitialModel, together: np.ndarray | None = None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Splits of the data: those of the model if it was trained on the same conformations.
 
     This keeps its training data out of the test. ``split.files``, and a ``split.method`` other than ``auto``, take
-    precedence.
+    precedence; ``together`` is passed to :func:`mfpyg.datasets.splits.make_splits`.
 
     Returns:
         The splits, and notes for the user.
@@ -149,7 +156,7 @@ def inherited_splits(
                 "kept; leave them out, or give a split.method other than auto"
             )
         return model.splits, ["the splits are those of init, which was trained on the same conformations"]
-    splits = make_splits(dataset, settings.split, settings.split_seed)
+    splits = make_splits(dataset, settings.split, settings.split_seed, together)
     if not same:
         named = model.described["data"]["name"]
         data = (named if isinstance(named, str) else " + ".join(named)) or "data that it does not name"

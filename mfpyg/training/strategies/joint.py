@@ -9,6 +9,7 @@ from mfpyg.settings import SamplingSettings
 from mfpyg.training.check import check_minimum
 from mfpyg.training.inputs import Inputs
 from mfpyg.training.labels import labelled_rows
+from mfpyg.training.pairs import pair_numbers
 from mfpyg.training.sampling import Sampling
 from mfpyg.training.stage import Stage
 
@@ -51,6 +52,7 @@ def joint_sampling(inputs: Inputs) -> Sampling:
         None if minimum is None else (names.index(minimum[0]), minimum[1]),
         inputs.dataset.slices["z"].diff().numpy()[rows],
         settings.sampling.window,
+        pair=pair_numbers(inputs.dataset, rows),
     )
 
 

@@ -1,0 +1,1 @@
+"""From molecules to a potential, round by round: sample, label, train, select."""
