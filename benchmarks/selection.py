@@ -33,7 +33,9 @@ from mfpyg.datasets import MiniCHNO
 from mfpyg.evaluation.ensemble import mean_estimate
 from mfpyg.study.figures import COLOURS
 
-METHODS = ("random", "uncertainty", "diverse", "multi-fidelity")
+METHODS = ("random", "random halves", "uncertainty", "diverse", "multi-fidelity")
+"""Methods of mfpyg-select, and random frames for each level with half of the budget."""
+
 LEVELS = {"dz": "EF", "cc": "E"}
 SPEC = "dz=dz_energy?,dz_forces?@eV:cc=cc_energy?@eV"
 BATCH = 8
@@ -80,7 +82,11 @@ class Case:
     def folder(self, out: Path, number: int) -> Path:
         """Folder of a round; all methods start with the same run."""
         start = out / f"seed{self.seed}"
-        return start / "start" if number == 0 else start / f"{self.method}-{self.ratio:g}" / f"round{number}"
+        return (
+            start / "start"
+            if number == 0
+            else start / f"{self.method.replace(' ', '-')}-{self.ratio:g}" / f"round{number}"
+        )
 
 
 def main() -> None:
@@ -138,18 +144,30 @@ def replay(case: Case, options: argparse.Namespace, data: Labelled, extra: Seque
     """All rounds of a case."""
     for number in range(1, options.rounds + 1):
         before, folder = case.folder(options.out, number - 1), case.folder(options.out, number)
-        chosen = folder / "next.xyz"
-        if not chosen.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            budget = options.first * case.ratio * 2 ** (number - 1)
-            command = ["mfpyg-select", str(before / "run"), str(options.out / "pool.xyz"), "-o", str(chosen)]
-            command += ["--method", case.method, "--target", "cc", "--cost", f"cc={case.ratio}", "dz=1"]
-            command += ["--budget", str(budget), "--seed", str(case.seed)]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         labels = labels_of(before)
-        for atoms in ase.io.iread(chosen, ":"):
-            labels.setdefault(int(atoms.info["row"]), set()).update(atoms.info["levels"].split())
+        budget = options.first * case.ratio * 2 ** (number - 1)
+        parts = {"cc dz": budget}
+        if case.method == "random halves":  # what dz does not need, as all have it, is for cc
+            of_dz = min(budget / 2, sum("dz" not in labels.get(row, ()) for row in data.pool))
+            parts = {"dz": of_dz, "cc": budget - of_dz}
+        for levels, part in parts.items():
+            if part > 0:
+                chosen = select(case, before / "run", folder, levels.split(), part, options)
+                for atoms in ase.io.iread(chosen, ":"):
+                    labels.setdefault(int(atoms.info["row"]), set()).update(atoms.info["levels"].split())
         train(case, number, labels, options, data, extra)
+
+
+def select(case: Case, run: Path, folder: Path, levels: list[str], budget: float, options: argparse.Namespace) -> Path:
+    """File of the frames that mfpyg-select chooses, unless they are chosen already."""
+    chosen = folder / f"next-{'-'.join(levels)}.xyz"
+    if not chosen.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["mfpyg-select", str(run), str(options.out / "pool.xyz"), "-o", str(chosen), "--target", "cc"]
+        command += ["--method", case.method.removesuffix(" halves"), "--seed", str(case.seed), "--levels", *levels]
+        command += ["--cost", f"cc={case.ratio}", "dz=1", "--budget", str(budget)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return chosen
 
 
 def labels_of(folder: Path) -> Labels:
