@@ -28,6 +28,7 @@ import numpy as np
 from ase.units import kcal, mol
 from claim import parted
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from mfpyg.datasets import MiniCHNO
 from mfpyg.evaluation.ensemble import mean_estimate
@@ -236,6 +237,10 @@ def draw(options: argparse.Namespace) -> None:
                 )
         axes.set(xscale="log", yscale="log", xlabel=f"cost of all labels (dz 1, cc {ratio:g})")
         axes.set_ylabel("RMSE of cc forces (kcal/mol/Å)")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
         axes.legend(frameon=False)
     options.figure.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.figure, dpi=150)
