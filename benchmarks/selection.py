@@ -185,7 +185,7 @@ def spent(case: Case, number: int, options: argparse.Namespace) -> tuple[float, 
 
 
 def curves(method: str, ratio: float, options: argparse.Namespace) -> np.ndarray:
-    """What :func:`spent` says of all seeds and rounds, (n_seeds, n_rounds + 1, 4)."""
+    """Results of :func:`spent` for all seeds and rounds, (n_seeds, n_rounds + 1, 4)."""
     rounds = range(options.rounds + 1)
     return np.array([[spent(Case(seed, method, ratio), n, options) for n in rounds] for seed in options.seeds])
 

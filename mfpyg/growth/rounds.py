@@ -1,4 +1,4 @@
-"""What each round labels: random geometries in the first, selected ones in the others."""
+"""Labels of each round: of random geometries in the first, of selected ones in the others."""
 
 from __future__ import annotations
 

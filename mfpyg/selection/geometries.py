@@ -20,7 +20,7 @@ SAME = 1e-3
 
 
 class Geometry(NamedTuple):
-    """What is the same of two copies of a geometry.
+    """Key that all copies of a geometry share.
 
     Attributes:
         elements: sorted atomic numbers, as bytes.

@@ -1,4 +1,4 @@
-"""What is said about a round: expected errors, tables, times."""
+"""Summaries of rounds: expected errors, tables, times."""
 
 from __future__ import annotations
 
