@@ -8,6 +8,7 @@ the record again. Neighbour lists are built outside.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import threading
 import warnings
@@ -35,7 +36,7 @@ _LETTERS = {p.name: p.letter for p in PROPERTIES.values() if p is not ENERGY}
 Compiled = Callable[..., list[Tensor]]
 
 _lock = threading.RLock()
-"""Recording replaces the weights and changes global settings of torch."""
+"""Recording changes global settings of torch."""
 
 
 class _Module(Network, Protocol):
@@ -147,7 +148,8 @@ def _record_prediction(
     differentiable: bool,
 ) -> _Record:
     """Record a prediction as a graph module of ``(weights, tensors of the system)``, to be compiled when called."""
-    evaluator, last_of_energies = _Energies(potential), [""]
+    # Of a copy, whose weights are replaced meanwhile: other threads read the elements of the potential.
+    evaluator, last_of_energies = _Energies(copy.deepcopy(potential)), [""]
 
     def function(weights: dict[str, Tensor], tensors: list[Tensor]) -> list[Tensor]:
         arguments = (rebuilt(system, tensors), wanted, differentiable)

@@ -168,6 +168,21 @@ def test_a_copy_and_a_file_carry_no_compiled_functions(make_potential: Potential
 
 
 @pytest.mark.usefixtures("compile_soon")
+def test_recording_leaves_the_weights_alone(make_batch: Batches, make_potential: Potential) -> None:
+    """Other threads read them meanwhile."""
+    potential = make_potential(2, ["dz", "cc"], kernel="native", **TINY)
+    potential.compiled, kinds = True, []
+
+    def look(*_: object) -> None:
+        kinds.extend(type(tensor) for tensor in (potential.backbone.species, next(potential.parameters())))
+
+    potential.heads[0].register_forward_pre_hook(look)
+    potential.predict(make_batch([9, 5]), WANTED)
+    assert kinds
+    assert set(kinds) <= {torch.Tensor, torch.nn.Parameter}
+
+
+@pytest.mark.usefixtures("compile_soon")
 def test_threads_take_turns(make_batch: Batches, make_potential: Potential) -> None:
     """Also while it is being recorded, when other tensors are in place of the weights."""
     plain = [make_potential(2, ["dz", "cc"], seed=seed, kernel="native", **TINY) for seed in range(2)]
