@@ -10,7 +10,7 @@ COMMANDS = {
     "mfpyg-inspect": ("inspection", "show the contents of a checkpoint, a run, a study or a data set"),
     "mfpyg-sample": ("sample", "make geometries to be labelled, from SMILES or structures"),
     "mfpyg-label": ("label", "compute labels of geometries at several levels of theory"),
-    "mfpyg-select": ("select", "choose the geometries to label next, and at which levels"),
+    "mfpyg-select": ("selection", "choose the geometries to label next, and at which levels"),
     "mfpyg-grow": ("grow", "sample, label, train and select, round by round, within a budget"),
     "mfpyg-convert": ("convert", "convert a trained hippynn model to a checkpoint"),
 }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mfpyg.cli.common import Parser, run
 from mfpyg.errors import INTERRUPT_STATUS, MFPyGError
+from mfpyg.files import sidecar
 from mfpyg.options import in_words
 from mfpyg.sampling.settings import SampleSettings
 
@@ -99,7 +100,7 @@ def _sample(words: Sequence[str], out: Path, settings: SampleSettings, jobs: int
     from rich.console import Console
 
     from mfpyg.labeling.level import open_program
-    from mfpyg.sampling.files import recipe_path, sample_file
+    from mfpyg.sampling.files import sample_file
     from mfpyg.sampling.molecules import read_molecules
     from mfpyg.sampling.sampler import in_words as dropped_in_words
 
@@ -121,7 +122,7 @@ def _sample(words: Sequence[str], out: Path, settings: SampleSettings, jobs: int
     listed = ", ".join(f"{counts[origin]:,} {what}" for origin, what in _ORIGINS.items() if counts[origin])
     sampled = sum(not finished.error for finished in results)
     what = f"{counts.total():,} geometries of {sampled:,} molecules ({listed})"
-    console.print(f"written: {out}, {what}; recipe: {recipe_path(out)}", highlight=False, soft_wrap=True)
+    console.print(f"written: {out}, {what}; recipe: {sidecar(out)}", highlight=False, soft_wrap=True)
     if dropped.total():
         console.print(f"dropped: {dropped_in_words(dropped)}", highlight=False, soft_wrap=True)
     return sampled == len(results)

@@ -98,6 +98,11 @@ def replace_file(path: Path, write: Callable[[str], Any]) -> None:
         raise
 
 
+def sidecar(path: Path) -> Path:
+    """YAML file beside an output that says how it was made."""
+    return path.with_name(f"{path.name}.yaml")
+
+
 def save_torch(path: Path, values: Any) -> None:
     """Save values atomically, to be read with ``torch.load(weights_only=True)``.
 

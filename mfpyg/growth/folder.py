@@ -11,10 +11,9 @@ from typing import Any
 import yaml
 
 from mfpyg.errors import MFPyGError
-from mfpyg.files import make_folder, write_text
+from mfpyg.files import make_folder, sidecar, write_text
 from mfpyg.growth.settings import MAY_CHANGE, MAY_CHANGE_BEFORE_TRAINING, GrowSettings, as_dict, differences
 from mfpyg.labeling.run import store_of
-from mfpyg.sampling.files import recipe_path
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.lock import HOLDER, LOCK
@@ -110,7 +109,7 @@ class GrowFolder:
 
     def discard(self) -> None:
         """Remove settings and pool of a growth that could not be started, so that others may be tried."""
-        for path in (self.pool, recipe_path(self.pool), self.config):
+        for path in (self.pool, sidecar(self.pool), self.config):
             path.unlink(missing_ok=True)
 
     def link(self, run: Path) -> None:

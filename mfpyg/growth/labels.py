@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from mfpyg.errors import MFPyGError
+from mfpyg.files import sidecar
 from mfpyg.growth.costs import Cost, duration, spent
 from mfpyg.growth.folder import GrowFolder
 from mfpyg.growth.frames import Assignment, Pool, read_assignment
 from mfpyg.growth.settings import GrowSettings
-from mfpyg.labeling.output import sidecar
 from mfpyg.labeling.run import Compute, label_file
 from mfpyg.strict_yaml import read_yaml
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from itertools import islice
 
-from mfpyg.files import make_folder
+from mfpyg.files import make_folder, sidecar
 from mfpyg.growth.costs import Cost, duration, per_frame, spent
 from mfpyg.growth.folder import RoundFolder
 from mfpyg.growth.frames import Assignment, n_validation, read_assignment
 from mfpyg.growth.labels import Labels
-from mfpyg.selection.run import recipe_path, select_file
+from mfpyg.selection.run import select_file
 from mfpyg.selection.trained import open_trained
 
 
@@ -118,7 +118,7 @@ def _selected(
 ) -> Assignment:
     """Geometries and levels that mfpyg-select chooses."""
     make_folder(this.path)
-    for path in (this.selected, recipe_path(this.selected)):  # of a call that was stopped before it used them
+    for path in (this.selected, sidecar(this.selected)):  # of a call that was stopped before it used them
         path.unlink(missing_ok=True)
     labels.pool.write(labels.folder.candidates, candidates)
     costs = {name: cost.mean for name, cost in labels.costs(labels.settings.chosen).items()}

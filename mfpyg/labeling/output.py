@@ -18,7 +18,7 @@ from mfpyg.datasets.labels import shape_in_file
 from mfpyg.datasets.levels import level_as_text
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import LabelKeys, LevelOfTheory
-from mfpyg.files import replace_file, write_text
+from mfpyg.files import replace_file, sidecar, write_text
 from mfpyg.inference.extxyz import FORMATS, frame_as_text, kept_values, pair
 from mfpyg.labeling.jobs import formula_of
 from mfpyg.labeling.level import LabelLevel
@@ -40,11 +40,6 @@ def format_of(path: Path) -> str:
     if path.suffix.lower() not in FORMATS_BY_SUFFIX:
         raise unknown_name("suffix of the output", path.suffix, FORMATS_BY_SUFFIX)
     return FORMATS_BY_SUFFIX[path.suffix.lower()]
-
-
-def sidecar(path: Path) -> Path:
-    """File about the levels of an output."""
-    return path.with_name(f"{path.name}.yaml")
 
 
 def check_target(path: Path, levels: Sequence[LabelLevel]) -> None:

@@ -24,7 +24,7 @@ import yaml
 from mfpyg import __version__
 from mfpyg.datasets.frames import Frame
 from mfpyg.errors import MFPyGError
-from mfpyg.files import append_text, replace_file, write_text
+from mfpyg.files import append_text, replace_file, sidecar, write_text
 from mfpyg.inference.extxyz import choose_digits, frame_as_text, pair
 from mfpyg.labeling.level import open_program
 from mfpyg.sampling.molecules import Molecule
@@ -76,7 +76,7 @@ def sample_file(
     Raises:
         MFPyGError: if the target exists, no molecule could be sampled, or a process has died.
     """
-    recipe, part = recipe_path(target), target.with_name(f"{target.name}.part")
+    recipe, part = sidecar(target), target.with_name(f"{target.name}.part")
     for path in (target, recipe):
         if path.exists():
             raise MFPyGError(f"{path} exists; choose another name, or remove it")
@@ -110,11 +110,6 @@ def sample_file(
     write_text(recipe, yaml.safe_dump(stated, sort_keys=False, allow_unicode=True))
     part.unlink(missing_ok=True)
     return results
-
-
-def recipe_path(target: Path) -> Path:
-    """File of the recipe."""
-    return target.with_name(f"{target.name}.yaml")
 
 
 def _sampled(molecules: dict[str, Molecule], settings: SampleSettings, jobs: int) -> Iterator[tuple[str, Finished]]:

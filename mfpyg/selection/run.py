@@ -14,7 +14,7 @@ from mfpyg import __version__
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.frames import Frame, frames_of
 from mfpyg.errors import MFPyGError
-from mfpyg.files import replace_file, write_text
+from mfpyg.files import replace_file, sidecar, write_text
 from mfpyg.inference.extxyz import frame_as_text, kept_values
 from mfpyg.labeling.run import LEVELS
 from mfpyg.selection.candidates import Candidates, find_candidates
@@ -98,7 +98,7 @@ def select_file(
         "versions": {"mfpyg": __version__},
     }
     replace_file(target, lambda name: Path(name).write_text(text, encoding="utf-8"))
-    write_text(recipe_path(target), yaml.safe_dump(stated, sort_keys=False, allow_unicode=True))
+    write_text(sidecar(target), yaml.safe_dump(stated, sort_keys=False, allow_unicode=True))
     notes = [*choice.notes, *(f"note: '{key}' is not written: {reason}" for key, reason in lost.items())]
     counts = (len(choice.levels), len(frames), candidates.n_labelled, candidates.n_repeated)
     return SelectReport(target, *counts, labels, cost, notes)
@@ -128,18 +128,13 @@ def choose(
     return fill(order, candidates.missing, settings.costs, settings.budget, settings.max)
 
 
-def recipe_path(target: Path) -> Path:
-    """File of the recipe."""
-    return target.with_name(f"{target.name}.yaml")
-
-
 def check_new(target: Path) -> None:
     """Check that an output and its recipe do not exist.
 
     Raises:
         MFPyGError: if one does.
     """
-    for path in (target, recipe_path(target)):
+    for path in (target, sidecar(target)):
         if path.exists():
             raise MFPyGError(f"{path} exists; choose another name, or remove it")
 

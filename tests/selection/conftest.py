@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from mfpyg.cli import select
+from mfpyg.cli import selection
 
 
 class Selecting:
@@ -24,7 +24,7 @@ class Selecting:
         """Run, and return the status."""
         status = 0
         try:
-            select.main([*arguments, "-o", out])
+            selection.main([*arguments, "-o", out])
         except SystemExit as stop:
             status = int(stop.code or 0)
         self.output, self.errors = self.capsys.readouterr()

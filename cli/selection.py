@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mfpyg.cli.common import Parser, run
 from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import MFPyGError
+from mfpyg.files import sidecar
 from mfpyg.options import in_words
 from mfpyg.selection.settings import METHODS, SelectSettings, labelled_spec, read_costs
 
@@ -148,8 +149,6 @@ def _select(
 
 
 def _print(console: Any, report: SelectReport, settings: SelectSettings) -> None:
-    from mfpyg.selection.run import recipe_path
-
     def line(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -162,7 +161,7 @@ def _print(console: Any, report: SelectReport, settings: SelectSettings) -> None
     labels = ", ".join(f"{n:,} {name}" for name, n in report.labels.items())
     cost = f"cost {report.cost:.4g} of {settings.budget:g}"
     what = f"{report.n_frames:,} of {report.n_pool:,} frames, labels: {labels}; {cost}"
-    line(f"written: {report.path}, {what}; recipe: {recipe_path(report.path)}")
+    line(f"written: {report.path}, {what}; recipe: {sidecar(report.path)}")
 
 
 if __name__ == "__main__":
