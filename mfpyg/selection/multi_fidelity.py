@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.datasets.frames import Frame
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.dataset import predict_rows
 from mfpyg.properties import PROPERTIES
@@ -51,56 +53,85 @@ def choose_labels(
         MFPyGError: for an unknown level, a frame that the potential cannot predict, no labels for validation, or no
             label that helps within the budget.
     """
-    names, letters = _levels(trained)
+    model = _Model(trained, str(settings.target), settings.seed, show)
     for name in (settings.target, *settings.costs):
-        if name not in names:
-            raise unknown_name("level of the run", str(name), names)
-    target = names.index(str(settings.target))
-    rng, notes = np.random.default_rng(settings.seed), []
-    pool = _some(np.arange(len(candidates.frames)), CANDIDATES, rng)
+        if name not in model.names:
+            raise unknown_name("level of the run", str(name), model.names)
+    pool = _some(np.arange(len(candidates.frames)), CANDIDATES, model.rng)
+    notes = []
     if len(pool) < len(candidates.frames):
         notes.append(f"note: {len(pool):,} random ones of {len(candidates.frames):,} frames are considered")
-    frames, fidelity = [candidates.frames[number] for number in pool], names[target]
-    features = features_of_frames(trained.potential, frames, fidelity, source, jacobian=True, show=show)
-    wanted = [features[number] for number in _some(np.arange(len(pool)), TARGETS, rng)]
-    metric = sum(one.of("F").T @ one.of("F") for one in wanted) / sum(len(one.of("F")) for one in wanted)
-    constant = np.diag(metric) == 0
-    scale = np.sqrt(np.where(constant, OFFSET, 1 / np.trace(metric)))
-
-    def labels_of(dataset: ConformationDataset, rows: np.ndarray) -> LabelledMolecules:
-        chosen = _some(rows, LABELLED, rng)
-        found = features_of_rows(trained.potential, dataset, chosen, fidelity, jacobian=True, show=show)
-        return _labels(dataset, chosen, names, letters, [_scaled(one, scale) for one in found], len(rows))
-
-    of_training, held_out = (labels_of(trained.dataset, rows) for rows in (trained.train, trained.held_out))
-    _replace_by_errors(held_out, trained, names)
-    levels, about = level_covariance(names, of_training, held_out, constant)
-    grams = _grams(of_training, trained.dataset, [(labels_of(one, np.arange(len(one))), one) for one in labelled])
-    posterior = Posterior(levels, grams, target, scale[:, None] * metric * scale)
-    costs = {names.index(name): cost for name, cost in settings.costs.items()}
-    missing = [[names.index(name) for name in candidates.missing[number]] for number in pool]
-    known = [[names.index(name) for name in candidates.known[number] if name in names] for number in pool]
-    greedy = Greedy(posterior, [_scaled(one, scale) for one in features], missing, known, letters, costs)
+    features = model.fit([candidates.frames[number] for number in pool], labelled, source)
+    numbers = {name: number for number, name in enumerate(model.names)}
+    greedy = Greedy(
+        model.posterior,
+        features,
+        [[numbers[name] for name in candidates.missing[number]] for number in pool],
+        [[numbers[name] for name in candidates.known[number] if name in numbers] for number in pool],
+        model.letters,
+        {numbers[name]: cost for name, cost in settings.costs.items()},
+    )
     chosen = greedy.run(settings.budget, settings.max)
     if not chosen:
         raise MFPyGError(
             f"budget is {settings.budget:g}: no label that it suffices for tells anything about forces of "
-            f"'{fidelity}'; raise it, or give other levels"
+            f"'{settings.target}'; raise it, or give other levels"
         )
-    errors = {"before": np.sqrt(greedy.start), "after": np.sqrt(posterior.mean_square_error())}
+    levels = {int(pool[number]): tuple(model.names[level] for level in of) for number, of in chosen.items()}
+    errors = {"before": np.sqrt(greedy.start), "after": np.sqrt(model.posterior.mean_square_error())}
     before, after = (f"{error:.3g}" for error in errors.values())
-    notes.append(f"expected RMSE of forces of {fidelity} over the pool: {before} kcal/mol/Å, with the labels {after}")
-    return Choice(
-        {int(pool[number]): tuple(names[level] for level in of) for number, of in chosen.items()},
-        {
-            "expected_error": {
-                "of": f"forces of {fidelity}, RMSE over the pool in kcal/mol/Å",
-                **{when: float(f"{error:.3g}") for when, error in errors.items()},
-            },
-            "levels": about,
-        },
-        notes,
-    )
+    of_forces = f"forces of {settings.target}"
+    notes.append(f"expected RMSE of {of_forces} over the pool: {before} kcal/mol/Å, with the labels {after}")
+    stated = {"of": f"{of_forces}, RMSE over the pool in kcal/mol/Å", "before": float(before), "after": float(after)}
+    return Choice(levels, {"expected_error": stated, "levels": model.about}, notes)
+
+
+class _Model:
+    """Distribution of the errors of all levels, fitted to a pool, to the labels of a run, and to its held-out errors.
+
+    Args:
+        trained: potential with its data.
+        target: level whose forces are wanted.
+        seed: seed of random parts of large sets.
+        show: wraps lists of batches to show progress.
+
+    Attributes:
+        names, letters: names of the levels, and the letters of their energies and forces by number.
+        posterior, about: the distribution, and a description of the levels for the recipe; set by :meth:`fit`.
+    """
+
+    posterior: Posterior
+    about: dict[str, Any]
+
+    def __init__(self, trained: Trained, target: str, seed: int, show: Show) -> None:
+        self.trained, self.target, self.show = trained, target, show
+        self.names, self.letters = _levels(trained)
+        self.rng = np.random.default_rng(seed)
+
+    def fit(self, frames: list[Frame], labelled: Sequence[ConformationDataset], source: str) -> list[Features]:
+        """Fit the distribution; returns the features of the frames, scaled to a variance of 1 before any label."""
+        potential, trained = self.trained.potential, self.trained
+        features = features_of_frames(potential, frames, self.target, source, jacobian=True, show=self.show)
+        wanted = [features[number] for number in _some(np.arange(len(features)), TARGETS, self.rng)]
+        metric = sum(one.of("F").T @ one.of("F") for one in wanted) / sum(len(one.of("F")) for one in wanted)
+        constant = np.diag(metric) == 0
+        scale = np.sqrt(np.where(constant, OFFSET, 1 / np.trace(metric)))
+        of_training, held_out = (
+            self._labels(trained.dataset, rows, scale) for rows in (trained.train, trained.held_out)
+        )
+        _replace_by_errors(held_out, trained, self.names)
+        levels, self.about = level_covariance(self.names, of_training, held_out, constant)
+        further = [(self._labels(one, np.arange(len(one)), scale), one) for one in labelled]
+        grams = _grams(of_training, trained.dataset, further)
+        self.posterior = Posterior(levels, grams, self.names.index(self.target), scale[:, None] * metric * scale)
+        return [_scaled(one, scale) for one in features]
+
+    def _labels(self, dataset: ConformationDataset, rows: np.ndarray, scale: np.ndarray) -> LabelledMolecules:
+        chosen = _some(rows, LABELLED, self.rng)
+        potential = self.trained.potential
+        found = features_of_rows(potential, dataset, chosen, self.target, jacobian=True, show=self.show)
+        scaled = [_scaled(one, scale) for one in found]
+        return _labels(dataset, chosen, self.names, self.letters, scaled, len(rows))
 
 
 def _levels(trained: Trained) -> tuple[list[str], dict[int, str]]:
