@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mfpyg.cli.common import Parser, run
 from mfpyg.datasets.spec import DatasetSpec, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.pretrained import is_shipped, model_path, no_such_model
 from mfpyg.properties import PROPERTIES, listed, parse_letters
 
 if TYPE_CHECKING:
@@ -39,7 +40,9 @@ def build_parser() -> Parser:
         description="Print the errors of a trained potential on all labels of its fidelities, including those it was "
         "not trained on.\n\nExample: mfpyg-evaluate runs/example --plot",
     )
-    parser.add_argument("run", metavar="RUN", help="run folder of mfpyg-train, or a checkpoint")
+    parser.add_argument(
+        "run", metavar="RUN", help="run folder of mfpyg-train, checkpoint, or shipped model, such as chno-1"
+    )
     parser.add_argument(
         "--dataset",
         metavar="DATA",
@@ -57,7 +60,9 @@ def build_parser() -> Parser:
         help="letters of the properties to evaluate, such as EFHD (default: energies, forces and what was trained on)",
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="file for the errors (default: evaluation*.json in the run folder)"
+        "--json",
+        metavar="FILE",
+        help="file for the errors (default: evaluation*.json in the run folder, of a shipped model in the current one)",
     )
     parser.add_argument("--accelerator", default="auto", metavar="{auto,cpu,cuda}", help="device to compute on")
     parser.add_argument("--plot", action="store_true", help="draw a parity plot of each split next to the JSON file")
@@ -75,11 +80,11 @@ def evaluate_command(arguments: Sequence[str]) -> None:
         else parse_letters(options.properties, f"--properties '{options.properties}'")
     )
     specs = None if options.dataset is None else parse_specs(options.dataset)
-    path = Path(options.run)
+    path = model_path(options.run)
     if options.split not in (None, *SPLITS):
         _check_further_split(path, options.split)
     if not path.exists():
-        raise MFPyGError(f"{path}: no such run folder or checkpoint")
+        raise no_such_model(path)
     out = Path(options.json) if options.json else _default_out(path, specs, options.split, letters)
     if out.is_dir():
         raise MFPyGError(f"{out} is a folder; expected the name of a JSON file")
@@ -101,7 +106,10 @@ def _check_further_split(path: Path, split: str) -> None:
 
 
 def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | None, letters: str | None) -> Path:
-    """File in the run folder named after checkpoint, data, split and properties, so that different ones differ."""
+    """File named after checkpoint, data, split and properties, so that different ones differ.
+
+    It is in the run folder, or beside the checkpoint; of a shipped model, in the current folder.
+    """
     parts = ["evaluation"]
     if path.is_file() and path.stem != "best":
         parts.append(path.stem)
@@ -110,7 +118,8 @@ def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | N
         whole = hashlib.sha256(f"{spec.path and spec.path.resolve()} {spec}".encode()).hexdigest()[:6]
         parts += [spec.name] if spec.path is None else [spec.name, spec.path.stem, whole]
     parts += [part for part in (split, letters) if part is not None]
-    return (path if path.is_dir() else path.parent) / f"{'-'.join(parts)}.json"
+    folder = Path() if is_shipped(path) else path if path.is_dir() else path.parent
+    return folder / f"{'-'.join(parts)}.json"
 
 
 def _evaluate(

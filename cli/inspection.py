@@ -28,8 +28,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "file",
         metavar="FILE",
-        help="checkpoint, run folder, study folder, processed data set (.pt), or data as for mfpyg-train --dataset, "
-        "such as minichno",
+        help="checkpoint, run folder, study folder, name of a shipped model, such as chno-1, processed data set (.pt), "
+        "or data as for mfpyg-train --dataset, such as minichno",
     )
     parser.add_argument(
         "--all", action="store_true", help="show all settings, not only those that differ from the defaults"

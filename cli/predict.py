@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mfpyg.cli.common import Parser, run
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.options import in_words
+from mfpyg.pretrained import model_path, no_such_model
 from mfpyg.properties import PROPERTIES, parse_letters
 from mfpyg.units import ENERGY_UNITS, energy_factor
 
@@ -42,7 +43,8 @@ def build_parser() -> Parser:
         "paths",
         metavar="MODEL ... FILE",
         nargs="*",
-        help="run folders of mfpyg-train or checkpoints, several of which form an ensemble, and last the input file",
+        help="run folders of mfpyg-train, checkpoints or shipped models, such as chno-1, several of which form an "
+        "ensemble, and last the input file",
     )
     parser.add_argument(
         "-o",
@@ -108,7 +110,7 @@ def predict_command(arguments: Sequence[str]) -> None:
     if options.fidelity is not None and "all" in options.fidelity and len(options.fidelity) > 1:
         raise MFPyGError(f"--fidelity is {' '.join(options.fidelity)}, expected names, or only all")
     energy_factor(options.units)
-    *models, source = (Path(path) for path in options.paths)
+    models, source = [model_path(path) for path in options.paths[:-1]], Path(options.paths[-1])
     _check_paths(models, source, Path(options.output))
     _predict(options, models, source)
 
@@ -117,7 +119,7 @@ def _check_paths(models: Sequence[Path], source: Path, out: Path) -> None:
     """Check the paths before torch is imported."""
     for model in models:
         if not model.exists():
-            raise MFPyGError(f"{model}: no such run folder or checkpoint")
+            raise no_such_model(model)
     if source.is_dir() or source.suffix == ".ckpt":
         raise MFPyGError(f"{source} is a model; expected the input file as the last argument before the options")
     if not source.exists():

@@ -12,6 +12,7 @@ from mfpyg.datasets.spec import DatasetSpec
 from mfpyg.errors import MFPyGError
 from mfpyg.files import sidecar
 from mfpyg.options import in_words
+from mfpyg.pretrained import model_path, no_such_model
 from mfpyg.selection.settings import METHODS, SelectSettings, labelled_spec, read_costs
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def select_command(arguments: Sequence[str]) -> None:
     """Parse, check, choose, write."""
     options = build_parser().parse_args(arguments)
     settings = _settings(options)
-    *model, pool = (Path(path) for path in options.paths)
+    model, pool = [model_path(path) for path in options.paths[:-1]], Path(options.paths[-1])
     if options.output is None:
         raise MFPyGError("option -o is missing; expected the name of an extended-XYZ file to write")
     out = Path(options.output)
@@ -101,7 +102,7 @@ def select_command(arguments: Sequence[str]) -> None:
         raise MFPyGError(f"{pool}: no such file; expected one of atoms that ASE reads")
     for path in model:
         if not path.exists():
-            raise MFPyGError(f"{path}: no such run folder or checkpoint")
+            raise no_such_model(path)
     specs = [labelled_spec(text) for text in options.labelled or ()]
     _select(options, settings, model[0] if model else None, pool, out, specs)
 

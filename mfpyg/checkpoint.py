@@ -22,7 +22,9 @@ from mfpyg.files import check_archive, read_torch, save_torch
 from mfpyg.models import DeltaPotential, Potential
 from mfpyg.models.build import build_delta, build_potential
 from mfpyg.models.uncertainty import load_uncertainty, uncertainty_state
+from mfpyg.option_groups import FinetuneSettings
 from mfpyg.options import check
+from mfpyg.pretrained import model_path, no_such_model
 from mfpyg.properties import in_order
 from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.torch_defaults import model_construction, with_default_torch_settings
@@ -84,12 +86,12 @@ def describe(
 
 
 def checkpoint_file(path: str | os.PathLike[str]) -> Path:
-    """Path of the checkpoint file: a ``.ckpt`` file itself, or ``best.ckpt`` of a run folder.
+    """Path of the checkpoint file: of a shipped model, a ``.ckpt`` file itself, or ``best.ckpt`` of a run folder.
 
     Raises:
         MFPyGError: if there is none, or the path is not accessible.
     """
-    path = Path(path)
+    path = model_path(path)
     try:
         path = path / "best.ckpt" if path.is_dir() else path
         there = path.is_file()
@@ -97,7 +99,7 @@ def checkpoint_file(path: str | os.PathLike[str]) -> Path:
         shown = path if len(str(path)) <= 200 else f"…/{path.name}"  # the name alone may be too long for the system
         raise MFPyGError(f"{shown}: cannot be read ({error.strerror})") from error
     if not there:
-        raise MFPyGError(f"{path}: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file")
+        raise no_such_model(path)
     return path
 
 
@@ -106,7 +108,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Contents of a checkpoint; code in the file is never run.
 
     Args:
-        path: ``.ckpt`` file, or run folder (its ``best.ckpt``).
+        path: ``.ckpt`` file, run folder (its ``best.ckpt``), or name of a shipped model, see :func:`load`.
 
     Raises:
         MFPyGError: if it is missing, damaged, not a checkpoint of mfpyg, or of another format.
@@ -139,10 +141,13 @@ def epochs_done(checkpoint: Mapping[str, Any]) -> int:
 
 @with_default_torch_settings
 def load(path: str | os.PathLike[str]) -> Potential:
-    """Load the trained potential of a run folder (its best epoch) or of a checkpoint, ready to predict.
+    """Load the trained potential of a run folder (its best epoch), of a checkpoint, or a shipped one, ready to predict.
+
+    The name of a shipped model, such as ``"chno-1"``, is that model, whatever is in the current folder;
+    ``"./chno-1"`` and ``pathlib.Path("chno-1")`` are paths.
 
     Args:
-        path: run folder, or ``.ckpt`` file.
+        path: run folder, ``.ckpt`` file, or name of a shipped model.
 
     Raises:
         MFPyGError: if it cannot be read, or its weights do not match its metadata.
@@ -157,7 +162,8 @@ def load(path: str | os.PathLike[str]) -> Potential:
 def save(potential: Potential, path: str | os.PathLike[str], source: str | None = None) -> None:
     """Save a potential as a checkpoint that :func:`load` and the commands can open.
 
-    Unlike a checkpoint in a run folder, it has no splits and no training history.
+    Unlike a checkpoint in a run folder, it has no splits and no training history. Without ``held_out``, which only
+    standard deviations of ensembles need, it is smallest: set ``potential.held_out = None`` before.
 
     Args:
         potential: loaded, imported, or built by :mod:`mfpyg.models.build`.
@@ -179,7 +185,8 @@ def save(potential: Potential, path: str | os.PathLike[str], source: str | None 
     precision = torch.finfo(potential.dtype).bits
     settings = dataclasses.replace(potential.settings, precision=precision)
     settings.check()
-    data: dict[str, Any] = {"name": settings.sources, "fingerprint": "", "methods": {}, "source": source}
+    methods = dict(potential.methods)
+    data: dict[str, Any] = {"name": settings.sources, "fingerprint": "", "methods": methods, "source": source}
     values = {
         "mfpyg": describe(potential, settings, data, {}, trained_species=potential.trained_species),
         "state_dict": {f"{_PREFIX}{name}": value.cpu() for name, value in potential.state_dict().items()},
@@ -206,7 +213,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     check_installed(described, name)
     weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
     try:
-        settings = from_dict(described["config"])
+        settings = _without_init(from_dict(described["config"]), described)
         check(dataclasses.replace(settings, strategy="mfl"))  # a third-party strategy is not needed to predict
         if hasattr(settings.model, "check"):
             settings.model.check()
@@ -228,9 +235,19 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     potential.load_state_dict(weights)
     _check_references(potential, described["reference_energies"], name)
     potential.trained_species = {name: tuple(z) for name, z in (described.get("trained_species") or {}).items()}
+    potential.methods = dict(described["data"]["methods"])
     if checkpoint.get("uncertainty") is not None:
         load_uncertainty(potential, checkpoint["uncertainty"])
     return potential.eval()
+
+
+def _without_init(settings: TrainSettings, described: Mapping[str, Any]) -> TrainSettings:
+    """Settings of a potential that was started from another one, as if it had been trained on all labels at once."""
+    if settings.init is None:
+        return settings
+    fidelities = [f"{name}:{labels}" for name, labels in trained_labels(described).items()]
+    finetune = FinetuneSettings()
+    return dataclasses.replace(settings, fidelities=fidelities, init=None, add_fidelity=[], finetune=finetune)
 
 
 def _shape_and_type(weight: torch.Tensor) -> str:

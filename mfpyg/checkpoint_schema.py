@@ -73,20 +73,21 @@ _DATA = {
     "methods": {str: str},
     "levels": (None, [str]),
 }
+_HELD_OUT = {
+    "data": str,
+    "rows": is_array,
+    "n_atoms": is_array,
+    "energy": {str: is_array},
+    "forces": {str: is_array},
+    "force_per_energy": {str: float},
+    "pairs": is_array,
+    "pair_scale": is_array,
+}
 _UNCERTAINTY = {
     "levels": {str: {"energy": is_array, "atoms": is_array, "scale": is_array}},
     "target_scale": (None, is_array),
     "quantiles": {str: is_array},
-    "held_out": {
-        "data": str,
-        "rows": is_array,
-        "n_atoms": is_array,
-        "energy": {str: is_array},
-        "forces": {str: is_array},
-        "force_per_energy": {str: float},
-        "pairs": is_array,
-        "pair_scale": is_array,
-    },
+    "held_out": (None, _HELD_OUT),
 }
 SCHEMA: dict[str, tuple[Any, str]] = {
     "mfpyg.config": ({"fidelities": (None, [str])}, "settings"),

@@ -57,7 +57,9 @@ class TrainSettings:
     )
     strategy_options: list[str] = setting([], "options of a third-party strategy, as name=value")
     init: str | None = setting(
-        None, "run folder or checkpoint to start from; its network, elements, fidelities and weights are used"
+        None,
+        "run folder, checkpoint, or shipped model, such as chno-1, to start from; its network, elements, fidelities "
+        "and weights are used",
     )
     add_fidelity: list[str] = setting([], "levels of theory to add to those of init, and their labels, such as cc:E")
     target: str | None = setting(None, "final fidelity of strategies tl, delta and meta (default: the last one)")

@@ -8,6 +8,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
+import models
 import notebooks
 import reference
 from latex2mathml.converter import convert
@@ -15,7 +16,11 @@ from mkdocs.structure.files import File, Files
 
 log = logging.getLogger("mkdocs.hooks.build")
 
-GENERATED = {"<!-- commands -->": reference.commands_page, "<!-- settings -->": reference.settings_page}
+GENERATED = {
+    "<!-- commands -->": reference.commands_page,
+    "<!-- settings -->": reference.settings_page,
+    "<!-- models -->": models.models_page,
+}
 """Functions that make the parts of pages that comments stand for."""
 
 _MATH = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\(?P<kind>[(\[])(?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)

@@ -29,14 +29,14 @@ from mfpyg.properties import ENERGY, FORCES, HESSIAN, in_order
 from mfpyg.torch_defaults import with_default_torch_settings
 
 Model = str | os.PathLike[str] | Potential
-"""A run folder, a checkpoint, or a potential."""
+"""A run folder, a checkpoint, the name of a shipped model, or a potential."""
 
 
 class Ensemble:
     """Potentials with common fidelities.
 
     Args:
-        models: one potential, run folder or checkpoint, or several.
+        models: one potential, run folder, checkpoint or name of a shipped model, or several.
         device: device to move them to; default: their current device (the CPU for files).
 
     Attributes:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfpyg.datasets.spec import DatasetSpec, parse_specs
-from mfpyg.errors import MFPyGError
+from mfpyg.errors import MFPyGError, did_you_mean
 from mfpyg.inspection.trained import describe_checkpoint, describe_run
+from mfpyg.pretrained import model_path, names, no_such_model
 from mfpyg.study.plan import read_plan
 from mfpyg.training.folder import RunFolder
 
@@ -28,8 +29,8 @@ def inspect(target: str | os.PathLike[str], track: Track = iter) -> dict[str, An
     """Contents of a file or folder, as plain values, without running its code or building a network.
 
     Args:
-        target: checkpoint, run folder, study folder, processed data set (``.pt``), or a data set as given to
-            ``--dataset``, which is processed if necessary.
+        target: checkpoint, name of a shipped model, run folder, study folder, processed data set (``.pt``), or a data
+            set as given to ``--dataset``, which is processed if necessary.
         track: wraps the list of groups to show the progress of processing.
 
     Returns:
@@ -43,7 +44,7 @@ def inspect(target: str | os.PathLike[str], track: Track = iter) -> dict[str, An
         >>> mfpyg.inspection.inspect("runs/example")["training"]["best_epoch"]       # doctest: +SKIP
         61
     """
-    path = Path(target)
+    path = model_path(target)
     try:
         is_folder, is_file = path.is_dir(), path.is_file()
     except OSError as error:
@@ -58,6 +59,8 @@ def inspect(target: str | os.PathLike[str], track: Track = iter) -> dict[str, An
         return describe_checkpoint(path)
     if path.suffix in (".ckpt", ".pt"):
         raise MFPyGError(f"{path}: no such file; expected a checkpoint, a run folder or a processed data set")
+    if did_you_mean(str(target), names()):
+        raise no_such_model(target)
     return _dataset(parse_specs([str(target)]), track)
 
 

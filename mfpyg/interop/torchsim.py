@@ -30,7 +30,8 @@ class MFPyGModel(ModelInterface):
     Without dipoles and charges, as states have no total charges.
 
     Args:
-        models: a potential, run folder or checkpoint, or several, whose mean is taken.
+        models: a potential, run folder, checkpoint or shipped model, such as ``"chno-1"``, or several, whose mean is
+            taken.
         fidelity: level of theory; optional if there is only one.
         device: device to compute on; default: that of the potential, the CPU for files.
         dtype: dtype of weights, positions, cells, forces and stresses; default: that of the weights. Use float64 to

@@ -35,6 +35,7 @@ class Potential(nn.Module):
         engine: neighbour-list engine, see :mod:`mfpyg.neighbors`.
         settings: settings that it was built from, see :mod:`mfpyg.models.build`; ``None`` if built by hand.
         trained_species: atomic numbers in the training labels of each fidelity, as far as known.
+        methods: levels of theory of the fidelities, such as ``CCSD(T)/cc-pVDZ``, as far as known.
         held_out: labels and predictions of validation, by which standard deviations are calibrated.
         quantiles: for each fidelity with standard deviations, quantiles of \|error\| over them at
             :data:`mfpyg.models.calibration.PROBABILITIES`, of energies and of force components, (2, 99).
@@ -50,6 +51,7 @@ class Potential(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.trained_species: dict[str, tuple[int, ...]] = {}
+        self.methods: dict[str, str] = {}
         self.quantiles: dict[str, np.ndarray] = {}
         self._warned: set[tuple[str, int]] = set()
 

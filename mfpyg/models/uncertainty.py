@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -52,16 +51,14 @@ def drop_uncertainty(potential: Potential) -> None:
 def uncertainty_state(potential: Potential) -> dict[str, Any] | None:
     """Standard deviations of a potential as tensors, strings and numbers; ``None`` if it has none."""
     layers = {name: layer for network in networks_of(potential) for name, layer in network.uncertainty.items()}
-    if not layers or potential.held_out is None:
+    if not layers:
         return None
-    held_out = {
-        field.name: _as_tensors(getattr(potential.held_out, field.name)) for field in dataclasses.fields(HeldOut)
-    }
+    held_out = potential.held_out
     return {
         "levels": {name: {key: value.cpu() for key, value in of.named_buffers()} for name, of in layers.items()},
         "target_scale": potential.std_scale.cpu() if isinstance(potential, DeltaPotential) else None,
         "quantiles": _as_tensors(potential.quantiles),
-        "held_out": held_out,
+        "held_out": None if held_out is None else _as_tensors(vars(held_out)),
     }
 
 
@@ -75,7 +72,8 @@ def load_uncertainty(potential: Potential, state: Mapping[str, Any]) -> None:
     if isinstance(potential, DeltaPotential) and state["target_scale"] is not None:
         potential.std_scale.copy_(state["target_scale"])
     potential.quantiles = {name: value.numpy() for name, value in state["quantiles"].items()}
-    potential.held_out = HeldOut(**{name: _as_arrays(value) for name, value in state["held_out"].items()})
+    if state["held_out"] is not None:
+        potential.held_out = HeldOut(**_as_arrays(state["held_out"]))
 
 
 def _as_tensors(value: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,7 +101,7 @@ def read_initial(path: str) -> InitialModel:
     """Read the initial potential.
 
     Args:
-        path: run folder (its best epoch), or checkpoint.
+        path: run folder (its best epoch), checkpoint, or name of a shipped model.
 
     Raises:
         MFPyGError: if it cannot be read, or is a Δ-learning potential.
@@ -117,7 +116,7 @@ def read_initial(path: str) -> InitialModel:
     unknown = [name for name in described["fidelities"] if name not in trained_labels(described)]
     if unknown:
         raise MFPyGError(f"{path}: damaged, it does not say what '{unknown[0]}' was trained on")
-    return InitialModel(path, sha256_of(checkpoint_file(Path(path))), checkpoint)
+    return InitialModel(path, sha256_of(checkpoint_file(path)), checkpoint)
 
 
 @dataclass(frozen=True)

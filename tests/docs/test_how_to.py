@@ -31,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [
     *sorted(REPOSITORY.glob("docs/how-to/*.md")),
     *sorted(REPOSITORY.glob("docs/reference/api/*.md")),
-    *(REPOSITORY / name for name in ("docs/start.md", "README.md")),
+    *(REPOSITORY / name for name in ("docs/start.md", "docs/models.md", "README.md")),
 ]
 TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 SHORT = ("--epochs=1", "--compile=off")

@@ -43,10 +43,10 @@ def _text(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     if page.suffix == ".ipynb":
         text = "\n\n".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
-    reference = _hook("reference")
-    for comment, make in (("<!-- commands -->", "commands_page"), ("<!-- settings -->", "settings_page")):
+    for name, make in (("reference", "commands_page"), ("reference", "settings_page"), ("models", "models_page")):
+        comment = f"<!-- {make.removesuffix('_page')} -->"
         if comment in text:
-            text = text.replace(comment, getattr(reference, make)())
+            text = text.replace(comment, getattr(_hook(name), make)())
     return re.sub(r"^ *(`{3,}).*?^ *\1", "", text, flags=re.DOTALL | re.MULTILINE)
 
 
@@ -106,9 +106,8 @@ def test_every_setting_is_on_its_page(reference: ModuleType) -> None:
 
 
 def test_pages_are_generated_without_torch() -> None:
-    code = (
-        "import sys, reference; reference.commands_page(); reference.settings_page(); sys.exit('torch' in sys.modules)"
-    )
+    pages = "reference.commands_page(); reference.settings_page(); models.models_page()"
+    code = f"import sys, models, reference; {pages}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=DOCS / "hooks", check=True)
 
 
