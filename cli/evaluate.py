@@ -134,7 +134,7 @@ def _evaluate(
     from rich.console import Console
     from rich.progress import track
 
-    from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
+    from mfpyg.checkpoint import methods_of, potential_of, read_checkpoint, trained_labels
     from mfpyg.datasets.label_fraction import thin_labels
     from mfpyg.device import choose_device
     from mfpyg.evaluation.evaluate import evaluate
@@ -158,7 +158,7 @@ def _evaluate(
     spec = " + ".join(map(str, specs))
     fingerprint = described["data"]["fingerprint"]
     dataset = _open(specs, trained, potential.fidelities, own, fingerprint, shown_on(console))
-    _note_methods(console, dataset, described["data"]["methods"])
+    _note_methods(console, dataset, methods_of(described))
     rows = _rows(console, dataset, described, spec, split)
     same = dataset.fingerprint == fingerprint
     if letters is not None:

@@ -133,6 +133,17 @@ def trained_labels(described: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
+def methods_of(described: Mapping[str, Any]) -> dict[str, str]:
+    """Level of theory of each fidelity, as far as known, including those of earlier trainings.
+
+    Args:
+        described: metadata of a checkpoint (its entry ``"mfpyg"``).
+    """
+    before = (described.get("init") or {}).get("data", {}).get("methods", {})
+    found = {**before, **described["data"]["methods"]}
+    return {name: found[name] for name in described["fidelities"] if found.get(name)}
+
+
 def epochs_done(checkpoint: Mapping[str, Any]) -> int:
     """Number of completed epochs of a checkpoint."""
     progress = checkpoint.get("progress")
@@ -235,7 +246,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     potential.load_state_dict(weights)
     _check_references(potential, described["reference_energies"], name)
     potential.trained_species = {name: tuple(z) for name, z in (described.get("trained_species") or {}).items()}
-    potential.methods = dict(described["data"]["methods"])
+    potential.methods = methods_of(described)
     if checkpoint.get("uncertainty") is not None:
         load_uncertainty(potential, checkpoint["uncertainty"])
     return potential.eval()

@@ -16,7 +16,7 @@ import numpy as np
 from ase.data import chemical_symbols
 from torch import Tensor
 
-from mfpyg.checkpoint import check_installed, checkpoint_file, epochs_done, read_checkpoint
+from mfpyg.checkpoint import check_installed, checkpoint_file, epochs_done, methods_of, read_checkpoint
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.report import FREQUENCIES
 from mfpyg.fidelity import parse_fidelities
@@ -38,7 +38,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
     described = checkpoint["mfpyg"]
     config, missing = described["config"], _missing(described, path)
-    labels = _labels(config, missing is None, path)
+    labels, methods = _labels(config, missing is None, path), methods_of(described)
     return {
         "kind": "checkpoint",
         "path": str(path),
@@ -57,7 +57,7 @@ def describe_checkpoint(path: Path) -> dict[str, Any]:
         "fidelities": {
             name: {
                 "labels": labels.get(name),
-                "method": described["data"]["methods"].get(name),
+                "method": methods.get(name),
                 "reference_energies": described["reference_energies"].get(name, {}),
                 "trained_elements": _symbols((described.get("trained_species") or {}).get(name)),
                 "standard_deviations": _standard_deviations(checkpoint, name),

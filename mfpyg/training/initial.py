@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mfpyg.checkpoint import checkpoint_file, epochs_done, potential_of, read_checkpoint, trained_labels
+from mfpyg.checkpoint import (
+    checkpoint_file,
+    epochs_done,
+    methods_of,
+    potential_of,
+    read_checkpoint,
+    trained_labels,
+)
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.errors import MFPyGError, unknown_name
@@ -92,7 +99,7 @@ class InitialModel:
             "sha256": self.sha256,
             "fidelities": [str(fidelity) for fidelity in self.fidelities.values()],
             "epochs": epochs_done(self.checkpoint),
-            "data": self.described["data"],
+            "data": {**self.described["data"], "methods": methods_of(self.described)},
             "init": self.described.get("init"),
         }
 

@@ -188,7 +188,10 @@ def test_what_is_not_kept_is_a_note(
             "fidelity 'cc' has no head for dipoles and charges; fidelities with one: dz",
         ),
         (["MODEL", "none.xyz", "-o", "out.xyz", "--fidelity", "cc"], "none.xyz: no such file"),
-        (["none", "in.xyz", "-o", "out.xyz", "--fidelity", "cc"], "none: no such run folder or checkpoint"),
+        (
+            ["none", "in.xyz", "-o", "out.xyz", "--fidelity", "cc"],
+            "none: no such checkpoint; expected a run folder of mfpyg-train or a .ckpt file",
+        ),
         (["in.xyz", "in.xyz", "-o", "out.xyz", "--fidelity", "cc"], "in.xyz: damaged, or not a checkpoint"),
         (["MODEL", "MODEL", "-o", "out.xyz", "--fidelity", "cc"], "expected the input file as the last argument"),
         (["MODEL", "in.xyz", "-o", "out.xyz", "--fidelity", "cc", "--stress", "--x"], "unknown option --x"),

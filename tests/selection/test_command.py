@@ -122,7 +122,7 @@ def test_costs_and_labels_of_mfpyg_label(selecting: Any, pool: Any, write_xyz: A
         ("--method=random --cost cc=1 --budget=9", "before all options; found none"),
         ("pool.xyz --cost cc=1 --target cc --budget=9", "expected a run and the file of frames"),
         ("run pool.xyz --cost cc=1 --budget=9", "no target is given; method multi-fidelity needs the level"),
-        ("run pool.xyz --cost cc=1 --target cc --budget=9", "run: no such run folder or checkpoint"),
+        ("run pool.xyz --cost cc=1 --target cc --budget=9", "run: no such checkpoint; expected a run folder"),
     ],
 )
 def test_mistakes_are_one_line(selecting: Any, pool: Any, options: str, message: str) -> None:
