@@ -43,7 +43,7 @@ class Error:
         unit: unit of the error and of its interval.
         rmse: root mean square error.
         interval: ends of its 95 % interval.
-        n: number of labels; of forces, of conformations with them.
+        n: number of labels; of forces, of their components; of energy differences, of pairs of conformations.
     """
 
     level: str

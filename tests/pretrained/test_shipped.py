@@ -56,7 +56,7 @@ def test_card_is_complete(name: str) -> None:
     for level in card.levels.values():
         assert level.source
         assert level.conformations >= level.molecules > 0
-    assert {(error.level, error.quantity) for error in card.errors} >= {("cc", "forces")}
+    assert {(error.level, error.quantity) for error in card.errors} >= {("cc", "force components")}
     for error in card.errors:
         assert error.level in card.levels
         assert 0 < error.interval[0] <= error.rmse <= error.interval[1]
