@@ -87,12 +87,12 @@ def _stored(first: argparse.Namespace) -> tuple[Path | None, Path | None, dict[s
     """
     if not first.resume:
         path = Path(first.config) if first.config else None
-        return None, path, {} if path is None else s.with_dataset_list(read_yaml(path))
+        return None, path, {} if path is None else s.updated(read_yaml(path))
     if first.config:
         raise MFPyGError("--resume takes the settings of its run; leave --config out")
     folder = RunFolder(Path(first.resume))
     folder.check_resumable()
-    stored = s.with_dataset_list(read_yaml(folder.config))
+    stored = s.updated(read_yaml(folder.config))
     if stored.get("backbone", "hipnn") not in backbones.names():
         package = folder.read_versions().get("backbone_package")
         if package is not None:

@@ -224,9 +224,4 @@ class FinetuneSettings:
         "fidelity of init whose output layers a new one starts from, with reference energies of its own; fresh: random "
         "weights (default: the last one)",
     )
-    refit: bool = setting(
-        False,
-        "shift the reference energies of the fidelities of init that are trained, by a least-squares fit of labels "
-        "minus predictions; for data with molecules or elements that init had few labels of",
-    )
     sha256: str | None = setting(None, "SHA-256 of the checkpoint of init; recorded, and checked if given")

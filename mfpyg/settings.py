@@ -32,6 +32,8 @@ DATASETS = (
     "place of FILE for these formats"
 )
 """Help text of data sets."""
+FIT, KEEP = "fit", "keep"
+"""Values of ``references`` other than the name of a file."""
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 _LABELS = ", ".join(f"{p.letter} {p.plural}" for p in PROPERTIES.values())
 
@@ -68,8 +70,10 @@ class TrainSettings:
     )
     references: str | None = setting(
         None,
-        "YAML file of reference energies, such as 'cc: {unit: Hartree, H: -0.4998}'; others are taken from isolated "
-        "atoms in the training data, or else fitted",
+        "FILE: YAML file of reference energies, such as 'cc: {unit: Hartree, H: -0.4998}', others being taken from "
+        "isolated atoms in the training data, or else fitted; fit: all of them are; with init, only new fidelities get "
+        "reference energies, those of init are kept (keep, the default), or fit: shifted by a least-squares fit of "
+        "labels minus predictions where they are trained",
     )
     preset: str = setting(
         "small",
@@ -182,6 +186,8 @@ class TrainSettings:
                     raise MFPyGError(
                         f"{name} is given, but no init; name the run folder or checkpoint to train further"
                     )
+            if self.references == KEEP:
+                raise MFPyGError("references is keep, but no init, whose reference energies would be kept")
         elif self.strategy != "mfl":
             raise MFPyGError(f"init works only with strategy mfl, not with {self.strategy}; leave one of them out")
 
@@ -273,7 +279,7 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     """
     backbone = values.get("backbone", "hipnn")
     kind = backbones.find(str(backbone))
-    values = with_dataset_list(values)
+    values = updated(values)
     if isinstance(values.get("split"), dict) and values["split"].get("files"):
         values = {"dataset": [], **values}
     fields = dataclasses.fields(TrainSettings)
@@ -286,8 +292,16 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     return build(TrainSettings, {**values, **built})
 
 
-def with_dataset_list(values: dict[str, Any]) -> dict[str, Any]:
-    """Values with ``dataset`` as a list (mfpyg 0.1.0 wrote a string) and units in canonical spelling."""
+def updated(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of earlier versions as those of this one.
+
+    ``dataset`` becomes a list (mfpyg 0.1.0 wrote a string) with units in canonical spelling, and ``finetune.refit`` (of
+    versions between the releases) becomes ``references: fit``.
+    """
+    finetune = values.get("finetune")
+    if isinstance(finetune, dict) and "refit" in finetune:
+        others = {name: value for name, value in finetune.items() if name != "refit"}
+        values = {**values, "finetune": others, **({"references": FIT} if finetune["refit"] is True else {})}
     found = values.get("dataset")
     named = [found] if isinstance(found, str) else found
     if not isinstance(named, list):

@@ -45,7 +45,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
     with_frequencies = FREQUENCIES[0] in there
     if with_frequencies:
         units.append(f"{FREQUENCIES[0]} in {FREQUENCIES[1]}")
-    title = f"{', '.join(units)}; * never trained on"
+    title = "\n".join([f"{', '.join(units)}; * never trained on", *_alignments(metrics)])
     table, heads = _new_table(title), list[str]()
     for property in shown:
         count = "comp." if property.shape else "labels"
@@ -65,6 +65,19 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
     of_pairs = _directional_forces(metrics, trained) if DIRECTIONAL_FORCE in there else None
     more = [found for found in (of_pairs, coverage_table(metrics, trained)) if found is not None]
     return Group(table, *more) if more else table
+
+
+def _alignments(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What reference energies were fitted to for the evaluation, a line for each data set."""
+    found: dict[str, dict[str, int]] = {}
+    for rows in metrics.values():
+        for name, row in rows.items():
+            if aligned := row.get(ENERGY.name, {}).get("aligned"):
+                found.setdefault(aligned["on"], {})[name] = aligned["n"]
+    return [
+        f"reference energies fitted to {on}: {', '.join(f'{n:,} {name} energies' for name, n in of.items())}"
+        for on, of in found.items()
+    ]
 
 
 def _new_table(title: str) -> Table:

@@ -12,7 +12,7 @@ from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
 from mfpyg.properties import ENERGY, HESSIAN
-from mfpyg.settings import TrainSettings
+from mfpyg.settings import FIT, KEEP, TrainSettings
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.strategies.outline import OUTLINED, outline_of
 
@@ -91,7 +91,7 @@ def check_same_references(settings: TrainSettings, folder: RunFolder) -> None:
         MFPyGError: naming the fidelities whose energies differ.
     """
     if (
-        settings.references is None
+        settings.references in (None, FIT, KEEP)
         or not Path(settings.references).expanduser().is_file()
         or not folder.config.is_file()
     ):
@@ -112,7 +112,7 @@ def given_references(settings: TrainSettings) -> GivenReferences:
         MFPyGError: as :func:`mfpyg.datasets.references.read_references`, or for a fidelity of init,
             which keeps its own.
     """
-    if settings.references is None:
+    if settings.references in (None, FIT, KEEP):
         return {}
     known = [level.name for level in combined_levels(parse_specs(settings.sources))]
     found = read_references(settings.references, known)
@@ -121,7 +121,7 @@ def given_references(settings: TrainSettings) -> GivenReferences:
         if fidelity.name in found and fidelity.name not in added:
             raise MFPyGError(
                 f"{settings.references} has reference energies of '{fidelity.name}', but init has its own, which are "
-                f"kept; leave '{fidelity.name}' out of the file"
+                f"kept; leave '{fidelity.name}' out of the file, or shift them to the labels with references fit"
             )
     return found
 
