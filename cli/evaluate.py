@@ -55,8 +55,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--align",
         metavar="SPLIT|DATA",
-        help="fit reference energies by least squares to the labels of a split, named as for --split, or of other data, "
-        "named as for --dataset; for data with another zero of energy",
+        help="least-squares fit of the reference energies, for data with another zero of energy, to the labels of a "
+        "split, named as for --split, or of other data, named as for --dataset",
     )
     parser.add_argument(
         "--properties",

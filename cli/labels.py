@@ -100,7 +100,7 @@ def splits_of(described: Mapping[str, Any], n: int) -> dict[str, np.ndarray]:
 
 
 def parts_of(dataset: ConformationDataset, described: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Conformations that ``--split`` and ``--align`` may name: the splits of the run, or those that other data declare."""
+    """Conformations by the names of ``--split`` and ``--align``: splits of the run, or those declared by other data."""
     everything = {"all": np.arange(len(dataset))}
     if dataset.fingerprint == described["data"]["fingerprint"]:
         return {**splits_of(described, len(dataset)), **everything}

@@ -152,9 +152,9 @@ def offset_note(fidelity: str, left: np.ndarray, counts: np.ndarray, remedy: str
     if before < LARGE or unexplained > EXPLAINED * before:
         return None
     return (
-        f"note: {fidelity} energies differ from the labels by {before:,.0f} kcal/mol per atom (RMS), {unexplained:,.1f} "
-        f"after a fit of one energy per element; labels and model have different zeros, as total and formation "
-        f"energies; {remedy}"
+        f"note: {fidelity} energies differ from the labels by {before:,.0f} kcal/mol per atom, and by "
+        f"{unexplained:,.1f} after a fit of one energy per element (RMS): model and labels have different zeros of "
+        f"energy, as formation and total energies have; {remedy}"
     )
 
 

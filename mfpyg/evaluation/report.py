@@ -12,6 +12,7 @@ import numpy as np
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.coverage import coverage_table
@@ -45,7 +46,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
     with_frequencies = FREQUENCIES[0] in there
     if with_frequencies:
         units.append(f"{FREQUENCIES[0]} in {FREQUENCIES[1]}")
-    title = "\n".join([f"{', '.join(units)}; * never trained on", *_alignments(metrics)])
+    title = f"{', '.join(units)}; * never trained on"
     table, heads = _new_table(title), list[str]()
     for property in shown:
         count = "comp." if property.shape else "labels"
@@ -64,7 +65,8 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
         table.add_section()
     of_pairs = _directional_forces(metrics, trained) if DIRECTIONAL_FORCE in there else None
     more = [found for found in (of_pairs, coverage_table(metrics, trained)) if found is not None]
-    return Group(table, *more) if more else table
+    fitted = [Text(line, no_wrap=True, overflow="ignore") for line in _alignments(metrics)]
+    return Group(*fitted, table, *more) if fitted or more else table
 
 
 def _alignments(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:

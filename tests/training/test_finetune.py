@@ -130,12 +130,12 @@ def test_references_are_the_least_squares_of_what_the_copy_leaves(minichno: Mini
     assert np.sqrt(np.mean(left**2)) < 50
 
 
-def test_refit_shifts_references_to_the_labels(minichno: MiniCHNO, untrained: Make) -> None:
+def test_references_of_init_are_kept_or_fitted_to_the_labels(minichno: MiniCHNO, untrained: Make) -> None:
     """References that few labels had left far off."""
     model = untrained("dz:EF", "cc:E")
     initial = read_initial(str(model))
-    for refit in (True, False):
-        settings = parse(["--init", str(model), "--fidelities", "cc:E", f"--finetune.refit={str(refit).lower()}"])[0]
+    for given, refit in ((["--references=fit"], True), (["--references=keep"], False), ([], False)):
+        settings = parse(["--init", str(model), "--fidelities", "cc:E", *given])[0]
         splits, _ = inherited_splits(settings, minichno, initial)
         start = start_of(initial)
         off = torch.tensor([3.0, 200.0, -50.0, 70.0], dtype=torch.float64)

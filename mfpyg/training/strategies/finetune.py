@@ -60,6 +60,8 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
 def _refit(inputs: Inputs, potential: MultiFidelityPotential) -> None:
     """Shift the reference energies of the fidelities that are trained to the training labels, or say what is amiss."""
     old = [fidelity for fidelity in inputs.fidelities if fidelity.name in potential.fidelities]
+    if not old:
+        return
     rows, refit = inputs.rows("train", old), inputs.settings.references == FIT
     rows = rows if refit else rows[:: math.ceil(len(rows) / CHECKED) or 1]
     found = fit_to_predictions(potential, inputs.dataset, rows, [fidelity.name for fidelity in old])
