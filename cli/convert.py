@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mfpyg.cli.common import Parser, run
 from mfpyg.datasets.spec import DatasetSpec, parse_specs
 from mfpyg.errors import MFPyGError
-from mfpyg.settings import FIT, KEEP
+from mfpyg.option_groups import FIT, KEEP
 from mfpyg.units import energy_factor, length_factor
 
 if TYPE_CHECKING:

@@ -83,7 +83,7 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     )
     specs = None if options.dataset is None else parse_specs(options.dataset)
     path = Path(options.run)
-    if options.split is not None and options.split not in (known := _known_splits(path)):
+    if options.split not in (None, *SPLITS) and options.split not in (known := _known_splits(path)):
         raise unknown_name("split", options.split, known)
     on = None if options.align is None else _align_on(path, options.align)
     if not path.exists():
@@ -112,8 +112,7 @@ def _align_on(path: Path, text: str) -> str | DatasetSpec:
     Raises:
         MFPyGError: if it is neither.
     """
-    known = _known_splits(path)
-    if text in known:
+    if text in SPLITS or text in (known := _known_splits(path)):
         return text
     if is_name(text) and text not in LEVELS:
         raise unknown_name("split or data set of --align", text, [*known, *LEVELS])

@@ -197,6 +197,9 @@ class HeadSettings:
             raise MFPyGError(f"head.width is given, but head.kind is {self.kind}; set head.kind to nonlinear")
 
 
+FIT, KEEP = "fit", "keep"
+"""Values of ``references`` other than the name of a file."""
+
 KEPT_LR = 0.1
 """Factor on the default learning rate with ``finetune.old kept``: at the full rate, the network overfits few new labels
 and forgets what it has learnt from forces."""

@@ -12,7 +12,9 @@ from typing import Any
 from mfpyg import backbones, strategies
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, shown, unknown_name
+from mfpyg.old_settings import updated
 from mfpyg.option_groups import (
+    KEEP,
     KEPT_LR,
     FinetuneSettings,
     HeadSettings,
@@ -24,7 +26,6 @@ from mfpyg.option_groups import (
 from mfpyg.options import build, check, merged, setting
 from mfpyg.properties import PROPERTIES
 from mfpyg.strategy_options import DeltaSettings, MetaSettings, TransferSettings, check_groups
-from mfpyg.units import with_known_units
 
 DATASETS = (
     "known data (minichno, ani1x, ani1ccx, ani2x, comp6 or NAME:PATH), or a file and the keys of its labels as "
@@ -32,8 +33,6 @@ DATASETS = (
     "place of FILE for these formats"
 )
 """Help text of data sets."""
-FIT, KEEP = "fit", "keep"
-"""Values of ``references`` other than the name of a file."""
 LOGGERS = ("tensorboard", "wandb", "mlflow")
 _LABELS = ", ".join(f"{p.letter} {p.plural}" for p in PROPERTIES.values())
 
@@ -187,7 +186,9 @@ class TrainSettings:
                         f"{name} is given, but no init; name the run folder or checkpoint to train further"
                     )
             if self.references == KEEP:
-                raise MFPyGError("references is keep, but no init, whose reference energies would be kept")
+                raise MFPyGError(
+                    "references is keep, but there is no init whose reference energies to keep; leave it out"
+                )
         elif self.strategy != "mfl":
             raise MFPyGError(f"init works only with strategy mfl, not with {self.strategy}; leave one of them out")
 
@@ -290,23 +291,6 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
             raise MFPyGError(f"{name} is {shown(values[name])}, expected settings such as '{name}: {{…}}'")
     built = {name: build(cls, values.get(name) or {}, f"{name}.") for name, cls in groups.items()}
     return build(TrainSettings, {**values, **built})
-
-
-def updated(values: dict[str, Any]) -> dict[str, Any]:
-    """Values of earlier versions as those of this one.
-
-    ``dataset`` becomes a list (mfpyg 0.1.0 wrote a string) with units in canonical spelling, and ``finetune.refit`` (of
-    versions between the releases) becomes ``references: fit``.
-    """
-    finetune = values.get("finetune")
-    if isinstance(finetune, dict) and "refit" in finetune:
-        others = {name: value for name, value in finetune.items() if name != "refit"}
-        values = {**values, "finetune": others, **({"references": FIT} if finetune["refit"] is True else {})}
-    found = values.get("dataset")
-    named = [found] if isinstance(found, str) else found
-    if not isinstance(named, list):
-        return values
-    return {**values, "dataset": [with_known_units(one) if isinstance(one, str) else one for one in named]}
 
 
 def to_dict(settings: TrainSettings) -> dict[str, Any]:

@@ -10,6 +10,7 @@ in float64, and added to the reference energies. Forces do not change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,13 +144,15 @@ def offset_note(fidelity: str, left: np.ndarray, counts: np.ndarray, remedy: str
         counts: number of atoms of each element, (n, n_species) float64.
         remedy: what to do about it.
     """
-    n_atoms, rank = counts.sum(axis=1), int(np.linalg.matrix_rank(counts)) if len(counts) else 0
-    if len(left) <= rank:
+    n_atoms = counts.sum(axis=1)
+    before = float(np.sqrt(np.mean((left / n_atoms) ** 2))) if len(left) else 0.0
+    if before < LARGE:
         return None
-    before = float(np.sqrt(np.mean((left / n_atoms) ** 2)))
-    after = left - counts @ np.linalg.lstsq(counts, left, rcond=None)[0]
-    unexplained = float(np.sqrt(np.sum((after / n_atoms) ** 2) / (len(left) - rank)))
-    if before < LARGE or unexplained > EXPLAINED * before:
+    shifts, _, rank, _ = np.linalg.lstsq(counts, left, rcond=None)
+    freedom = len(left) - int(rank)
+    after = (left - counts @ shifts) / n_atoms
+    unexplained = float(np.sqrt(np.sum(after**2) / freedom)) if freedom else math.inf
+    if unexplained > EXPLAINED * before:
         return None
     return (
         f"note: {fidelity} energies differ from the labels by {before:,.0f} kcal/mol per atom, and by "

@@ -12,10 +12,11 @@ from typing import Any
 from mfpyg.datasets.spec import available_fidelities, parse_specs
 from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.labeling.level import LabelLevel, parse_label_levels
+from mfpyg.option_groups import FIT, KEEP
 from mfpyg.options import build, check, flat, setting
 from mfpyg.sampling.settings import SampleSettings
 from mfpyg.selection.settings import SelectSettings
-from mfpyg.settings import FIT, KEEP, TrainSettings, completed
+from mfpyg.settings import TrainSettings, completed
 from mfpyg.strict_yaml import read_yaml
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400}

@@ -11,8 +11,9 @@ from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
+from mfpyg.option_groups import FIT, KEEP
 from mfpyg.properties import ENERGY, HESSIAN
-from mfpyg.settings import FIT, KEEP, TrainSettings
+from mfpyg.settings import TrainSettings
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.strategies.outline import OUTLINED, outline_of
 

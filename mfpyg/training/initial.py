@@ -17,9 +17,9 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.files import sha256_of
 from mfpyg.models import MultiFidelityPotential
-from mfpyg.option_groups import keeps
+from mfpyg.option_groups import FIT, keeps
 from mfpyg.options import flat
-from mfpyg.settings import FIT, TrainSettings, from_dict, to_dict
+from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.training.folder import RunFolder
 
 NETWORK = ("backbone", "model", "head", "precision")

@@ -15,7 +15,8 @@ from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.alignment import align, alignment_notes, fit_to_predictions, offset_note
 from mfpyg.models import MultiFidelityPotential, Potential
-from mfpyg.settings import FIT, SplitSettings, TrainSettings
+from mfpyg.option_groups import FIT
+from mfpyg.settings import SplitSettings, TrainSettings
 from mfpyg.training.initial import FRESH, InitialModel
 from mfpyg.training.inputs import Inputs, reference_notes
 from mfpyg.training.stage import Stage, train_only, trained_species
