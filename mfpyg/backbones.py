@@ -124,6 +124,15 @@ _BUILTIN_KINDS = (
         n_neighbours=8.0,
         cutoff=4.5,
     ),
+    _builtin(
+        "mace",
+        "mace:MACE",
+        builtin.MACEOptions,
+        n_features=32,
+        l_max=2,
+        n_neighbours=8.0,
+        cutoff=4.5,
+    ),
 )
 
 registry = Registry("backbone", "species", BackboneKind, _BUILTIN_KINDS)

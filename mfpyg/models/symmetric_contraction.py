@@ -1,0 +1,167 @@
+"""Symmetric products of an atom's equivariant features, weighted by element: the higher body orders of MACE."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+_DEPENDENT = 1e-6
+"""Norm, relative to that before, below which what is left of a vector without its projections counts as zero."""
+
+
+@functools.cache
+def symmetric_basis(l_max: int, degree: int, l_out: int) -> Tensor:
+    r"""Orthonormal basis of the equivariant maps from the symmetric power of harmonics to one degree.
+
+    The generalised Clebsch-Gordan coefficients :math:`U_{k,M,m_1 \ldots m_\nu}`, symmetric in the m, of maps from
+    :math:`A = \oplus_{l \le l_{max}} A_l` with parities :math:`(-1)^l`,
+
+    .. math:: B_{k,M} = \sum_{m_1 \ldots m_\nu} U_{k,M,m_1 \ldots m_\nu} A_{m_1} \cdots A_{m_\nu}
+
+    They are products of Wigner 3j symbols, symmetrised and made orthonormal in a fixed order (Gram-Schmidt), so that
+    weights have the same meaning everywhere. The square of each norm is :math:`2 l_{out} + 1`.
+
+    Args:
+        l_max: highest degree of the features.
+        degree: number of factors ν.
+        l_out: degree of the result, of parity :math:`(-1)^{l_{out}}`.
+
+    Returns:
+        (n_paths, 2 l_out + 1, n, ..., n) float64 with n = (l_max + 1)² once for each factor; n_paths may be 0.
+    """
+    size = (l_max + 1) ** 2
+    basis = []
+    for degrees in itertools.combinations_with_replacement(range(l_max + 1), degree):
+        if (sum(degrees) + l_out) % 2:
+            continue
+        place = tuple(slice(l**2, (l + 1) ** 2) for l in degrees)
+        own: list[Tensor] = []  # of other degrees they are orthogonal anyway
+        for coupling in _couplings(degrees, l_out):
+            full = torch.zeros(2 * l_out + 1, *[size] * degree, dtype=torch.float64)
+            full[(slice(None), *place)] = coupling
+            orders = [(0, *order) for order in itertools.permutations(range(1, degree + 1))]
+            symmetric = torch.stack([full.permute(order) for order in orders]).mean(dim=0)
+            rest = symmetric
+            for _ in range(2):  # the second time for rounding errors
+                for other in own:
+                    rest = rest - (rest * other).sum() / (2 * l_out + 1) * other
+            if rest.norm() > _DEPENDENT * coupling.norm():
+                own.append(rest * math.sqrt(2 * l_out + 1) / rest.norm())
+        basis += own
+    return torch.stack(basis) if basis else torch.zeros(0, 2 * l_out + 1, *[size] * degree, dtype=torch.float64)
+
+
+def _couplings(degrees: Sequence[int], l_out: int) -> Iterator[Tensor]:
+    """Products of Wigner 3j symbols that couple degrees one after the other, (2 l_out + 1, 2 l_1 + 1, 2 l_2 + 1, …)."""
+    first, *others = degrees
+    partial = [(first, torch.eye(2 * first + 1, dtype=torch.float64))]
+    for l in others:
+        partial = [
+            (product, torch.tensordot(o3.wigner_3j(before, l, product, torch.float64), tensor, ([0], [0])).movedim(0, -1))
+            for before, tensor in partial
+            for product in range(abs(before - l), before + l + 1)
+        ]
+    return (tensor for product, tensor in partial if product == l_out)
+
+
+class SymmetricContraction(nn.Module):
+    r"""Weighted sums of symmetric products of up to ν features, channel by channel (eqs. 10-11 of the MACE paper).
+
+    .. math:: B_{i,c,LM} = \sum_{\nu' \le \nu} \sum_k W^{L \nu'}_{z_i,k,c} B^{L \nu'}_{k,M}(A_{i,c})
+
+    with the functions of :func:`symmetric_basis`. The weights are multiplied by the basis first, once for each element
+    and channel; then the products of up to ν - 1 factors are multiplied by matrices, and by the last factor.
+
+    Args:
+        l_in: highest degree of the features.
+        l_out: highest degree of the result.
+        correlation: highest number of factors ν.
+        n_species: number of elements.
+        n_channels: number of channels.
+    """
+
+    basis: Tensor
+    first: Tensor
+    second: Tensor
+
+    def __init__(self, l_in: int, l_out: int, correlation: int, n_species: int, n_channels: int) -> None:
+        super().__init__()
+        self.sizes = l_in, l_out, correlation
+        self.n_in, self.n_out = (l_in + 1) ** 2, (l_out + 1) ** 2
+        basis, scale = contraction_basis(*self.sizes)
+        self.register_buffer("basis", basis.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("scale", scale.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("monomials", _monomials(self.n_in, 2), persistent=False)
+        self.correlation = correlation
+        self.weight = nn.Parameter(torch.empty(n_species, n_channels, len(basis)))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw normal weights with the inverse number of functions of each degree and number of factors, as MACE."""
+        with torch.no_grad():
+            self.weight.normal_().mul_(self.scale)
+
+    def forward(self, x: Tensor, counts: Sequence[int]) -> Tensor:
+        """Contract the features of atoms that are sorted by element.
+
+        Args:
+            x: (n_in, n_channels, n_atoms), n_in = (l_in + 1)².
+            counts: number of atoms of each element.
+
+        Returns:
+            (n_channels, n_out, n_atoms), n_out = (l_out + 1)².
+        """
+        lower = [x.new_ones(1, *x.shape[1:]), x, self._pairs(x)][: self.correlation]
+        products = torch.cat(lower) if len(lower) > 1 else lower[0]  # (n_products, n_channels, n_atoms)
+        by_element = self.weight @ self.basis  # (n_species, n_channels, n_out * n_in * n_products)
+        by_element = by_element.unflatten(2, (self.n_out * self.n_in, -1))
+        parts = zip(by_element, products.transpose(0, 1).split(list(counts), dim=2), strict=True)
+        matrices = torch.cat([torch.bmm(w, part) for w, part in parts], dim=2)  # (n_channels, n_out * n_in, n_atoms)
+        return (matrices.unflatten(1, (self.n_out, self.n_in)) * x.transpose(0, 1).unsqueeze(1)).sum(dim=2)
+
+    def _pairs(self, x: Tensor) -> Tensor:
+        return x.index_select(0, self.monomials[:, 0]) * x.index_select(0, self.monomials[:, 1])
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        super()._apply(fn, recurse)
+        self.basis.copy_(contraction_basis(*self.sizes)[0])  # a cast to float32 and back would keep the rounding errors
+        return self
+
+
+def _monomials(n: int, degree: int) -> Tensor:
+    """Indices of the factors of each product of that many of n numbers, ascending, (n_products, degree)."""
+    rows = list(itertools.combinations_with_replacement(range(n), degree))
+    return torch.tensor(rows, dtype=torch.int64).view(len(rows), degree)
+
+
+@functools.cache
+def contraction_basis(l_in: int, l_out: int, correlation: int) -> tuple[Tensor, Tensor]:
+    """The functions of :class:`SymmetricContraction` as matrices from products of ν - 1 factors to result times factor.
+
+    Returns:
+        (n_functions, n_out * n_in * n_products) float64, with products of 0, 1, … factors, first of degree 0 of the
+        result, then 1, …; and the inverse number of functions of the same degree and number of factors, (n_functions,).
+    """
+    n_in, n_out = (l_in + 1) ** 2, (l_out + 1) ** 2
+    products = [_monomials(n_in, degree) for degree in range(correlation)]
+    starts = [0, *itertools.accumulate(len(rows) for rows in products)]
+    functions, scale = [], []
+    for l in range(l_out + 1):
+        for degree, (rows, start) in enumerate(zip(products, starts, strict=False), 1):
+            coefficients = symmetric_basis(l_in, degree, l)  # (n_paths, 2l + 1, n_in, …)
+            paths = len(coefficients)
+            # A product of different factors stands for all of their orders.
+            orders = torch.tensor([len(set(itertools.permutations(row))) for row in rows.tolist()]).double()
+            last = coefficients.movedim(-1, 2)  # (n_paths, 2l + 1, n_in, …), the last factor first
+            chosen = last[(..., *rows.unbind(1))] if degree > 1 else last.unsqueeze(3)
+            matrix = torch.zeros(paths, n_out, n_in, starts[-1], dtype=torch.float64)
+            matrix[:, l**2 : (l + 1) ** 2, :, start : start + len(rows)] = chosen * orders
+            functions.append(matrix.flatten(1))
+            scale += [1 / paths] * paths
+    return torch.cat(functions), torch.tensor(scale, dtype=torch.float64)
