@@ -74,14 +74,16 @@ class SelfConnection(nn.Module):
     """A linear layer for each degree and element.
 
     Args:
-        l_max: highest degree.
+        l_in, l_out: highest degree of the features and of the results, which are zero at degrees above ``l_in``.
         n_species: number of elements.
         n_features: width of the features and results.
     """
 
-    def __init__(self, l_max: int, n_species: int, n_features: int) -> None:
+    def __init__(self, l_in: int, l_out: int, n_species: int, n_features: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(l_max + 1, n_species, n_features, n_features))
+        self.sizes = [2 * l + 1 for l in range(min(l_in, l_out) + 1)]
+        self.missing = (l_out + 1) ** 2 - sum(self.sizes)  # components
+        self.weight = nn.Parameter(torch.empty(len(self.sizes), n_species, n_features, n_features))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -89,15 +91,13 @@ class SelfConnection(nn.Module):
         nn.init.normal_(self.weight, std=1 / math.sqrt(self.weight.shape[-1]))
 
     def forward(self, tensors: Tensor, counts: list[int]) -> Tensor:
-        """(n_atoms, (l + 1)², C), atoms sorted by element -> (n_atoms, (l_max + 1)², C), zero beyond degree l."""
-        n_atoms, components, _ = tensors.shape
-        l_max = min(math.isqrt(components), len(self.weight)) - 1
-        results = []
-        for part, weights in zip(tensors.split(counts), self.weight.unbind(1), strict=True):
-            by_degree = part[:, : (l_max + 1) ** 2].split([2 * l + 1 for l in range(l_max + 1)], dim=1)
-            results.append(torch.cat([x @ w for x, w in zip(by_degree, weights, strict=False)], dim=1))
-        missing = len(self.weight) ** 2 - (l_max + 1) ** 2
-        return nn.functional.pad(torch.cat(results), (0, 0, 0, missing)) if missing else torch.cat(results)
+        """(n_atoms, (l_in + 1)², C), atoms sorted by element -> (n_atoms, (l_out + 1)², C)."""
+        by_degree = tensors[:, : sum(self.sizes)].split(self.sizes, dim=1)
+        results = [
+            torch.cat([part @ w for part, w in zip(x.split(counts), weights, strict=True)])
+            for x, weights in zip(by_degree, self.weight, strict=True)
+        ]
+        return nn.functional.pad(torch.cat(results, dim=1), (0, 0, 0, self.missing))
 
 
 class Convolution(MessagePassing):
@@ -216,7 +216,7 @@ class Block(nn.Module):
         self.convolution = Convolution(l_in, l_max, n_features, radial_sizes, n_neighbours)
         self.contraction = SymmetricContraction(l_max, l_out, correlation, n_species, n_features)
         self.after = ByDegree([n_features] * (l_out + 1), n_features)
-        self.self_connection = SelfConnection(min(l_in, l_out), n_species, n_features)
+        self.self_connection = SelfConnection(l_in, l_out, n_species, n_features)
 
     def forward(self, state: State) -> State:
         summed = self.convolution(state).permute(1, 2, 0).contiguous()  # (components, C, n_atoms)
@@ -290,5 +290,5 @@ class MACE(Backbone):
             one_hot.detach().sum(dim=0).long().tolist(),
             place[graph.edge_index],
             o3.spherical_harmonics(self.harmonics, unit, normalize=False, normalization="component"),
-            self.radial(graph.edge_dist) * (2 / self.cutoff**2) ,
+            self.radial(graph.edge_dist) * math.sqrt(2 / self.cutoff**3),  # PyG's basis has another prefactor
         )
