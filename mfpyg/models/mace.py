@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from torch_geometric.nn.models.dimenet import BesselBasisLayer
 from mfpyg.graph import Graph
 from mfpyg.models.backbone import Backbone
 from mfpyg.models.symmetric_contraction import SymmetricContraction
+from mfpyg.torch_defaults import with_default_torch_settings
 
 _SILU = 1.6765
 """Inverse root mean square of silu(x) for normal x."""
@@ -81,7 +83,7 @@ class SelfConnection(nn.Module):
 
     def __init__(self, l_in: int, l_out: int, n_species: int, n_features: int) -> None:
         super().__init__()
-        self.sizes = [2 * l + 1 for l in range(min(l_in, l_out) + 1)]
+        self.sizes = [2 * ell + 1 for ell in range(min(l_in, l_out) + 1)]
         self.missing = (l_out + 1) ** 2 - sum(self.sizes)  # components
         self.weight = nn.Parameter(torch.empty(len(self.sizes), n_species, n_features, n_features))
         self.reset_parameters()
@@ -98,6 +100,33 @@ class SelfConnection(nn.Module):
             for x, weights in zip(by_degree, self.weight, strict=True)
         ]
         return nn.functional.pad(torch.cat(results, dim=1), (0, 0, 0, self.missing))
+
+
+def paths_of(l_in: int, l_max: int) -> list[list[tuple[int, int]]]:
+    """Degrees of features and harmonics whose product contains each degree from 0 to ``l_max``, with its parity."""
+    pairs = list(itertools.product(range(l_in + 1), range(l_max + 1)))
+    return [
+        [(l1, l2) for l1, l2 in pairs if abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0]
+        for l3 in range(l_max + 1)
+    ]
+
+
+@functools.cache
+@with_default_torch_settings
+def coupling(l_in: int, l_max: int) -> Tensor:
+    """Wigner 3j symbols of all paths: from harmonics to matrices that act on the features.
+
+    Returns:
+        ((l_max + 1)², n_rows * (l_in + 1)²) float64; rows are degrees of the result, their components, and paths.
+    """
+    blocks = []
+    for l3, paths in enumerate(paths_of(l_in, l_max)):
+        block = torch.zeros((l_max + 1) ** 2, 2 * l3 + 1, len(paths), (l_in + 1) ** 2, dtype=torch.float64)
+        for number, (l1, l2) in enumerate(paths):
+            symbols = math.sqrt(2 * l3 + 1) * o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
+            block[l2**2 : (l2 + 1) ** 2, :, number, l1**2 : (l1 + 1) ** 2] = symbols.permute(1, 2, 0)
+        blocks.append(block.flatten(1, 2))
+    return torch.cat(blocks, dim=1).flatten(1)
 
 
 class Convolution(MessagePassing):
@@ -123,19 +152,12 @@ class Convolution(MessagePassing):
         self, l_in: int, l_max: int, n_features: int, radial_sizes: Sequence[int], n_neighbours: float
     ) -> None:
         super().__init__(aggr="add", node_dim=0)
-        self.degrees, self.l_max, self.n_features = range(l_in + 1), l_max, n_features
+        self.sizes, self.n_features = (l_in, l_max), n_features
         self.scale = 1 / n_neighbours
-        self.paths = [
-            [
-                (l1, l2)
-                for l1 in range(l_in + 1)
-                for l2 in range(l_max + 1)
-                if abs(l1 - l2) <= l3 <= l1 + l2 and (l1 + l2 + l3) % 2 == 0
-            ]
-            for l3 in range(l_max + 1)
-        ]  # of each degree of the result
-        n_paths = [len(paths) for paths in self.paths]
-        self.register_buffer("coupling", self._coupling().to(torch.get_default_dtype()), persistent=False)
+        n_paths = [len(paths) for paths in paths_of(l_in, l_max)]
+        self.register_buffer("coupling", coupling(l_in, l_max).to(torch.get_default_dtype()), persistent=False)
+        self.components = [2 * ell + 1 for ell in range(l_in + 1)]
+        self.shapes = [(2 * ell + 1, n) for ell, n in enumerate(n_paths)]  # components and paths of each degree
         self.before = ByDegree([n_features] * (l_in + 1), n_features)
         hidden = [
             part
@@ -145,50 +167,33 @@ class Convolution(MessagePassing):
         self.radial = nn.Sequential(*hidden, Linear(radial_sizes[-1], sum(n_paths) * n_features, _SILU))
         self.after = ByDegree([n * n_features for n in n_paths], n_features)
 
-    def _coupling(self) -> Tensor:
-        """Wigner 3j symbols of all paths, ((l_max + 1)², n_rows * (l_in + 1)²) float64.
-
-        Rows go through the degrees l₃ of the result, the components of each, and its paths.
-        """
-        size = len(self.degrees) ** 2
-        blocks = []
-        for l3, paths in enumerate(self.paths):
-            block = torch.zeros((self.l_max + 1) ** 2, 2 * l3 + 1, len(paths), size, dtype=torch.float64)
-            for number, (l1, l2) in enumerate(paths):
-                symbols = math.sqrt(2 * l3 + 1) * o3.wigner_3j(l1, l2, l3, dtype=torch.float64)
-                block[l2**2 : (l2 + 1) ** 2, :, number, l1**2 : (l1 + 1) ** 2] = symbols.permute(1, 2, 0)
-            blocks.append(block.flatten(1, 2))
-        return torch.cat(blocks, dim=1).flatten(1)
-
     def forward(self, state: State) -> Tensor:
         """-> (n_atoms, (l_max + 1)², C)."""
         n_atoms = state.tensors.shape[0]
         summed = self.propagate(
             state.edge_index,
-            x=self.before(state.tensors.split([2 * l + 1 for l in self.degrees], dim=1)),
+            x=self.before(state.tensors.split(self.components, dim=1)),
             harmonics=state.harmonics,
             weights=self.radial(state.radial) * self.scale,
             size=(n_atoms, n_atoms),
         )  # (n_atoms, n_rows * C)
-        sizes = [(2 * l + 1) * len(paths) * self.n_features for l, paths in enumerate(self.paths)]
-        parts = summed.split(sizes, dim=1)
-        return self.after([x.unflatten(1, (2 * l + 1, -1)) for l, x in enumerate(parts)])
+        parts = summed.split([m * n * self.n_features for m, n in self.shapes], dim=1)
+        return self.after([x.unflatten(1, (m, -1)) for x, (m, _) in zip(parts, self.shapes, strict=True)])
 
     def message(self, x_j: Tensor, harmonics: Tensor, weights: Tensor) -> Tensor:
         """Products by path, (n_edges, n_rows * C)."""
         matrices = (harmonics @ self.coupling).unflatten(1, (-1, x_j.shape[1]))  # (n_edges, n_rows, (l_in + 1)²)
-        products = torch.bmm(matrices, x_j)  # (n_edges, n_rows, C)
-        by_degree = products.split([(2 * l + 1) * len(paths) for l, paths in enumerate(self.paths)], dim=1)
-        of_paths = weights.unflatten(1, (-1, 1, self.n_features)).split([len(paths) for paths in self.paths], dim=1)
+        products = torch.bmm(matrices, x_j).split([m * n for m, n in self.shapes], dim=1)
+        of_paths = weights.unflatten(1, (1, -1, self.n_features)).split([n for _, n in self.shapes], dim=2)
         weighted = [
-            (x.unflatten(1, (2 * l + 1, -1)) * w.transpose(1, 2)).flatten(1)
-            for l, (x, w) in enumerate(zip(by_degree, of_paths, strict=True))
+            x.unflatten(1, shape) * w  # (n_edges, 2l + 1, n_paths, C)
+            for x, w, shape in zip(products, of_paths, self.shapes, strict=True)
         ]
-        return torch.cat(weighted, dim=1)
+        return torch.cat([x.flatten(1) for x in weighted], dim=1)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
-        self.coupling.copy_(self._coupling())  # a cast to float32 and back would keep the rounding errors
+        self.coupling.copy_(coupling(*self.sizes))  # a cast to float32 and back would keep the rounding errors
         return self
 
 
@@ -221,7 +226,7 @@ class Block(nn.Module):
     def forward(self, state: State) -> State:
         summed = self.convolution(state).permute(1, 2, 0).contiguous()  # (components, C, n_atoms)
         products = self.contraction(summed, state.counts).permute(2, 1, 0)  # (n_atoms, (l_out + 1)², C)
-        tensors = self.after(products.split([2 * l + 1 for l in self.degrees], dim=1))
+        tensors = self.after(products.split([2 * ell + 1 for ell in self.degrees], dim=1))
         tensors = tensors + self.self_connection(state.tensors, state.counts)
         return state._replace(features=tensors[:, 0].index_select(0, state.place), tensors=tensors)
 
@@ -270,9 +275,7 @@ class MACE(Backbone):
         radial_sizes = (n_radial, *[radial_width] * radial_layers)
         degrees = [0, *[l_hidden] * (n_interactions - 1), 0]
         for l_in, l_out in itertools.pairwise(degrees):
-            block = Block(
-                l_in, l_out, l_max, correlation, n_species, n_features, radial_sizes, n_neighbours
-            )
+            block = Block(l_in, l_out, l_max, correlation, n_species, n_features, radial_sizes, n_neighbours)
             self.blocks.append(block)
         self.feature_sizes = (n_species, *[n_features] * n_interactions)
 

@@ -11,11 +11,14 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
+from mfpyg.torch_defaults import with_default_torch_settings
+
 _DEPENDENT = 1e-6
 """Norm, relative to that before, below which what is left of a vector without its projections counts as zero."""
 
 
 @functools.cache
+@with_default_torch_settings
 def symmetric_basis(l_max: int, degree: int, l_out: int) -> Tensor:
     r"""Orthonormal basis of the equivariant maps from the symmetric power of harmonics to one degree.
 
@@ -40,7 +43,7 @@ def symmetric_basis(l_max: int, degree: int, l_out: int) -> Tensor:
     for degrees in itertools.combinations_with_replacement(range(l_max + 1), degree):
         if (sum(degrees) + l_out) % 2:
             continue
-        place = tuple(slice(l**2, (l + 1) ** 2) for l in degrees)
+        place = tuple(slice(ell**2, (ell + 1) ** 2) for ell in degrees)
         own: list[Tensor] = []  # of other degrees they are orthogonal anyway
         for coupling in _couplings(degrees, l_out):
             full = torch.zeros(2 * l_out + 1, *[size] * degree, dtype=torch.float64)
@@ -61,11 +64,14 @@ def _couplings(degrees: Sequence[int], l_out: int) -> Iterator[Tensor]:
     """Products of Wigner 3j symbols that couple degrees one after the other, (2 l_out + 1, 2 l_1 + 1, 2 l_2 + 1, …)."""
     first, *others = degrees
     partial = [(first, torch.eye(2 * first + 1, dtype=torch.float64))]
-    for l in others:
+    for ell in others:
         partial = [
-            (product, torch.tensordot(o3.wigner_3j(before, l, product, torch.float64), tensor, ([0], [0])).movedim(0, -1))
+            (
+                product,
+                torch.tensordot(o3.wigner_3j(before, ell, product, torch.float64), tensor, ([0], [0])).movedim(0, -1),
+            )
             for before, tensor in partial
-            for product in range(abs(before - l), before + l + 1)
+            for product in range(abs(before - ell), before + ell + 1)
         ]
     return (tensor for product, tensor in partial if product == l_out)
 
@@ -87,25 +93,25 @@ class SymmetricContraction(nn.Module):
     """
 
     basis: Tensor
-    first: Tensor
-    second: Tensor
+    pairs: Tensor
 
     def __init__(self, l_in: int, l_out: int, correlation: int, n_species: int, n_channels: int) -> None:
         super().__init__()
         self.sizes = l_in, l_out, correlation
         self.n_in, self.n_out = (l_in + 1) ** 2, (l_out + 1) ** 2
-        basis, scale = contraction_basis(*self.sizes)
+        basis, n_paths = contraction_basis(*self.sizes)
+        self.n_paths, self.correlation = n_paths, correlation
         self.register_buffer("basis", basis.to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer("scale", scale.to(torch.get_default_dtype()), persistent=False)
-        self.register_buffer("monomials", _monomials(self.n_in, 2), persistent=False)
-        self.correlation = correlation
+        self.register_buffer("pairs", monomials(self.n_in, 2), persistent=False)
         self.weight = nn.Parameter(torch.empty(n_species, n_channels, len(basis)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw normal weights with the inverse number of functions of each degree and number of factors, as MACE."""
+        """Draw normal weights, divided by the number of functions of the same degree and number of factors, as MACE."""
+        nn.init.normal_(self.weight)
         with torch.no_grad():
-            self.weight.normal_().mul_(self.scale)
+            for weights, n in zip(self.weight.split(self.n_paths, dim=2), self.n_paths, strict=True):
+                weights.div_(max(n, 1))
 
     def forward(self, x: Tensor, counts: Sequence[int]) -> Tensor:
         """Contract the features of atoms that are sorted by element.
@@ -117,16 +123,17 @@ class SymmetricContraction(nn.Module):
         Returns:
             (n_channels, n_out, n_atoms), n_out = (l_out + 1)².
         """
-        lower = [x.new_ones(1, *x.shape[1:]), x, self._pairs(x)][: self.correlation]
-        products = torch.cat(lower) if len(lower) > 1 else lower[0]  # (n_products, n_channels, n_atoms)
+        lower = [x.new_ones(1, *x.shape[1:])]
+        if self.correlation > 1:
+            lower.append(x)
+        if self.correlation > 2:
+            lower.append(x.index_select(0, self.pairs[:, 0]) * x.index_select(0, self.pairs[:, 1]))
+        products = torch.cat(lower)  # (n_products, n_channels, n_atoms)
         by_element = self.weight @ self.basis  # (n_species, n_channels, n_out * n_in * n_products)
         by_element = by_element.unflatten(2, (self.n_out * self.n_in, -1))
         parts = zip(by_element, products.transpose(0, 1).split(list(counts), dim=2), strict=True)
         matrices = torch.cat([torch.bmm(w, part) for w, part in parts], dim=2)  # (n_channels, n_out * n_in, n_atoms)
         return (matrices.unflatten(1, (self.n_out, self.n_in)) * x.transpose(0, 1).unsqueeze(1)).sum(dim=2)
-
-    def _pairs(self, x: Tensor) -> Tensor:
-        return x.index_select(0, self.monomials[:, 0]) * x.index_select(0, self.monomials[:, 1])
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
@@ -134,34 +141,34 @@ class SymmetricContraction(nn.Module):
         return self
 
 
-def _monomials(n: int, degree: int) -> Tensor:
-    """Indices of the factors of each product of that many of n numbers, ascending, (n_products, degree)."""
+@with_default_torch_settings
+def monomials(n: int, degree: int) -> Tensor:
+    """Indices of the factors of all products of some of n numbers, ascending, (n_products, degree) int64."""
     rows = list(itertools.combinations_with_replacement(range(n), degree))
     return torch.tensor(rows, dtype=torch.int64).view(len(rows), degree)
 
 
 @functools.cache
-def contraction_basis(l_in: int, l_out: int, correlation: int) -> tuple[Tensor, Tensor]:
-    """The functions of :class:`SymmetricContraction` as matrices from products of ν - 1 factors to result times factor.
+@with_default_torch_settings
+def contraction_basis(l_in: int, l_out: int, correlation: int) -> tuple[Tensor, list[int]]:
+    """Functions of :class:`SymmetricContraction` as matrices: from products of ν - 1 factors to result times factor.
 
     Returns:
-        (n_functions, n_out * n_in * n_products) float64, with products of 0, 1, … factors, first of degree 0 of the
-        result, then 1, …; and the inverse number of functions of the same degree and number of factors, (n_functions,).
+        (n_functions, n_out * n_in * n_products) float64, with the products of 0, 1, … factors; and the number of
+        functions of each degree of the result and, within these, each number of factors, in the order of the rows.
     """
     n_in, n_out = (l_in + 1) ** 2, (l_out + 1) ** 2
-    products = [_monomials(n_in, degree) for degree in range(correlation)]
+    products = [monomials(n_in, degree) for degree in range(correlation)]
     starts = [0, *itertools.accumulate(len(rows) for rows in products)]
-    functions, scale = [], []
-    for l in range(l_out + 1):
+    functions, n_paths = [], []
+    for ell in range(l_out + 1):
         for degree, (rows, start) in enumerate(zip(products, starts, strict=False), 1):
-            coefficients = symmetric_basis(l_in, degree, l)  # (n_paths, 2l + 1, n_in, …)
-            paths = len(coefficients)
+            basis = symmetric_basis(l_in, degree, ell)  # (n_paths, 2l + 1, n_in, …), symmetric
             # A product of different factors stands for all of their orders.
             orders = torch.tensor([len(set(itertools.permutations(row))) for row in rows.tolist()]).double()
-            last = coefficients.movedim(-1, 2)  # (n_paths, 2l + 1, n_in, …), the last factor first
-            chosen = last[(..., *rows.unbind(1))] if degree > 1 else last.unsqueeze(3)
-            matrix = torch.zeros(paths, n_out, n_in, starts[-1], dtype=torch.float64)
-            matrix[:, l**2 : (l + 1) ** 2, :, start : start + len(rows)] = chosen * orders
-            functions.append(matrix.flatten(1))
-            scale += [1 / paths] * paths
-    return torch.cat(functions), torch.tensor(scale, dtype=torch.float64)
+            chosen = basis.flatten(3)[..., rows @ n_in ** torch.arange(degree - 2, -1, -1)]  # (…, n_in, n_products)
+            matrices = torch.zeros(len(basis), n_out, n_in, starts[-1], dtype=torch.float64)
+            matrices[:, ell**2 : (ell + 1) ** 2, :, start : start + len(rows)] = chosen * orders
+            functions.append(matrices.flatten(1))
+            n_paths.append(len(basis))
+    return torch.cat(functions), n_paths

@@ -49,7 +49,7 @@ def main() -> None:
     stored = {f"weights/{name}": value for name, value in network.state_dict().items()}
     stored["silu"] = torch.tensor(normalize2mom(torch.nn.functional.silu).cst)
 
-    def store(name: str):  # noqa: ANN202
+    def store(name: str):
         def hook(module: torch.nn.Module, inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
             stored[name] = output[0] if isinstance(output, tuple) else output
 
@@ -71,7 +71,7 @@ def main() -> None:
 
 def batch() -> dict[str, Tensor]:
     """Two random molecules, and all edges within the cutoff."""
-    z = torch.tensor(sum(MOLECULES, []))
+    z = torch.tensor([number for molecule in MOLECULES for number in molecule])
     number = torch.arange(len(MOLECULES)).repeat_interleave(torch.tensor([len(m) for m in MOLECULES]))
     positions = 2.0 * torch.rand(len(z), 3) + 1.2 * torch.arange(len(z))[:, None] * torch.tensor([0.6, 0.5, 0.4])
     near = (torch.cdist(positions, positions) < CUTOFF) & (number[:, None] == number)

@@ -60,11 +60,11 @@ def test_basis_is_complete(degree: int, l_out: int) -> None:
     angles = (torch.arange(2000).double() + 0.5) * math.pi / 2000
     density = 2 / math.pi * (angles / 2).sin().square() * (math.pi / 2000)  # Haar measure of rotation angles
 
-    def character(l: int, angle: Tensor, inversion: int) -> Tensor:
-        return inversion**l * (1 + 2 * sum((m * angle).cos() for m in range(1, l + 1)))
+    def character(ell: int, angle: Tensor, inversion: int) -> Tensor:
+        return inversion**ell * (1 + 2 * sum((m * angle).cos() for m in range(1, ell + 1)))
 
     def of_features(power: int, inversion: int) -> Tensor:
-        return sum(character(l, power * angles, inversion**power) for l in range(4))  # type: ignore[return-value]
+        return sum(character(ell, power * angles, inversion**power) for ell in range(4))  # type: ignore[return-value]
 
     count = 0.0
     for inversion in (1, -1):
@@ -80,15 +80,15 @@ def test_contraction_is_its_definition(l_in: int, l_out: int, correlation: int) 
     x, counts = torch.randn((l_in + 1) ** 2, 4, 5, dtype=torch.float64), [3, 0, 2]
     weights = layer.weight[torch.tensor([0, 0, 0, 2, 2])]  # (n_atoms, C, n_functions)
     expected, place = torch.zeros(4, (l_out + 1) ** 2, 5).double(), 0
-    for l in range(l_out + 1):
+    for ell in range(l_out + 1):
         for degree in range(1, correlation + 1):
-            basis = symmetric_basis(l_in, degree, l)
+            basis = symmetric_basis(l_in, degree, ell)
             of_paths = weights[:, :, place : place + len(basis)]
             place += len(basis)
             factors = "abc"[:degree]
             formula = f"kM{factors}," + "".join(f"{m}cn," for m in "xyz"[:degree]).replace("c", "g")
             formula = formula.replace("x", "a").replace("y", "b").replace("z", "c") + "ngk->gMn"
-            expected[:, l**2 : (l + 1) ** 2] += torch.einsum(formula, basis, *[x] * degree, of_paths)
+            expected[:, ell**2 : (ell + 1) ** 2] += torch.einsum(formula, basis, *[x] * degree, of_paths)
     assert place == layer.weight.shape[2]
     torch.testing.assert_close(layer(x, counts), expected, rtol=1e-12, atol=1e-12)
 
@@ -100,7 +100,7 @@ def test_constants_keep_their_digits() -> None:
 
 
 def test_degrees_of_features_above_those_of_sums_are_refused() -> None:
-    with pytest.raises(MFPyGError, match="model.l_hidden 3 is above model.l_max 2"):
+    with pytest.raises(MFPyGError, match=r"model\.l_hidden 3 is above model\.l_max 2"):
         from_dict({"backbone": "mace", "fidelities": ["dz:EF"], "model": {"l_max": 2, "l_hidden": 3}}).check()
 
 
@@ -148,14 +148,14 @@ def _set_convolution(block: Block, weights: dict[str, Tensor], silu: float) -> N
 def _set_products(block: Block, weights: dict[str, Tensor]) -> None:
     """Their coefficients, made symmetric, are combinations of ours: map the weights by least squares."""
     found = []
-    for l in block.degrees:
-        of_degree = f"symmetric_contractions.contractions.{l}."
+    for ell in block.degrees:
+        of_degree = f"symmetric_contractions.contractions.{ell}."
         for degree in (1, 2, 3):
             theirs = weights[f"{of_degree}U_matrix_{degree}"].movedim(-1, 0)  # (n_theirs, 2l + 1, 9, …)
-            theirs = theirs if l else theirs.unsqueeze(1)
+            theirs = theirs if ell else theirs.unsqueeze(1)
             axes = itertools.permutations(range(2, degree + 2))
             theirs = torch.stack([theirs.permute(0, 1, *order) for order in axes]).mean(dim=0).flatten(1)
-            ours = symmetric_basis(2, degree, l).flatten(1)
+            ours = symmetric_basis(2, degree, ell).flatten(1)
             change = torch.linalg.lstsq(ours.T, theirs.T).solution  # (n_ours, n_theirs)
             torch.testing.assert_close(change.T @ ours, theirs, rtol=0, atol=1e-13)
             assert torch.linalg.matrix_rank(theirs) == len(ours)
@@ -189,7 +189,7 @@ def test_layers_are_those_of_mace(stored: dict[str, Tensor]) -> None:
     graph = build_graph(batch, 3.0)
     assert set(zip(*graph.edge_index.tolist(), strict=True)) == set(zip(*stored["edge_index"].tolist(), strict=True))
     # Their vectors point from source to target, ours the other way round.
-    signs = torch.tensor([(-1.0) ** l for l in range(3) for _ in range(2 * l + 1)], dtype=torch.float64)
+    signs = torch.tensor([(-1.0) ** ell for ell in range(3) for _ in range(2 * ell + 1)], dtype=torch.float64)
     state = backbone.embed(graph)
 
     def assert_same(ours: Tensor, name: str) -> None:
@@ -198,7 +198,7 @@ def test_layers_are_those_of_mace(stored: dict[str, Tensor]) -> None:
         theirs = stored[name]
         if theirs.dim() == 2:
             degrees = range(math.isqrt(ours.shape[1]))
-            parts = theirs.split([3 * (2 * l + 1) for l in degrees], dim=1)
+            parts = theirs.split([3 * (2 * ell + 1) for ell in degrees], dim=1)
             theirs = torch.cat([part.view(len(part), 3, -1) for part in parts], dim=2)
         torch.testing.assert_close(ours, theirs.transpose(1, 2), rtol=1e-10, atol=1e-10)
 
