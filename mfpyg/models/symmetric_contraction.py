@@ -163,10 +163,11 @@ def contraction_basis(l_in: int, l_out: int, correlation: int) -> tuple[Tensor, 
     functions, n_paths = [], []
     for ell in range(l_out + 1):
         for degree, (rows, start) in enumerate(zip(products, starts, strict=False), 1):
-            basis = symmetric_basis(l_in, degree, ell)  # (n_paths, 2l + 1, n_in, …), symmetric
+            basis = symmetric_basis(l_in, degree, ell)
+            basis = basis.reshape(len(basis), 2 * ell + 1, n_in, n_in ** (degree - 1))
             # A product of different factors stands for all of their orders.
             orders = torch.tensor([len(set(itertools.permutations(row))) for row in rows.tolist()]).double()
-            chosen = basis.flatten(3)[..., rows @ n_in ** torch.arange(degree - 2, -1, -1)]  # (…, n_in, n_products)
+            chosen = basis[..., rows @ n_in ** torch.arange(degree - 2, -1, -1)]  # (n_paths, 2l + 1, n_in, n_products)
             matrices = torch.zeros(len(basis), n_out, n_in, starts[-1], dtype=torch.float64)
             matrices[:, ell**2 : (ell + 1) ** 2, :, start : start + len(rows)] = chosen * orders
             functions.append(matrices.flatten(1))
