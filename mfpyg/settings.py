@@ -241,13 +241,11 @@ def defaults(preset: str, backbone: str) -> dict[str, Any]:
     kind = backbones.find(backbone)
     values = dataclasses.asdict(TrainSettings(model=kind.options()))
     values.update(preset=preset, backbone=backbone)
+    for name, value in PRESETS[preset].items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
     if preset == "small":
         values["model"].update(kind.small)
-    for name, value in PRESETS[preset].items():
-        if isinstance(value, dict):
-            values[name].update(value)
-        else:
-            values[name] = value
+        values["optim"].update(kind.small_optim)
     return values
 
 
