@@ -47,10 +47,10 @@ from cc_forces_peers import MACE, ANI1ccx
 from cc_forces_rows import CHNO, STRATEGIES, XTB, Pretrained, Row, Setting, Trained
 from claim import parted
 from hessian_labels import shown
-from process import processor_seconds
+from process import Failure, processor_seconds
 from report import machine
 
-from mfpyg.datasets.spec import parse_specs
+from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.ensemble import mean_estimate
 from mfpyg.settings import default_preset
 
@@ -91,18 +91,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/cc_forces"))
     parser.add_argument("--figure", type=Path, help="PNG file of the figure")
     options = parser.parse_args(own)
-    parse_specs([options.dataset])
+    try:
+        data = BenchmarkData(options.dataset, options.fidelities, options.split, options.out / "data")
+    except MFPyGError as error:
+        sys.exit(str(error))
     keep_settings(options, extra)
-    data = BenchmarkData(options.dataset, options.fidelities, options.split, options.out / "data")
     if not data.path("references").is_file():
         data.write()
     setting = Setting(data, options.preset or default_preset([options.dataset]), options.epochs, extra)
     rows = available([row_of(name, setting, options) for name in options.rows])
-    seconds = {row.name: row.prepare() for row in rows}
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for later in (False, True):
-            cases = [case for row in rows if is_later(row) == later for case in cases_of(row, options)]
-            list(pool.map(lambda case: run(case, options.out, seconds[case.row.name]), cases))
+    try:
+        seconds = {row.name: row.prepare() for row in rows}
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for later in (False, True):
+                cases = [case for row in rows if is_later(row) == later for case in cases_of(row, options)]
+                list(pool.map(lambda case: run(case, options.out, seconds[case.row.name]), cases))
+    except Failure as failure:
+        sys.exit(str(failure))
     results = {row.name: [result(case, options.out) for case in cases_of(row, options)] for row in rows}
     print(table(results, list(data.tested)))
     if options.figure:

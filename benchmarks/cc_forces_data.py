@@ -16,6 +16,7 @@ import numpy as np
 from mfpyg.datasets.references import compositions, labelled_energies, species_of
 from mfpyg.datasets.spec import open_dataset, parse_specs
 from mfpyg.datasets.splits import make_splits
+from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.ensemble import Labels, labels_of, rmse_and_mae, sums_by_molecule
 from mfpyg.fidelity import Fidelity
 from mfpyg.inference.dataset import Labelled, Predictions
@@ -43,7 +44,10 @@ class BenchmarkData:
         self.columns = {f.name: self.dataset.fidelities.index(f.name) for f in self.fidelities}
         splits = make_splits(self.dataset, SplitSettings(method=split), seed=0)
         self.parts = {name: splits[name] for name in ("train", "val")}
-        self.tested = {name: self._labelled(splits[name], self.target) for name in ("test", "ood") if name in splits}
+        tested = {name: self._labelled(splits[name], self.target) for name in ("test", "ood") if name in splits}
+        self.tested = {name: rows for name, rows in tested.items() if len(rows)}
+        if not self.tested:
+            raise MFPyGError(f"no conformation of the test has an energy of {self.target}; choose another split")
         self.labels: dict[str, Labels] = {name: labels_of(self.dataset, rows) for name, rows in self.tested.items()}
 
     def _labelled(self, rows: np.ndarray, level: str, property: str = "energy") -> np.ndarray:
@@ -65,10 +69,14 @@ class BenchmarkData:
         """Path of a file."""
         return self.folder / f"{name}.xyz"
 
-    def spec(self, name: str, fidelities: Iterable[Fidelity]) -> str:
-        """A file as a data set of mfpyg, with some of its levels."""
-        levels = [f"{f.name}={f.name}_energy?{f',{f.name}_forces?' if 'F' in f.labels else ''}@eV" for f in fidelities]
-        return ":".join([str(self.path(name)), *levels])
+    def spec(self, part: str, fidelities: Iterable[Fidelity], suffix: str = "") -> str:
+        """File of a part as a data set of mfpyg, with those of the levels that have labels in it."""
+        levels = [
+            f"{f.name}={f.name}_energy?{f',{f.name}_forces?' if 'F' in f.labels else ''}@eV"
+            for f in fidelities
+            if len(self._labelled(self.parts[part], f.name))
+        ]
+        return ":".join([str(self.path(part + suffix)), *levels])
 
     def write(self) -> None:
         """Write all files; those for training on a single level are named as in ``cc-train``."""

@@ -22,11 +22,13 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None
 
     Args:
         results: runs by row.
-        path: PNG file to write.
+        path: PNG file to write; not written if there are no forces of the target.
     """
     splits = [
         s for s in ("test", "ood") if any("forces" in r["errors"].get(s, {}) for rs in results.values() for r in rs)
     ]
+    if not splits:
+        return
     figure = Figure(figsize=(4.4 * len(splits) + 2.4, 4.2))
     axes = np.atleast_1d(figure.subplots(1, len(splits)))
     for axis, split in zip(axes, splits, strict=True):
@@ -43,10 +45,10 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None
             marker = MARKERS[number // len(COLOURS) % len(MARKERS)]
             axis.errorbar(minutes, [one.value for one in estimates], half, marker=marker, capsize=2, **style)
         axis.set(xscale="log", yscale="log", xlabel="training, minutes of one core", title=split)
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.xaxis.set_major_formatter("{x:g}")
+        for one in (axis.xaxis, axis.yaxis):
+            one.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+            one.set_major_formatter("{x:g}")
+            one.set_minor_formatter(NullFormatter())
         axis.grid(color="0.9")
         axis.set_axisbelow(True)
     axes[0].set_ylabel("RMSE of forces, kcal/mol/Å")

@@ -81,12 +81,12 @@ class Row:
         """Command of the predictions, without the files."""
         raise NotImplementedError
 
-    def training(self, run: Path, epochs: int, seed: int, part_suffix: str, *options: str) -> list[str]:
-        """Command of a training by mfpyg-train on the files of each part, with its own options."""
+    def training(self, run: Path, epochs: int, seed: int, suffix: str, *options: str) -> list[str]:
+        """Command of a training by mfpyg-train on the files of this suffix, with its own options."""
         data, command = self.setting.data, [sys.executable, "-m", "mfpyg.cli.train", *options]
         levels = [one for one in data.fidelities if str(one) in options]
         command += ["--preset", self.setting.preset, "--epochs", str(epochs), "--seed", str(seed), "--split.files"]
-        command += [f"{part}={data.spec(part + part_suffix, levels)}" for part in data.parts]
+        command += [f"{part}={data.spec(part, levels, suffix)}" for part in data.parts]
         command += ["--threads", "1", "--accelerator", "cpu", "--out", str(run / "model")]
         return [*command, *self.setting.extra]
 

@@ -71,6 +71,10 @@ class Worker:
         self.stderr.close()
 
 
+class Failure(Exception):
+    """A command that has failed."""
+
+
 def processor_seconds(command: Sequence[str], log: Path) -> float:
     """Run a command with one thread; processor seconds of it and of the processes that it has waited for.
 
@@ -79,7 +83,7 @@ def processor_seconds(command: Sequence[str], log: Path) -> float:
         log: file for what it prints.
 
     Raises:
-        RuntimeError: if it fails, with the last line that it has printed.
+        Failure: if it fails, with the last line that it has printed.
     """
     with log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment_with(1))
@@ -92,5 +96,5 @@ def processor_seconds(command: Sequence[str], log: Path) -> float:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         words = log.read_text(errors="replace").strip().splitlines()
-        raise RuntimeError(f"{log}: exit status {process.returncode}: {words[-1] if words else 'no message'}")
+        raise Failure(f"{log}: exit status {process.returncode}: {words[-1] if words else 'no message'}")
     return usage.ru_utime + usage.ru_stime
