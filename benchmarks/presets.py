@@ -2,7 +2,7 @@
 
 Each try is a name and options of mfpyg-train, added to ``--fidelities dz:EF cc:E``:
 
-    python benchmarks/presets.py --seeds 0 1 --out runs/presets default "cusp=--model.cusp 0.05"
+    python benchmarks/presets.py default "cusp=--model.cusp 0.05" --seeds 0 1 --out runs/presets
 
 prints, for each, means over the seeds of the validation errors (RMSE in kcal/mol and kcal/mol/Å) and of the processor
 time of one thread. Errors on the test split are not shown. Tries that are there already are not repeated.

@@ -1,8 +1,8 @@
 """Molecules of C, H, N and O with up to nine heavy atoms: enumerated for the small, drawn for the larger ones.
 
-A molecule grows by an atom, by a ring that closes, or by a higher bond order, under the valences of neutral atoms. Small
-molecules are enumerated; of larger ones a random set grows from each size to the next. What :func:`sensible` refuses, such as
-chains of heteroatoms, strained bridges or cumulated double bonds, neither grows nor is written:
+A molecule grows by an atom, by a ring that closes, or by a higher bond order, under the valences of neutral atoms.
+Small molecules are enumerated; of larger ones a random set grows from each size to the next. What :func:`sensible`
+refuses, such as chains of heteroatoms, strained bridges or cumulated double bonds, neither grows nor is written:
 
     python benchmarks/pretrained/molecules.py --out runs/chno
 
