@@ -6,7 +6,8 @@ refuses, such as chains of heteroatoms, strained bridges or cumulated double bon
 
     python benchmarks/pretrained/molecules.py --out runs/chno
 
-writes ``train.smi``, ``held-out.smi`` and ``tested.smi``, a SMILES a line.
+writes ``train.smi``, ``small.smi`` (those of ``train.smi`` with two to four heavy atoms), ``held-out.smi`` and
+``tested.smi``, a SMILES a line.
 """
 
 from __future__ import annotations
@@ -165,7 +166,8 @@ def main() -> None:
         train += chosen[n_held_out:]
         print(f"{size} heavy atoms: {len(molecules):,} molecules, {len(chosen):,} chosen, {n_held_out} held out")
     options.out.mkdir(parents=True, exist_ok=True)
-    for name, of in (("train", train), ("held-out", held_out), ("tested", TESTED)):
+    small = [smiles for smiles in train if Chem.MolFromSmiles(smiles).GetNumAtoms() in (2, 3, 4)]
+    for name, of in (("train", train), ("small", small), ("held-out", held_out), ("tested", TESTED)):
         (options.out / f"{name}.smi").write_text("".join(f"{smiles}\n" for smiles in of))
     print(f"{len(train):,} molecules for training, {len(held_out)} held out")
 
