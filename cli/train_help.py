@@ -22,7 +22,7 @@ ADVANCED = {
     "split into training, validation and test": ("split.",),
     "labels and reference energies": ("label_fraction", "references"),
     "optimiser and schedule": ("optim.",),
-    "loss": ("hierarchicality", "pair_weight", "hessian_directions", "monitor"),
+    "loss": ("hierarchicality", "pair_weight", "difference_weight", "hessian_directions", "monitor"),
     "sampling of epochs": ("sampling.",),
     "output layers of each fidelity": ("head.",),
     "strategy tl": ("transfer.",),

@@ -114,6 +114,9 @@ class TrainSettings:
         [], "weights of labels in the loss, such as dz:F=0.5 cc:E=2 (default: 1, of Hessians 0.01)"
     )
     pair_weight: float = setting(0.0, "weight of forces from energies of near geometries in the loss; 0: none", low=0.0)
+    difference_weight: float = setting(
+        0.0, "weight of energy differences between a fidelity and the one before it in the loss; 0: none", low=0.0
+    )
     hessian_directions: int = setting(1, "random directions per step along which each Hessian is compared", low=1)
     hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity in the loss", low=0.0)
     monitor: str = setting("sum", "fidelity whose validation loss selects the best epoch; sum: the loss of all")
