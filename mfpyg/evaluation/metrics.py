@@ -69,9 +69,7 @@ ENERGY_DIFFERENCE = "energy_difference"
 """Name of the errors of :func:`difference_errors` in the loss and its logs."""
 
 
-def difference_errors(
-    prediction: Prediction, base: Prediction, batch: Batch, column: int, base_column: int
-) -> Tensor:
+def difference_errors(prediction: Prediction, base: Prediction, batch: Batch, column: int, base_column: int) -> Tensor:
     """Predicted minus labelled E − E_base of the graphs with both energies, (n,) float64.
 
     Args:

@@ -54,9 +54,9 @@ class MultiFidelityLoss(nn.Module):
     molecules with an energy of f, or a derivative of it, as a label. Hessians are compared along random directions, see
     :func:`mfpyg.evaluation.metrics.product_errors`. With a weight, the mean forces along pairs of near geometries
     (:mod:`mfpyg.evaluation.pairs`) are one more p, and so are the differences of energies from those of the fidelity
-    before, of molecules with both: they do not depend on the errors that both have in common. Sums and counts are added over all processes before roots and ratios
-    are taken, so that the loss does not depend on the number of processes. Labels missing in a batch contribute exactly
-    zero, with a zero gradient.
+    before, of molecules with both: they do not depend on the errors that both have in common. Sums and counts are added
+    over all processes before roots and ratios are taken, so that the loss does not depend on the number of processes.
+    Labels missing in a batch contribute exactly zero, with a zero gradient.
 
     Args:
         fidelities: fidelities with the labels to train on.
@@ -144,9 +144,7 @@ class MultiFidelityLoss(nn.Module):
 
     def sums(self, predictions: Mapping[str, Prediction], batch: Batch) -> Tensor:
         """Count, Σ|e| and Σe² of each label, in the order of ``weights``: (n_labels, 3) float64."""
-        return torch.stack(
-            [error_sums(self._errors(predictions, batch, name, prop)) for name, prop in self.weights]
-        )
+        return torch.stack([error_sums(self._errors(predictions, batch, name, prop)) for name, prop in self.weights])
 
     def _errors(self, predictions: Mapping[str, Prediction], batch: Batch, fidelity: str, prop: str) -> Tensor:
         prediction, column = predictions[fidelity], self.columns[fidelity]
