@@ -41,7 +41,7 @@ def test_loading_and_predicting_imports_nothing_heavy(tmp_path: Path) -> None:
 
 HELP = """
 import importlib, sys
-names = "train evaluate inspection predict preprocess doctor study sample label select grow convert"
+names = "train evaluate inspection predict preprocess doctor study sample label selection grow convert"
 for name in names.split():
     for option, status in (("--help", 0), ("--wrong", 2)):
         try:

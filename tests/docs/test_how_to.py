@@ -148,7 +148,7 @@ def run_line(line: str, forks: Any) -> None:
         words.pop()
     assert words[0].partition("-")[0] == "mfpyg", f"{line}: only commands of mfpyg are run; say why this is not"
     name, arguments = words[0].removeprefix("mfpyg-"), words[1:]
-    name = {"inspect": "inspection", "mfpyg": "main"}.get(name, name)
+    name = {"inspect": "inspection", "select": "selection", "mfpyg": "main"}.get(name, name)
     own_network = any(word.split("=")[0] in ("--init", "--resume", "--backbone", "--config") for word in arguments)
     if name in ("train", "study") and "--help" not in arguments and "--print-config" not in arguments:
         small = SHORT if own_network else (*SHORT, *TINY)
