@@ -59,15 +59,19 @@ class Job:
         return [sys.executable, str(Path(__file__).with_name(script)), json.dumps(dataclasses.asdict(self))]
 
     def environment(self) -> dict[str, str]:
-        """Of the process: as many threads as wanted for every library, and a quiet hippynn."""
-        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+        """Of the process, with a quiet hippynn."""
         quiet = {
             "HIPPYNN_WARN_LOW_DISTANCES": "False",
             "HIPPYNN_USE_CUSTOM_KERNELS": "False",
             "PYTHONWARNINGS": "ignore",
         }
-        threads = dict.fromkeys(names, str(self.threads))
-        return {**os.environ, **threads, **quiet, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+        return {**environment_with(self.threads), **quiet}
+
+
+def environment_with(threads: int) -> dict[str, str]:
+    """Environment of a process with as many threads for every library."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {**os.environ, **dict.fromkeys(names, str(threads)), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 
 def our_job(case: str, options: argparse.Namespace) -> Job:

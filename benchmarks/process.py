@@ -1,14 +1,17 @@
-"""The parent's end of a process of the speed benchmark, ``worker.py``."""
+"""Processes of benchmarks: the parent's end of ``worker.py``, and the processor time of a command."""
 
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import tempfile
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from jobs import OUT_OF_MEMORY, Job
+from jobs import OUT_OF_MEMORY, Job, environment_with
 
 
 class Worker:
@@ -66,3 +69,32 @@ class Worker:
         self.process.kill()
         self.process.wait()
         self.stderr.close()
+
+
+class Failure(Exception):
+    """A command that has failed."""
+
+
+def processor_seconds(command: Sequence[str], log: Path) -> float:
+    """Run a command with one thread; processor seconds of it and of the processes that it has waited for.
+
+    Args:
+        command: the command.
+        log: file for what it prints.
+
+    Raises:
+        Failure: if it fails, with the last line that it has printed.
+    """
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment_with(1))
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        words = log.read_text(errors="replace").strip().splitlines()
+        raise Failure(f"{log}: exit status {process.returncode}: {words[-1] if words else 'no message'}")
+    return usage.ru_utime + usage.ru_stime

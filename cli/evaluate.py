@@ -5,22 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mfpyg.cli.common import Parser, run
+from mfpyg.datasets.levels import LEVELS
 from mfpyg.datasets.spec import DatasetSpec, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.fidelity import is_name
 from mfpyg.pretrained import is_shipped, model_path, no_such_model
-from mfpyg.properties import PROPERTIES, listed, parse_letters
+from mfpyg.properties import ENERGY, parse_letters
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from mfpyg.datasets.chunks import Track
     from mfpyg.datasets.conformations import ConformationDataset
-    from mfpyg.fidelity import Fidelity
+    from mfpyg.models import Potential
 
 NAME = "mfpyg-evaluate"
 SPLITS = ("train", "val", "test", "ood", "all")
@@ -55,6 +56,12 @@ def build_parser() -> Parser:
         help="evaluate one split, of these or another one of the run (default: all splits)",
     )
     parser.add_argument(
+        "--align",
+        metavar="SPLIT|DATA",
+        help="least-squares fit of the reference energies, for data with another zero of energy, to the labels of a "
+        "split, named as for --split, or of other data, named as for --dataset",
+    )
+    parser.add_argument(
         "--properties",
         metavar="LETTERS",
         help="letters of the properties to evaluate, such as EFHD (default: energies, forces and what was trained on)",
@@ -81,32 +88,50 @@ def evaluate_command(arguments: Sequence[str]) -> None:
     )
     specs = None if options.dataset is None else parse_specs(options.dataset)
     path = model_path(options.run)
-    if options.split not in (None, *SPLITS):
-        _check_further_split(path, options.split)
+    if options.split not in (None, *SPLITS) and options.split not in (known := _known_splits(path)):
+        raise unknown_name("split", options.split, known)
+    on = None if options.align is None else _align_on(path, options.align)
     if not path.exists():
         raise no_such_model(path)
-    out = Path(options.json) if options.json else _default_out(path, specs, options.split, letters)
+    out = Path(options.json) if options.json else _default_out(path, specs, options.split, letters, on)
     if out.is_dir():
         raise MFPyGError(f"{out} is a folder; expected the name of a JSON file")
     if not out.parent.is_dir():
         raise MFPyGError(f"{out.parent}: no such folder; create it, or write {out.name} elsewhere")
     if not os.access(out.parent, os.W_OK):
         raise MFPyGError(f"{out.parent}: cannot write {out.name} there; name another place with --json")
-    _evaluate(path, specs, options.split, letters, out, options.plot, options.accelerator)
+    _evaluate(path, specs, options.split, letters, on, out, options.plot, options.accelerator)
 
 
-def _check_further_split(path: Path, split: str) -> None:
-    """Check that the run has a split with this name."""
+def _known_splits(path: Path) -> list[str]:
+    """Splits that the run may have."""
     from mfpyg.files import read_npz
 
     splits = (path if path.is_dir() else path.parent) / "splits.npz"
-    known = list(dict.fromkeys([*SPLITS, *(read_npz(splits) if splits.is_file() else ())]))
-    if split not in known:
-        raise unknown_name("split", split, known)
+    return list(dict.fromkeys([*SPLITS, *(read_npz(splits) if splits.is_file() else ())]))
 
 
-def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | None, letters: str | None) -> Path:
-    """File named after checkpoint, data, split and properties, so that different ones differ.
+def _align_on(path: Path, text: str) -> str | DatasetSpec:
+    """Split or data named by ``--align``.
+
+    Raises:
+        MFPyGError: if it is neither.
+    """
+    if text in SPLITS or text in (known := _known_splits(path)):
+        return text
+    if is_name(text) and text not in LEVELS:
+        raise unknown_name("split or data set of --align", text, [*known, *LEVELS])
+    return parse_specs([text])[0]
+
+
+def _default_out(
+    path: Path,
+    specs: Sequence[DatasetSpec] | None,
+    split: str | None,
+    letters: str | None,
+    on: str | DatasetSpec | None,
+) -> Path:
+    """File named after checkpoint, data, split, properties and ``--align``, so that different ones differ.
 
     It is in the run folder, or beside the checkpoint; of a shipped model, in the current folder.
     """
@@ -114,12 +139,19 @@ def _default_out(path: Path, specs: Sequence[DatasetSpec] | None, split: str | N
     if path.is_file() and path.stem != "best":
         parts.append(path.stem)
     for spec in specs or ():
-        # With path and levels, as files of the same name, or one file with other levels, are different data.
-        whole = hashlib.sha256(f"{spec.path and spec.path.resolve()} {spec}".encode()).hexdigest()[:6]
-        parts += [spec.name] if spec.path is None else [spec.name, spec.path.stem, whole]
+        parts += _words_of(spec)
     parts += [part for part in (split, letters) if part is not None]
-    folder = Path() if is_shipped(path) else path if path.is_dir() else path.parent
-    return folder / f"{'-'.join(parts)}.json"
+    from mfpyg.checkpoint import methods_of, potential_of, read_checkpoint, trained_labels
+    from mfpyg.cli.labels import evaluated_rows, method_notes, offset_notes, open_data, parts_of, with_properties
+
+
+def _words_of(spec: DatasetSpec) -> list[str]:
+    """Parts of a file's name that tell data apart."""
+    if spec.path is None:
+        return [spec.name]
+    # With path and levels, as files of the same name, or one file with other levels, are different data.
+    whole = hashlib.sha256(f"{spec.path.resolve()} {spec}".encode()).hexdigest()[:6]
+    return [spec.name, spec.path.stem, whole]
 
 
 def _evaluate(
@@ -127,6 +159,7 @@ def _evaluate(
     specs: Sequence[DatasetSpec] | None,
     split: str | None,
     letters: str | None,
+    on: str | DatasetSpec | None,
     out: Path,
     plot: bool,
     accelerator: str,
@@ -134,7 +167,8 @@ def _evaluate(
     from rich.console import Console
     from rich.progress import track
 
-    from mfpyg.checkpoint import methods_of, potential_of, read_checkpoint, trained_labels
+    from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
+    from mfpyg.cli.labels import evaluated_rows, method_notes, offset_notes, open_data, parts_of, with_properties
     from mfpyg.datasets.label_fraction import thin_labels
     from mfpyg.device import choose_device
     from mfpyg.evaluation.evaluate import evaluate
@@ -157,144 +191,98 @@ def _evaluate(
     specs = specs or recorded_specs(RunFolder(folder).recorded_data(described), f"{NAME} {path} --dataset NEW")
     spec = " + ".join(map(str, specs))
     fingerprint = described["data"]["fingerprint"]
-    dataset = _open(specs, trained, potential.fidelities, own, fingerprint, shown_on(console))
-    _note_methods(console, dataset, methods_of(described))
-    rows = _rows(console, dataset, described, spec, split)
+    dataset = open_data(specs, trained, potential.fidelities, own, fingerprint, shown_on(console))
     same = dataset.fingerprint == fingerprint
+    parts = parts_of(dataset, described)
+    rows, notes = evaluated_rows(parts, same, spec, split)
+    _print(console, method_notes(dataset, methods_of(described)) + notes)
     if letters is not None:
-        dataset = _with_properties(dataset, specs, letters, shown_on(console))
+        dataset = with_properties(dataset, specs, letters, shown_on(console))
     if split != "all" and same:
         # Data of another name may have the same values under other names of levels.
         kept = label_fractions(settings, trained)
         fractions = {name: part for name, part in kept.items() if name in dataset.fidelities}
-        dataset = thin_labels(dataset, _splits_of(described, len(dataset)), fractions, settings.split_seed)
+        splits = {name: of for name, of in parts.items() if name != "all"}
+        dataset = thin_labels(dataset, splits, fractions, settings.split_seed)
+    aligned = {} if on is None else _align(console, potential, dataset, parts, rows, on, spec)
 
     def progress(batches: Any, name: str) -> Any:
         return track(batches, description=name, console=console, transient=True, disable=not console.is_terminal)
 
     result = evaluate(potential, dataset, rows, parity=plot, track=progress)
+    for of_split in result.metrics.values():
+        for name, values in of_split.items():
+            if name in aligned and ENERGY.name in values:
+                values[ENERGY.name]["aligned"] = aligned[name]
     print_table(console, metrics_table(result.metrics, trained_labels(described)))
+    _print(console, offset_notes(potential, dataset, result.energy_errors))
     write_text(out, json.dumps(result.metrics, indent=2) + "\n")
-    console.print(f"written: {out}", highlight=False, soft_wrap=True)
+    _print(console, [f"written: {out}"])
     if plot:
-        from mfpyg.evaluation.report import parity_plot
-
-        for name, pairs in result.parity.items():
-            if not pairs:
-                console.print(f"note: no labels in {name} to plot", highlight=False, soft_wrap=True)
-                continue
-            picture = out.with_name(f"{out.stem}-{name}.png")
-            parity_plot(pairs, picture, f"{spec}, {name}")
-            console.print(f"written: {picture}", highlight=False, soft_wrap=True)
+        _plot(console, result.parity, out, spec)
 
 
-def _open(
-    specs: Sequence[DatasetSpec],
-    trained: Sequence[Fidelity],
-    known: Sequence[str],
-    own: bool,
-    fingerprint: str,
-    track: Track,
-) -> ConformationDataset:
-    """Open the data to evaluate on.
+def _print(console: Any, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)
 
-    The training data, which may have moved, are opened as in training, with levels that the potential may not have.
+
+def _align(
+    console: Any,
+    potential: Potential,
+    dataset: ConformationDataset,
+    parts: Mapping[str, np.ndarray],
+    rows: Mapping[str, np.ndarray],
+    on: str | DatasetSpec,
+    spec: str,
+) -> dict[str, dict[str, Any]]:
+    """Shift the reference energies of the potential, with notes; what was done, by fidelity.
 
     Args:
-        specs: data sets.
-        trained, known: fidelities that were trained on, and that the potential has.
-        own: whether the data are certainly those of the training.
-        fingerprint: fingerprint of the training data.
-        track: shows the progress of processing.
+        console: where notes are printed.
+        potential: potential in evaluation mode.
+        dataset: data to evaluate on.
+        parts, rows: their parts, and the conformations to evaluate on.
+        on: part of them, or other data to fit to.
+        spec: name of the data.
 
     Raises:
-        MFPyGError: if the data have none of the potential's fidelities.
+        MFPyGError: if there is no such part, or it has no energies.
     """
-    from mfpyg.datasets.spec import available_fidelities, open_dataset
-    from mfpyg.fidelity import further_letters
+    from mfpyg.cli.labels import fitted_on, occurring, open_data, overlap_note, pool_of
+    from mfpyg.evaluation.alignment import align, alignment_notes
+    from mfpyg.progress import shown_on
 
-    names, letters = [f.name for f in trained], further_letters(trained)
-    each = [available_fidelities(spec) for spec in specs]
-    present = list(dict.fromkeys(name for of in each for name in of))
-    common = [name for name in known if name in present]
-    if not common:
-        raise MFPyGError(
-            f"{' + '.join(map(str, specs))} has none of the potential's fidelities {', '.join(known)} "
-            f"(it has {', '.join(present)})"
-        )
-    if own or (set(names) <= set(present) and all(set(names) & set(of) for of in each)):
-        dataset = open_dataset(specs, names, track=track, properties=letters)
-        if own or dataset.fingerprint == fingerprint:
-            return dataset
-    return open_dataset(specs, common, track=track, properties=letters)
-
-
-def _with_properties(
-    dataset: ConformationDataset, specs: Sequence[DatasetSpec], letters: str, track: Track
-) -> ConformationDataset:
-    """The same conformations with other properties.
-
-    Raises:
-        MFPyGError: if the data have none of a property.
-    """
-    from mfpyg.datasets.spec import open_dataset
-
-    result = open_dataset(specs, dataset.fidelities, track=track, properties=letters)
-    if result.geometries != dataset.geometries:
-        raise MFPyGError(
-            f"reading {letters} changes the conformations of {' + '.join(map(str, specs))}; leave out --properties"
-        )
-    there = [letter for letter in result.letters if result._data[PROPERTIES[letter].mask].any()]
-    absent = [letter for letter in letters if letter not in there]
-    if absent:
-        raise MFPyGError(f"{' + '.join(map(str, specs))} has no {listed(absent)}; leave them out of --properties")
-    return result
-
-
-def _note_methods(console: Any, dataset: ConformationDataset, trained: dict[str, str]) -> None:
-    for level in dataset.label_counts():
-        name, method = level["name"], level["method"]
-        before = trained.get(name)
-        if method and before and before != method:
-            text = f"note: '{name}' is {method} in these data, but {before} in the training data"
-            console.print(text, highlight=False, soft_wrap=True)
-
-
-def _splits_of(described: dict[str, Any], n: int) -> dict[str, np.ndarray]:
-    """Rows of each split, checked to be less than ``n``."""
-    import numpy as np
-
-    splits = {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
-    for name, rows in splits.items():
-        if len(rows) and rows.max() >= n:
-            raise MFPyGError(f"the checkpoint is damaged: its split '{name}' has row {rows.max()}, the data only {n:,}")
-    return splits
-
-
-def _rows(
-    console: Any, dataset: ConformationDataset, described: dict[str, Any], spec: str, split: str | None
-) -> dict[str, np.ndarray]:
-    """Conformations to evaluate on: the splits of the run for its own data, else all, or the given split."""
-    import numpy as np
-
-    everything = {"all": np.arange(len(dataset))}
-    if split == "all":
-        return everything
-    if dataset.fingerprint == described["data"]["fingerprint"]:
-        splits = _splits_of(described, len(dataset))
-    elif split is None:
-        text = f"note: all of {spec} is evaluated, which may include training data"
-        console.print(text, highlight=False, soft_wrap=True)
-        return everything
+    if isinstance(on, str):
+        if on not in parts:
+            raise MFPyGError(
+                f"{spec} has no split '{on}' to fit reference energies to (it has {', '.join(parts)}); name other data "
+                "with --align"
+            )
+        source, fitted, where = dataset, parts[on], on
     else:
-        given = dataset.given_split()
-        splits = {"test": np.flatnonzero(given == 1), "ood": np.flatnonzero(given == 2)}
-        splits = {name: rows for name, rows in splits.items() if len(rows)}
-    if split is None:
-        return splits
-    if split not in splits:
-        raise MFPyGError(f"{spec} has no split '{split}' for this run (it has {', '.join([*splits, 'all'])})")
-    return {split: splits[split]}
+        source = open_data([on], (), potential.fidelities, False, "", shown_on(console))
+        fitted, where = pool_of(source, str(on))
+    found, notes = fitted_on(potential, source, fitted, where)
+    if source.geometries == dataset.geometries:
+        notes += overlap_note(rows, fitted, where)
+    present = occurring(potential, [(source, fitted), *((dataset, of) for of in rows.values())])
+    _print(console, [*notes, *alignment_notes(found, where, present)])
+    align(potential, found)
+    return {name: one.as_dict(where, potential.species) for name, one in found.items()}
+
+
+def _plot(console: Any, parity: Mapping[str, Any], out: Path, spec: str) -> None:
+    """Draw a parity plot of each split next to the file of the errors."""
+    from mfpyg.evaluation.report import parity_plot
+
+    for name, pairs in parity.items():
+        if not pairs:
+            _print(console, [f"note: no labels in {name} to plot"])
+            continue
+        picture = out.with_name(f"{out.stem}-{name}.png")
+        parity_plot(pairs, picture, f"{spec}, {name}")
+        _print(console, [f"written: {picture}"])
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ ADVANCED = {
     "split into training, validation and test": ("split.",),
     "labels and reference energies": ("label_fraction", "references"),
     "optimiser and schedule": ("optim.",),
-    "loss": ("hierarchicality", "pair_weight", "hessian_directions", "monitor"),
+    "loss": ("hierarchicality", "pair_weight", "difference_weight", "hessian_directions", "monitor"),
     "sampling of epochs": ("sampling.",),
     "output layers of each fidelity": ("head.",),
     "strategy tl": ("transfer.",),
@@ -37,7 +37,13 @@ ADVANCED = {
 
 METAVARS = {
     **{"fidelities": "NAME:LABELS", "add_fidelity": "NAME:LABELS", "weights": "NAME:LABELS=X"},
-    **{"dataset": "DATA", "split.files": "SPLIT=DATA", "split.file": "FILE", "references": "FILE", "config": "FILE"},
+    **{
+        "dataset": "DATA",
+        "split.files": "SPLIT=DATA",
+        "split.file": "FILE",
+        "references": "FILE|fit|keep",
+        "config": "FILE",
+    },
     **{"label_fraction": "NAME=X", "transfer.share": "NAME=X", "sampling.minimum": "NAME=N"},
     **{"out": "FOLDER", "init": "RUN", "resume": "RUN", "strategy_options": "NAME=VALUE"},
     **{"target": "NAME", "monitor": "NAME", "logger": "NAME", "delta.base": "NAME", "finetune.head_from": "NAME"},

@@ -17,6 +17,7 @@ from mfpyg.cli.common import Parser, hyphenated
 from mfpyg.cli.train_help import METAVARS, add_help, group_options
 from mfpyg.datasets.spec import parse_specs
 from mfpyg.errors import MFPyGError
+from mfpyg.old_settings import updated
 from mfpyg.options import alternatives, choices_of, flat, in_words, merged
 from mfpyg.strict_yaml import read_yaml
 from mfpyg.training.folder import RunFolder
@@ -87,12 +88,12 @@ def _stored(first: argparse.Namespace) -> tuple[Path | None, Path | None, dict[s
     """
     if not first.resume:
         path = Path(first.config) if first.config else None
-        return None, path, {} if path is None else s.with_dataset_list(read_yaml(path))
+        return None, path, {} if path is None else updated(read_yaml(path))
     if first.config:
         raise MFPyGError("--resume takes the settings of its run; leave --config out")
     folder = RunFolder(Path(first.resume))
     folder.check_resumable()
-    stored = s.with_dataset_list(read_yaml(folder.config))
+    stored = updated(read_yaml(folder.config))
     if stored.get("backbone", "hipnn") not in backbones.names():
         package = folder.read_versions().get("backbone_package")
         if package is not None:

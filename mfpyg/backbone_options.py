@@ -105,3 +105,24 @@ class NequIPOptions:
     radial_width: int = setting(64, "width of the two hidden layers of the radial network", low=1)
     n_neighbours: float = setting(12.0, "average number of neighbours, by whose square root sums are divided", low=1e-3)
     cutoff: float = setting(5.0, "cutoff in Å", low=1.0)
+
+
+@dataclass
+class MACEOptions:
+    """Options of MACE (Batatia et al., 2022), built on e3nn."""
+
+    n_interactions: int = setting(2, "interaction blocks", low=1)
+    n_features: int = setting(128, "multiplicity of each irreducible representation", low=1)
+    l_max: int = setting(3, "highest degree of harmonics and of sums over neighbours", low=0, high=4)
+    l_hidden: int = setting(1, "highest degree of the features passed between blocks, at most l_max", low=0, high=4)
+    correlation: int = setting(3, "highest number of factors of the products", low=1, high=3)
+    n_radial: int = setting(8, "radial basis functions", low=1)
+    radial_width: int = setting(64, "width of the hidden layers of the radial network", low=1)
+    radial_layers: int = setting(3, "hidden layers of the radial network", low=1)
+    n_neighbours: float = setting(12.0, "average number of neighbours, by which sums are divided", low=1e-3)
+    cutoff: float = setting(5.0, "cutoff in Å", low=1.0)
+
+    def check(self) -> None:
+        """Raise :class:`MFPyGError` if the options are inconsistent."""
+        if self.l_hidden > self.l_max:
+            raise MFPyGError(f"model.l_hidden {self.l_hidden} is above model.l_max {self.l_max}; choose at most that")

@@ -33,10 +33,12 @@ class BackboneKind(Plugin):
 
     Attributes:
         small: options that ``--preset small`` changes.
+        small_optim: settings of the optimiser that it changes as well.
         compiles: whether ``torch.compile`` takes at most about a minute, so that long runs benefit from it.
     """
 
     small: Mapping[str, Any] = field(default_factory=dict)
+    small_optim: Mapping[str, Any] = field(default_factory=dict)
     compiles: bool = False
 
     def make(self, species: Sequence[int], options: Mapping[str, Any]) -> Any:
@@ -57,8 +59,17 @@ class BackboneKind(Plugin):
             raise MFPyGError(f"backbone '{self.name}' cannot be built with these options ({reason})") from error
 
 
-def _builtin(name: str, factory: str, options: type, compiles: bool = False, **small: Any) -> BackboneKind:
-    return BackboneKind(name, f"mfpyg.models.{factory}", options, small=small, compiles=compiles)
+def _builtin(
+    name: str,
+    factory: str,
+    options: type,
+    compiles: bool = False,
+    optim: Mapping[str, Any] | None = None,
+    **small: Any,
+) -> BackboneKind:
+    return BackboneKind(
+        name, f"mfpyg.models.{factory}", options, small=small, small_optim=optim or {}, compiles=compiles
+    )
 
 
 _BUILTIN_KINDS = (
@@ -121,6 +132,16 @@ _BUILTIN_KINDS = (
         n_interactions=2,
         n_features=16,
         radial_width=32,
+        n_neighbours=8.0,
+        cutoff=4.5,
+    ),
+    _builtin(
+        "mace",
+        "mace:MACE",
+        builtin.MACEOptions,
+        optim={"lr": 0.003},
+        n_features=32,
+        l_max=2,
         n_neighbours=8.0,
         cutoff=4.5,
     ),

@@ -197,6 +197,9 @@ class HeadSettings:
             raise MFPyGError(f"head.width is given, but head.kind is {self.kind}; set head.kind to nonlinear")
 
 
+FIT, KEEP = "fit", "keep"
+"""Values of ``references`` other than the name of a file."""
+
 KEPT_LR = 0.1
 """Factor on the default learning rate with ``finetune.old kept``: at the full rate, the network overfits few new labels
 and forgets what it has learnt from forces."""
@@ -223,10 +226,5 @@ class FinetuneSettings:
         None,
         "fidelity of init whose output layers a new one starts from, with reference energies of its own; fresh: random "
         "weights (default: the last one)",
-    )
-    refit: bool = setting(
-        False,
-        "shift the reference energies of the fidelities of init that are trained, by a least-squares fit of labels "
-        "minus predictions; for data with molecules or elements that init had few labels of",
     )
     sha256: str | None = setting(None, "SHA-256 of the checkpoint of init; recorded, and checked if given")

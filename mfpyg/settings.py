@@ -12,7 +12,9 @@ from typing import Any
 from mfpyg import backbones, strategies
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, shown, unknown_name
+from mfpyg.old_settings import updated
 from mfpyg.option_groups import (
+    KEEP,
     KEPT_LR,
     FinetuneSettings,
     HeadSettings,
@@ -24,7 +26,6 @@ from mfpyg.option_groups import (
 from mfpyg.options import build, check, merged, setting
 from mfpyg.properties import PROPERTIES
 from mfpyg.strategy_options import DeltaSettings, MetaSettings, TransferSettings, check_groups
-from mfpyg.units import with_known_units
 
 DATASETS = (
     "known data (minichno, ani1x, ani1ccx, ani2x, comp6 or NAME:PATH), or a file and the keys of its labels as "
@@ -70,8 +71,10 @@ class TrainSettings:
     )
     references: str | None = setting(
         None,
-        "YAML file of reference energies, such as 'cc: {unit: Hartree, H: -0.4998}'; others are taken from isolated "
-        "atoms in the training data, or else fitted",
+        "FILE: YAML file of reference energies, such as 'cc: {unit: Hartree, H: -0.4998}', others being taken from "
+        "isolated atoms in the training data, or else fitted; fit: all of them are; with init, only new fidelities get "
+        "reference energies, those of init are kept (keep, the default), or fit: shifted by a least-squares fit of "
+        "labels minus predictions where they are trained",
     )
     preset: str = setting(
         "small",
@@ -113,6 +116,9 @@ class TrainSettings:
         [], "weights of labels in the loss, such as dz:F=0.5 cc:E=2 (default: 1, of Hessians 0.01)"
     )
     pair_weight: float = setting(0.0, "weight of forces from energies of near geometries in the loss; 0: none", low=0.0)
+    difference_weight: float = setting(
+        0.0, "weight of energy differences between a fidelity and the one before it in the loss; 0: none", low=0.0
+    )
     hessian_directions: int = setting(1, "random directions per step along which each Hessian is compared", low=1)
     hierarchicality: float = setting(1.0, "weight of the hierarchicality term of each fidelity in the loss", low=0.0)
     monitor: str = setting("sum", "fidelity whose validation loss selects the best epoch; sum: the loss of all")
@@ -184,6 +190,10 @@ class TrainSettings:
                     raise MFPyGError(
                         f"{name} is given, but no init; name the run folder or checkpoint to train further"
                     )
+            if self.references == KEEP:
+                raise MFPyGError(
+                    "references is keep, but there is no init whose reference energies to keep; leave it out"
+                )
         elif self.strategy != "mfl":
             raise MFPyGError(f"init works only with strategy mfl, not with {self.strategy}; leave one of them out")
 
@@ -236,13 +246,11 @@ def defaults(preset: str, backbone: str) -> dict[str, Any]:
     kind = backbones.find(backbone)
     values = dataclasses.asdict(TrainSettings(model=kind.options()))
     values.update(preset=preset, backbone=backbone)
+    for name, value in PRESETS[preset].items():
+        values[name] = {**values[name], **value} if isinstance(value, dict) else value
     if preset == "small":
         values["model"].update(kind.small)
-    for name, value in PRESETS[preset].items():
-        if isinstance(value, dict):
-            values[name].update(value)
-        else:
-            values[name] = value
+        values["optim"].update(kind.small_optim)
     return values
 
 
@@ -275,7 +283,7 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
     """
     backbone = values.get("backbone", "hipnn")
     kind = backbones.find(str(backbone))
-    values = with_dataset_list(values)
+    values = updated(values)
     if isinstance(values.get("split"), dict) and values["split"].get("files"):
         values = {"dataset": [], **values}
     fields = dataclasses.fields(TrainSettings)
@@ -286,15 +294,6 @@ def from_dict(values: dict[str, Any]) -> TrainSettings:
             raise MFPyGError(f"{name} is {shown(values[name])}, expected settings such as '{name}: {{…}}'")
     built = {name: build(cls, values.get(name) or {}, f"{name}.") for name, cls in groups.items()}
     return build(TrainSettings, {**values, **built})
-
-
-def with_dataset_list(values: dict[str, Any]) -> dict[str, Any]:
-    """Values with ``dataset`` as a list (mfpyg 0.1.0 wrote a string) and units in canonical spelling."""
-    found = values.get("dataset")
-    named = [found] if isinstance(found, str) else found
-    if not isinstance(named, list):
-        return values
-    return {**values, "dataset": [with_known_units(one) if isinstance(one, str) else one for one in named]}
 
 
 def to_dict(settings: TrainSettings) -> dict[str, Any]:

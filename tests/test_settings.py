@@ -44,6 +44,11 @@ def test_small_preset_is_smaller_and_leaves_the_rest() -> None:
     assert small.model.tensor_order == large.model.tensor_order
 
 
+def test_small_preset_has_the_learning_rate_of_the_backbone() -> None:
+    assert s.defaults("small", "mace")["optim"] == {**s.defaults("small", "hipnn")["optim"], "lr": 0.003}
+    assert s.defaults("published", "mace")["optim"] == s.defaults("published", "hipnn")["optim"]
+
+
 @pytest.mark.parametrize(
     ("dataset", "preset"),
     [("minichno", "small"), ("minichno:x.h5", "small"), ("ani1x", "published"), ("ani1ccx:y", "published")],

@@ -45,6 +45,7 @@ def test_printed_settings_are_valid(capsys: pytest.CaptureFixture[str], options:
         {"dataset": "ani1x", "optim": None, "model": None},
         {"model": {"tensor_order": 2}},
         {"backbone": "nequip", "model": {"l_max": 2, "cutoff": 5}},
+        {"backbone": "mace", "model": {"l_max": 2, "l_hidden": 2}},
         {"strategy": "tl", "transfer": {"frozen": 1}, "optim": {"clip": None, "lr": 1}},
     ],
 )

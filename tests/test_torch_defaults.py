@@ -36,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dimenet++": {"n_features": 8, "n_triplet": 6, "n_basis": 4, "n_out": 10, "n_spherical": 3, "n_radial": 4},
     "visnet": {"n_interactions": 3, "n_features": 8, "n_heads": 2, "n_radial": 6},
     "nequip": {"n_interactions": 2, "n_features": 4, "radial_width": 8},
+    "mace": {"n_features": 4, "l_max": 2, "radial_width": 8, "radial_layers": 1},
 }
 TRAINED = ("hipnn", "nequip")
 
@@ -155,7 +156,7 @@ def test_every_network_gives_the_same_numbers(
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("backbone", ["hipnn", "nequip"])
+@pytest.mark.parametrize("backbone", ["hipnn", "nequip", "mace"])
 def test_a_network_is_built_the_same(backbone: str, state: str) -> None:
     expected = _built(backbone).state_dict()
     before = torch.get_default_dtype(), torch.get_default_device()

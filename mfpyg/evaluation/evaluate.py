@@ -58,10 +58,13 @@ class Evaluation:
             pairs, also ``"directional_force": {n, mae, rmse, component_rmse}``, see
             :mod:`mfpyg.evaluation.pairs`.
         parity: ``{split: {(fidelity, name of the property): Parity}}`` if requested.
+        energy_errors: ``{fidelity: predictions minus labels}`` in kcal/mol, (n_conformations,) float64, NaN where there
+            is no label or nothing was evaluated.
     """
 
     metrics: dict[str, dict[str, Any]]
     parity: dict[str, dict[tuple[str, str], Parity]]
+    energy_errors: dict[str, np.ndarray]
 
 
 @with_default_torch_settings
@@ -92,7 +95,7 @@ def evaluate(
         for name, column in columns.items()
         for letter in evaluated_letters(potential, name, dataset.letters)
     ]
-    result = Evaluation({}, {})
+    result = Evaluation({}, {}, {name: np.full(len(dataset), np.nan) for name in columns})
     for split, rows in splits.items():
         table, coverage = MetricTable(columns), Coverage(columns)
         pairs: dict[tuple[str, str], Parity] = {}
@@ -116,6 +119,8 @@ def evaluate(
         result.metrics[split] = table.result()
         coverage.add_to(result.metrics[split], potential.quantiles)
         _add_directional_forces(result.metrics[split], dataset, pairs_of(dataset, rows), errors)
+        for name, of_split in errors.items():
+            result.energy_errors[name][rows] = of_split[rows]
         result.parity[split] = pairs
     return result
 

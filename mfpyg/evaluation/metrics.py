@@ -65,6 +65,23 @@ def pair_errors(prediction: Prediction, batch: Batch, column: int) -> Tensor:
     return (predicted - (labels[first] - labels[second])) / batch.pair_length[first]
 
 
+ENERGY_DIFFERENCE = "energy_difference"
+"""Name of the errors of :func:`difference_errors` in the loss and its logs."""
+
+
+def difference_errors(prediction: Prediction, base: Prediction, batch: Batch, column: int, base_column: int) -> Tensor:
+    """Predicted minus labelled E − E_base of the graphs with both energies, (n,) float64.
+
+    Args:
+        prediction, base: predictions of a fidelity and of the one that it is compared with.
+        batch: batch with energies.
+        column, base_column: indices of these among the T of the data set.
+    """
+    both = batch.energy_mask[:, column] & batch.energy_mask[:, base_column]
+    predicted = prediction.energy[both].double() - base.energy[both].double()
+    return predicted - (batch.energy[both, column] - batch.energy[both, base_column])
+
+
 def labelled_rows(property: Property, batch: Batch, column: int) -> Tensor:
     """True for the graphs, or atoms, with a label, (n_graphs,) or (n_atoms,) bool."""
     mask = batch[property.mask][:, column]  # (n_graphs,)

@@ -12,6 +12,7 @@ import numpy as np
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.coverage import coverage_table
@@ -64,7 +65,21 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
         table.add_section()
     of_pairs = _directional_forces(metrics, trained) if DIRECTIONAL_FORCE in there else None
     more = [found for found in (of_pairs, coverage_table(metrics, trained)) if found is not None]
-    return Group(table, *more) if more else table
+    fitted = [Text(line, no_wrap=True, overflow="ignore") for line in _alignments(metrics)]
+    return Group(*fitted, table, *more) if fitted or more else table
+
+
+def _alignments(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What reference energies were fitted to for the evaluation, a line for each data set."""
+    found: dict[str, dict[str, int]] = {}
+    for rows in metrics.values():
+        for name, row in rows.items():
+            if aligned := row.get(ENERGY.name, {}).get("aligned"):
+                found.setdefault(aligned["on"], {})[name] = aligned["n"]
+    return [
+        f"reference energies fitted to {on}: {', '.join(f'{n:,} {name} energies' for name, n in of.items())}"
+        for on, of in found.items()
+    ]
 
 
 def _new_table(title: str) -> Table:

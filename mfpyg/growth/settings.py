@@ -12,7 +12,7 @@ from typing import Any
 from mfpyg.datasets.spec import available_fidelities, parse_specs
 from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.labeling.level import LabelLevel, parse_label_levels
-from mfpyg.option_groups import FinetuneSettings
+from mfpyg.option_groups import FIT, KEEP
 from mfpyg.options import build, check, flat, setting
 from mfpyg.sampling.settings import SampleSettings
 from mfpyg.selection.settings import SelectSettings
@@ -134,7 +134,8 @@ class GrowSettings:
         if init is None:
             return settings
         # All labels so far are trained on, so that nothing is forgotten at the full learning rate.
-        return dataclasses.replace(settings, init=str(init), finetune=FinetuneSettings(refit=True))
+        references = FIT if settings.references in (None, FIT) else KEEP  # which a file has given
+        return dataclasses.replace(settings, init=str(init), references=references)
 
     def check(self) -> None:
         """Check everything that needs no data.

@@ -107,6 +107,13 @@ class DeltaPotential(Potential):
             return self.base.reference(fidelity)
         return self.base.reference(self.base_level) + self.difference.reference(self.difference.fidelities[0])
 
+    def shift_references(self, fidelity: str, shifts: Tensor) -> None:
+        (change,) = self.difference.fidelities
+        if fidelity != self.target:
+            self.base.shift_references(fidelity, shifts)
+        if fidelity in (self.target, self.base_level):  # the target is the sum, which stays if the base is shifted
+            self.difference.shift_references(change, shifts if fidelity == self.target else -shifts)
+
     def has_std(self, fidelity: str) -> bool:
         if fidelity != self.target:
             return self.base.has_std(fidelity)

@@ -104,6 +104,18 @@ class Potential(nn.Module):
         """
         raise NotImplementedError
 
+    def shift_references(self, fidelity: str, shifts: Tensor) -> None:
+        """Add to the atomic reference energies of a fidelity, and of no other.
+
+        Args:
+            fidelity: name of the fidelity.
+            shifts: energies in kcal/mol, (n_species,) float64.
+
+        Raises:
+            MFPyGError: for an unknown fidelity.
+        """
+        self.reference(fidelity).add_(shifts.to(self.reference(fidelity)))
+
     def species_number(self, z: Tensor) -> Tensor:
         """Index of each atom's element in ``species``, (n_atoms,) int64.
 

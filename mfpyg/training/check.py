@@ -11,6 +11,7 @@ from mfpyg.datasets.spec import combined_levels, parse_specs
 from mfpyg.engine import check_engine
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, check_available, parse_fidelities, parse_numbers, parse_weights
+from mfpyg.option_groups import FIT, KEEP
 from mfpyg.properties import ENERGY, HESSIAN
 from mfpyg.settings import TrainSettings
 from mfpyg.training.folder import RunFolder
@@ -43,6 +44,11 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
         )
     if settings.pair_weight:
         check_pairs(settings, fidelities)
+    if settings.difference_weight and sum(ENERGY in fidelity.properties for fidelity in fidelities) < 2:
+        raise MFPyGError(
+            f"difference_weight is {settings.difference_weight:g}, which has no effect without energies of two "
+            "fidelities; train on some, as dz:EF cc:E, or leave it out"
+        )
     for stage in outline_of(settings, fidelities).stages if settings.strategy in OUTLINED else ():
         check_warmup(settings, stage.name, stage.epochs)
     check_installed(settings.logger)
@@ -91,7 +97,7 @@ def check_same_references(settings: TrainSettings, folder: RunFolder) -> None:
         MFPyGError: naming the fidelities whose energies differ.
     """
     if (
-        settings.references is None
+        settings.references in (None, FIT, KEEP)
         or not Path(settings.references).expanduser().is_file()
         or not folder.config.is_file()
     ):
@@ -112,7 +118,7 @@ def given_references(settings: TrainSettings) -> GivenReferences:
         MFPyGError: as :func:`mfpyg.datasets.references.read_references`, or for a fidelity of init,
             which keeps its own.
     """
-    if settings.references is None:
+    if settings.references in (None, FIT, KEEP):
         return {}
     known = [level.name for level in combined_levels(parse_specs(settings.sources))]
     found = read_references(settings.references, known)
@@ -121,7 +127,7 @@ def given_references(settings: TrainSettings) -> GivenReferences:
         if fidelity.name in found and fidelity.name not in added:
             raise MFPyGError(
                 f"{settings.references} has reference energies of '{fidelity.name}', but init has its own, which are "
-                f"kept; leave '{fidelity.name}' out of the file"
+                f"kept; leave '{fidelity.name}' out of the file, or shift them to the labels with references fit"
             )
     return found
 

@@ -23,7 +23,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity, parse_fidelities
 from mfpyg.files import sha256_of
 from mfpyg.models import MultiFidelityPotential
-from mfpyg.option_groups import keeps
+from mfpyg.option_groups import FIT, keeps
 from mfpyg.options import flat
 from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.training.folder import RunFolder
@@ -230,6 +230,12 @@ def _trained(settings: TrainSettings, model: InitialModel, added: Sequence[Fidel
     """Existing fidelities to train on: those named, or else all, if any are trained."""
     named = _named(settings, model, added)
     if added and settings.finetune.old != "replayed":
+        if settings.references == FIT:
+            raise MFPyGError(
+                f"references is fit, but finetune.old is {settings.finetune.old}, so that no fidelity of init is "
+                "trained; leave references out, as those of added fidelities are always fitted, or convert the model "
+                "with mfpyg-convert --references fit"
+            )
         if named:
             raise MFPyGError(
                 f"fidelities are {' '.join(map(str, named))}, but finetune.old is {settings.finetune.old}; leave them "

@@ -18,6 +18,7 @@ from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.references import GivenReferences, References, compositions, fit_references, species_of
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.metrics import ENERGY_DIFFERENCE
 from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE
 from mfpyg.fidelity import Fidelity, parse_weights
 from mfpyg.models import MultiFidelityPotential
@@ -124,6 +125,9 @@ class Inputs:
         if self.settings.pair_weight:
             with_energies = [f.name for f in self.fidelities if ENERGY in f.properties]
             every.update({(name, DIRECTIONAL_FORCE): self.settings.pair_weight for name in with_energies})
+        if self.settings.difference_weight:
+            of_stage = [f.name for f in fidelities if ENERGY in f.properties]
+            every.update({(name, ENERGY_DIFFERENCE): self.settings.difference_weight for name in of_stage[1:]})
         columns = {f.name: self.column(f.name) for f in fidelities}
         weights = {key: weight for key, weight in every.items() if key[0] in columns}
         return self.loss_of(fidelities, columns, weights)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from mfpyg.evaluation.metrics import error_sums, label_errors, pair_errors
+from mfpyg.evaluation.metrics import ENERGY_DIFFERENCE, difference_errors, error_sums, label_errors, pair_errors
 from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import Potential, Prediction
@@ -53,15 +53,17 @@ class MultiFidelityLoss(nn.Module):
     over the labelled entries of every property p only, :math:`\bar R_f` being the mean hierarchicality of the
     molecules with an energy of f, or a derivative of it, as a label. Hessians are compared along random directions, see
     :func:`mfpyg.evaluation.metrics.product_errors`. With a weight, the mean forces along pairs of near geometries
-    (:mod:`mfpyg.evaluation.pairs`) are one more p. Sums and counts are added over all processes before roots and ratios
-    are taken, so that the loss does not depend on the number of processes. Labels missing in a batch contribute exactly
-    zero, with a zero gradient.
+    (:mod:`mfpyg.evaluation.pairs`) are one more p, and so are the differences of energies from those of the fidelity
+    before, of molecules with both: they do not depend on the errors that both have in common. Sums and counts are added
+    over all processes before roots and ratios are taken, so that the loss does not depend on the number of processes.
+    Labels missing in a batch contribute exactly zero, with a zero gradient.
 
     Args:
         fidelities: fidelities with the labels to train on.
         columns: ``{fidelity: column among the T of the data set}``.
         weights: ``{(fidelity, name of the property): w}`` for every label trained on, and
-            :data:`mfpyg.evaluation.pairs.DIRECTIONAL_FORCE` as a name for pairs.
+            :data:`mfpyg.evaluation.pairs.DIRECTIONAL_FORCE` as a name for pairs, and
+            :data:`mfpyg.evaluation.metrics.ENERGY_DIFFERENCE` for differences from the fidelity before.
         hierarchicality: w_R.
         directions: number of random directions for each Hessian in a batch.
         seed: seed of the directions.
@@ -82,6 +84,8 @@ class MultiFidelityLoss(nn.Module):
         self.fidelities = tuple(fidelities)
         self.columns = {f.name: columns[f.name] for f in fidelities}
         self.weights = dict(weights)
+        with_energies = [f.name for f in fidelities if ENERGY in f.properties]
+        self._base = dict(zip(with_energies[1:], with_energies, strict=False))
         self.register_buffer("_w", torch.tensor(list(self.weights.values()), dtype=torch.float64), persistent=False)
         self.hierarchicality, self.directions, self.seed = hierarchicality, directions, seed
 
@@ -140,12 +144,13 @@ class MultiFidelityLoss(nn.Module):
 
     def sums(self, predictions: Mapping[str, Prediction], batch: Batch) -> Tensor:
         """Count, Σ|e| and Σe² of each label, in the order of ``weights``: (n_labels, 3) float64."""
-        return torch.stack(
-            [error_sums(self._errors(predictions[name], batch, name, prop)) for name, prop in self.weights]
-        )
+        return torch.stack([error_sums(self._errors(predictions, batch, name, prop)) for name, prop in self.weights])
 
-    def _errors(self, prediction: Prediction, batch: Batch, fidelity: str, prop: str) -> Tensor:
-        column = self.columns[fidelity]
+    def _errors(self, predictions: Mapping[str, Prediction], batch: Batch, fidelity: str, prop: str) -> Tensor:
+        prediction, column = predictions[fidelity], self.columns[fidelity]
+        if prop == ENERGY_DIFFERENCE:
+            base = self._base[fidelity]
+            return difference_errors(prediction, predictions[base], batch, column, self.columns[base])
         if prop == DIRECTIONAL_FORCE:
             return pair_errors(prediction, batch, column)
         return label_errors(BY_NAME[prop], prediction, batch, column)

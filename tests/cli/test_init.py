@@ -88,6 +88,8 @@ def test_learning_rate_is_lower_where_new_labels_alone_move_the_network(untraine
         ("--init none --add-fidelity cc:E", "none: no such checkpoint"),
         ("--init notes --add-fidelity cc:E", "notes: damaged, or not a checkpoint"),
         ("--init= --add-fidelity cc:E", "option --init needs a value"),
+        ("ADD --finetune.old=frozen --references=fit", "no fidelity of init is trained; leave references out"),
+        ("--fidelities dz:EF --references=keep", "references is keep, but there is no init"),
         ("--add-fidelity cc:E --fidelities dz:E", "add_fidelity is given, but no init"),
         ("--fidelities dz:E --finetune.old kept", "finetune.old is given, but no init"),
         ("MODEL --add-fidelity cc", "malformed fidelity 'cc'"),

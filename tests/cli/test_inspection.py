@@ -171,7 +171,7 @@ def test_split_hash_tells_splits_apart() -> None:
         assert split_hash(other) != split_hash(splits)
 
 
-@pytest.mark.parametrize("backbone", ["hipnn", "schnet", "painn", "visnet", "nequip"])
+@pytest.mark.parametrize("backbone", ["hipnn", "schnet", "painn", "visnet", "nequip", "mace"])
 def test_number_of_parameters(tmp_path: Path, backbone: str) -> None:
     settings = from_dict({**defaults("small", backbone), "fidelities": ["dz:E"]})
     potential = build_potential(settings, [1, 8], ["dz"])

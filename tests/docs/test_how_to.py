@@ -116,10 +116,11 @@ def _write_other_formats(folder: Path) -> None:
                 new = file.require_group(name)
                 new[key.replace("(t)_dz", "(t)_cbs")] = values if key == "atomic_numbers" else values[:8]
     (folder / "references.yaml").write_text("cc:\n  unit: Hartree\n  H: -0.49928\n  N: -54.47\n")
+    (folder / "atoms.yaml").write_text("dz: {unit: Hartree, H: -0.4998, C: -37.835, N: -54.575, O: -75.055}\n")
 
 
-def write_hippynn_model(path: Path) -> None:
-    """A tiny model of hippynn with heads for two levels, as its training writes it."""
+def write_hippynn_model(path: Path, *names: str) -> None:
+    """A tiny model of hippynn with heads of these names, as its training writes it."""
     import torch
     from hippynn.graphs import GraphModule, inputs, networks, targets
 
@@ -128,7 +129,7 @@ def write_hippynn_model(path: Path) -> None:
     reach = {"dist_soft_min": 0.75, "dist_soft_max": 5.5, "dist_hard_max": 6.5}
     options = {"possible_species": [0, 1, 6, 7, 8], **sizes, **reach}
     network = networks.HipnnQuad("HIPNN", (species, positions), module_kwargs=options)
-    energies = [targets.HEnergyNode(name, network) for name in ("cc", "dz")]
+    energies = [targets.HEnergyNode(name, network) for name in names]
     torch.save(GraphModule([species, positions], [node.mol_energy for node in energies]).state_dict(), path)
 
 
@@ -147,7 +148,7 @@ def run_line(line: str, forks: Any) -> None:
         words.pop()
     assert words[0].partition("-")[0] == "mfpyg", f"{line}: only commands of mfpyg are run; say why this is not"
     name, arguments = words[0].removeprefix("mfpyg-"), words[1:]
-    name = {"inspect": "inspection", "mfpyg": "main"}.get(name, name)
+    name = {"inspect": "inspection", "select": "selection", "mfpyg": "main"}.get(name, name)
     own_network = any(word.split("=")[0] in ("--init", "--resume", "--backbone", "--config") for word in arguments)
     if name in ("train", "study") and "--help" not in arguments and "--print-config" not in arguments:
         small = SHORT if own_network else (*SHORT, *TINY)
@@ -169,7 +170,8 @@ def test_blocks(page: Path, prepared: Path, forks: Any, monkeypatch: pytest.Monk
     shutil.copytree(prepared, forks.folder, dirs_exist_ok=True)
     monkeypatch.chdir(forks.folder)
     if page.stem == "hippynn":  # not for all pages, as importing hippynn takes seconds
-        write_hippynn_model(Path("best_model.pt"))
+        write_hippynn_model(Path("best_model.pt"), "cc", "dz")
+        write_hippynn_model(Path("ani1x.pt"), "energy")
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page)):
         if block.skipped:

@@ -42,7 +42,7 @@ def test_each_part_gets_its_options() -> None:
     assert (first.init, first.seed, first.batch_size, first.optim.clip, first.optim.lr) == (None, 5, 8, 1.0, 1e-3)
     assert (first.split.method, first.split.file) == ("index", "split.npz")
     later = made.training(["gfn2:E"], "a.xyz:gfn2=e@eV", Path("split.npz"), Path("run"), Path("round-0/run"))
-    assert (later.init, later.optim.lr, later.finetune.refit) == ("round-0/run", 1e-3, True)
+    assert (later.init, later.optim.lr, later.references) == ("round-0/run", 1e-3, "fit")
 
 
 @pytest.mark.parametrize(("text", "seconds"), [(30, 30), ("1.5h", 5400), ("20 min", 1200), ("2d", 172800), (0.5, 0.5)])

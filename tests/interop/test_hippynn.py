@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ase
+import ase.io
 import pytest
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from torch_geometric.utils import to_dense_batch
 import mfpyg
 from mfpyg.cli.convert import main as convert
 from mfpyg.datasets import MiniCHNO
+from mfpyg.datasets.references import as_text
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.interop.hippynn import export_hippynn, load_hippynn
 from mfpyg.models import HIPNN, MultiFidelityPotential
@@ -46,6 +49,7 @@ SIZES = {
     "dist_hard_max": CUTOFF,
 }
 REFERENCES = {1: -13.0, 6: -148.0, 7: -113.0, 8: -101.0}  # as energies of atomisation have
+ATOMS = {1: -313.0, 6: -23_735.0, 7: -34_230.0, 8: -47_060.0}
 SAID: dict[str, Any] = {"cutoff": CUTOFF, "energy_unit": "kcal/mol"}
 
 
@@ -590,6 +594,41 @@ def test_the_command_needs_no_hippynn(training: tuple[Path, GraphModule], batch:
     assert torch.equal(found(batch, fidelity="cc").forces, expected(batch, fidelity="cc").forces)
 
 
+@pytest.mark.slow
+def test_the_command_gives_formation_energies_the_zero_of_total_energies(
+    batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a file of the energies of atoms exactly, and from labels that are hippynn's own energies plus these."""
+    monkeypatch.chdir(tmp_path)
+    trained = peer()
+    torch.save(trained.state(), "best_model.pt")
+    said = ["--cutoff", str(CUTOFF), "--energy-unit", "kcal/mol", "--fidelities", "dz:EF"]
+    energy, forces = trained.predict(batch)["dz"]
+    counts = torch.stack([torch.bincount(batch.batch, batch.z == z, batch.num_graphs) for z in ATOMS], dim=1)
+    totals = energy.double() + counts.double() @ torch.tensor(list(ATOMS.values())).double()
+
+    Path("atoms.yaml").write_text(as_text({"dz": ATOMS}))
+    convert(["best_model.pt", "file.ckpt", *said, "--references", "atoms.yaml"])
+    assert_same(mfpyg.load("file.ckpt"), {"dz": (totals, forces)}, batch)
+
+    frames = []
+    for one in MiniCHNO()[::40]:
+        atoms = ase.Atoms(one.z.numpy(), one.pos.numpy())
+        of_model, _ = trained.predict(Batch.from_data_list([Data(z=one.z, pos=one.pos)]))["dz"]
+        atoms.info["e"] = float(of_model) + sum(ATOMS[z] for z in one.z.tolist())
+        frames.append(atoms)
+    ase.io.write("labels.xyz", frames, format="extxyz")
+    capsys.readouterr()
+    convert(["best_model.pt", "fit.ckpt", *said, "--references=fit", "--dataset", "labels.xyz:dz=e@kcal/mol"])
+    printed = capsys.readouterr().out
+    assert "dz: reference energies fitted to 20 energies of labels.xyz:dz=e@kcal/mol; RMSE " in printed
+    assert " -> 0.0 kcal/mol" in printed
+    assert_same(mfpyg.load("fit.ckpt"), {"dz": (totals, forces)}, batch)
+
+    convert(["best_model.pt", "keep.ckpt", *said, "--references=keep"])
+    assert_same(mfpyg.load("keep.ckpt"), {"dz": (energy, forces)}, batch)
+
+
 def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(peer(names=("a", "b")).state(), tmp_path / "in.pt")
     node = peer(names=("a", "b")).nodes()["b"]
@@ -606,6 +645,10 @@ def test_the_command_refuses_in_a_line(tmp_path: Path, capsys: pytest.CaptureFix
         ([file, file, *said, "cc"], "in.pt exists; choose another name"),
         ([file, f"{out}/x", *said, "cc"], "no such folder"),
         ([file, out], "cutoff"),
+        ([file, out, *said, f"cc={node}", "--references=fit"], "--references is fit, but no --dataset"),
+        ([file, out, *said, f"cc={node}", "--dataset=minichno"], "--references is keep; leave it out"),
+        ([file, out, *said, f"cc={node}", "--references=fti"], "fti: no such file; expected a YAML file, fit or keep"),
+        ([file, out, *said, f"xx={node}", "--references=fit", "--dataset=minichno"], "none of the potential's fidel"),
     ):
         with pytest.raises(SystemExit) as stopped:
             convert(arguments)

@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "visnet": {"n_interactions": 3, "n_features": 8, "n_heads": 2, "n_radial": 6},
     "nequip": {"n_interactions": 2, "n_features": 4, "radial_width": 8},
+    "mace": {"n_features": 4, "l_max": 2, "radial_width": 8, "radial_layers": 1},
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ from mfpyg.models.visnet import ViSNetBackbone
 from mfpyg.testing import check_potential
 
 SPECIES = [1, 6, 7, 8]
-NAMES = ("hipnn", "schnet", "painn", "dimenet++", "visnet", "nequip")
+NAMES = ("hipnn", "schnet", "painn", "dimenet++", "visnet", "nequip", "mace")
 SMALL: dict[str, dict[str, Any]] = {
     "hipnn": {"n_features": 8, "n_atom_layers": 1, "n_sensitivities": 6, "cutoff": 4.0, "r_soft_max": 3.5},
     "schnet": {"n_interactions": 2, "n_features": 8, "n_filters": 6, "n_gaussians": 12, "cutoff": 4.0},
@@ -42,6 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "visnet": {"n_interactions": 3, "n_features": 8, "n_heads": 2, "n_radial": 6, "cutoff": 4.0},
     "nequip": {"n_interactions": 2, "n_features": 4, "radial_width": 8, "cutoff": 4.0},
+    "mace": {"n_features": 4, "l_max": 2, "radial_width": 8, "radial_layers": 1, "cutoff": 4.0},
 }  # fmt: skip
 OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("hipnn", {"tensor_order": 0}),
@@ -53,6 +54,9 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("nequip", {"l_max": 3, "parity": False}),
     ("nequip", {"n_interactions": 1}),
     ("nequip", {"l_max": 0}),
+    ("mace", {"l_max": 3, "l_hidden": 2, "n_interactions": 3}),
+    ("mace", {"n_interactions": 1, "correlation": 2}),
+    ("mace", {"l_max": 1, "l_hidden": 0, "correlation": 1}),
     ("dimenet++", {"n_interactions": 1}),
 ]
 Batches = Callable[..., Batch]

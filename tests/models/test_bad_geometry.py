@@ -15,7 +15,7 @@ from mfpyg import backbones
 from mfpyg.errors import MFPyGError
 from mfpyg.models import DeltaPotential, MultiFidelityPotential
 
-NAMES = ("hipnn", "schnet", "painn", "dimenet++", "visnet", "nequip")
+NAMES = ("hipnn", "schnet", "painn", "dimenet++", "visnet", "nequip", "mace")
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from mfpyg.evaluation.uncertainty import fit_uncertainty
 from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.uncertainty import uncertainty_state
-from mfpyg.settings import SplitSettings
+from mfpyg.settings import SplitSettings, from_dict, to_dict
 from mfpyg.training import run
 from mfpyg.training.initial import read_initial, start_of
 from mfpyg.training.inputs import Inputs
@@ -130,12 +130,12 @@ def test_references_are_the_least_squares_of_what_the_copy_leaves(minichno: Mini
     assert np.sqrt(np.mean(left**2)) < 50
 
 
-def test_refit_shifts_references_to_the_labels(minichno: MiniCHNO, untrained: Make) -> None:
+def test_references_of_init_are_kept_or_fitted_to_the_labels(minichno: MiniCHNO, untrained: Make) -> None:
     """References that few labels had left far off."""
     model = untrained("dz:EF", "cc:E")
     initial = read_initial(str(model))
-    for refit in (True, False):
-        settings = parse(["--init", str(model), "--fidelities", "cc:E", f"--finetune.refit={str(refit).lower()}"])[0]
+    for given, refit in ((["--references=fit"], True), (["--references=keep"], False), ([], False)):
+        settings = parse(["--init", str(model), "--fidelities", "cc:E", *given])[0]
         splits, _ = inherited_splits(settings, minichno, initial)
         start = start_of(initial)
         off = torch.tensor([3.0, 200.0, -50.0, 70.0], dtype=torch.float64)
@@ -150,6 +150,30 @@ def test_refit_shifts_references_to_the_labels(minichno: MiniCHNO, untrained: Ma
         counts = compositions(minichno, potential.species)[rows]
         assert (np.abs(counts.T @ left).max() < 1e-2) == refit
         assert torch.equal(potential.reference("dz"), dz)  # which is not trained
+
+
+def test_formation_energies_trained_on_total_energies_are_noted(minichno: MiniCHNO, untrained: Make) -> None:
+    """Only their zero is wrong, and references fitted to the labels put it right."""
+    model = untrained("dz:EF")
+    initial = read_initial(str(model))
+    for given, noted in (([], True), (["--references=fit"], False)):
+        settings = parse(["--init", str(model), "--fidelities", "dz:E", *given])[0]
+        splits, _ = inherited_splits(settings, minichno, initial)
+        start = start_of(initial)
+        start.potential.shift_references("dz", -start.potential.reference("dz"))
+        inputs = Inputs(settings, parse_fidelities(settings.fidelities), minichno, splits, start=start)
+        finetune.stages(inputs)
+        text = [note for note in inputs.notes if "dz energies differ from the labels" in note]
+        assert len(text) == noted
+        assert all("--references fit shifts the reference energies of init" in note for note in text)
+
+
+def test_settings_of_before_references_fit_are_read(untrained: Make) -> None:
+    """Checkpoints between the releases have ``finetune.refit`` in their place."""
+    values = to_dict(parse(["--init", str(untrained("dz:EF")), "--fidelities", "dz:E"])[0])
+    for refit, references in ((True, "fit"), (False, None)):
+        settings = from_dict({**values, "finetune": {**values["finetune"], "refit": refit}})
+        assert settings.references == references
 
 
 def test_element_without_labels_has_the_difference_per_electron_of_the_others(

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from mfpyg.errors import MFPyGError
+from mfpyg.evaluation.metrics import ENERGY_DIFFERENCE
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.training.loss import MultiFidelityLoss
@@ -98,6 +99,30 @@ def test_loss_is_the_formula_over_labelled_entries() -> None:
     molecules = mixed()
     value, _ = loss_and_gradients(Batch.from_data_list(molecules))
     assert float(value) == pytest.approx(written_out(potential().eval(), molecules), rel=1e-12)
+
+
+def test_energy_differences_are_those_of_molecules_with_both_labels() -> None:
+    """They are one more term; without such a molecule it is zero, with a finite gradient."""
+    key, molecules = ("cc", ENERGY_DIFFERENCE), mixed()
+    loss = MultiFidelityLoss(FIDELITIES, COLUMNS, {**WEIGHTS, key: 3.0}, 1.0)
+    errors = []
+    for one in molecules:
+        if one.energy_mask.all():
+            found = potential().predict(Batch.from_data_list([one]), {"dz": "E", "cc": "E"})
+            change = one.energy[0, COLUMNS["cc"]] - one.energy[0, COLUMNS["dz"]]
+            errors.append((found["cc"].energy - found["dz"].energy - change).item())
+    assert 1 < len(errors) < len(molecules)
+    mae = sum(map(abs, errors)) / len(errors)
+    rmse = math.sqrt(sum(e * e for e in errors) / len(errors))
+    batch = Batch.from_data_list(molecules)
+    value, _ = loss_and_gradients(batch, loss)
+    without, _ = loss_and_gradients(batch)
+    assert value.item() - without.item() == pytest.approx(3 * (mae + rmse), rel=1e-10)
+    single = Batch.from_data_list([molecule(1, cc=False), molecule(2, dz=False, dz_forces=False)])
+    value, gradients = loss_and_gradients(single, loss)
+    without, expected = loss_and_gradients(single)
+    assert value.item() == without.item()
+    assert all(torch.equal(gradients[name], expected[name]) for name in expected)
 
 
 def test_unlabelled_batch_has_zero_loss_and_zero_gradient() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,23 +10,20 @@ import torch
 from ase.data import chemical_symbols
 
 from mfpyg.datasets.conformations import ConformationDataset
-from mfpyg.datasets.references import (
-    References,
-    complete_difference,
-    compositions,
-    fit,
-    labelled_energies,
-    species_of,
-)
+from mfpyg.datasets.references import complete_difference, compositions, species_of
 from mfpyg.datasets.splits import make_splits
 from mfpyg.errors import MFPyGError
-from mfpyg.inference.dataset import predicted
+from mfpyg.evaluation.alignment import align, alignment_notes, fit_to_predictions, offset_note
 from mfpyg.models import MultiFidelityPotential, Potential
+from mfpyg.option_groups import FIT
 from mfpyg.settings import SplitSettings, TrainSettings
 from mfpyg.training.initial import FRESH, InitialModel
 from mfpyg.training.inputs import Inputs, reference_notes
 from mfpyg.training.stage import Stage, train_only, trained_species
 from mfpyg.training.strategies.joint import joint_stage
+
+CHECKED = 256
+"""Maximum number of conformations in which energies of init are compared with the labels."""
 
 
 def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
@@ -41,8 +39,7 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
     settings, potential = inputs.settings, inputs.start.potential
     check_elements_known(potential, inputs.dataset, inputs.splits)
     potential.engine = settings.engine
-    if settings.finetune.refit:
-        _refit(inputs, potential)
+    _refit(inputs, potential)
     _add_fidelities(inputs, potential)
     for fidelity in inputs.fidelities:
         potential.add_properties(fidelity.name, fidelity.labels)
@@ -62,10 +59,20 @@ def stages(inputs: Inputs) -> tuple[Potential, list[Stage]]:
 
 
 def _refit(inputs: Inputs, potential: MultiFidelityPotential) -> None:
-    """Shift the reference energies of the fidelities that are trained to the training labels."""
-    for name in [fidelity.name for fidelity in inputs.fidelities if fidelity.name in potential.fidelities]:
-        fitted = fit_to_predictions(potential, inputs.dataset, inputs.splits["train"], name, {})
-        potential.reference(name).add_(torch.from_numpy(fitted.energies))
+    """Shift the reference energies of the fidelities that are trained to the training labels, or say what is amiss."""
+    old = [fidelity for fidelity in inputs.fidelities if fidelity.name in potential.fidelities]
+    if not old:
+        return
+    rows, refit = inputs.rows("train", old), inputs.settings.references == FIT
+    rows = rows if refit else rows[:: math.ceil(len(rows) / CHECKED) or 1]
+    found = fit_to_predictions(potential, inputs.dataset, rows, [fidelity.name for fidelity in old])
+    if refit:
+        align(potential, found)
+        inputs.notes.extend(alignment_notes(found, "train"))
+        return
+    remedy = "--references fit shifts the reference energies of init"
+    notes = [offset_note(name, one.left, one.counts, remedy) for name, one in found.items()]
+    inputs.notes.extend(note for note in notes if note)
 
 
 def _add_fidelities(inputs: Inputs, potential: MultiFidelityPotential) -> None:
@@ -76,40 +83,10 @@ def _add_fidelities(inputs: Inputs, potential: MultiFidelityPotential) -> None:
     for name, labels in [(f.name, f.labels) for f in inputs.fidelities if f.name not in potential.fidelities]:
         potential.add_fidelity(name, like, fresh=source == FRESH)
         potential.keep_properties(name, labels)  # without labels other heads would not be trained
-        given = inputs.given.get(name, {})
-        found = fit_to_predictions(potential, inputs.dataset, inputs.splits["train"], name, given)
-        fitted[name] = complete_difference(found, like, potential.species)
-        potential.reference(name).add_(torch.from_numpy(fitted[name].energies))
+        found = fit_to_predictions(potential, inputs.dataset, inputs.splits["train"], [name], inputs.given)[name]
+        fitted[name] = complete_difference(found.shifts, like, potential.species)
+        potential.shift_references(name, torch.from_numpy(fitted[name].energies))
     inputs.notes.extend(reference_notes(fitted))
-
-
-def fit_to_predictions(
-    potential: MultiFidelityPotential,
-    dataset: ConformationDataset,
-    rows: np.ndarray,
-    fidelity: str,
-    given: Mapping[int, float],
-) -> References:
-    """Shifts of the reference energies of a fidelity, by a least-squares fit of labels minus predictions.
-
-    A fit to the labels themselves, as for new networks, would ignore binding energies, which the existing network
-    predicts, and be poor with few labels.
-
-    Args:
-        potential: potential in evaluation mode.
-        dataset, rows: data set, and its conformations to fit to.
-        fidelity: fidelity of the potential and of the data set.
-        given: reference energies in kcal/mol, by atomic number, that are not fitted.
-    """
-    column = dataset.fidelities.index(fidelity)
-    rows = rows[dataset._data.energy_mask[:, column].numpy()[rows]]
-    energy = np.zeros(len(dataset.slices["energy"]) - 1)
-    for chosen, _, predictions in predicted(potential, dataset, rows, {fidelity: column}):
-        energy[chosen] = predictions[fidelity].energy.numpy()
-    label, counts = labelled_energies(dataset, fidelity, rows), compositions(dataset, potential.species)
-    before = dict(zip(potential.species, potential.reference(fidelity).tolist(), strict=True))
-    missing = {number: energy - before[number] for number, energy in given.items() if number in before}
-    return fit(counts[rows], label - energy[rows], potential.species, missing, dataset.isolated_atoms[rows])
 
 
 def check_elements_known(
