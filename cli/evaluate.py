@@ -141,8 +141,10 @@ def _default_out(
     for spec in specs or ():
         parts += _words_of(spec)
     parts += [part for part in (split, letters) if part is not None]
-    from mfpyg.checkpoint import methods_of, potential_of, read_checkpoint, trained_labels
-    from mfpyg.cli.labels import evaluated_rows, method_notes, offset_notes, open_data, parts_of, with_properties
+    if on is not None:
+        parts += ["align", *([on] if isinstance(on, str) else _words_of(on))]
+    folder = Path() if is_shipped(path) else path if path.is_dir() else path.parent
+    return folder / f"{'-'.join(parts)}.json"
 
 
 def _words_of(spec: DatasetSpec) -> list[str]:
@@ -167,7 +169,7 @@ def _evaluate(
     from rich.console import Console
     from rich.progress import track
 
-    from mfpyg.checkpoint import potential_of, read_checkpoint, trained_labels
+    from mfpyg.checkpoint import methods_of, potential_of, read_checkpoint, trained_labels
     from mfpyg.cli.labels import evaluated_rows, method_notes, offset_notes, open_data, parts_of, with_properties
     from mfpyg.datasets.label_fraction import thin_labels
     from mfpyg.device import choose_device
