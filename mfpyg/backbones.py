@@ -78,6 +78,7 @@ _BUILTIN_KINDS = (
         "hipnn:HIPNN",
         builtin.HIPNNOptions,
         compiles=True,
+        optim={"weight_decay": 0.01},
         n_features=64,
         n_atom_layers=3,
         n_sensitivities=12,

@@ -155,7 +155,9 @@ def check_available(fidelities: Sequence[Fidelity], levels: Sequence[LevelOfTheo
 
 
 def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[tuple[str, str], float]:
-    """Parse loss weights such as ``["dz:F=1", "cc:E=0.1"]``; labels not named have the weight of their property.
+    """Parse loss weights such as ``["F=10", "cc:E=0.1"]``; labels not named have the weight of their property.
+
+    Letters without a fidelity are those of all that have such labels; what comes later replaces what came before.
 
     Returns:
         ``{(fidelity, name of the property): weight}`` for every label trained on.
@@ -167,16 +169,21 @@ def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[
     for text in texts:
         label, _, number = text.partition("=")
         try:
-            fidelity, weight = Fidelity.parse(label), float(number)
-            if not 0 <= weight < float("inf"):
-                raise ValueError(weight)
+            name, colon, letters = label.rpartition(":")
+            properties, weight = [PROPERTIES[letter] for letter in parse_letters(letters, "weight")], float(number)
+            if not 0 <= weight < float("inf") or (colon and not is_name(name)):
+                raise ValueError(text)
         except ValueError:  # which MFPyGError is as well
-            raise MFPyGError(f"malformed weight '{text}': expected NAME:LABELS=NUMBER, such as dz:F=0.5") from None
-        for property in fidelity.properties:
-            if (fidelity.name, property.name) not in weights:
-                trained = " ".join(map(str, fidelities))
-                raise MFPyGError(f"weight '{text}' is for a label that is not trained on (fidelities: {trained})")
-            weights[fidelity.name, property.name] = weight
+            raise MFPyGError(
+                f"malformed weight '{text}': expected NAME:LABELS=NUMBER, or LABELS=NUMBER for all fidelities, such as "
+                "dz:F=0.5 or F=10"
+            ) from None
+        named = [(name, property.name) for property in properties]
+        if name and not weights.keys() >= set(named):
+            trained = " ".join(map(str, fidelities))
+            raise MFPyGError(f"weight '{text}' is for a label that is not trained on (fidelities: {trained})")
+        of_all = {property.name for property in properties}
+        weights.update({key: weight for key in weights if (key in named if name else key[1] in of_all)})
     return weights
 
 

@@ -113,7 +113,8 @@ class TrainSettings:
         choices=("batch", "stored"),
     )
     weights: list[str] = setting(
-        [], "weights of labels in the loss, such as dz:F=0.5 cc:E=2 (default: 1, of Hessians 0.01)"
+        [],
+        "weights of labels in the loss, of all fidelities or of one, such as F=10 cc:E=2; others have 1, Hessians 0.01",
     )
     pair_weight: float = setting(0.0, "weight of forces from energies of near geometries in the loss; 0: none", low=0.0)
     difference_weight: float = setting(
@@ -224,6 +225,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch_size": 8,
         "threads": 1,
         "hierarchicality": 0.1,
+        "weights": ["F=10"],
+        "difference_weight": 3.0,
         "optim": {"schedule": "cosine", "stop_after": None},
     },
 }

@@ -66,11 +66,21 @@ def test_weights_are_those_of_the_property_unless_given() -> None:
     assert parse_weights(["dz:EF=0"], fidelities) == {**every, ("dz", "energy"): 0.0, ("dz", "forces"): 0.0}
 
 
+def test_weights_without_a_fidelity_are_those_of_all_that_have_the_labels() -> None:
+    fidelities = parse_fidelities(["dz:EF", "tz:EF", "cc:E"])
+    weights = parse_weights(["FE=10", "tz:F=2", "H=3"], fidelities)
+    assert weights == {
+        **{(name, "energy"): 10.0 for name in ("dz", "tz", "cc")},
+        **{("dz", "forces"): 10.0, ("tz", "forces"): 2.0},
+    }
+    assert parse_weights(["tz:F=2", "F=1"], fidelities)["tz", "forces"] == 1.0
+
+
 @pytest.mark.parametrize(
-    "text", ["dz:E", "dz:E=", "dz:E=x", "dz:E=-1", "dz:E=nan", "dz:E=inf", "dz=1", "=1", "", "dz:X=1", "d z:E=1"]
+    "text", ["dz:E", "dz:E=", "dz:E=x", "dz:E=-1", "dz:E=nan", "dz:E=inf", "dz=1", "=1", "", "dz:X=1", "d z:E=1", ":E=1"]
 )
 def test_malformed_weight_is_refused(text: str) -> None:
-    with pytest.raises(MFPyGError, match=f"^malformed weight '{text}': expected NAME:LABELS=NUMBER, such as"):
+    with pytest.raises(MFPyGError, match=f"^malformed weight '{text}': expected NAME:LABELS=NUMBER, or LABELS="):
         parse_weights([text], parse_fidelities(["dz:EF"]))
 
 

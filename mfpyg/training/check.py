@@ -44,11 +44,6 @@ def check_settings(settings: TrainSettings) -> tuple[Fidelity, ...]:
         )
     if settings.pair_weight:
         check_pairs(settings, fidelities)
-    if settings.difference_weight and sum(ENERGY in fidelity.properties for fidelity in fidelities) < 2:
-        raise MFPyGError(
-            f"difference_weight is {settings.difference_weight:g}, which has no effect without energies of two "
-            "fidelities; train on some, as dz:EF cc:E, or leave it out"
-        )
     for stage in outline_of(settings, fidelities).stages if settings.strategy in OUTLINED else ():
         check_warmup(settings, stage.name, stage.epochs)
     check_installed(settings.logger)

@@ -374,7 +374,6 @@ def test_training_without_pairs_is_refused(
     [
         ({"fidelities": ["dz:F"]}, "pair_weight is 1, which has no effect without energies; train on some, as dz:EF"),
         ({"batch_size": 1}, "pair_weight is 1, but batch_size is 1, expected at least 2"),
-        ({"difference_weight": 2.0}, "difference_weight is 2, which has no effect without energies of two fidelities"),
         ({"pair_weight": -1.0}, "pair_weight is -1.0, expected a number of at least 0"),
     ],
 )
