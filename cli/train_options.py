@@ -64,7 +64,9 @@ def parse(arguments: Sequence[str]) -> tuple[s.TrainSettings, Path | None]:
     printed = given.pop("print_config", False)
     for name in ("config", "resume"):
         given.pop(name, None)
-    settings = s.completed(merged(stored, {**given, "backbone": backbone}), network)
+    values = merged(stored, {**given, "backbone": backbone})
+    # A run has all settings; those that its version did not have yet are off, whatever the preset is now.
+    settings = s.completed(values, network) if resumed is None else s.from_dict(values)
     if printed:
         print(yaml.safe_dump(s.to_dict(settings), sort_keys=False, allow_unicode=True), end="")
         raise SystemExit(0)

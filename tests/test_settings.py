@@ -44,8 +44,10 @@ def test_small_preset_is_smaller_and_leaves_the_rest() -> None:
     assert small.model.tensor_order == large.model.tensor_order
 
 
-def test_small_preset_has_the_learning_rate_of_the_backbone() -> None:
-    assert s.defaults("small", "mace")["optim"] == {**s.defaults("small", "hipnn")["optim"], "lr": 0.003}
+def test_small_preset_has_the_optimiser_of_the_backbone() -> None:
+    hipnn = s.defaults("small", "hipnn")["optim"]
+    assert hipnn["weight_decay"] == 0.01
+    assert s.defaults("small", "mace")["optim"] == {**hipnn, "lr": 0.003, "weight_decay": 0.0}
     assert s.defaults("published", "mace")["optim"] == s.defaults("published", "hipnn")["optim"]
 
 

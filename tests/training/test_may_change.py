@@ -137,7 +137,7 @@ def test_edited_configuration(run: Path, capsys: pytest.CaptureFixture[str]) -> 
     values["optim"]["lr"], values["weights"] = 0.3, ["dz:E=2"]
     (run / "config.yaml").write_text(yaml.safe_dump(values))
     error = refused(capsys, run)
-    assert "weights was [], now ['dz:E=2']; optim.lr was 0.001, now 0.3" in error
+    assert "weights was ['F=10'], now ['dz:E=2']; optim.lr was 0.001, now 0.3" in error
 
 
 @pytest.mark.slow

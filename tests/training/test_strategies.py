@@ -53,7 +53,10 @@ def dipoles() -> MiniCHNO:
 
 
 def settings_of(strategy: str, *fidelities: str, **changes: Any) -> s.TrainSettings:
+    """Settings of a small network with a plain loss."""
     values = s.defaults("small", "hipnn")
+    values.update(weights=[], difference_weight=0.0)
+    values["optim"]["weight_decay"] = 0.0
     values.update(strategy=strategy, fidelities=list(fidelities or ("dz:EF", "cc:E")), batch_size=64)
     values["model"].update(n_features=6, n_atom_layers=1, n_sensitivities=5)
     for name, value in changes.items():
@@ -661,6 +664,7 @@ def test_schedule_begins_anew_with_each_stage(tmp_path: Path) -> None:
     assert shape == sorted(shape, reverse=True)
     assert [rate / 0.002 for rate in rates[4:]] == pytest.approx(shape, rel=1e-4)
     plateau = ["--optim.schedule=plateau", "--optim.patience=0", "--optim.max-batch-size=604", "--optim.stop-after=50"]
+    plateau += ["--optim.weight-decay=0"]
     run = run_one(tmp_path / "other", "--strategy=tl", "--epochs=12", "--optim.lr=1.0", *plateau)
     sizes = [int(row["batch_size"]) for row in rows(run)]
     assert max(sizes[:6]) > 64, "the schedule never acted"
