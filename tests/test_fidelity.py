@@ -77,7 +77,8 @@ def test_weights_without_a_fidelity_are_those_of_all_that_have_the_labels() -> N
 
 
 @pytest.mark.parametrize(
-    "text", ["dz:E", "dz:E=", "dz:E=x", "dz:E=-1", "dz:E=nan", "dz:E=inf", "dz=1", "=1", "", "dz:X=1", "d z:E=1", ":E=1"]
+    "text",
+    ["dz:E", "dz:E=", "dz:E=x", "dz:E=-1", "dz:E=nan", "dz:E=inf", "dz=1", "=1", "", "dz:X=1", "d z:E=1", ":E=1"],
 )
 def test_malformed_weight_is_refused(text: str) -> None:
     with pytest.raises(MFPyGError, match=f"^malformed weight '{text}': expected NAME:LABELS=NUMBER, or LABELS="):

@@ -1,4 +1,4 @@
-"""Conformations of the bundled data with their dz and cc labels, as extended XYZ in eV, for more labels of other levels.
+"""Conformations of the bundled data with their dz and cc labels, as extended XYZ in eV, to be labelled at other levels.
 
     python benchmarks/pretrained/bundled.py --out runs/chno
 
