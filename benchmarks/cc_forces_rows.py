@@ -27,7 +27,7 @@ STRATEGIES = ("mfl", "tl", "delta", "xtb", "xtb+mfl")
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows have in common.
+    """Settings that all rows share.
 
     Attributes:
         data: data and their files.

@@ -9,7 +9,7 @@ Two atoms are bonded up to 1.3 times the sum of their covalent radii. Bonds that
 100 fs have changed, and the molecule is stopped there. The drift is the slope of a straight line through the total
 energy.
 
-A molecule's state is saved every picosecond; the same command goes on where it was stopped, also with more ``--ps``.
+A molecule's state is saved every picosecond; the same command continues after a stop, also with more ``--ps``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ GOAL = 1e-4  # eV/atom/ps
 
 @dataclass
 class State:
-    """A molecule on its way, in ASE's units.
+    """Trajectory of a molecule so far, in ASE's units.
 
     Attributes:
         z: atomic numbers, (n,).

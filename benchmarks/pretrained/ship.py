@@ -80,7 +80,7 @@ def _rounded(value: float | None) -> float:
 
 
 def strip(potential: Potential, methods: dict[str, str]) -> None:
-    """Remove from a potential all that the place of its training says, and the labels it was validated on."""
+    """Remove paths and names of the training data, and the validation labels, from a potential."""
     assert potential.settings is not None
     assert potential.dtype == torch.float32
     usual = TrainSettings()

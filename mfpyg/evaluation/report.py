@@ -70,7 +70,7 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any]], trained: Mapping[str
 
 
 def _alignments(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What reference energies were fitted to for the evaluation, a line for each data set."""
+    """Data that reference energies were fitted to for the evaluation, a line for each set."""
     found: dict[str, dict[str, int]] = {}
     for rows in metrics.values():
         for name, row in rows.items():
