@@ -178,12 +178,12 @@ def parse_weights(texts: Iterable[str], fidelities: Sequence[Fidelity]) -> dict[
                 f"malformed weight '{text}': expected NAME:LABELS=NUMBER, or LABELS=NUMBER for all fidelities, such as "
                 "dz:F=0.5 or F=10"
             ) from None
-        named = [(name, property.name) for property in properties]
-        if name and not weights.keys() >= set(named):
+        named = {property.name for property in properties}
+        keys = {(name, prop) for prop in named} if name else {key for key in weights if key[1] in named}
+        if not keys <= weights.keys():
             trained = " ".join(map(str, fidelities))
             raise MFPyGError(f"weight '{text}' is for a label that is not trained on (fidelities: {trained})")
-        of_all = {property.name for property in properties}
-        weights.update({key: weight for key in weights if (key in named if name else key[1] in of_all)})
+        weights.update(dict.fromkeys(keys, weight))
     return weights
 
 
