@@ -6,7 +6,7 @@ i-PI runs it as a custom PES, in ``i-pi-driver-py`` over sockets or within its o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from ase import Atoms
@@ -28,12 +28,8 @@ Answer = tuple[float, Array, Array, str]
 class MFPyGDriver(Dummy_driver):
     """i-PI driver for one fidelity of a trained potential.
 
-    A file with two lines makes it known to i-PI, as the ``pes_path`` of a ``custom`` PES::
-
-        from mfpyg.interop.ipi import MFPyGDriver
-        __DRIVER_CLASS__ = "MFPyGDriver"
-
-    The virial is −V σ, and 0 for systems that are not periodic in all three directions, which have no stress.
+    A file of two lines, see the example, makes it known to i-PI; it is the ``pes_path`` of a ``custom`` PES. The virial
+    is −V σ, and 0 for systems that are not periodic in all three directions, which have no stress.
 
     Args:
         template: file in any format of ASE with the atoms in i-PI's order; positions and cell come from i-PI. The
@@ -41,11 +37,15 @@ class MFPyGDriver(Dummy_driver):
         model: a potential, run folder, checkpoint or shipped model, such as ``"chno-1"``.
         fidelity: level of theory; optional if there is only one.
         device, dtype: see :class:`mfpyg.interop.ase.MFPyGCalculator`.
-        verbose, verbosity: passed by i-PI; ignored.
+        verbosity: passed by i-PI, and ignored.
 
     Raises:
         MFPyGError: as :class:`mfpyg.interop.ase.MFPyGCalculator`; when computing also for another number of atoms than
             in the template.
+
+    Example:
+        >>> from mfpyg.interop.ipi import MFPyGDriver                          # doctest: +SKIP
+        >>> __DRIVER_CLASS__ = "MFPyGDriver"                                   # doctest: +SKIP
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class MFPyGDriver(Dummy_driver):
         fidelity: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
-        verbose: bool = False,
         verbosity: Any = None,
     ) -> None:
-        self.template: Atoms = read(template)
+        self.template = cast(Atoms, read(template))
+        self.template.set_constraint()  # ASE would set forces to 0
         self.calculator = MFPyGCalculator(model, fidelity, device=device, dtype=dtype)
-        super().__init__(verbose)
+        super().__init__()
 
     def compute_structure(self, cell: Array, pos: Array) -> Answer:
         """Compute one structure.
@@ -75,8 +75,8 @@ class MFPyGDriver(Dummy_driver):
         stress = atoms.get_stress(voigt=False) if atoms.pbc.all() else None
         return _answer(atoms, atoms.get_potential_energy(), forces, stress)
 
-    def compute(self, cell: Array | list[Array], pos: Array | list[Array]) -> Answer | list[Answer]:
-        """Compute one structure, or a list of structures in one batch; see :meth:`compute_structure`."""
+    def compute(self, cell: Any, pos: Any) -> Answer | list[Answer]:
+        """Compute one structure, or a list of structures in one batch, see :meth:`compute_structure`."""
         if not isinstance(cell, list):
             return self.compute_structure(cell, pos)
         frames = [self._atoms(*one) for one in zip(cell, pos, strict=True)]

@@ -1,6 +1,6 @@
 """OpenMM forces of trained potentials (``pip install openmm``, 8.6 or later).
 
-:class:`openmm.PythonForce` calls the ASE calculator (:mod:`mfpyg.interop.ase`) with the positions and the box vectors of
+OpenMM's ``PythonForce`` calls the ASE calculator (:mod:`mfpyg.interop.ase`) with the positions and the box vectors of
 the context. OpenMM uses kJ/mol and nm.
 """
 
@@ -83,8 +83,8 @@ def create_force(
         skin, device, dtype, compiled: see :class:`mfpyg.interop.ase.MFPyGCalculator`.
 
     Returns:
-        The force. ``openmm.XmlSerializer`` saves it together with the weights, as a pickle; a file from elsewhere can run
-        any code when it is loaded.
+        The force. ``openmm.XmlSerializer`` saves it together with the weights, as a pickle; loading a file can run any
+        code that is in it.
 
     Raises:
         MFPyGError: for files that cannot be read, an unknown fidelity, none given although there are several, unknown
