@@ -20,6 +20,7 @@ import ase.units
 import h5py
 import numpy as np
 import pytest
+from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from mfpyg import backbones, strategies
@@ -39,6 +40,8 @@ NEEDS = {
     "label": ("tblite", "pyscf"),
     "select": ("rdkit", "tblite"),
     **dict.fromkeys(("sample", "grow"), ("rdkit", "tblite", "pyscf")),
+    "openmm": ("openmm",),
+    "ipi": ("ipi",),
 }
 """Packages of extras that the blocks of a page need."""
 
@@ -115,6 +118,11 @@ def _write_other_formats(folder: Path) -> None:
                 values = group[key][:]
                 new = file.require_group(name)
                 new[key.replace("(t)_dz", "(t)_cbs")] = values if key == "atomic_numbers" else values[:8]
+    ethanol = molecule("CH3CH2OH")
+    with (folder / "ethanol.pdb").open("w") as file:  # ASE would give several atoms the same name
+        for i, (name, (x, y, z)) in enumerate(zip(ethanol.symbols, ethanol.positions, strict=True), start=1):
+            named = f"HETATM{i:5d}  {name + str(i):4}EOH A   1    {x:8.3f}{y:8.3f}{z:8.3f}  1.00  0.00"
+            print(f"{named}          {name:>2}", file=file)
     (folder / "references.yaml").write_text("cc:\n  unit: Hartree\n  H: -0.49928\n  N: -54.47\n")
     (folder / "atoms.yaml").write_text("dz: {unit: Hartree, H: -0.4998, C: -37.835, N: -54.575, O: -75.055}\n")
 
@@ -166,7 +174,7 @@ def run_line(line: str, forks: Any) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks(page: Path, prepared: Path, forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in NEEDS.get(page.stem, ()):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mfpyg[label]'")
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mfpyg[test]'")
     shutil.copytree(prepared, forks.folder, dirs_exist_ok=True)
     monkeypatch.chdir(forks.folder)
     if page.stem == "hippynn":  # not for all pages, as importing hippynn takes seconds
