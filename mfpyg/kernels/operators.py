@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -21,16 +21,18 @@ class Implementation(Protocol):
     kernel.
     """
 
-    def moments(self, s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], option: bool) -> Tensor:
+    @staticmethod
+    def moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], option: bool) -> Tensor:
         """Moments A, (n_atoms, n_components, F)."""
 
+    @staticmethod
     def gradient(
-        self, s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
+        s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Derivatives of <g, A> with respect to s, y and q; the last is empty unless ``with_q``."""
 
+    @staticmethod
     def second(
-        self,
         s: Tensor,
         y: Tensor,
         q: Tensor,
@@ -44,13 +46,16 @@ class Implementation(Protocol):
         """Derivatives of <(hs, hy, hq), gradient> with respect to s, y, q and g."""
 
 
-def define_operators(name: str, implementation: Implementation, devices: Sequence[str]) -> Any:
+def define_operators(
+    name: str, kernel: str, implementation: type[Implementation], devices: Sequence[str]
+) -> Callable[..., Tensor]:
     """Register ``mfpyg::NAME``, ``mfpyg::NAME_gradient`` and ``mfpyg::NAME_second``; return the first.
 
     They have autograd formulas up to the second derivative, and shapes for ``torch.compile``.
 
     Args:
         name: name of the operator of the moments.
+        kernel: name of the kernel, for errors.
         implementation: the functions that compute them.
         devices: dispatch keys, such as ``"CPU"`` and ``"CUDA"``.
     """
@@ -86,14 +91,14 @@ def define_operators(name: str, implementation: Implementation, devices: Sequenc
         return (*gradients, None, [None] * len(ctx.parts), None)
 
     def second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-        raise RuntimeError(f"operator {name} has no third derivative; use kernel padded or definition")
+        raise RuntimeError(f"kernel {kernel} has no third derivative; use kernel padded or definition")
 
     torch.library.register_autograd(f"mfpyg::{name}", moments_backward, setup_context=_keep, lib=_LIBRARY)
     torch.library.register_autograd(
         f"mfpyg::{name}_gradient", gradient_backward, setup_context=_keep_of_gradient, lib=_LIBRARY
     )
     torch.library.register_autograd(f"mfpyg::{name}_second", second_backward, lib=_LIBRARY)
-    return moments
+    return moments  # type: ignore[no-any-return]
 
 
 def contiguous_like(arrays: Sequence[Tensor]) -> list[Tensor]:

@@ -20,8 +20,9 @@ from mfpyg.kernels.operators import contiguous_like, define_operators
 
 _TARGETS = 16
 """Targets of a program, the smallest side of a matrix that tensor cores take."""
-_FEATURES = 128
-"""Most features of a program."""
+_FEATURES = 64
+"""Most features of a program: with more, its sums do not fit into the registers."""
+_WARPS = 8
 _PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 
 
@@ -168,8 +169,7 @@ def _sizes(y: Tensor, q: Tensor) -> tuple[dict[str, Any], int]:
     block = min(_FEATURES, max(16, triton.next_power_of_2(n_features)))
     precision = _PRECISIONS[torch.get_float32_matmul_precision()] if q.dtype == torch.float32 else "ieee"
     sizes = {"F": n_features, "N": n, "C": y.shape[1], "BN": max(16, triton.next_power_of_2(n)), "BF": block}
-    warps = {"num_warps": 8 if block > 32 else 4}
-    return {**sizes, "T": _TARGETS, "PRECISION": precision, **warps}, -(-n_features // block)
+    return {**sizes, "T": _TARGETS, "PRECISION": precision, "num_warps": _WARPS}, -(-n_features // block)
 
 
-_moments = define_operators("moments_triton", _Triton, ("CPU", "CUDA"))
+_moments = define_operators("moments_triton", "triton", _Triton, ("CPU", "CUDA"))

@@ -27,7 +27,8 @@ def _dot(a, b, PRECISION: tl.constexpr):
     """Product of matrices; PRECISION is ``ieee``, ``tf32`` or ``bf16``. Sums have the type of ``a``."""
     if PRECISION == "bf16":
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), out_dtype=tl.float32)
-    return tl.dot(a, b, input_precision=PRECISION, out_dtype=a.dtype)
+    else:  # which the compiler of PRECISION bf16 must not see
+        return tl.dot(a, b, input_precision=PRECISION, out_dtype=a.dtype)
 
 
 @triton.jit
