@@ -74,7 +74,7 @@ def define_operators(
         _LIBRARY.define(operator + schema, tags=torch.Tag.pt2_compliant_tag)
         for device in devices:
             _LIBRARY.impl(operator, function, device)
-        torch.library.register_fake(f"mfpyg::{operator}", fake, lib=_LIBRARY)
+        torch.library.register_fake(f"mfpyg::{operator}", fake, lib=_LIBRARY)  # type: ignore[arg-type]
     moments, gradient, second = (getattr(torch.ops.mfpyg, operator) for operator in schemas)
 
     def moments_backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:

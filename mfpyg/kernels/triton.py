@@ -1,7 +1,7 @@
 """Kernel ``triton``: the sum over neighbours on a GPU, without arrays of F numbers per edge.
 
 The programs are in :mod:`mfpyg.kernels.triton_programs`. They take float32 and float64; products of float32 matrices
-are exact unless :func:`torch.set_float32_matmul_precision` allows TF32 (``"high"``) or bfloat16 (``"medium"``).
+are exact unless :func:`torch.set_float32_matmul_precision` allows TF32.
 ``TRITON_INTERPRET=1``, set before this module is imported, runs them on CPU tensors, for tests.
 """
 
@@ -23,7 +23,6 @@ _TARGETS = 16
 _FEATURES = 64
 """Most features of a program: with more, its sums do not fit into the registers."""
 _WARPS = 8
-_PRECISIONS = {"highest": "ieee", "high": "tf32", "medium": "bf16"}
 
 
 @dataclass
@@ -126,7 +125,7 @@ _Along = tuple[Tensor, Tensor, Tensor | None]
 def _sum(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], along: _Along | None = None) -> Tensor:
     s, y, q = s.contiguous(), y.contiguous(), q.contiguous()
     hs, hy, hq = along or (s, y, None)
-    sizes, tiles = _sizes(y, q)
+    sizes, tiles = _sizes(s, y, q, parts)
     out, n_blocks = q.new_empty(len(q), y.shape[1], q.shape[2]), len(parts[2]) - 1
     flags = {"TANGENT": along is not None, "WITH_HQ": hq is not None}
     if n_blocks:
@@ -140,7 +139,7 @@ def _by_edges(
 ) -> tuple[Tensor, Tensor]:
     s, y, q, g = s.contiguous(), y.contiguous(), q.contiguous(), g.contiguous()
     hs, hy, hq = along or (s, y, None)
-    sizes, tiles = _sizes(y, q)
+    sizes, tiles = _sizes(s, y, q, parts)
     ds, dy, n_blocks = s.new_empty(tiles, *s.shape), y.new_empty(tiles, *y.shape), len(parts[2]) - 1
     flags = {"TANGENT": along is not None, "WITH_HQ": hq is not None}
     if n_blocks:
@@ -149,12 +148,10 @@ def _by_edges(
     return (ds[0], dy[0]) if tiles == 1 else (ds.sum(0), dy.sum(0))
 
 
-def _by_sources(
-    s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], along: _Along | None = None
-) -> Tensor:
+def _by_sources(s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], along: _Along | None = None) -> Tensor:
     s, y, g = s.contiguous(), y.contiguous(), g.contiguous()
     hs, hy, _ = along or (s, y, None)
-    sizes, tiles = _sizes(y, q)
+    sizes, tiles = _sizes(s, y, q, parts)
     (dq,) = contiguous_like([q])
     _, _, _, by_source, source_ptr, target = parts
     if len(q):
@@ -163,13 +160,20 @@ def _by_sources(
     return dq
 
 
-def _sizes(y: Tensor, q: Tensor) -> tuple[dict[str, Any], int]:
+def _sizes(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor]) -> tuple[dict[str, Any], int]:
     """Constants of the programs, and the number of tiles of features."""
-    _, n, n_features = q.shape
+    n_atoms, n, n_features = q.shape
+    n_edges, of_graph = len(parts[0]), len(parts[4]) - 1
+    if not len(s) == len(y) == n_edges or n_atoms != of_graph:
+        raise ValueError(f"{len(s)} edges and {n_atoms} atoms, expected those of the kernel's graph")
+    if not s.dtype == y.dtype == q.dtype:
+        raise TypeError(f"arrays of different types: {[s.dtype, y.dtype, q.dtype]}")
     block = min(_FEATURES, max(16, triton.next_power_of_2(n_features)))
-    precision = _PRECISIONS[torch.get_float32_matmul_precision()] if q.dtype == torch.float32 else "ieee"
+    exact = q.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
     sizes = {"F": n_features, "N": n, "C": y.shape[1], "BN": max(16, triton.next_power_of_2(n)), "BF": block}
-    return {**sizes, "T": _TARGETS, "PRECISION": precision, "num_warps": _WARPS}, -(-n_features // block)
+    return {**sizes, "T": _TARGETS, "PRECISION": "ieee" if exact else "tf32", "num_warps": _WARPS}, -(
+        -n_features // block
+    )
 
 
 _moments = define_operators("moments_triton", "triton", _Triton, ("CPU", "CUDA"))

@@ -1,7 +1,7 @@
 """Triton programs of the sum over neighbours and its derivatives.
 
-With the message :math:`m_e = s_e Q_{j}` of an edge from j to i, and :math:`g_e = \\sum_c Y_{ec} G_{ic}`, the gradient
-G with respect to the moments A as seen by the edge, :math:`\\langle G, A\\rangle = \\sum_e \\langle g_e, m_e\\rangle`, so that
+With the message :math:`m_e = s_e Q_j` of an edge from j to i, and :math:`g_e = \\sum_c Y_{ec} G_{ic}` for a gradient G
+with respect to the moments A, :math:`\\langle G, A\\rangle = \\sum_e \\langle g_e, m_e\\rangle`, so that
 
 .. math::
     A_{ic} = \\sum_{e \\to i} Y_{ec}\\, m_e, \\quad
@@ -9,8 +9,9 @@ G with respect to the moments A as seen by the edge, :math:`\\langle G, A\\rangl
     \\partial Y_{ec} = \\langle G_{ic}, m_e\\rangle, \\quad
     \\partial Q_j = \\sum_{e: j \\to} s_e^T g_e .
 
-All are linear in s, Y and Q separately. With ``TANGENT``, a program returns the derivative of its result along (hs, hY,
-hQ), with :math:`\\dot m_e = h^s_e Q_j + s_e h^Q_j` and :math:`\\dot g_e = \\sum_c h^Y_{ec} G_{ic}`: the second derivatives.
+All are linear in s, Y and Q separately. The second derivatives are those of these results along (hs, hY, hQ), which
+programs return with ``TANGENT``: :math:`\\dot m_e = h^s_e Q_j + s_e h^Q_j` and
+:math:`\\dot g_e = \\sum_c h^Y_{ec} G_{ic}`.
 
 ``moments`` and ``edge_gradient`` are programs of T consecutive targets and BF features. Each row of ``table`` has the
 edges from one source to these targets, -1 where there is none; Q of a source is read once for all of them, and
@@ -24,11 +25,8 @@ import triton.language as tl
 
 @triton.jit
 def _dot(a, b, PRECISION: tl.constexpr):
-    """Product of matrices; PRECISION is ``ieee``, ``tf32`` or ``bf16``. Sums have the type of ``a``."""
-    if PRECISION == "bf16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), out_dtype=tl.float32)
-    else:  # which the compiler of PRECISION bf16 must not see
-        return tl.dot(a, b, input_precision=PRECISION, out_dtype=a.dtype)
+    """Product of matrices; PRECISION is ``ieee`` or ``tf32``."""
+    return tl.dot(a, b, input_precision=PRECISION, out_dtype=a.dtype)
 
 
 @triton.jit
@@ -125,9 +123,7 @@ def edge_gradient(
                 by_s += _dot(seen, tl.trans(turned_source), PRECISION)
         else:
             by_s = _dot(seen, tl.trans(of_source), PRECISION)
-        tl.store(
-            ds + (tile * n_edges + edge[:, None]) * N + nu[None, :], by_s, mask=there[:, None] & (nu < N)[None, :]
-        )
+        tl.store(ds + (tile * n_edges + edge[:, None]) * N + nu[None, :], by_s, mask=there[:, None] & (nu < N)[None, :])
 
 
 @triton.jit
