@@ -18,6 +18,8 @@ from .forks import Forks
 
 # Tests run beside each other; torch's threads, in the processes that they start, too, would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Triton's programs run on CPU tensors, by its interpreter; read when triton is imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -5,9 +5,10 @@ return the moments :math:`A_{ic} = \\sum_j Y_{ijc} \\sum_\\nu s_{ij\\nu} Q_{j\\n
 
 ==============  ======================================================================================================
 ``definition``  the ``MessagePassing`` layer itself; n_components × F numbers per edge in memory; any derivative
-``padded``      batched matrix products, grouped by source and then by target; plain torch, for GPUs; any derivative
+``padded``      batched matrix products, grouped by source and then by target; plain torch; any derivative
 ``native``      compiled loops without arrays of F numbers per edge; CPUs with a C compiler; two derivatives, no vmap
-``auto``        ``native`` on a CPU if it compiles, else ``padded``
+``triton``      Triton programs without arrays of F numbers per edge; GPUs; two derivatives, no vmap
+``auto``        ``native`` on a CPU if it compiles, ``triton`` on a GPU if it is installed, else ``padded``
 ==============  ======================================================================================================
 
 A kernel is a function that creates a :class:`~mfpyg.kernels.neighbor_sum.NeighborSum` from a graph, once for all
@@ -18,5 +19,5 @@ layers; :func:`~mfpyg.kernels.neighbor_sum.prepare` chooses one. All are tested 
 This file is importable without torch.
 """
 
-KERNELS = ("auto", "definition", "padded", "native")
+KERNELS = ("auto", "definition", "padded", "native", "triton")
 """Names for ``--model.kernel``."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mfpyg.graph import Graph
 from mfpyg.kernels.compilation import function
+from mfpyg.kernels.operators import contiguous_like, define_operators
 
 _EDGES_PER_CHUNK = 2048
 """Edges whose messages fit into the private cache of a core; the targets of larger molecules are split into chunks."""
@@ -49,7 +49,7 @@ class NativeSum:
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
-        return torch.ops.mfpyg.moments(sensitivity, harmonics, transformed, self.parts, self.closed)
+        return _moments(sensitivity, harmonics, transformed, self.parts, self.closed)
 
     def tensors(self) -> list[Tensor]:
         """See :class:`mfpyg.graph.Prepared`."""
@@ -87,10 +87,6 @@ def _offsets(numbers: Tensor, n: int) -> Tensor:
     offsets = numbers.new_zeros(n + 1)
     torch.cumsum(torch.bincount(numbers, minlength=n), 0, out=offsets[1:])
     return offsets
-
-
-def _like(arrays: list[Tensor]) -> list[Tensor]:
-    return [torch.empty_like(array, memory_format=torch.contiguous_format) for array in arrays]
 
 
 def call_kernel(
@@ -132,116 +128,38 @@ def call_kernel(
         raise MemoryError("no memory for the messages of a chunk of targets")
 
 
-_LIBRARY = torch.library.Library("mfpyg", "DEF")
-# Not by torch.library.custom_op: its operators import torch's compiler, which takes a second, when first called, and
-# inspect their arguments in every call.
-_LIBRARY.define(
-    "moments(Tensor s, Tensor y, Tensor q, Tensor[] parts, bool closed) -> Tensor", tags=torch.Tag.pt2_compliant_tag
-)
-_LIBRARY.define(
-    "moments_gradient(Tensor s, Tensor y, Tensor q, Tensor g, bool with_q, Tensor[] parts, bool closed) "
-    "-> (Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
-_LIBRARY.define(
-    "moments_second(Tensor s, Tensor y, Tensor q, Tensor g, Tensor hs, Tensor hy, Tensor? hq, Tensor[] parts, "
-    "bool closed) -> (Tensor, Tensor, Tensor, Tensor)",
-    tags=torch.Tag.pt2_compliant_tag,
-)
+class _Native:
+    """Moments and derivatives by ``moments.c``; the option is whether the chunks are closed."""
+
+    @staticmethod
+    def moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], option: bool) -> Tensor:
+        moments = q.new_empty(q.shape[0], y.shape[1], q.shape[2])
+        call_kernel("moments", parts, option, [s, y, q], [moments])
+        return moments
+
+    @staticmethod
+    def gradient(
+        s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = contiguous_like([s, y, q] if with_q else [s, y])
+        call_kernel("moments_gradient", parts, option, [s, y, q, g], outputs if with_q else [*outputs, None])
+        return outputs[0], outputs[1], outputs[2] if with_q else q.new_empty(0)
+
+    @staticmethod
+    def second(
+        s: Tensor,
+        y: Tensor,
+        q: Tensor,
+        g: Tensor,
+        hs: Tensor,
+        hy: Tensor,
+        hq: Tensor | None,
+        parts: list[Tensor],
+        option: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        outputs = contiguous_like([s, y, q, g])
+        call_kernel("moments_second", parts, option, [s, y, q, g, hs, hy, hq], outputs)
+        return outputs[0], outputs[1], outputs[2], outputs[3]
 
 
-@torch.library.impl(_LIBRARY, "moments", "CPU")
-def moments_of(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
-    moments = q.new_empty(q.shape[0], y.shape[1], q.shape[2])
-    call_kernel("moments", parts, closed, [s, y, q], [moments])
-    return moments
-
-
-@torch.library.impl(_LIBRARY, "moments_gradient", "CPU")
-def moments_gradient_of(
-    s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], closed: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Implementation of ``mfpyg::moments_gradient``."""
-    outputs = _like([s, y, q] if with_q else [s, y])
-    call_kernel("moments_gradient", parts, closed, [s, y, q, g], outputs if with_q else [*outputs, None])
-    return outputs[0], outputs[1], outputs[2] if with_q else q.new_empty(0)
-
-
-@torch.library.impl(_LIBRARY, "moments_second", "CPU")
-def _second(
-    s: Tensor,
-    y: Tensor,
-    q: Tensor,
-    g: Tensor,
-    hs: Tensor,
-    hy: Tensor,
-    hq: Tensor | None,
-    parts: list[Tensor],
-    closed: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    outputs = _like([s, y, q, g])
-    call_kernel("moments_second", parts, closed, [s, y, q, g, hs, hy, hq], outputs)
-    return outputs[0], outputs[1], outputs[2], outputs[3]
-
-
-@torch.library.register_fake("mfpyg::moments", lib=_LIBRARY)
-def _(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], closed: bool) -> Tensor:
-    return q.new_empty(q.shape[0], y.shape[1], q.shape[2])
-
-
-@torch.library.register_fake("mfpyg::moments_gradient", lib=_LIBRARY)
-def _(s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], closed: bool) -> Any:
-    return tuple(_like([s, y, q] if with_q else [s, y, q.new_empty(0)]))
-
-
-@torch.library.register_fake("mfpyg::moments_second", lib=_LIBRARY)
-def _(
-    s: Tensor,
-    y: Tensor,
-    q: Tensor,
-    g: Tensor,
-    hs: Tensor,
-    hy: Tensor,
-    hq: Tensor | None,
-    parts: list[Tensor],
-    closed: bool,
-) -> Any:
-    return tuple(_like([s, y, q, g]))
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, parts, closed = inputs
-    ctx.save_for_backward(*tensors)
-    ctx.parts, ctx.closed = parts, closed
-    ctx.set_materialize_grads(False)  # zeros of the size of Q cost as much as their use
-
-
-def _keep_of_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    s, y, q, g, _, parts, closed = inputs
-    _keep(ctx, (s, y, q, g, parts, closed), output)
-
-
-def _moments_backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
-    if g is None:
-        return None, None, None, [None] * len(ctx.parts), None
-    with_q = ctx.needs_input_grad[2]  # in the first layer only for derivatives with respect to weights
-    ds, dy, dq = torch.ops.mfpyg.moments_gradient(*ctx.saved_tensors, g, with_q, ctx.parts, ctx.closed)
-    return ds, dy, dq if with_q else None, [None] * len(ctx.parts), None
-
-
-def _gradient_backward(ctx: Any, hs: Tensor | None, hy: Tensor | None, hq: Tensor | None) -> tuple[Any, ...]:
-    s, y, *_ = ctx.saved_tensors
-    hs, hy = torch.zeros_like(s) if hs is None else hs, torch.zeros_like(y) if hy is None else hy
-    gradients = torch.ops.mfpyg.moments_second(*ctx.saved_tensors, hs, hy, hq, ctx.parts, ctx.closed)
-    return (*gradients, None, [None] * len(ctx.parts), None)
-
-
-def _second_backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
-    raise RuntimeError("the native kernel has no third derivative; use kernel padded or definition")
-
-
-torch.library.register_autograd("mfpyg::moments", _moments_backward, setup_context=_keep, lib=_LIBRARY)
-torch.library.register_autograd(
-    "mfpyg::moments_gradient", _gradient_backward, setup_context=_keep_of_gradient, lib=_LIBRARY
-)
-torch.library.register_autograd("mfpyg::moments_second", _second_backward, lib=_LIBRARY)
+_moments = define_operators("moments", "native", _Native, ["CPU"])

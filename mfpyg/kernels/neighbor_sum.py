@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import warnings
 from collections.abc import Hashable
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
@@ -50,7 +52,7 @@ def prepare(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, n_
         n_features, n_sensitivities, n_components: sizes of the arrays that the sum will be called with.
 
     Raises:
-        MFPyGError: for an unknown kernel, ``native`` if it cannot be used, or edges that are not sorted.
+        MFPyGError: for an unknown kernel, ``native`` or ``triton`` if it cannot be used, or edges that are not sorted.
     """
     if kernel not in KERNELS:
         raise unknown_name("kernel", kernel, KERNELS)
@@ -60,10 +62,12 @@ def prepare(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, n_
         raise MFPyGError("edges are not sorted by target, expected the order of build_graph; sort them")
     if kernel == "padded":
         return padded_sum(graph)
-    on_cpu = graph.edge_vec.device.type == "cpu"
-    if not on_cpu and kernel == "native":
-        raise MFPyGError(f"kernel 'native' runs on a CPU, not on {graph.edge_vec.device.type}; use auto or padded")
-    if not on_cpu:
+    device = graph.edge_vec.device.type
+    if kernel == "triton" or (kernel == "auto" and device == "cuda" and _has_triton(graph.edge_vec.dtype)):
+        return _triton_sum(graph)
+    if device != "cpu":
+        if kernel == "native":
+            raise MFPyGError(f"kernel 'native' runs on a CPU, not on {device}; use auto, triton or padded")
         return padded_sum(graph)
     try:
         library(graph.edge_vec.dtype, n_features, n_sensitivities, n_components)
@@ -73,6 +77,21 @@ def prepare(kernel: str, graph: Graph, n_features: int, n_sensitivities: int, n_
         _warn_once(f"{error}. Kernel 'padded' is used instead, which is slower")
         return padded_sum(graph)
     return native_sum(graph)
+
+
+@functools.lru_cache
+def _has_triton(dtype: torch.dtype) -> bool:
+    return dtype in (torch.float32, torch.float64) and importlib.util.find_spec("triton") is not None
+
+
+def _triton_sum(graph: Graph) -> NeighborSum:
+    try:
+        from mfpyg.kernels.triton import runs_on, triton_sum
+    except ModuleNotFoundError as error:
+        raise MFPyGError("kernel 'triton' needs triton, which is not installed; pip install 'mfpyg[gpu]'") from error
+    if not runs_on(graph.edge_vec.device):
+        raise MFPyGError(f"kernel 'triton' runs on a GPU, not on {graph.edge_vec.device.type}; use auto or padded")
+    return triton_sum(graph)
 
 
 @functools.lru_cache

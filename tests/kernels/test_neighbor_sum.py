@@ -6,6 +6,7 @@ import ctypes
 import stat
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ from mfpyg.kernels.padded import PaddedSum
 from mfpyg.models import HIPNN, MultiFidelityPotential
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-FAST = ("padded", "native")
+FAST = (
+    *("padded", "native"),
+    pytest.param("triton", marks=pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")),
+)
 Batches = Callable[..., Batch]
 
 
@@ -74,7 +78,7 @@ def _derivatives(function: Callable[..., Tensor], arrays: tuple[Tensor, ...]) ->
 def test_values_and_two_derivatives_equal_the_definition(
     make_batch: Batches, kernel: str, dtype: torch.dtype, n_features: int, n: int, components: int
 ) -> None:
-    graph = _graph(make_batch([1, 12, 20, 2, 5]), dtype)
+    graph = _graph(make_batch([1, 12, 20, 2, 5] if kernel != "triton" else [1, 8, 2]), dtype)  # slowly interpreted
     summed = prepare(kernel, graph, n_features, n, components)
     arrays = _arrays(graph, n_features, n, components, dtype)
     expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
@@ -87,8 +91,9 @@ def test_values_and_two_derivatives_equal_the_definition(
 def test_gradcheck_and_gradgradcheck(make_batch: Batches, kernel: str, components: int) -> None:
     graph = _graph(make_batch([4, 1, 3]))
     summed, arrays = prepare(kernel, graph, 3, 2, components), _arrays(graph, 3, 2, components, torch.float64)
-    assert torch.autograd.gradcheck(summed, arrays)
-    assert torch.autograd.gradgradcheck(summed, arrays)
+    fast = kernel == "triton"  # along one random direction, as its interpreter is slow
+    assert torch.autograd.gradcheck(summed, arrays, fast_mode=fast)
+    assert torch.autograd.gradgradcheck(summed, arrays, fast_mode=fast)
 
 
 @pytest.mark.parametrize("chunk", [1, 30, 10**6], ids=["a target each", "some targets", "all"])
@@ -151,7 +156,7 @@ def test_a_potential_and_its_gradients_do_not_depend_on_the_kernel(
     order: int,
     dtype: torch.dtype,
 ) -> None:
-    batch = make_batch([9, 1, 22, 4])
+    batch = make_batch([9, 1, 22, 4] if kernel != "triton" else [5, 1, 3])
     batch.pos = batch.pos.to(dtype)
     results = []
     for name in ("definition", kernel):
@@ -167,10 +172,11 @@ def test_a_potential_and_its_gradients_do_not_depend_on_the_kernel(
         torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * scale)
 
 
-def test_a_third_derivative_of_the_native_kernel_is_refused(make_batch: Batches) -> None:
+@pytest.mark.parametrize("kernel", FAST[1:])
+def test_a_third_derivative_is_refused(make_batch: Batches, kernel: str) -> None:
     graph = _graph(make_batch([4]))
     arrays = _arrays(graph, 3, 2, 4, torch.float64)
-    first = torch.autograd.grad(prepare("native", graph, 3, 2, 4)(*arrays).square().sum(), arrays, create_graph=True)
+    first = torch.autograd.grad(prepare(kernel, graph, 3, 2, 4)(*arrays).square().sum(), arrays, create_graph=True)
     second = torch.autograd.grad(sum(x.square().sum() for x in first), arrays, create_graph=True)
     with pytest.raises(RuntimeError, match="kernel padded"):
         torch.autograd.grad(sum(x.square().sum() for x in second), arrays)
@@ -185,20 +191,35 @@ def test_edges_in_another_order_are_refused(make_batch: Batches, kernel: str) ->
         prepare(kernel, graph, 4, 2, 9)
 
 
-def test_edges_between_molecules_are_taken_as_they_are(make_batch: Batches) -> None:
+@pytest.mark.parametrize("kernel", FAST)
+def test_edges_between_molecules_are_taken_as_they_are(make_batch: Batches, kernel: str) -> None:
     """Of a graph that somebody else has made."""
     graph = _graph(make_batch([5, 4]))
     source, target = graph.edge_index
     graph.edge_index = torch.stack([source.flip(0), target])
     arrays = _arrays(graph, 5, 3, 9, torch.float64)
     expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
-    for ours, theirs in zip(_derivatives(native_sum(graph), arrays), expected, strict=True):
+    for ours, theirs in zip(_derivatives(prepare(kernel, graph, 5, 3, 9), arrays), expected, strict=True):
         _assert_close(ours, theirs)
 
 
-def test_arrays_of_another_graph_or_type_are_refused(make_batch: Batches) -> None:
+@pytest.mark.parametrize("kernel", FAST)
+def test_edges_through_several_images(kernel: str) -> None:
+    """In a cell smaller than the cutoff, several edges run from an atom to another, and to itself."""
+    pos, pbc = torch.tensor([[0.0, 0, 0], [1.2, 0.3, 0], [0.2, 1.4, 1]]).double(), torch.ones(1, 3, dtype=torch.bool)
+    data = Data(z=torch.tensor([6, 1, 8]), pos=pos, cell=2.5 * torch.eye(3).double()[None], pbc=pbc)
+    graph = build_graph(data, 3.5)
+    assert graph.edge_index.unique(dim=1).shape[1] < graph.edge_index.shape[1]
+    arrays = _arrays(graph, 5, 3, 9, torch.float64)
+    expected = _derivatives(lambda *a: _definition(graph, *a), arrays)
+    for ours, theirs in zip(_derivatives(prepare(kernel, graph, 5, 3, 9), arrays), expected, strict=True):
+        _assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kernel", FAST[1:])
+def test_arrays_of_another_graph_or_type_are_refused(make_batch: Batches, kernel: str) -> None:
     graph, other = _graph(make_batch([5, 4])), _graph(make_batch([6, 4]))
-    summed = native_sum(graph)
+    summed = prepare(kernel, graph, 4, 3, 9)
     with pytest.raises(ValueError, match="expected those of the kernel's graph"):
         summed(*_arrays(other, 4, 3, 9, torch.float64))
     s, y, q = _arrays(graph, 4, 3, 9, torch.float64)

@@ -1,0 +1,179 @@
+"""Kernel ``triton``: the sum over neighbours on a GPU, without arrays of F numbers per edge.
+
+The programs are in :mod:`mfpyg.kernels.triton_programs`. They take float32 and float64; products of float32 matrices
+are exact unless :func:`torch.set_float32_matmul_precision` allows TF32.
+``TRITON_INTERPRET=1``, set before this module is imported, runs them on CPU tensors, for tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from mfpyg.graph import Graph
+from mfpyg.kernels import triton_programs as programs
+from mfpyg.kernels.operators import contiguous_like, define_operators
+
+_TARGETS = 16
+"""Targets of a program, the smallest side of a matrix that tensor cores take."""
+_FEATURES = 64
+"""Most features of a program: with more, its sums do not fit into the registers."""
+_WARPS = 8
+
+
+@dataclass
+class TritonSum:
+    """Tables of the edges of a graph.
+
+    Attributes:
+        parts: table (n_edges, 16) int32, the edges from one source to a block of 16 consecutive targets, and -1; the
+            source of each row (n_edges,) int64; block_ptr (n_blocks + 1,) int64, the first row of each block, of
+            n_edges at most; by_source (n_edges,) int64, the edges sorted by source; source_ptr (n_atoms + 1,) int64;
+            target (n_edges,) int64.
+        whole_network: see :class:`mfpyg.kernels.neighbor_sum.NeighborSum`.
+        key: see :class:`mfpyg.graph.Prepared`.
+    """
+
+    parts: list[Tensor]
+    whole_network: bool = False
+    key: None = None
+
+    def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
+        """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
+        return _moments(sensitivity, harmonics, transformed, self.parts, False)
+
+    def tensors(self) -> list[Tensor]:
+        """See :class:`mfpyg.graph.Prepared`."""
+        return self.parts
+
+    def with_tensors(self, tensors: list[Tensor]) -> TritonSum:
+        """See :class:`mfpyg.graph.Prepared`."""
+        return TritonSum(tensors)
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether the programs run on a device: a GPU, or the CPU in Triton's interpreter."""
+    return device.type == "cuda" or (device.type == "cpu" and triton.knobs.runtime.interpret)
+
+
+def triton_sum(graph: Graph) -> TritonSum:
+    """Create the kernel for a graph; no size of a table depends on more than the numbers of atoms and edges."""
+    source, target = graph.edge_index
+    n_edges, n_atoms, n_blocks = len(source), graph.n_atoms, -(-graph.n_atoms // _TARGETS)
+    number = torch.arange(n_edges, device=source.device)
+    # Edges from one source to one target, through several images in a small cell, are in different rows.
+    place = (target // _TARGETS * n_atoms + source) * _TARGETS + target % _TARGETS
+    place, order = place.sort(stable=True)
+    image = number - _runs(place, number)
+    row_of, again = (place // _TARGETS * max(n_edges, 1) + image).sort(stable=True)
+    order = order[again]
+    row = (row_of != row_of.roll(1)).index_fill_(0, number[:1], True).cumsum(0)  # 1, 1, …, 2, …
+    table = number.new_full((n_edges, _TARGETS), -1, dtype=torch.int32)
+    table[row - 1, target[order] % _TARGETS] = order.int()
+    source_of_row = torch.zeros_like(number).index_copy_(0, row - 1, source[order])
+    firsts = torch.searchsorted(target[order] // _TARGETS, torch.arange(n_blocks + 1, device=source.device))
+    block_ptr = torch.cat([row.new_zeros(1), row])[firsts]
+    sources, by_source = source.sort(stable=True)
+    source_ptr = torch.searchsorted(sources, torch.arange(n_atoms + 1, device=source.device))
+    return TritonSum([table, source_of_row, block_ptr, by_source, source_ptr, target.contiguous()])
+
+
+def _runs(values: Tensor, number: Tensor) -> Tensor:
+    """Number of the first of each run of equal values, for each value."""
+    starts = (values != values.roll(1)).index_fill_(0, number[:1], True)
+    return (number * starts).cummax(0).values if len(values) else number
+
+
+class _Triton:
+    """Moments and derivatives by :mod:`mfpyg.kernels.triton_programs`."""
+
+    @staticmethod
+    def moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], option: bool) -> Tensor:
+        return _sum(s, y, q, parts)
+
+    @staticmethod
+    def gradient(
+        s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ds, dy = _by_edges(s, y, q, g, parts)
+        return ds, dy, _by_sources(s, y, q, g, parts) if with_q else q.new_empty(0)
+
+    @staticmethod
+    def second(
+        s: Tensor,
+        y: Tensor,
+        q: Tensor,
+        g: Tensor,
+        hs: Tensor,
+        hy: Tensor,
+        hq: Tensor | None,
+        parts: list[Tensor],
+        option: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        along = hs.contiguous(), hy.contiguous(), None if hq is None else hq.contiguous()
+        ds, dy = _by_edges(s, y, q, g, parts, along)
+        return ds, dy, _by_sources(s, y, q, g, parts, along), _sum(s, y, q, parts, along)
+
+
+_Along = tuple[Tensor, Tensor, Tensor | None]
+
+
+def _sum(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], along: _Along | None = None) -> Tensor:
+    s, y, q = s.contiguous(), y.contiguous(), q.contiguous()
+    hs, hy, hq = along or (s, y, None)
+    sizes, tiles = _sizes(s, y, q, parts)
+    out, n_blocks = q.new_empty(len(q), y.shape[1], q.shape[2]), len(parts[2]) - 1
+    flags = {"TANGENT": along is not None, "WITH_HQ": hq is not None}
+    if n_blocks:
+        arguments = s, y, q, hs, hy, q if hq is None else hq, *parts[:3], out, len(q)
+        programs.moments[n_blocks, tiles](*arguments, **sizes, **flags)
+    return out
+
+
+def _by_edges(
+    s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], along: _Along | None = None
+) -> tuple[Tensor, Tensor]:
+    s, y, q, g = s.contiguous(), y.contiguous(), q.contiguous(), g.contiguous()
+    hs, hy, hq = along or (s, y, None)
+    sizes, tiles = _sizes(s, y, q, parts)
+    ds, dy, n_blocks = s.new_empty(tiles, *s.shape), y.new_empty(tiles, *y.shape), len(parts[2]) - 1
+    flags = {"TANGENT": along is not None, "WITH_HQ": hq is not None}
+    if n_blocks:
+        arguments = s, y, q, g, hs, hy, q if hq is None else hq, *parts[:3], ds, dy, len(q), len(s)
+        programs.edge_gradient[n_blocks, tiles](*arguments, **sizes, **flags)
+    return (ds[0], dy[0]) if tiles == 1 else (ds.sum(0), dy.sum(0))
+
+
+def _by_sources(s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], along: _Along | None = None) -> Tensor:
+    s, y, g = s.contiguous(), y.contiguous(), g.contiguous()
+    hs, hy, _ = along or (s, y, None)
+    sizes, tiles = _sizes(s, y, q, parts)
+    (dq,) = contiguous_like([q])
+    _, _, _, by_source, source_ptr, target = parts
+    if len(q):
+        arguments = s, y, g, hs, hy, by_source, target, source_ptr, dq
+        programs.source_gradient[len(q), tiles](*arguments, **sizes, TANGENT=along is not None)
+    return dq
+
+
+def _sizes(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor]) -> tuple[dict[str, Any], int]:
+    """Constants of the programs, and the number of tiles of features."""
+    n_atoms, n, n_features = q.shape
+    n_edges, of_graph = len(parts[0]), len(parts[4]) - 1
+    if not len(s) == len(y) == n_edges or n_atoms != of_graph:
+        raise ValueError(f"{len(s)} edges and {n_atoms} atoms, expected those of the kernel's graph")
+    if not s.dtype == y.dtype == q.dtype:
+        raise TypeError(f"arrays of different types: {[s.dtype, y.dtype, q.dtype]}")
+    block = min(_FEATURES, max(16, triton.next_power_of_2(n_features)))
+    exact = q.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    sizes = {"F": n_features, "N": n, "C": y.shape[1], "BN": max(16, triton.next_power_of_2(n)), "BF": block}
+    return {**sizes, "T": _TARGETS, "PRECISION": "ieee" if exact else "tf32", "num_warps": _WARPS}, -(
+        -n_features // block
+    )
+
+
+_moments = define_operators("moments_triton", "triton", _Triton, ("CPU", "CUDA"))
