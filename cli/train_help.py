@@ -31,7 +31,7 @@ ADVANCED = {
     "third-party strategy": ("strategy_options",),
     "fine-tuning (init)": ("finetune.",),
     "logs and checkpoints": ("logger", "checkpoint_minutes"),
-    "speed, precision and several nodes": ("precision", "compile", "engine", "edges", "nodes"),
+    "speed, precision and several nodes": ("precision", "matmul_precision", "compile", "engine", "edges", "nodes"),
 }
 """Destinations of the other options, which ``--help-all`` explains."""
 

@@ -96,6 +96,12 @@ class TrainSettings:
     accelerator: str = setting("auto", "device to compute on", choices=("auto", "cpu", "cuda"))
     threads: int | None = setting(None, "CPU threads per process; null: torch's default", low=1)
     precision: int = setting(32, "floating-point bits of the network", choices=(32, 64))
+    matmul_precision: str = setting(
+        "highest",
+        "precision of products of float32 matrices in training, as in torch.set_float32_matmul_precision: high allows "
+        "TF32, medium also bfloat16, where the device has them",
+        choices=("highest", "high", "medium"),
+    )
     engine: str = setting(
         "auto",
         "neighbour search; auto: vesin for large graphs on a CPU, else torch; all of them find the same edges",

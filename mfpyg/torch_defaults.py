@@ -68,6 +68,17 @@ def without_inference_tensors(data: Data) -> Data:
 
 
 @contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Context manager of a precision of float32 products, see :func:`torch.set_float32_matmul_precision`."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
 def model_construction() -> Iterator[None]:
     """Context manager for building networks: :func:`default_torch_settings` with float32 as the default dtype."""
     before = torch.get_default_dtype()

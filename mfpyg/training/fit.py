@@ -23,6 +23,7 @@ from mfpyg.fidelity import parse_fidelities
 from mfpyg.models import Potential
 from mfpyg.models.uncertainty import drop_uncertainty
 from mfpyg.settings import TrainSettings
+from mfpyg.torch_defaults import matmul_precision
 from mfpyg.training.average import WeightAverage
 from mfpyg.training.callbacks import EpochLog, EpochProgress, RunCheckpoint, SafeCheckpointIO
 from mfpyg.training.check import check_warmup
@@ -108,7 +109,7 @@ def fit(
         saving = RunCheckpoint(folder.path, settings.checkpoint_minutes)
         callbacks = [restored, *_callbacks(settings, stage, folder, console, len(stages) > 1), saving, *more]
         trainer = trainer_of(settings, stage.epochs, callbacks, loggers, device, environment)
-        with restored.checked(state):
+        with restored.checked(state), matmul_precision(settings.matmul_precision):
             trainer.fit(module, data, ckpt_path=None if state is None else str(state))
         if not place.last:
             assert saving.weights is not None
