@@ -46,12 +46,12 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """Of the case: train, predict, liquid or overhead."""
+        """Of the case: train, predict, liquid, md or overhead."""
         return self.case.split("-")[0]
 
     @property
     def size(self) -> int:
-        """Of the case: molecules, or atoms of a liquid."""
+        """Of the case: molecules, or atoms of a liquid or of benzene."""
         return int(self.case.split("-")[1])
 
     def command(self, script: str) -> list[str]:

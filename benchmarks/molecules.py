@@ -16,6 +16,9 @@ from scipy.spatial.transform import Rotation
 DENSITY = 0.85
 """Of the liquid in g/cm³."""
 
+BENZENE = 12
+"""Atoms of benzene."""
+
 _AVOGADRO = 0.602214  # g/mol for each g/cm³ · Å³
 
 
@@ -57,6 +60,12 @@ def _grown(n: int, random: np.random.Generator, shortest: float = 0.95) -> np.nd
         if np.linalg.norm(pos - new, axis=1).min() > shortest:
             pos = np.concatenate([pos, new[None]])
     return pos
+
+
+def benzene() -> Batch:
+    """Benzene alone."""
+    atoms, random = molecule("C6H6"), np.random.default_rng(0)
+    return _labelled(atoms.numbers, atoms.positions, np.zeros(BENZENE, dtype=int), np.empty((0, 3)), random)
 
 
 def organic_liquid(n_atoms: int, seed: int, snapshots: int) -> list[Batch]:

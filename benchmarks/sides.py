@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jobs import Job
-from molecules import Batch, organic_liquid, organic_molecules
+from molecules import BENZENE, Batch, benzene, organic_liquid, organic_molecules
 
 SPECIES = [1, 6, 7, 8]
+STEP = 1e-3
+"""Of dynamics, in the units of masses in u, kcal/mol and Å: 0.05 fs, so that random weights tear nothing apart."""
 
 
 def sets_of(job: Job) -> list[Batch]:
     """The batches that a case goes through, so that nobody can specialise on the shapes of one."""
     if job.kind == "liquid":
         return organic_liquid(job.size, seed=0, snapshots=3)
+    if job.kind == "md":
+        return [benzene()] if job.size == BENZENE else organic_liquid(job.size, seed=0, snapshots=1)
     return [organic_molecules(job.size, seed) for seed in range(4)]
 
 
@@ -37,7 +42,7 @@ class Hippynn:
         torch.manual_seed(0)
         species, positions = inputs.SpeciesNode(db_name="Z"), inputs.PositionsNode(db_name="R")
         arrays, parents = [species, positions], (species, positions)
-        if job.kind == "liquid":
+        if job.pairs:
             cell = inputs.CellNode(db_name="C")
             arrays.append(cell)
             encoder, padding = indexers.acquire_encoding_padding(species, species_set=[0, *SPECIES])
@@ -55,7 +60,7 @@ class Hippynn:
         )
         if job.task == "pairs":
             self.finder = GraphModule(arrays, [finder.pair_first, finder.pair_coord]).to(job.device)
-        self.sets, self.labels, self.real = [], [], []
+        self.sets, self.labels, self.real, self.moving = [], [], [], []
         for batch in sets_of(job):
             number = torch.from_numpy(batch.batch)
             z, real = to_dense_batch(torch.from_numpy(batch.z), number)  # 0 being no atom
@@ -75,6 +80,19 @@ class Hippynn:
         """Energies (n_graphs,) and forces (n_atoms, 3) of a set."""
         values = self.predictor(**dict(zip("ZRC", self.sets[number], strict=False)))
         return values["HEnergy.mol_energy"].squeeze(1), values["forces"][self.real[number]]
+
+    def md(self, number: int) -> None:
+        """A velocity Verlet step, without the rest of an MD program."""
+        import torch
+
+        tensors, mass = self.sets[number], 12.0
+        if not self.moving:
+            self.moving = [torch.zeros_like(tensors[1]), self.predictor(**dict(zip("ZRC", tensors, strict=False)))]
+        velocities, values = self.moving
+        velocities = velocities + 0.5 * STEP / mass * values["forces"]
+        tensors[1] = tensors[1] + STEP * velocities
+        values = self.predictor(**dict(zip("ZRC", tensors, strict=False)))
+        self.moving = [velocities + 0.5 * STEP / mass * values["forces"], values]
 
     def loss(self, number: int) -> Any:
         """RMSE + MAE of energies and of forces, and the mean hierarchicality."""
@@ -159,6 +177,7 @@ class MFPyG:
         self.loss_of = MultiFidelityLoss(fidelities, {"dz": 0}, parse_weights([], fidelities), 1.0).to(job.device)
         self.optimiser = torch.optim.Adam(self.potential.parameters(), lr=1e-4, fused=True)
         self.sets = [self._data(batch).to(job.device) for batch in sets_of(job)]
+        self.integrator: Callable[[], None] | None = None
 
     @staticmethod
     def _data(batch: Batch) -> Any:
@@ -190,6 +209,12 @@ class MFPyG:
         prediction = self.potential(self.sets[number])
         return prediction.energy, prediction.forces
 
+    def md(self, number: int) -> None:
+        """A step of torch-sim's NVE."""
+        if self.integrator is None:
+            self.integrator = nve(self.potential, self.sets[number])
+        self.integrator()
+
     def loss(self, number: int) -> Any:
         """RMSE + MAE of energies and of forces, and the mean hierarchicality."""
         batch = self.sets[number]
@@ -200,3 +225,27 @@ class MFPyG:
         self.optimiser.zero_grad()
         self.loss(number).backward()
         self.optimiser.step()
+
+
+def nve(potential: Any, data: Any) -> Callable[[], None]:
+    """Function that makes a step of torch-sim's NVE from these positions."""
+    import torch
+    import torch_sim
+    from ase import Atoms
+
+    from mfpyg.interop.torchsim import MFPyGModel
+
+    periodic, device = "cell" in data, data.pos.device
+    atoms = Atoms(data.z.cpu().numpy(), data.pos.cpu().numpy(), cell=data.cell[0].cpu().numpy() if periodic else None)
+    atoms.pbc = periodic
+    scaling = "n_atoms_x_density" if periodic else "n_atoms"
+    model = MFPyGModel(potential, "dz", dtype=torch.float32, memory_scales_with=scaling)
+    step, kT = torch.tensor(STEP * 0.0488882, device=device), torch.tensor(0.0, device=device)  # in ps, and 0 K
+    state = torch_sim.io.atoms_to_state([atoms], device, torch.float32)
+    if hasattr(torch_sim, "nve_init"):  # from 0.4 on
+        start, update = torch_sim.nve_init, torch_sim.nve_step
+        now = [start(state, model, kT=kT)]
+        return lambda: now.append(update(now.pop(), model, dt=step))
+    begin, advance = torch_sim.nve(model, dt=step, kT=kT, seed=1)
+    now = [begin(state)]
+    return lambda: now.append(advance(now.pop(), dt=step))

@@ -14,6 +14,7 @@ Cases (N as listed by ``--help``):
 train-N         training step on N molecules: energies, forces, RMSE + MAE of both, hierarchicality, backward, Adam
 predict-N       energies and forces of N molecules
 liquid-N        energies and forces of N atoms of an organic liquid in a periodic cell; with their scaling exponent
+md-N            step of dynamics of benzene (12 atoms) and of the liquid: mfpyg in torch-sim, hippynn in a bare loop
 overhead-N      of mfpyg alone: a step of ``mfpyg-train``'s own training, and how much of it is not the network
 ==============  =====================================================================================================
 
@@ -41,7 +42,7 @@ CASES = {
         *("train-32", "train-256", "predict-256", "liquid-500", "liquid-2000", "liquid-8000", "overhead-256"),
     ],
     "cuda": [
-        *("train-256", "train-2048", "predict-256", "liquid-500", "liquid-2000", "liquid-8000", "overhead-256"),
+        *("train-256", "train-2048", "predict-256", "liquid-2000", "liquid-32000", "md-12", "md-2000", "overhead-256"),
     ],
 }
 
@@ -54,7 +55,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", choices=list(CASES), default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7, help="blocks of each side")
-    parser.add_argument("--kernel", choices=["auto", "definition", "padded", "native"], default="auto", help="ours")
+    parser.add_argument(
+        "--kernel", choices=["auto", "definition", "padded", "native", "triton"], default="auto", help="ours"
+    )
     parser.add_argument("--compile", choices=["auto", "on", "off"], default="auto", help="ours; auto: see above")
     parser.add_argument("--peer-kernel", help="hippynn's, instead of its fastest")
     parser.add_argument("--memory-gb", type=float, default=20.0, help="of each process on a CPU; 0: no limit")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from jobs import OUT_OF_MEMORY, SIDES, Job
+from molecules import BENZENE
 from process import Worker
 
 PEER_KERNELS = {"cpu": ["numba", "pytorch", "sparse", "_pytorch_raw"], "cuda": ["triton", "cupy", "pytorch", "sparse"]}
@@ -33,7 +34,7 @@ def measure(ours: Job, peer_kernel: str | None, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"case": case}
     ours = dataclasses.replace(ours, weights=str(folder / "weights.pt"))
     theirs = dataclasses.replace(ours, side="hippynn", kernel="pytorch")
-    if theirs.kind == "liquid":
+    if theirs.kind == "liquid" or (theirs.kind == "md" and theirs.size != BENZENE):
         row["tried_pairs"] = fastest(dataclasses.replace(theirs, task="pairs"), "pairs", PAIR_FINDERS)
         theirs = dataclasses.replace(theirs, pairs=next(iter(row["tried_pairs"])))
     row["tried_kernels"] = fastest(theirs, "kernel", [peer_kernel] if peer_kernel else PEER_KERNELS[ours.device])

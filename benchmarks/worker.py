@@ -76,7 +76,7 @@ class Commands:
 
     def __init__(self, side: Any, job: Job, imports: float) -> None:
         self.side, self.job, self.imports = side, job, imports
-        task = job.task or ("train" if job.kind == "train" else "predict")
+        task = job.task or (job.kind if job.kind in ("train", "md") else "predict")
         self.step: Callable[[int], Any] = getattr(side, task)
         self.done = 0
 
