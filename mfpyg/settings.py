@@ -16,6 +16,7 @@ from mfpyg.old_settings import updated
 from mfpyg.option_groups import (
     KEEP,
     KEPT_LR,
+    REPULSIONS,
     FinetuneSettings,
     HeadSettings,
     OptimSettings,
@@ -100,6 +101,12 @@ class TrainSettings:
         "auto",
         "neighbour search; auto: vesin for large graphs on a CPU, else torch; all of them find the same edges",
         choices=ENGINES,
+    )
+    repulsion: str = setting(
+        "none",
+        "zbl: add the nuclear repulsion of Ziegler, Biersack and Littmark below three quarters of the sum of covalent "
+        "radii, so that atoms do not fuse in dynamics",
+        choices=REPULSIONS,
     )
     compile: str = setting(
         "auto",

@@ -113,6 +113,11 @@ def _check_exportable(potential: Potential) -> HIPNN:
             "the potential has private blocks, or energies relative to isolated atoms, which hippynn does not support; "
             "expected head.private_blocks 0 and head.isolated network"
         )
+    if potential.repulsion is not None:
+        raise MFPyGError(
+            "the potential has a repulsion, which is not exported to hippynn, and its weights are wrong without it; "
+            "train one with repulsion none"
+        )
     if potential.further:
         raise MFPyGError(
             f"the potential has charges of {', '.join(potential.further)}, which are not exported to hippynn; "

@@ -28,7 +28,7 @@ from mfpyg.options import flat
 from mfpyg.settings import TrainSettings, from_dict, to_dict
 from mfpyg.training.folder import RunFolder
 
-NETWORK = ("backbone", "model", "head", "precision")
+NETWORK = ("backbone", "model", "head", "repulsion", "precision")
 """Settings of the network, which cannot change when its weights are trained further."""
 
 FRESH = "fresh"
