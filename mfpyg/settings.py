@@ -104,8 +104,8 @@ class TrainSettings:
     )
     repulsion: str = setting(
         "none",
-        "zbl: add the nuclear repulsion of Ziegler, Biersack and Littmark below three quarters of the sum of covalent "
-        "radii, so that atoms do not fuse in dynamics",
+        "zbl: add the nuclear repulsion of Ziegler, Biersack and Littmark to all levels, at distances below 0.65 times "
+        "the sum of the covalent radii, so that atoms do not fuse in dynamics",
         choices=REPULSIONS,
     )
     compile: str = setting(

@@ -29,10 +29,14 @@ SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.0281
 LENGTH, POWER = 0.46850, 0.23
 """Of the screening length, in Å."""
 
-OUTER = 0.75
-"""Outer radius in units of the sum of the covalent radii; the shortest bond by this measure, N≡N, is 0.77 long."""
+OUTER = 0.65
+"""Outer radius in units of the sum of the covalent radii; the shortest bond by this measure, N≡N, is 0.77 long.
 
-INNER = 0.4
+With 0.75 it would be 90 kcal/mol/Å for C≡C compressed to 1.10 Å, as in training data, which the network would have to
+undo.
+"""
+
+INNER = 0.35
 """Inner radius in the same units."""
 
 

@@ -61,7 +61,7 @@ def pair_energies(one: int, two: int, *distances: float) -> torch.Tensor:
 LAMMPS = [
     (1, 1, 0.20, 33.28232576039292, 270.16801615),
     (1, 6, 0.35, 58.87609742561635, 353.9749483),
-    (6, 8, 0.50, 151.49902082546717, 792.93966876),
+    (6, 8, 0.40, 265.2602279862549, 1595.38498287),
     (8, 8, 0.30, 655.7856349614291, 4771.37863326),
     (7, 17, 0.40, 561.0541398598972, 3516.72244315),
 ]
@@ -245,6 +245,16 @@ def test_trained_saved_and_restored(run: Path, tmp_path: Path) -> None:
     mfpyg.save(trained, tmp_path / "copy.ckpt")
     again = mfpyg.load(tmp_path / "copy.ckpt")
     assert torch.equal(again(pair((1, 1), 0.2), "cc").energy, trained(pair((1, 1), 0.2), "cc").energy)
+
+
+@pytest.mark.slow
+def test_training_is_the_same_where_no_atoms_are_that_close(run: Path, tmp_path: Path) -> None:
+    """No pair of the bundled data is within the range of the repulsion: the weights are the same bits."""
+    options = ("--fidelities", "dz:EF", "cc:E", "--epochs=2", "--compile=off")
+    train.main([*options, "--out", str(tmp_path / "plain"), *TINY])
+    one, two = mfpyg.load(run).state_dict(), mfpyg.load(tmp_path / "plain").state_dict()
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 @pytest.mark.slow
