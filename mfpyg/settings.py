@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from mfpyg import backbones, strategies
+from mfpyg import backbones, baselines, strategies
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.old_settings import updated
@@ -108,6 +108,11 @@ class TrainSettings:
         "the sum of the covalent radii, so that atoms do not fuse in dynamics",
         choices=REPULSIONS,
     )
+    baseline: list[str] = setting(
+        [],
+        "energies and forces of a fidelity that are subtracted from its labels and added to its predictions, such as "
+        "cc=d3bj:b3lyp; d3bj:FUNCTIONAL is the dispersion D3(BJ)",
+    )
     compile: str = setting(
         "auto",
         "compile training steps with torch.compile, which takes up to a minute at the start; auto: in long runs on a "
@@ -179,6 +184,7 @@ class TrainSettings:
         self._check_init()
         check_groups(self, self.strategy)
         strategies.find(self.strategy).read(self.strategy_options)
+        baselines.parse(self.baseline)
         self.transfer.check()
         self._check_strategy()
         if self.batch_size < self.n_processes:

@@ -113,10 +113,10 @@ def _check_exportable(potential: Potential) -> HIPNN:
             "the potential has private blocks, or energies relative to isolated atoms, which hippynn does not support; "
             "expected head.private_blocks 0 and head.isolated network"
         )
-    if potential.repulsion is not None:
+    if potential.repulsion is not None or potential.baselines:
         raise MFPyGError(
-            "the potential has a repulsion, which is not exported to hippynn, and its weights are wrong without it; "
-            "train one with repulsion none"
+            "the potential has a repulsion or a baseline, which is not exported to hippynn, and its weights are wrong "
+            "without; train one without"
         )
     if potential.further:
         raise MFPyGError(

@@ -264,7 +264,8 @@ class MultiFidelityPotential(Potential):
                 some, Hessians, which only :meth:`forward` predicts, or forces in inference mode.
         """
         with default_torch_settings(keep_inference=True):
-            return self._predict(without_inference_tensors(data), wanted, std)
+            data = without_inference_tensors(data)
+            return self.with_baselines(self._predict(data, wanted, std), data)
 
     def _predict(self, data: Data, wanted: Mapping[str, str], std: bool) -> dict[str, Prediction]:
         self.check_wanted(wanted)
@@ -307,7 +308,7 @@ class MultiFidelityPotential(Potential):
         return {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
-        self.check_fidelity(fidelity)
+        self.check_edges_suffice(fidelity)
         with default_torch_settings():
             return self._predict_edges(z, edge_index, edge_vec, fidelity)
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mfpyg import backbones, strategies
+from mfpyg import backbones, baselines, strategies
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.levels import BUNDLED
 from mfpyg.units import HARTREE_TO_KCAL_MOL
@@ -36,6 +36,7 @@ PAGES = [
 TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 SHORT = ("--epochs=1", "--compile=off")
 NEEDS = {
+    "baselines": ("tad_dftd3",),
     "label": ("tblite", "pyscf"),
     "select": ("rdkit", "tblite"),
     **dict.fromkeys(("sample", "grow"), ("rdkit", "tblite", "pyscf")),
@@ -136,7 +137,7 @@ def write_hippynn_model(path: Path, *names: str) -> None:
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page registers is forgotten afterwards."""
-    for registry in (backbones.registry, strategies.registry):
+    for registry in (backbones.registry, baselines.registry, strategies.registry):
         monkeypatch.setattr(registry, "known", dict(registry.known))
 
 
@@ -166,7 +167,7 @@ def run_line(line: str, forks: Any) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_blocks(page: Path, prepared: Path, forks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in NEEDS.get(page.stem, ()):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mfpyg[label]'")
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install 'mfpyg[d3,label]'")
     shutil.copytree(prepared, forks.folder, dirs_exist_ok=True)
     monkeypatch.chdir(forks.folder)
     if page.stem == "hippynn":  # not for all pages, as importing hippynn takes seconds
