@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from ase.data import chemical_symbols
 
-from mfpyg import backbones
+from mfpyg import backbones, baselines
 from mfpyg.checkpoint_schema import check_checkpoint
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity
@@ -247,6 +247,8 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     _check_references(potential, described["reference_energies"], name)
     potential.trained_species = {name: tuple(z) for name, z in (described.get("trained_species") or {}).items()}
     potential.methods = methods_of(described)
+    of_levels = baselines.parse(settings.baseline).items()
+    potential.baselines = {name: baselines.make(text) for name, text in of_levels if name in potential.fidelities}
     if checkpoint.get("uncertainty") is not None:
         load_uncertainty(potential, checkpoint["uncertainty"])
     return potential.eval()

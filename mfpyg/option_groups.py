@@ -197,6 +197,9 @@ class HeadSettings:
             raise MFPyGError(f"head.width is given, but head.kind is {self.kind}; set head.kind to nonlinear")
 
 
+REPULSIONS = ("none", "zbl")
+"""Values of ``repulsion``."""
+
 FIT, KEEP = "fit", "keep"
 """Values of ``references`` other than the name of a file."""
 

@@ -9,13 +9,14 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from mfpyg import backbones, strategies
+from mfpyg import backbones, baselines, strategies
 from mfpyg.engine import ENGINES
 from mfpyg.errors import MFPyGError, shown, unknown_name
 from mfpyg.old_settings import updated
 from mfpyg.option_groups import (
     KEEP,
     KEPT_LR,
+    REPULSIONS,
     FinetuneSettings,
     HeadSettings,
     OptimSettings,
@@ -107,6 +108,17 @@ class TrainSettings:
         "neighbour search; auto: vesin for large graphs on a CPU, else torch; all of them find the same edges",
         choices=ENGINES,
     )
+    repulsion: str = setting(
+        "none",
+        "zbl: add the nuclear repulsion of Ziegler, Biersack and Littmark to all levels, at distances below 0.65 times "
+        "the sum of the covalent radii, so that atoms do not fuse in dynamics",
+        choices=REPULSIONS,
+    )
+    baseline: list[str] = setting(
+        [],
+        "energies and forces of a fidelity that are subtracted from its labels and added to its predictions, such as "
+        "cc=d3bj:b3lyp; d3bj:FUNCTIONAL is the dispersion D3(BJ)",
+    )
     compile: str = setting(
         "auto",
         "compile training steps with torch.compile, which takes up to a minute at the start; auto: in long runs on a "
@@ -178,6 +190,7 @@ class TrainSettings:
         self._check_init()
         check_groups(self, self.strategy)
         strategies.find(self.strategy).read(self.strategy_options)
+        baselines.parse(self.baseline)
         self.transfer.check()
         self._check_strategy()
         if self.batch_size < self.n_processes:

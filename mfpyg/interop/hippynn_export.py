@@ -113,6 +113,11 @@ def _check_exportable(potential: Potential) -> HIPNN:
             "the potential has private blocks, or energies relative to isolated atoms, which hippynn does not support; "
             "expected head.private_blocks 0 and head.isolated network"
         )
+    if potential.repulsion is not None or potential.baselines:
+        raise MFPyGError(
+            "the potential has a repulsion or a baseline, which is not exported to hippynn, and its weights are wrong "
+            "without; train one without"
+        )
     if potential.further:
         raise MFPyGError(
             f"the potential has charges of {', '.join(potential.further)}, which are not exported to hippynn; "

@@ -99,6 +99,8 @@ class UnifiedPotential:
         self.lmp = lmp
         self.ensemble = Ensemble(models, device)
         self.fidelity = self.ensemble.fidelity(fidelity)
+        for member in self.ensemble.members:
+            member.check_edges_suffice(self.fidelity)
         species = self.ensemble.members[0].species
         if any(member.species != species for member in self.ensemble.members):
             raise MFPyGError("the models know different elements; expected members of one ensemble")

@@ -40,9 +40,23 @@ def build_potential(
             private_blocks=head.private_blocks,
             isolated=head.isolated,
             further=further,
+            repulsion=settings.repulsion,
         )
     potential.settings = settings
     return potential
+
+
+def build_difference(
+    settings: TrainSettings, species: Sequence[int], name: str, letters: str
+) -> MultiFidelityPotential:
+    """Build the network of a difference of levels, in which a repulsion of both levels cancels.
+
+    Args:
+        settings, species: as in :func:`build_potential`.
+        name: name of the difference.
+        letters: properties of the target, of which some have heads of their own.
+    """
+    return build_potential(dataclasses.replace(settings, repulsion="none"), species, [name], {name: letters})
 
 
 def build_delta(
@@ -69,7 +83,7 @@ def build_delta(
     change = difference_name(target, base_level)
     further = further or {}
     base = build_potential(settings, species, lower, {name: of for name, of in further.items() if name != target})
-    difference = build_potential(settings, species, [change], {change: further.get(target, "")})
+    difference = build_difference(settings, species, change, further.get(target, ""))
     potential = DeltaPotential(base, difference, base_level, target)
     potential.settings = settings
     return potential

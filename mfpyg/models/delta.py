@@ -142,7 +142,7 @@ class DeltaPotential(Potential):
                     self._scale(result[name])
             else:  # some may have been computed for the target only
                 result[name] = low[name].only(letters)
-        return result
+        return self.with_baselines(result, data)
 
     def _scale(self, prediction: Prediction) -> None:
         assert prediction.energy_std is not None
@@ -151,7 +151,7 @@ class DeltaPotential(Potential):
         prediction.forces_std *= self.std_scale[1]
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
-        self.check_fidelity(fidelity)
+        self.check_edges_suffice(fidelity)
         self.warn_untrained(z, (fidelity,))
         if fidelity != self.target:
             return self.base.predict_edges(z, edge_index, edge_vec, fidelity)

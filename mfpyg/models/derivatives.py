@@ -14,6 +14,7 @@ from mfpyg.lattice import Lattice
 from mfpyg.models.heads import FurtherHead, Head, hierarchicality
 from mfpyg.models.last_layer import LastLayer
 from mfpyg.models.prediction import Prediction
+from mfpyg.models.repulsion import ZBL
 from mfpyg.models.system import System
 from mfpyg.properties import PROPERTIES, heads_of
 
@@ -23,6 +24,7 @@ class Network(Protocol):
 
     isolated: str
     uncertainty: Mapping[str, LastLayer]
+    repulsion: ZBL | None
 
     def features(self, graph: Graph, fidelities: Iterable[str]) -> dict[str, list[Tensor]]:
         """Features of every level for the head of each fidelity, (n_atoms, width) each."""
@@ -86,7 +88,10 @@ def energies(
         graph = system.topology.at(at, cells, system.prepared)
         graph.by_weights = differentiable
         features = potential.features(graph, wanted)
-        predictions = {name: _assemble(potential, name, features[name], system.species, graph) for name in wanted}
+        pairs = None if potential.repulsion is None else potential.repulsion(graph)  # (n_atoms,)
+        predictions = {
+            name: _assemble(potential, name, features[name], system.species, graph, pairs) for name in wanted
+        }
         if std:
             with torch.no_grad():
                 for name in wanted:
@@ -115,13 +120,17 @@ def derive(
     return {name: prediction.detached() for name, prediction in predictions.items()}
 
 
-def _assemble(potential: Network, name: str, features: list[Tensor], species: Tensor, graph: Graph) -> Prediction:
+def _assemble(
+    potential: Network, name: str, features: list[Tensor], species: Tensor, graph: Graph, pairs: Tensor | None
+) -> Prediction:
     head = potential.head(name)
     reference = head.reference[species]  # (n_atoms,) float64
     terms = head(features)
     if potential.isolated == "reference":  # the last atoms are isolated ones, see with_isolated_atoms
         terms = [term - term[-len(head.reference) :][species] for term in terms]
     interacting = torch.stack(terms).sum(dim=0).to(reference.dtype)  # (n_atoms,)
+    if pairs is not None:
+        interacting = interacting + pairs.to(reference.dtype)
     atomic_energies = reference + interacting
     with torch.set_grad_enabled(torch.is_grad_enabled() and graph.by_weights):
         per_atom = hierarchicality([reference.to(terms[0].dtype), *terms])

@@ -15,6 +15,7 @@ from torch_geometric.utils import scatter
 
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import molecules_of
+from mfpyg.models.baseline import Baseline, add_baseline
 from mfpyg.models.calibration import HeldOut
 from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
@@ -36,6 +37,8 @@ class Potential(nn.Module):
         settings: settings that it was built from, see :mod:`mfpyg.models.build`; ``None`` if built by hand.
         trained_species: atomic numbers in the training labels of each fidelity, as far as known.
         methods: levels of theory of the fidelities, such as ``CCSD(T)/cc-pVDZ``, as far as known.
+        baselines: energies and forces of fidelities that are added to those of the network, see
+            :mod:`mfpyg.models.baseline`; from the settings when it is loaded, none in training.
         held_out: labels and predictions of validation, by which standard deviations are calibrated.
         quantiles: for each fidelity with standard deviations, quantiles of \|error\| over them at
             :data:`mfpyg.models.calibration.PROBABILITIES`, of energies and of force components, (2, 99).
@@ -53,6 +56,7 @@ class Potential(nn.Module):
         self.trained_species: dict[str, tuple[int, ...]] = {}
         self.methods: dict[str, str] = {}
         self.quantiles: dict[str, np.ndarray] = {}
+        self.baselines: dict[str, Baseline] = {}
         self._warned: set[tuple[str, int]] = set()
 
     @property
@@ -136,6 +140,24 @@ class Potential(nn.Module):
     def letters(self, fidelity: str) -> str:
         """Letters of the properties that can be predicted for a fidelity."""
         return in_order(of_heads((ENERGY.head,)) + self.further.get(fidelity, ""))
+
+    def with_baselines(self, predictions: dict[str, Prediction], data: Data) -> dict[str, Prediction]:
+        """Predictions of the network, with the baselines of their fidelities added."""
+        found = self.baselines
+        return {n: add_baseline(n, found[n], p, data) if n in found else p for n, p in predictions.items()}
+
+    def check_edges_suffice(self, fidelity: str) -> None:
+        """Check that a fidelity can be predicted from edges within the cutoff: that it has no baseline.
+
+        Raises:
+            MFPyGError: if it has one.
+        """
+        self.check_fidelity(fidelity)
+        if fidelity in self.baselines:
+            raise MFPyGError(
+                f"fidelity '{fidelity}' has a baseline, which is not available in LAMMPS, as it has no cutoff; "
+                "use ASE or torch-sim, or a potential without"
+            )
 
     def check_wanted(self, wanted: Mapping[str, str]) -> None:
         """Check that the potential has the fidelities in ``{fidelity: letters}``, and heads for them.

@@ -22,6 +22,7 @@ from mfpyg.models.heads import FurtherHead, Head, make_further_head, make_head
 from mfpyg.models.interface import Potential
 from mfpyg.models.last_layer import LastLayer, LastLayers
 from mfpyg.models.prediction import Prediction
+from mfpyg.models.repulsion import ZBL
 from mfpyg.models.system import (
     System,
     check_apart,
@@ -32,6 +33,7 @@ from mfpyg.models.system import (
     species_number,
     with_isolated_atoms,
 )
+from mfpyg.option_groups import REPULSIONS
 from mfpyg.properties import heads_of, of_heads
 from mfpyg.torch_defaults import default_torch_settings, without_inference_tensors
 
@@ -51,6 +53,7 @@ class MultiFidelityPotential(Potential):
             :func:`mfpyg.models.system.with_isolated_atoms`.
         further: ``{fidelity: letters}`` of properties with heads of their own, as ``{"dz": "D"}``; see
             :data:`mfpyg.properties.HEADS`.
+        repulsion: ``none``, or ``zbl`` to add :class:`mfpyg.models.repulsion.ZBL` to the energies of all fidelities.
 
     Raises:
         MFPyGError: for duplicate or no fidelities, properties of an unknown one, or a module that is not a backbone.
@@ -77,6 +80,7 @@ class MultiFidelityPotential(Potential):
         private_blocks: int = 0,
         isolated: str = "network",
         further: Mapping[str, str] | None = None,
+        repulsion: str = "none",
     ) -> None:
         super().__init__()
         if len(set(fidelities)) < len(fidelities) or not fidelities:
@@ -85,12 +89,15 @@ class MultiFidelityPotential(Potential):
             )
         if isolated not in ("network", "reference"):
             raise unknown_name("energy of isolated atoms", isolated, ("network", "reference"))
+        if repulsion not in REPULSIONS:
+            raise unknown_name("repulsion", repulsion, REPULSIONS)
         check_backbone(backbone)
         remove_template_files(backbone)
         self.backbone = backbone
         self.fidelities = tuple(fidelities)
         self.engine, self.isolated, self.compiled = engine, isolated, False
         self._compiler = Compiler()
+        self.repulsion = ZBL(self.cutoff) if repulsion == "zbl" else None
         sizes: Sequence[int] = backbone.feature_sizes  # type: ignore[assignment]
         self.heads = nn.ModuleList(make_head(head, sizes, head_width) for _ in fidelities)
         self.private = private_copies(backbone, private_blocks, len(fidelities))
@@ -257,7 +264,8 @@ class MultiFidelityPotential(Potential):
                 some, Hessians, which only :meth:`forward` predicts, or forces in inference mode.
         """
         with default_torch_settings(keep_inference=True):
-            return self._predict(without_inference_tensors(data), wanted, std)
+            data = without_inference_tensors(data)
+            return self.with_baselines(self._predict(data, wanted, std), data)
 
     def _predict(self, data: Data, wanted: Mapping[str, str], std: bool) -> dict[str, Prediction]:
         self.check_wanted(wanted)
@@ -300,7 +308,7 @@ class MultiFidelityPotential(Potential):
         return {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
-        self.check_fidelity(fidelity)
+        self.check_edges_suffice(fidelity)
         with default_torch_settings():
             return self._predict_edges(z, edge_index, edge_vec, fidelity)
 

@@ -26,9 +26,10 @@ from mfpyg.models import MultiFidelityPotential
 from mfpyg.option_groups import FIT, keeps
 from mfpyg.options import flat
 from mfpyg.settings import TrainSettings, from_dict, to_dict
+from mfpyg.training.baselines import with_inherited
 from mfpyg.training.folder import RunFolder
 
-NETWORK = ("backbone", "model", "head", "precision")
+NETWORK = ("backbone", "model", "head", "repulsion", "precision")
 """Settings of the network, which cannot change when its weights are trained further."""
 
 FRESH = "fresh"
@@ -131,12 +132,16 @@ class Start:
     """Initial potential of a new or resumed run.
 
     Attributes:
-        potential: the potential; in a resumed run, with the new fidelities already.
+        potential: the potential, without its baselines, as those are subtracted from the labels of a training; in a
+            resumed run, with the new fidelities already.
         record: from :meth:`InitialModel.record`.
     """
 
     potential: MultiFidelityPotential
     record: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        self.potential.baselines = {}
 
     def with_trained(self, species: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Elements that each fidelity was trained on, before or in this training; left out if unknown."""
@@ -182,7 +187,9 @@ def completed(settings: TrainSettings, model: InitialModel) -> TrainSettings:
     old, head_from = _old(settings, added), _head_from(settings, model, added)
     finetune = dataclasses.replace(settings.finetune, old=old, head_from=head_from, sha256=model.sha256)
     trained = _trained(dataclasses.replace(settings, finetune=finetune), model, added)
-    return dataclasses.replace(settings, fidelities=[str(f) for f in (*trained, *added)], finetune=finetune)
+    names = [str(f) for f in (*trained, *added)]
+    baseline = with_inherited(settings, model.described, [f.name for f in added], str(model))
+    return dataclasses.replace(settings, fidelities=names, finetune=finetune, baseline=baseline)
 
 
 def _check_network(settings: TrainSettings, model: InitialModel) -> None:

@@ -160,7 +160,7 @@ class Inputs:
         Args:
             fidelity: fidelity of the data set.
             rows: indices of the conformations, (n,) int64.
-            energy: energies in kcal/mol, (n,) float64.
+            energy: energies in kcal/mol, (n,) float64, without the baseline of the fidelity, if it has one.
             forces: forces in kcal/mol/Å, (N, 3), of the N atoms of these conformations in order, if any.
         """
         dataset, column, chosen = copy.copy(self.dataset), self.column(fidelity), torch.from_numpy(rows)

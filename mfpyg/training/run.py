@@ -28,6 +28,7 @@ from mfpyg.models.uncertainty import uncertainty_state
 from mfpyg.progress import shown_on
 from mfpyg.settings import TrainSettings
 from mfpyg.torch_defaults import with_default_torch_settings
+from mfpyg.training.baselines import check_baselines, without_baselines
 from mfpyg.training.callbacks import Stopped
 from mfpyg.training.check import check_settings, given_references
 from mfpyg.training.data import open_training_data
@@ -67,13 +68,14 @@ def train(
     model = None if resume or settings.init is None else read_initial(settings.init)
     settings = settings if model is None else completed(settings, model)
     fidelities, device = check_settings(settings), choose_device(settings.accelerator, settings.devices)
+    check_baselines(settings, fidelities)
     if not resume and is_main_process():
         folder.check_new()
 
     full = open_training_data(settings, fidelities, shown_on(console))
     splits, notes = _splits(settings, folder, full, model, resume)
     unfinished = not resume or check_resumable(folder, settings, full, splits)
-    dataset = with_labels_kept(settings, fidelities, full, splits)
+    dataset = without_baselines(settings, with_labels_kept(settings, fidelities, full, splits))
     notes += label_notes(settings, dataset, splits, fidelities)
     if settings.pair_weight:
         dataset, found = with_pairs(dataset, splits, fidelities)

@@ -23,7 +23,7 @@ import pytest
 from ase.build import molecule
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from mfpyg import backbones, strategies
+from mfpyg import backbones, baselines, strategies
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.levels import BUNDLED
 from mfpyg.units import HARTREE_TO_KCAL_MOL
@@ -37,6 +37,7 @@ PAGES = [
 TINY = ("--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5")
 SHORT = ("--epochs=1", "--compile=off")
 NEEDS = {
+    "baselines": ("tad_dftd3",),
     "label": ("tblite", "pyscf"),
     "select": ("rdkit", "tblite"),
     **dict.fromkeys(("sample", "grow"), ("rdkit", "tblite", "pyscf")),
@@ -144,7 +145,7 @@ def write_hippynn_model(path: Path, *names: str) -> None:
 @pytest.fixture
 def registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a page registers is forgotten afterwards."""
-    for registry in (backbones.registry, strategies.registry):
+    for registry in (backbones.registry, baselines.registry, strategies.registry):
         monkeypatch.setattr(registry, "known", dict(registry.known))
 
 

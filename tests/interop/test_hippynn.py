@@ -497,6 +497,7 @@ def test_what_hippynn_has_not_is_not_exported() -> None:
         (potential(private_blocks=1), "private blocks"),
         (potential(isolated="reference"), "relative to isolated atoms"),
         (potential(further={"dz": "Q"}), "charges of dz"),
+        (potential(repulsion="zbl"), "has a repulsion or a baseline"),
         (potential(width=9), r"the graph's 'blocks.0.0.*' has shape .*, but the potential's"),
         (potential(species=(1, 6)), r"the graph has elements \[1, 6, 7, 8\], but the potential \[1, 6\]"),
     ):

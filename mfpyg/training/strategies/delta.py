@@ -19,7 +19,7 @@ from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.metrics import hessian_rows
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, Potential
-from mfpyg.models.build import build_potential
+from mfpyg.models.build import build_difference
 from mfpyg.models.delta import difference_name, with_difference, without_charge
 from mfpyg.properties import ENERGY, HESSIAN
 from mfpyg.training.inputs import Inputs, reference_notes
@@ -75,7 +75,7 @@ class DifferenceStage(Stage):
         with torch.random.fork_rng():  # weights independent of earlier draws, for resumed runs
             torch.manual_seed(self.inputs.settings.seed + 1)
             settings, species = self.inputs.settings, self.inputs.elements.species
-            difference = build_potential(settings, species, [name], {name: self.fidelities[0].labels})
+            difference = build_difference(settings, species, name, self.fidelities[0].labels)
         difference.reference(name).copy_(self.reference)
         return DeltaPotential(potential, difference, self.base, self.target)
 

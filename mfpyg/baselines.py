@@ -1,0 +1,57 @@
+"""Registry of baselines for ``--baseline``, built-in and third-party; importable without torch.
+
+A baseline gives energies and forces of molecules that need not be learnt. It is named by a text such as ``d3bj:b3lyp``,
+a registered name and a method; ``factory(method)`` creates a :class:`mfpyg.models.baseline.Baseline`. Third-party
+baselines are added with :func:`register` or, to be available in every command, by an entry point of an installed
+package in the group ``mfpyg.baselines``::
+
+    [project.entry-points."mfpyg.baselines"]
+    mine = "my_package:MyBaseline"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mfpyg.errors import MFPyGError
+from mfpyg.fidelity import is_name
+from mfpyg.plugins import Plugin, Registry
+
+
+@dataclass
+class _NoOptions:
+    pass
+
+
+registry = Registry("baseline", "method", Plugin, [Plugin("d3bj", "mfpyg.models.dispersion:D3BJ", _NoOptions)])
+names, register = registry.names, registry.register
+
+
+def make(text: str) -> Any:
+    """Create a baseline from a text such as ``d3bj:b3lyp``.
+
+    Raises:
+        MFPyGError: for an unknown baseline or method, or if a package that it needs is not installed.
+    """
+    name, _, method = text.partition(":")
+    return registry.find(name).load()(method)
+
+
+def parse(texts: Iterable[str]) -> dict[str, str]:
+    """Baselines by fidelity: ``{"cc": "d3bj:b3lyp"}`` of ``["cc=d3bj:b3lyp"]``.
+
+    Raises:
+        MFPyGError: for a malformed entry, or a fidelity that is named twice.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, baseline = text.partition("=")
+        if not is_name(name) or not baseline or name in found:
+            raise MFPyGError(
+                f"baseline has '{text}', expected each fidelity once and its baseline, as cc=d3bj:b3lyp (known: "
+                f"{', '.join(names())})"
+            )
+        found[name] = baseline
+    return found

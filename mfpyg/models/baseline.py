@@ -1,0 +1,62 @@
+"""Baselines: energies and forces of a level that are added to those of the network, see :mod:`mfpyg.baselines`.
+
+The network is trained on labels from which the baseline has been subtracted once
+(:mod:`mfpyg.training.baselines`), and the potential that is loaded adds it to every prediction.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from mfpyg.errors import MFPyGError
+from mfpyg.graph import molecules_of
+from mfpyg.models.prediction import Prediction
+
+
+class Baseline(Protocol):
+    """Energies and forces of molecules; created by ``factory(method)``."""
+
+    def __call__(self, z: Tensor, pos: Tensor, batch: Tensor, n_graphs: int) -> tuple[Tensor, Tensor]:
+        """Energies and forces.
+
+        Args:
+            z: atomic numbers, (n_atoms,) int64.
+            pos: positions in Å, (n_atoms, 3) float64. If they require a gradient, so must the results, or Hessians are
+                refused.
+            batch: molecule of each atom, (n_atoms,) int64, ascending.
+            n_graphs: number of molecules.
+
+        Returns:
+            Energies of the atoms in kcal/mol, (n_atoms,) float64, whose sum over a molecule is its energy (divide it
+            equally if there is no other way); and forces −dE/dx in kcal/mol/Å, (n_atoms, 3) float64.
+        """
+
+
+def add_baseline(name: str, baseline: Baseline, prediction: Prediction, data: Data) -> Prediction:
+    """Prediction of the fidelity ``name`` with its baseline.
+
+    Raises:
+        MFPyGError: if a graph is periodic, or second derivatives are needed that the baseline does not have.
+    """
+    pbc = getattr(data, "pbc", None)
+    if pbc is not None and pbc.any():
+        raise MFPyGError(f"fidelity '{name}' has a baseline, which is of molecules; expected no periodic graph")
+    batch, n_graphs = molecules_of(data)
+    with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and data.pos.requires_grad):
+        atoms, forces = baseline(data.z, data.pos.double(), batch, n_graphs)
+    if torch.is_grad_enabled() and data.pos.requires_grad and not forces.requires_grad:
+        raise MFPyGError(f"the baseline of '{name}' has no second derivatives; leave Hessians and gradients out")
+    energy = prediction.energy + atoms.new_zeros(n_graphs).index_add(0, batch, atoms)
+    if prediction.forces is not None:
+        forces = prediction.forces + forces.to(prediction.forces.dtype)
+    return dataclasses.replace(
+        prediction,
+        energy=energy,
+        atomic_energies=prediction.atomic_energies + atoms,
+        forces=None if prediction.forces is None else forces,
+    )

@@ -1,0 +1,102 @@
+"""Labels without the baselines of their levels, which the network is trained on.
+
+They are subtracted once, before training, and not evaluated in each step, which does not depend on them: D3 would take
+another 15 to 35 % of a step of the presets' networks.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mfpyg import baselines
+from mfpyg.datasets.batches import rows_of
+from mfpyg.datasets.conformations import ConformationDataset
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.fidelity import Fidelity
+from mfpyg.models.baseline import Baseline
+from mfpyg.properties import listed
+from mfpyg.settings import TrainSettings
+
+CHUNK = 4096
+"""Conformations evaluated together."""
+
+
+def check_baselines(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> None:
+    """Check that baselines are of known levels, whose labels are energies and forces, and can be created.
+
+    Raises:
+        MFPyGError: for the first that is not.
+    """
+    known = {fidelity.name: fidelity for fidelity in fidelities}
+    for name, text in baselines.parse(settings.baseline).items():
+        if name not in known and settings.init is None:  # others are those of init, see mfpyg.training.initial
+            raise unknown_name("fidelity of baseline", name, known)
+        others = [letter for letter in (known[name].labels if name in known else "") if letter in "SH"]
+        if others:
+            raise MFPyGError(
+                f"fidelity {known[name]} has the baseline {text}, which is subtracted from energies and forces only; "
+                f"leave {listed(others)} out, or the baseline"
+            )
+        baselines.make(text)
+
+
+def with_inherited(settings: TrainSettings, described: Mapping[str, Any], added: Sequence[str], init: str) -> list[str]:
+    """Baselines of the fidelities of an initial potential, which are kept, and those of added ones.
+
+    Args:
+        settings: settings of the training.
+        described: metadata of the initial checkpoint.
+        added: names of the added fidelities.
+        init: name of the initial potential, for errors.
+
+    Raises:
+        MFPyGError: for another baseline of a fidelity of the initial potential, or an unknown fidelity.
+    """
+    old = described["fidelities"]
+    before = baselines.parse(described["config"].get("baseline") or [])
+    before = {name: text for name, text in before.items() if name in old}
+    now = baselines.parse(settings.baseline)
+    for name, text in now.items():
+        if name not in (*old, *added):
+            raise unknown_name("fidelity of baseline", name, [*old, *added])
+        if name in old and before.get(name) != text:
+            raise MFPyGError(
+                f"{init} has the baseline {before.get(name, 'none')} of '{name}', but the settings say {text}; its "
+                f"weights fit no other, so leave {name}={text} out"
+            )
+    return [f"{name}={text}" for name, text in {**before, **now}.items()]
+
+
+def without_baselines(settings: TrainSettings, dataset: ConformationDataset) -> ConformationDataset:
+    """Data set whose energies and forces are those left after the baselines of the settings.
+
+    Raises:
+        MFPyGError: if a conformation with such labels is periodic, or a baseline does not know an element.
+    """
+    of_levels = {name: text for name, text in baselines.parse(settings.baseline).items() if name in dataset.fidelities}
+    if not of_levels:
+        return dataset
+    result = copy.copy(dataset)
+    result._data, result._data_list = copy.copy(dataset._data), None
+    for key in ("energy", "forces"):
+        result._data[key] = result._data[key].clone()
+    for name, text in of_levels.items():
+        _subtract(result, name, baselines.make(text))
+    return result
+
+
+def _subtract(dataset: ConformationDataset, name: str, baseline: Baseline) -> None:
+    data, column = dataset._data, dataset.fidelities.index(name)
+    labelled = (data.energy_mask | data.forces_mask)[:, column]
+    pbc = getattr(data, "pbc", None)
+    if pbc is not None and pbc[labelled].any():
+        raise MFPyGError(
+            f"fidelity '{name}' has a baseline, which is of molecules, but periodic conformations; leave it out"
+        )
+    for rows in labelled.nonzero().flatten().split(CHUNK):
+        atoms, _, owner = rows_of(dataset.slices["z"], rows)
+        energies, forces = baseline(data.z[atoms], data.pos[atoms].double(), owner, len(rows))
+        data.energy[rows, column] -= energies.new_zeros(len(rows)).index_add(0, owner, energies)
+        data.forces[atoms, column] -= forces.to(data.forces.dtype)  # a missing label is NaN, and stays one
