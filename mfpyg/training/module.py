@@ -176,6 +176,7 @@ class MultiFidelityModule(lightning.LightningModule):
         try:
             return loss.predict(potential, batch, *moment, entries=entries, prepared=prepared)
         except MFPyGError as error:  # which only has the index of the graph
+            self._look_back()  # at earlier steps
             fault = fault_of_data(potential, batch, loss.labels, self.molecules)
             if fault is None:
                 raise
@@ -209,7 +210,7 @@ class MultiFidelityModule(lightning.LightningModule):
         wrong = ~torch.isfinite(torch.stack([*values, squared_norm(window[-1].potential).to(values[0])])).all()
         assert self._optimizer is not None
         self._optimizer.found_inf = self._steps.add(window, wrong).float()  # type: ignore[attr-defined]
-        if self._steps.due:
+        if self._steps.due or window[-1].moment[1] + 1 == self._n_steps:  # before validation
             self._look_back()
 
     def _drop_unlabelled(self, window: Sequence[Compared]) -> None:
@@ -246,9 +247,6 @@ class MultiFidelityModule(lightning.LightningModule):
         self._drop_unlabelled(window)
         self._check_gradient(window)
         raise self._failure("the loss or its gradient became NaN or infinite", None, window[-1].when)
-
-    def on_validation_start(self) -> None:
-        self._look_back()
 
     def _add(self, split: str, sums: Tensor) -> None:
         if split not in self._sums:

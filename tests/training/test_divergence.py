@@ -18,6 +18,7 @@ from mfpyg.cli import train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.splits import make_splits
 from mfpyg.settings import SplitSettings
+from mfpyg.training import module as training_module
 from mfpyg.training import run as training_run
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
@@ -25,6 +26,13 @@ from mfpyg.training.schedule import Schedule
 
 TINY = ["--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=64"]
 MAIN = ["--fidelities", "dz:EF", "cc:E"]
+
+
+@pytest.fixture(autouse=True, params=["cpu", "gpu"])
+def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test also as on a GPU, where faults are looked for some steps later, with the same outcome."""
+    if request.param == "gpu":
+        monkeypatch.setattr(training_module, "waits", lambda device: True)
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -116,14 +124,15 @@ def test_an_infinite_gradient_of_a_finite_loss_moves_nothing(
     folder, weights, steps = tmp_path / "run", [], [0]
     forward, check = MultiFidelityLoss.forward, MultiFidelityModule.on_before_optimizer_step
 
-    def steep(self: MultiFidelityLoss, predictions: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        value, sums = forward(self, predictions, batch)
+    def steep(self: MultiFidelityLoss, predictions: Any, *others: Any) -> tuple[Tensor, Tensor]:
+        value, sums = forward(self, predictions, *others)
         steps[0] += 1
-        return (value + InfiniteSlope.apply(predictions["cc"].energy) if steps[0] == 13 else value), sums
+        return (value + InfiniteSlope.apply(predictions["cc"].energy) if steps[0] >= 13 else value), sums
 
     def watched(self: MultiFidelityModule, optimizer: Any) -> None:
         potential = self.potential
-        weights[:] = [potential, {name: value.clone() for name, value in potential.state_dict().items()}]
+        if steps[0] <= 13:
+            weights[:] = [potential, {name: value.clone() for name, value in potential.state_dict().items()}]
         check(self, optimizer)
 
     monkeypatch.setattr(MultiFidelityLoss, "forward", steep)
@@ -220,22 +229,15 @@ def test_bad_data_in_validation_are_named_before_anything_is_best(
 
 def test_a_validation_that_explodes_alone(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finite training losses, and a prediction that is NaN for a conformation of the validation, in epoch 2."""
-    folder, step = tmp_path / "run", MultiFidelityModule.validation_step
+    folder, predicted = tmp_path / "run", MultiFidelityModule._predicted
 
-    def exploding(self: MultiFidelityModule, batch: Any, number: int) -> None:
-        predict = self.potential.predict
+    def exploding(self: MultiFidelityModule, *arguments: Any) -> Any:
+        found = predicted(self, *arguments)
+        if self.current_epoch == 2 and not self.potential.training:
+            found["cc"].energy[5] = math.nan
+        return found
 
-        def predicted(*arguments: Any, **more: Any) -> Any:
-            found = predict(*arguments, **more)
-            if self.current_epoch == 2:
-                found["cc"].energy[5] = math.nan
-            return found
-
-        self.potential.predict = predicted  # type: ignore[method-assign]
-        step(self, batch, number)
-        del self.potential.predict
-
-    monkeypatch.setattr(MultiFidelityModule, "validation_step", exploding)
+    monkeypatch.setattr(MultiFidelityModule, "_predicted", exploding)
     error = error_of(capsys, *MAIN, *TINY, "--epochs=5", "--out", folder)
     assert "the val loss became NaN or infinite in epoch 2, step 30" in error
     assert "the predicted cc energy of" in error
