@@ -286,7 +286,8 @@ class MultiFidelityPotential(Potential):
         else:
             predictions = evaluate(self, system, wanted, differentiable, std)
         if self.isolated == "reference":
-            predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
+            n_species = len(self.backbone.species)  # type: ignore[arg-type]
+            predictions = {name: p.without_last(n_species) for name, p in predictions.items()}
         if prepared.order is None:
             return predictions
         return {name: p.of_atoms(torch.argsort(prepared.order)) for name, p in predictions.items()}
