@@ -18,13 +18,14 @@ from mfpyg.kernels.padded import PaddedSum
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.models.prepare import PreparedData
 from mfpyg.models.system import System
+from mfpyg.training import data as training_data
 from mfpyg.training import module as training_module
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.ready import Ready, make_ready
 
-from .waits import Waits
 from .conftest import stage_of
 from .test_loss import make_loss, molecule
+from .waits import Waits
 
 TINY = ["--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--model.kernel=padded"]
 OPTIONS = ["--fidelities", "dz:EF", "cc:E", *TINY, "--epochs=2", "--batch-size=64", "--compile=off"]
@@ -39,7 +40,9 @@ CASES = {
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that do not wait, of batches that are assembled where the potential is."""
     monkeypatch.setattr(training_module, "waits", lambda device: True)
+    monkeypatch.setattr(training_data, "fits", lambda device, n_bytes: n_bytes > 100_000)
 
 
 @pytest.fixture
