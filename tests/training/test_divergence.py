@@ -18,8 +18,10 @@ from mfpyg.cli import train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.splits import make_splits
 from mfpyg.settings import SplitSettings
+from mfpyg.training import faults
 from mfpyg.training import module as training_module
 from mfpyg.training import run as training_run
+from mfpyg.training.callbacks import RunCheckpoint
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.schedule import Schedule
@@ -33,6 +35,7 @@ def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Every test also as on a GPU, where faults are looked for some steps later, with the same outcome."""
     if request.param == "gpu":
         monkeypatch.setattr(training_module, "waits", lambda device: True)
+        monkeypatch.setattr(faults, "READ_EVERY", 4)
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -144,6 +147,32 @@ def test_an_infinite_gradient_of_a_finite_loss_moves_nothing(
     potential, before = weights
     assert all(torch.equal(value, before[name]) for name, value in potential.state_dict().items())
     assert_sound(folder, 1)
+
+
+def test_no_checkpoint_within_an_epoch_is_of_weights_after_the_fault(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is due after every step; the weights of the last one are those before the step that failed."""
+    folder, forward, saved = tmp_path / "run", MultiFidelityLoss.forward, []
+
+    def infinite(self: MultiFidelityLoss, predictions: Any, batch: Any, *others: Any) -> tuple[Tensor, Tensor]:
+        value, sums = forward(self, predictions, batch, *others)
+        return (value * math.inf if len(saved) == 3 else value), sums
+
+    save = RunCheckpoint._save_last
+
+    def watched(self: RunCheckpoint, trainer: Any) -> None:
+        save(self, trainer)
+        saved.append(trainer.global_step)
+
+    monkeypatch.setattr(MultiFidelityLoss, "forward", infinite)
+    monkeypatch.setattr(RunCheckpoint, "_save_last", watched)
+    error = error_of(capsys, *MAIN, *TINY, "--epochs=2", "--checkpoint-minutes=1e-9", "--out", folder)
+    assert "the loss became infinite in epoch 0, step 3, at learning rate" in error
+    assert saved == [1, 2, 3]
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
 
 
 Change = Callable[[Any, Sequence[str], int, slice], None]
