@@ -170,7 +170,9 @@ def _strained(pos: Tensor, lattice: Lattice | None, topology: Topology) -> tuple
     strain = cell.new_zeros(topology.n_graphs, 3, 3).requires_grad_()
     deformation = torch.eye(3, dtype=cell.dtype, device=cell.device) + (strain + strain.mT) / 2
     at = torch.bmm(pos.unsqueeze(1), deformation[topology.batch]).squeeze(1)  # (n_atoms, 3)
-    volume = torch.where(lattice.pbc.all(dim=1), torch.linalg.det(cell).abs(), torch.nan)
+    a, b, c = cell.unbind(dim=1)  # (n_graphs, 3) each
+    determinant = (a * torch.linalg.cross(b, c)).sum(dim=1)  # CUDA graphs cannot capture torch.linalg.det
+    volume = torch.where(lattice.pbc.all(dim=1), determinant.abs(), torch.nan)
     variables = Variables(pos, strain, volume)
     return variables, at, Lattice(cell @ deformation, lattice.pbc)
 

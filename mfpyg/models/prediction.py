@@ -84,12 +84,19 @@ class Prediction:
 
     def first(self, n_graphs: int, n_atoms: int) -> Prediction:
         """Copy of the first graphs and their atoms."""
-        sizes = {"graph": n_graphs, "atom": n_atoms}
-        lengths = {p.name: sizes[p.per] for p in predicted_properties(self)}
-        lengths.update(atomic_energies=n_atoms, hierarchicality=n_graphs)
+        return self._parts(slice(n_graphs), slice(n_atoms))
+
+    def without_first(self, n_graphs: int, n_atoms: int) -> Prediction:
+        """Copy without the first graphs and their atoms."""
+        return self._parts(slice(n_graphs, None), slice(n_atoms, None))
+
+    def _parts(self, graphs: slice, atoms: slice) -> Prediction:
+        of = {"graph": graphs, "atom": atoms}
+        slices = {p.name: of[p.per] for p in predicted_properties(self)}
+        slices.update(atomic_energies=atoms, hierarchicality=graphs)
         if self.energy_std is not None:
-            lengths.update(energy_std=n_graphs, forces_std=n_atoms)
-        values: dict[str, Any] = {name: getattr(self, name)[:n] for name, n in lengths.items()}
+            slices.update(energy_std=graphs, forces_std=atoms)
+        values: dict[str, Any] = {name: getattr(self, name)[part] for name, part in slices.items()}
         return dataclasses.replace(self, **values)
 
     def of_atoms(self, numbers: Tensor) -> Prediction:
