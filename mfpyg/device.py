@@ -39,6 +39,11 @@ def waits(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
+def captures(device: torch.device) -> bool:
+    """True if work on the device can be captured in a CUDA graph."""
+    return device.type == "cuda"
+
+
 @contextmanager
 def beside(device: torch.device) -> Iterator[None]:
     """Context manager for work on a CUDA stream of its own, without effect on a CPU.

@@ -5,12 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mfpyg.device import beside, fits, waits
+from mfpyg.device import beside, captures, fits, waits
 
 
 def test_only_a_cpu_is_not_waited_for() -> None:
     assert not waits(torch.device("cpu"))
     assert all(waits(torch.device(name)) for name in ("cuda", "cuda:1", "meta"))
+
+
+def test_only_work_on_a_gpu_is_captured() -> None:
+    assert captures(torch.device("cuda:1"))
+    assert not captures(torch.device("cpu"))
 
 
 def test_data_fit_into_half_of_the_free_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

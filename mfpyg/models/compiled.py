@@ -4,6 +4,9 @@
 forces (and stresses) are recorded once with ``make_fx`` and symbolic sizes, and the record is compiled: once for each
 set of wanted fidelities, in about ten seconds, for all sizes of later batches. In training the compiler differentiates
 the record again. Neighbour lists are built outside.
+
+On a GPU small systems are padded to few sizes (:mod:`mfpyg.models.buckets`), and from the second time on the compiled
+kernels of a size are replayed as a CUDA graph (:mod:`mfpyg.models.cuda_graphs`), except in training.
 """
 
 from __future__ import annotations
@@ -21,9 +24,11 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental import _config
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
+from mfpyg.device import captures
 from mfpyg.errors import MFPyGError, MFPyGWarning
-from mfpyg.graph import Topology
 from mfpyg.lattice import Lattice
+from mfpyg.models.buckets import padded
+from mfpyg.models.cuda_graphs import MOST_EDGES, Replayed
 from mfpyg.models.derivatives import Network, Variables, derive, energies, evaluate
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import System
@@ -44,6 +49,9 @@ class _Module(Network, Protocol):
 
     backbone: nn.Module
     training: bool
+
+    @property
+    def cutoff(self) -> float: ...
 
     def named_modules(self, *, prefix: str) -> Iterator[tuple[str, nn.Module]]: ...
 
@@ -82,6 +90,9 @@ class Compiler:
         wanted: Mapping[str, str],
         differentiable: bool,
     ) -> dict[str, Prediction]:
+        given, ghosts = system, None
+        if not differentiable and _is_replayed(system):
+            system, ghosts = padded(system, potential.backbone.species, potential.cutoff)  # type: ignore[arg-type]
         if system.prepared is None and hasattr(potential.backbone, "prepare"):
             graph = system.topology.at(system.pos, system.lattice)
             system.prepared = potential.backbone.prepare(graph)  # type: ignore[operator]
@@ -94,7 +105,8 @@ class Compiler:
                 if record is None:
                     record = _record_prediction(potential, system, inputs, wanted, differentiable)
                     records.append(record)
-                outputs = record.function(*inputs) if record.function is not None else None
+                function = record.function if ghosts is None else record.replayed
+                outputs = function(*inputs) if function is not None else None
             except (MFPyGError, MemoryError, torch.OutOfMemoryError):
                 raise
             except Exception as error:  # torch's compiler, and the C++ compiler that it calls, raise errors of any type
@@ -103,8 +115,15 @@ class Compiler:
                 warnings.warn(text, MFPyGWarning, stacklevel=4)
                 self._records[key], outputs = [_Record(None, {})], None
         if outputs is None:
-            return evaluate(potential, system, wanted, differentiable)
-        return _named(outputs, wanted)
+            return evaluate(potential, given, wanted, differentiable)
+        predictions = _named(outputs, wanted)
+        return predictions if ghosts is None else {name: ghosts.removed_from(p) for name, p in predictions.items()}
+
+
+def _is_replayed(system: System) -> bool:
+    """True if a prediction of the system is to be replayed; tables of ``prepared`` could not be padded."""
+    small = system.topology.edge_index.shape[1] <= MOST_EDGES
+    return small and system.prepared is None and captures(system.pos.device)
 
 
 @dataclass
@@ -114,10 +133,16 @@ class _Record:
     Attributes:
         function: compiled function of weights and tensors of a system; ``None`` if recording or compiling failed.
         fixed: ``{(tensor, dimension): size}``, sizes of the system's tensors that are constants in the record.
+        replayed: the function, replayed as CUDA graphs.
     """
 
     function: Compiled | None
     fixed: dict[tuple[int, int], int]
+    replayed: Compiled | None = None
+
+    def __post_init__(self) -> None:
+        if self.function is not None:
+            self.replayed = Replayed(self.function)
 
     def fits(self, tensors: list[Tensor]) -> bool:
         """True if the tensors have the sizes that are constants in the record."""
@@ -133,7 +158,7 @@ def _key(
 ) -> Any:
     """Key of a record: everything it depends on. Sizes 0 and 1 are included, as torch never makes them symbolic."""
     prepared = system.prepared
-    there = system.topology.edge_shift is not None, system.charge is not None
+    there = type(system.topology).__name__, system.topology.edge_shift is not None, system.charge is not None
     kind = (type(prepared).__name__, None if prepared is None else prepared.key, there)
     where = (system.pos.device, system.pos.dtype, potential.training)
     small = tuple(size if size < 2 else None for tensor in tensors for size in tensor.shape)
@@ -238,7 +263,7 @@ def flattened(system: System) -> list[Tensor]:
 def rebuilt(like: System, tensors: list[Tensor]) -> System:
     """Inverse of :func:`flattened`: a system like another, with these tensors."""
     pos, species, z, batch, edge_index, sizes, *rest = tensors
-    topology, lattice = Topology(z, edge_index, batch, sizes.shape[0]), None
+    topology, lattice = type(like.topology)(z, edge_index, batch, sizes.shape[0]), None
     if like.lattice is not None and like.topology.edge_shift is not None:
         topology.edge_shift, cell, pbc, *rest = rest
         lattice = Lattice(cell, pbc)

@@ -48,8 +48,8 @@ class MultiFidelityPotential(Potential):
         MFPyGError: for duplicate or no fidelities, properties of an unknown one, or a module that is not a backbone.
 
     Attributes:
-        compiled: whether predictions, including forces, go through ``torch.compile``; see
-            :mod:`mfpyg.models.compiled`. Default: False.
+        compiled: whether predictions, including forces, go through ``torch.compile``, and on a GPU through CUDA graphs;
+            see :mod:`mfpyg.models.compiled`. Default: False.
         uncertainty: standard deviations of fidelities that have them, see :mod:`mfpyg.models.last_layer`.
 
     Example:
@@ -315,7 +315,8 @@ class MultiFidelityPotential(Potential):
         system = System(vectors[near], species, topology, None)
         if self.isolated == "reference":
             system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
-        prediction = evaluate(self, system, {fidelity: "EF"}, False)[fidelity].of_edges(near, len(edge_vec))
+        predict = self._compiler if self.compiled and len(near) else evaluate
+        prediction = predict(self, system, {fidelity: "EF"}, False)[fidelity].of_edges(near, len(edge_vec))
         if self.isolated == "reference":
             prediction = dataclasses.replace(prediction.without_last(len(self.species)), forces=prediction.forces)
         return prediction
