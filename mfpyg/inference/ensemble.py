@@ -66,6 +66,11 @@ class Ensemble:
         for member in self.members:  # warn once, not once per member
             member._warned = self.members[0]._warned
 
+    def compile(self) -> None:
+        """Let predictions of all members go through ``torch.compile``, see :mod:`mfpyg.models.compiled`."""
+        for member in self.members:
+            member.compiled = True
+
     @property
     def device(self) -> torch.device:
         """Device of the first member."""

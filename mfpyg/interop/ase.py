@@ -77,8 +77,8 @@ class MFPyGCalculator(Calculator):
         skin: skin of the neighbour list in Å; see :class:`mfpyg.interop.verlet.VerletList`.
         device: device such as ``"cuda"``; default: that of the potential, the CPU for files.
         dtype: ``"float32"`` or ``"float64"``; default: as trained. Energies are always float64.
-        compiled: whether to use ``torch.compile``, see :mod:`mfpyg.models.compiled`; the first calculation then takes a
-            minute or more.
+        compiled: whether to use ``torch.compile``, and on a GPU CUDA graphs, see :mod:`mfpyg.models.compiled`; the
+            first calculations then take a minute or more.
         atoms: atoms to attach the calculator to.
 
     Raises:

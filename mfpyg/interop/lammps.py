@@ -41,7 +41,12 @@ _COUPLING = "mliap_unified_couple"
 
 
 def load_potential(
-    lmp: Any, models: Model | Sequence[Model], fidelity: str | None = None, *, device: torch.device | str | None = None
+    lmp: Any,
+    models: Model | Sequence[Model],
+    fidelity: str | None = None,
+    *,
+    device: torch.device | str | None = None,
+    compiled: bool = False,
 ) -> UnifiedPotential:
     """Pass a potential to LAMMPS, to be used by the next ``pair_style mliap unified EXISTS``.
 
@@ -52,6 +57,8 @@ def load_potential(
             taken.
         fidelity: level of theory; optional if there is only one.
         device: device to compute on; default: that of the potential, the CPU for files.
+        compiled: whether to use ``torch.compile``, and on a GPU CUDA graphs, see :mod:`mfpyg.models.compiled`; the
+            first step then takes a minute or more.
 
     Raises:
         MFPyGError: for a LAMMPS without ML-IAP and Python, a file that cannot be read, or an unknown fidelity.
@@ -62,7 +69,7 @@ def load_potential(
         >>> load_potential(lmp, "runs/example", "cc")                # doctest: +SKIP
         >>> lmp.commands_list(["pair_style mliap unified EXISTS", "pair_coeff * * H C N O"])  # doctest: +SKIP
     """
-    potential = UnifiedPotential(lmp, models, fidelity, device=device)
+    potential = UnifiedPotential(lmp, models, fidelity, device=device, compiled=compiled)
     try:
         from lammps import mliap
 
@@ -81,7 +88,7 @@ class UnifiedPotential:
     """Model that ML-IAP calls in every step; created by :func:`load_potential`.
 
     Args:
-        lmp, models, fidelity, device: see :func:`load_potential`.
+        lmp, models, fidelity, device, compiled: see :func:`load_potential`.
 
     Attributes:
         element_types: symbols of the elements that ``pair_coeff`` may name.
@@ -94,10 +101,18 @@ class UnifiedPotential:
     interface: Any = None
 
     def __init__(
-        self, lmp: Any, models: Model | Sequence[Model], fidelity: str | None, *, device: torch.device | str | None
+        self,
+        lmp: Any,
+        models: Model | Sequence[Model],
+        fidelity: str | None,
+        *,
+        device: torch.device | str | None,
+        compiled: bool = False,
     ) -> None:
         self.lmp = lmp
         self.ensemble = Ensemble(models, device)
+        if compiled:
+            self.ensemble.compile()
         self.fidelity = self.ensemble.fidelity(fidelity)
         for member in self.ensemble.members:
             member.check_edges_suffice(self.fidelity)

@@ -36,6 +36,8 @@ class MFPyGModel(ModelInterface):
         device: device to compute on; default: that of the potential, the CPU for files.
         dtype: dtype of weights, positions, cells, forces and stresses; default: that of the weights. Use float64 to
             conserve energy beyond float32 precision.
+        compiled: whether to use ``torch.compile``, and on a GPU CUDA graphs, see :mod:`mfpyg.models.compiled`; the
+            first predictions then take a minute or more.
         compute_forces: whether to compute forces.
         compute_stress: whether to compute stresses, as needed for variable cells; NaN for systems that are not periodic
             in all three directions.
@@ -61,12 +63,15 @@ class MFPyGModel(ModelInterface):
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        compiled: bool = False,
         compute_forces: bool = True,
         compute_stress: bool = False,
         memory_scales_with: str = "n_atoms_x_density",
     ) -> None:
         super().__init__()
         self._ensemble = Ensemble(models, device)
+        if compiled:
+            self._ensemble.compile()
         self.fidelity = self._ensemble.fidelity(fidelity)
         if dtype not in (None, torch.float32, torch.float64):
             raise MFPyGError(f"dtype is {dtype}, expected torch.float32 or torch.float64")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from types import SimpleNamespace
 from typing import Any
@@ -145,6 +146,19 @@ def test_molecules_and_units(isolated: str) -> None:
     atoms.set_cell(20 * np.eye(3))
     assert_equal(answer(one, atoms), one, atoms)
     assert_equal(answer(one, atoms, units="real"), one, atoms, unit=1.0)
+
+
+def test_compiled(replayed_here: list[int]) -> None:
+    plain, atoms = potential("schnet", isolated="reference"), crystal()
+    found = Neighbours(atoms, plain.cutoff)
+    compiled = UnifiedPotential(found, copy.deepcopy(plain), None, device=None, compiled=True)
+    for step in range(4):
+        atoms.rattle(0.01, seed=step)
+        found = compiled.lmp = Neighbours(atoms, plain.cutoff)
+        compiled.compute_forces(found.data)
+        assert_equal(found, plain, atoms)
+    assert 1 <= len(replayed_here) <= 2
+    assert sum(replayed_here) >= 2
 
 
 def test_a_sum_of_two_networks_with_cutoffs_of_their_own() -> None:

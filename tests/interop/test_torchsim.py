@@ -21,9 +21,12 @@ from mfpyg.interop.torchsim import MFPyGModel  # noqa: E402
 CPU = torch.device("cpu")
 
 
-def potential(*fidelities: str, species: tuple[int, ...] = (1, 6, 7, 8), seed: int = 0) -> MultiFidelityPotential:
+def potential(
+    *fidelities: str, species: tuple[int, ...] = (1, 6, 7, 8), seed: int = 0, n_interactions: int = 2
+) -> MultiFidelityPotential:
     torch.manual_seed(seed)
-    backbone = HIPNN(species, n_features=8, n_sensitivities=6, n_interactions=2, n_atom_layers=1, cutoff=4.0)
+    sizes = {"n_features": 8, "n_sensitivities": 6, "n_interactions": n_interactions, "n_atom_layers": 1}
+    backbone = HIPNN(species, cutoff=4.0, **sizes)
     found = MultiFidelityPotential(backbone, fidelities or ["dz", "cc"]).double().eval()
     for level in found.heads.modules():
         if isinstance(level, torch.nn.Linear):
@@ -67,6 +70,24 @@ def test_a_batch_is_its_systems(systems: list[Atoms]) -> None:
             torch.testing.assert_close(found["stress"][number], expected.stress[0] * KCAL_MOL_TO_EV, **near)
         else:
             assert found["stress"][number].isnan().all()
+
+
+def test_compiled(replayed_here: list[int]) -> None:
+    systems = crystals()
+    plain, compiled = (
+        MFPyGModel(potential(n_interactions=1), "cc", compute_stress=True, compiled=compiled)
+        for compiled in (False, True)
+    )
+    for step in range(4):
+        for atoms in systems:
+            atoms.rattle(0.01, seed=step)
+        state = ts.io.atoms_to_state(systems, CPU, torch.float64)
+        found, expected = compiled(state), plain(state)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values, atol=1e-10, rtol=1e-10)
+    assert 1 <= len(replayed_here) <= 2
+    assert sum(replayed_here) >= 2
 
 
 def test_what_is_not_wanted_is_not_computed() -> None:
