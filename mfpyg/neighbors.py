@@ -122,7 +122,7 @@ def _molecules_torch(pos: Tensor, batch: Tensor, counts: Tensor, cutoff: float) 
 
 def _within(pos: Tensor, source: Tensor, target: Tensor, cutoff: float) -> Tensor:
     near = (pos[source] - pos[target]).square().sum(dim=1) <= cutoff * cutoff
-    near &= source != target
+    near = (near & (source != target)).nonzero().squeeze(1)
     return torch.stack([source[near], target[near]])
 
 
@@ -155,7 +155,7 @@ def _image_edges(
     shift = shift - images.wraps[source] + images.wraps[target]
     edge_vec = images.pos[source] - images.pos[target] + lattice.translations(shift, batch[target])
     near = edge_vec.square().sum(dim=1) <= cutoff * cutoff
-    near &= (source != target) | shift.any(dim=1)
+    near = (near & ((source != target) | shift.any(dim=1))).nonzero().squeeze(1)
     return torch.stack([source[near], target[near]]), shift[near].int()
 
 
