@@ -98,7 +98,8 @@ class TrainSettings:
     precision: int = setting(32, "floating-point bits of the network", choices=(32, 64))
     engine: str = setting(
         "auto",
-        "neighbour search; auto: vesin for large graphs on a CPU, else torch; all of them find the same edges",
+        "neighbour search; auto: vesin for large graphs on a CPU, nvalchemi, if installed, on a GPU, else torch; "
+        "all of them find the same edges",
         choices=ENGINES,
     )
     compile: str = setting(
