@@ -20,12 +20,13 @@ from mfpyg.errors import MFPyGError
 from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
 
 
-def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rows_of(slices: Tensor, chosen: Tensor, n_rows: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of a column that belong to the chosen conformations, in their order.
 
     Args:
         slices: first row of each conformation, and the end, (n + 1,) int64.
         chosen: numbers of conformations, (m,) int64.
+        n_rows: number of rows; default: read from the slices, for which a GPU has to be waited for.
 
     Returns:
         The rows, (Σ counts,) int64; their slices, (m + 1,) int64; and for each row the position of its conformation
@@ -35,7 +36,7 @@ def rows_of(slices: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     counts = slices[chosen + 1] - first  # (m,)
     new = counts.new_zeros(len(chosen) + 1)
     torch.cumsum(counts, 0, out=new[1:])
-    owner = torch.repeat_interleave(counts, output_size=int(new[-1]))
+    owner = torch.repeat_interleave(counts, output_size=int(new[-1]) if n_rows is None else n_rows)
     rows = (first - new[:-1]).index_select(0, owner)
     return rows.add_(torch.arange(len(rows), device=rows.device)), new, owner
 
@@ -66,11 +67,13 @@ class Assembler:
 
     Args:
         dataset: data set or part of one; PyG's collate is used if it has a ``transform`` or columns other than tensors.
+        device: device to copy the columns to, on which batches are then assembled, unless PyG's collate is used. It is
+            not waited for. Default: where they are.
     """
 
     @with_default_torch_settings
-    def __init__(self, dataset: InMemoryDataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: InMemoryDataset, device: torch.device | None = None) -> None:
+        self.dataset, self._device = dataset, device
         data, slices = dataset._data, dataset.slices
         columns = {key: data[key] for key in slices}
         self._by_indexing = dataset.transform is None and all(isinstance(v, Tensor) for v in columns.values())
@@ -80,9 +83,16 @@ class Assembler:
         # Columns of one kind share their slices; those with one row per conformation need no arithmetic.
         self._kinds = {id(slices[key]): slices[key] for key in columns}
         self._one_each = {k for k, v in self._kinds.items() if bool((v == torch.arange(len(v))).all())}
+        self._slices = self._kinds if device is None else {k: v.to(device) for k, v in self._kinds.items()}
         self._columns = [
             # PyG's rule for indices of atoms, which are offset by the atoms of the preceding graphs.
-            (key, value, id(slices[key]), data.__cat_dim__(key, value), "index" in key or key == "face")
+            (
+                key,
+                value if device is None else value.to(device),
+                id(slices[key]),
+                data.__cat_dim__(key, value),
+                "index" in key or key == "face",
+            )
             for key, value in columns.items()
         ]
         self._empty = Batch(_base_cls=Data)
@@ -95,11 +105,15 @@ class Assembler:
         chosen = torch.as_tensor(chosen, dtype=torch.int64)
         if self._part is not None:
             chosen = self._part[chosen]
-        one_each = chosen, torch.arange(len(chosen) + 1), torch.arange(len(chosen))
-        rows = {k: one_each if k in self._one_each else rows_of(v, chosen) for k, v in self._kinds.items()}
+        here = chosen if self._device is None else _sent(chosen, self._device)
+        one_each = here, *(torch.arange(n, device=here.device) for n in (len(here) + 1, len(here)))
+        rows = {
+            k: one_each if k in self._one_each else rows_of(v, here, self._n_rows(k, chosen))
+            for k, v in self._slices.items()
+        }
         _, ptr, owner = rows[id(self.dataset.slices["z"])]  # first atom of each, (m + 1,)
         batch = copy.copy(self._empty)
-        no_offset = torch.zeros(len(chosen), dtype=torch.int64)
+        no_offset = torch.zeros(len(chosen), dtype=torch.int64, device=here.device)
         batch._slice_dict, batch._inc_dict = {}, {}
         for key, column, kind, dim, is_index in self._columns:
             index, new, graph = rows[kind]
@@ -111,6 +125,15 @@ class Assembler:
         batch.batch, batch.ptr = owner, ptr
         batch._num_graphs = len(chosen)
         return batch
+
+    def _n_rows(self, kind: int, chosen: Tensor) -> int | None:
+        slices = self._kinds[kind]  # on the CPU
+        return None if self._device is None else int((slices[chosen + 1] - slices[chosen]).sum())
+
+
+def _sent(numbers: Tensor, device: torch.device) -> Tensor:
+    """Copy of a tensor on a device; a GPU copies it by itself, from pinned memory."""
+    return (numbers.pin_memory() if device.type == "cuda" else numbers).to(device, non_blocking=True)
 
 
 BatchPlan = Callable[[int], Sequence[np.ndarray]]
@@ -160,6 +183,7 @@ class BatchLoader(DataLoader):
         seed: seed of that order.
         plan: conformations of each batch of an epoch, instead of the three above.
         epoch: number of the first epoch.
+        assemble: function from numbers of conformations, (m,) int64, to a batch; default: :class:`Assembler`.
         kwargs: as in ``torch.utils.data.DataLoader``: ``num_workers``, ``pin_memory``, …, except those that choose
             batches.
 
@@ -180,6 +204,7 @@ class BatchLoader(DataLoader):
         *,
         plan: BatchPlan | None = None,
         epoch: int = 0,
+        assemble: Callable[[np.ndarray], Batch] | None = None,
         **kwargs: Any,
     ) -> None:
         if batch_size < 1:
@@ -190,7 +215,7 @@ class BatchLoader(DataLoader):
         # torch's loader draws from a generator, and a resumed pass does so at another time; so not the global one.
         kwargs.setdefault("generator", torch.Generator())
         super().__init__(
-            _Rows(dataset),
+            _Rows(dataset, Assembler(dataset) if assemble is None else assemble),
             batch_sampler=self._order,  # type: ignore[arg-type]
             collate_fn=_identity,
             **kwargs,
@@ -250,9 +275,8 @@ class _Order:
 class _Rows(Dataset):
     """Data set that returns a batch for a list of numbers."""
 
-    def __init__(self, dataset: InMemoryDataset) -> None:
-        self.dataset = dataset
-        self._assemble = Assembler(dataset)
+    def __init__(self, dataset: InMemoryDataset, assemble: Callable[[np.ndarray], Batch]) -> None:
+        self.dataset, self._assemble = dataset, assemble
 
     def __len__(self) -> int:
         return len(self.dataset)

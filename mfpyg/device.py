@@ -1,6 +1,10 @@
-"""Choice of the device to compute on."""
+"""Choice of the device to compute on, and work on a GPU that is done beside other work."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -28,3 +32,34 @@ def choose_device(accelerator: str, devices: int = 1) -> torch.device:
             f"{devices} CUDA devices requested, {available} found; use --accelerator cpu, or fewer --devices"
         )
     return torch.device("cuda")
+
+
+def waits(device: torch.device) -> bool:
+    """True if reading a number from the device waits for all work that it was given, as on a GPU."""
+    return device.type != "cpu"
+
+
+@contextmanager
+def beside(device: torch.device) -> Iterator[None]:
+    """Context manager for work on a CUDA stream of its own, without effect on a CPU.
+
+    The host can wait for such work without waiting for that of the current stream, which goes on meanwhile; what the
+    current stream is given later waits for it, on the device. Memory that the current stream is to use must be passed
+    to ``record_stream``, see :meth:`torch.Tensor.record_stream`.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    with torch.cuda.stream(_stream(device)):
+        yield
+    torch.cuda.current_stream(device).wait_stream(_stream(device))
+
+
+@functools.lru_cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device, priority=-1)  # small work, before the large one of a step
+
+
+def fits(device: torch.device, n_bytes: int) -> bool:
+    """True if data of this size should be kept on the device: a GPU, half of whose free memory they fit into."""
+    return device.type == "cuda" and n_bytes <= torch.cuda.mem_get_info(device)[0] // 2

@@ -14,7 +14,9 @@ from mfpyg.models.prediction import Products, predicted_properties
 from mfpyg.properties import ENERGY, Property
 
 
-def label_errors(property: Property, prediction: Prediction, batch: Batch, column: int) -> Tensor:
+def label_errors(
+    property: Property, prediction: Prediction, batch: Batch, column: int, rows: Tensor | None = None
+) -> Tensor:
     """Predicted minus labelled components of a property, (n_labelled_components,) float64.
 
     Entries without a label are left out before any arithmetic: NaN times zero is still NaN, also in the gradient. If
@@ -25,16 +27,17 @@ def label_errors(property: Property, prediction: Prediction, batch: Batch, colum
         prediction: prediction of one fidelity.
         batch: batch with labels, such as ``forces`` (n_atoms, T, 3), and their mask (n_graphs, T).
         column: index of the fidelity among the T of the data set.
+        rows: graphs, or atoms, with a label, (n_labelled,) int64; default: found by :func:`labelled_rows`.
     """
     predicted, labels = getattr(prediction, property.name), batch[property.name]
     if predicted is None:
-        assert not batch[property.mask][:, column].any()
+        assert not (batch[property.mask][:, column].any() if rows is None else len(rows))
         return prediction.energy.new_zeros(0, dtype=torch.float64)
     if isinstance(predicted, Products):
         return product_errors(predicted, batch, column)
     if property.per == "pair":
         raise ValueError("whole Hessians are compared by mfpyg.evaluation.hessians")
-    rows = labelled_rows(property, batch, column)
+    rows = labelled_rows(property, batch, column) if rows is None else rows
     return (predicted[rows].double() - labels[rows, column].double()).flatten()
 
 
@@ -50,17 +53,24 @@ def pair_members(pair: Tensor) -> tuple[Tensor, Tensor]:
     return first[torch.isin(one, other)], second[torch.isin(other, one)]
 
 
-def pair_errors(prediction: Prediction, batch: Batch, column: int) -> Tensor:
+def labelled_pairs(batch: Batch, column: int) -> Tensor:
+    """First and second members of the pairs with two energies of a fidelity, (2, n_pairs) int64."""
+    first, second = pair_members(batch.pair)
+    mask = batch.energy_mask[:, column]
+    return torch.stack([members[mask[first] & mask[second]] for members in (first, second)])
+
+
+def pair_errors(prediction: Prediction, batch: Batch, column: int, members: Tensor | None = None) -> Tensor:
     """Predicted minus labelled mean forces −(E_b − E_a) / |d| along pairs of graphs, (n_pairs,) float64.
 
     Args:
         prediction: prediction of one fidelity.
         batch: batch with energies, and ``pair`` and ``pair_length`` of :mod:`mfpyg.training.pairs`.
         column: index of the fidelity among the T of the data set.
+        members: result of :func:`labelled_pairs`, if known.
     """
-    first, second = pair_members(batch.pair)
-    mask, labels = batch.energy_mask[:, column], batch.energy[:, column]
-    first, second = (members[mask[first] & mask[second]] for members in (first, second))
+    first, second = labelled_pairs(batch, column) if members is None else members
+    labels = batch.energy[:, column]
     predicted = prediction.energy[first] - prediction.energy[second]
     return (predicted - (labels[first] - labels[second])) / batch.pair_length[first]
 
@@ -69,15 +79,17 @@ ENERGY_DIFFERENCE = "energy_difference"
 """Name of the errors of :func:`difference_errors` in the loss and its logs."""
 
 
-def difference_errors(prediction: Prediction, base: Prediction, batch: Batch, column: int, base_column: int) -> Tensor:
+def difference_errors(
+    prediction: Prediction, base: Prediction, batch: Batch, column: int, base_column: int, both: Tensor
+) -> Tensor:
     """Predicted minus labelled E − E_base of the graphs with both energies, (n,) float64.
 
     Args:
         prediction, base: predictions of a fidelity and of the one that it is compared with.
         batch: batch with energies.
         column, base_column: indices of these among the T of the data set.
+        both: graphs with both energies, (n,) int64.
     """
-    both = batch.energy_mask[:, column] & batch.energy_mask[:, base_column]
     predicted = prediction.energy[both].double() - base.energy[both].double()
     return predicted - (batch.energy[both, column] - batch.energy[both, base_column])
 
@@ -133,7 +145,7 @@ def hessian_rows(batch: Batch, column: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def error_sums(errors: Tensor) -> Tensor:
     """Count, Σ|e| and Σe², which add up over batches and processes. (n,) -> (3,) float64."""
-    count = torch.tensor(float(errors.numel()), dtype=torch.float64, device=errors.device)
+    count = torch.full((), errors.numel(), dtype=torch.float64, device=errors.device)  # tensor() would copy a number
     return torch.stack([count, errors.abs().sum(), errors.square().sum()])
 
 

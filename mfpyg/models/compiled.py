@@ -82,7 +82,7 @@ class Compiler:
         wanted: Mapping[str, str],
         differentiable: bool,
     ) -> dict[str, Prediction]:
-        if hasattr(potential.backbone, "prepare"):
+        if system.prepared is None and hasattr(potential.backbone, "prepare"):
             graph = system.topology.at(system.pos, system.lattice)
             system.prepared = potential.backbone.prepare(graph)  # type: ignore[operator]
         inputs = _weights(potential), flattened(system)

@@ -15,12 +15,25 @@ from mfpyg.errors import MFPyGError
 from mfpyg.models.interface import Potential
 from mfpyg.models.potential import MultiFidelityPotential
 from mfpyg.models.prediction import Prediction
+from mfpyg.models.prepare import PreparedData
 from mfpyg.properties import in_order, listed
 
 
 def difference_name(target: str, base: str) -> str:
     """Name of the difference of two levels: ``"cc-dz"`` for E_cc − E_dz."""
     return f"{target}-{base}"
+
+
+@dataclasses.dataclass
+class PreparedSum:
+    """Graphs prepared for both networks, see :meth:`MultiFidelityPotential.prepare`."""
+
+    base: PreparedData
+    difference: PreparedData
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors that a prediction uses."""
+        return self.base.tensors() + self.difference.tensors()
 
 
 class DeltaPotential(Potential):
@@ -119,7 +132,14 @@ class DeltaPotential(Potential):
             return self.base.has_std(fidelity)
         return self.base.has_std(self.base_level) and self.difference.has_std(self.difference.fidelities[0])
 
-    def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
+    def prepare(self, data: Data, wanted: Mapping[str, str]) -> PreparedSum:
+        """See :meth:`MultiFidelityPotential.prepare`."""
+        self.check_wanted(wanted)
+        self.warn_untrained(data.z, wanted)
+        below, above = self._divided(wanted)
+        return PreparedSum(self.base.prepare(data, below), self.difference.prepare(without_charge(data), above))
+
+    def predict(self, data: Data | PreparedSum, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
         """See :meth:`MultiFidelityPotential.predict`; the target needs both networks.
 
         Its variances are the sums of theirs, times the squares of ``std_scale``.
@@ -127,22 +147,31 @@ class DeltaPotential(Potential):
         self.check_wanted(wanted)
         if std:
             self.check_std(wanted)
-        self.warn_untrained(data.z, wanted)
-        below = {name: letters for name, letters in wanted.items() if name != self.target}
-        if self.target in wanted:
-            below[self.base_level] = in_order(below.get(self.base_level, "") + wanted[self.target])
-        low = self.base.predict(data, below, std)
+        if isinstance(data, PreparedSum):
+            of_base, of_difference = data.base, data.difference
+        else:
+            self.warn_untrained(data.z, wanted)
+            of_base, of_difference = data, without_charge(data)
+        below, above = self._divided(wanted)
+        low = self.base.predict(of_base, below, std)
         result = {}
         for name, letters in wanted.items():
             if name == self.target:
-                of_difference = {self.difference.fidelities[0]: letters}
-                (change,) = self.difference.predict(without_charge(data), of_difference, std).values()
+                (change,) = self.difference.predict(of_difference, above, std).values()
                 result[name] = _total(low[self.base_level], change)
                 if std:
                     self._scale(result[name])
             else:  # some may have been computed for the target only
                 result[name] = low[name].only(letters)
         return self.with_baselines(result, data)
+
+    def _divided(self, wanted: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Properties to predict by the base and by the difference."""
+        below = {name: letters for name, letters in wanted.items() if name != self.target}
+        if self.target not in wanted:
+            return below, {}
+        below[self.base_level] = in_order(below.get(self.base_level, "") + wanted[self.target])
+        return below, {self.difference.fidelities[0]: wanted[self.target]}
 
     def _scale(self, prediction: Prediction) -> None:
         assert prediction.energy_std is not None
@@ -183,7 +212,7 @@ def without_charge(data: Data) -> Data:
 def with_difference(values: Tensor, mask: Tensor, target: int, base: int, owner: Tensor) -> tuple[Tensor, Tensor]:
     """Append a column target − base to labels and their mask, for graphs with both labels.
 
-    Missing labels do not enter any arithmetic.
+    What is computed of missing labels is replaced by NaN.
 
     Args:
         values: labels, (n_rows, T, …), such as (n_rows, T, 3) of forces.
@@ -195,7 +224,6 @@ def with_difference(values: Tensor, mask: Tensor, target: int, base: int, owner:
         Labels (n_rows, T + 1, …) in the dtype of ``values``, NaN without a difference; and the mask (n_graphs, T + 1).
     """
     both = mask[:, target] & mask[:, base]
-    rows = both[owner]
-    difference = torch.full_like(values[:, :1], float("nan"))
-    difference[rows, 0] = values[rows, target] - values[rows, base]
-    return torch.cat([values, difference], dim=1), torch.cat([mask, both[:, None]], dim=1)
+    rows = both[owner].view(-1, *[1] * (values.dim() - 2))
+    difference = torch.where(rows, values[:, target] - values[:, base], torch.nan)
+    return torch.cat([values, difference[:, None]], dim=1), torch.cat([mask, both[:, None]], dim=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,9 +70,17 @@ class Potential(nn.Module):
         """Supported atomic numbers."""
         raise NotImplementedError
 
-    def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
+    def prepare(self, data: Data, wanted: Mapping[str, str]) -> Any:
+        """Do all that reads numbers from the device; :meth:`predict` takes the result in place of the data.
+
+        By default, this is nothing.
+        """
+        return data
+
+    def predict(self, data: Any, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
         """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`.
 
+        The data are a ``Data`` or ``Batch``, or a result of :meth:`prepare`.
         With ``std``, of fidelities with :meth:`has_std`, standard deviations of energies and forces, too.
         """
         raise NotImplementedError

@@ -10,29 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from mfpyg.centering import CENTER_BEYOND, centered
 from mfpyg.errors import MFPyGError, unknown_name
-from mfpyg.graph import EdgeTopology, Graph, find_topology
-from mfpyg.locality import in_order, spatial_order
+from mfpyg.graph import EdgeTopology, Graph
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
-from mfpyg.models.charges import masses, total_charges
 from mfpyg.models.compiled import Compiler
-from mfpyg.models.derivatives import any_wants, evaluate
+from mfpyg.models.derivatives import evaluate
 from mfpyg.models.heads import FurtherHead, Head, make_further_head, make_head
 from mfpyg.models.interface import Potential
 from mfpyg.models.last_layer import LastLayer, LastLayers
 from mfpyg.models.prediction import Prediction
+from mfpyg.models.prepare import PreparedData, add_tables, prepare_data
 from mfpyg.models.repulsion import ZBL
-from mfpyg.models.system import (
-    System,
-    check_apart,
-    check_molecules,
-    check_positions,
-    check_usable,
-    check_volumes,
-    species_number,
-    with_isolated_atoms,
-)
+from mfpyg.models.system import System, check_apart, species_number, with_isolated_atoms
 from mfpyg.option_groups import REPULSIONS
 from mfpyg.properties import heads_of, of_heads
 from mfpyg.torch_defaults import default_torch_settings, without_inference_tensors
@@ -249,12 +238,29 @@ class MultiFidelityPotential(Potential):
     def has_std(self, fidelity: str) -> bool:
         return fidelity in self.uncertainty
 
-    def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
+    def prepare(self, data: Data, wanted: Mapping[str, str]) -> PreparedData:
+        """Check graphs, find their neighbours and the kernel's tables, for :meth:`predict` not to wait for the device.
+
+        Args:
+            data: ``Data`` or ``Batch``.
+            wanted: ``{fidelity: letters}`` of the properties that may be predicted.
+
+        Raises:
+            MFPyGError: as :meth:`predict`, but for overlapping atoms: predictions are not checked for these.
+        """
+        self.check_wanted(wanted)
+        with default_torch_settings(keep_inference=True):
+            prepared = prepare_data(self, without_inference_tensors(data), wanted)
+            add_tables(self, prepared.system, self._differentiable(prepared))
+        return prepared
+
+    def predict(self, data: Data | PreparedData, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
         """Predict the properties in ``wanted``, ``{fidelity: letters}``, see :mod:`mfpyg.properties`.
 
         One pass through the backbone; one backward pass for each fidelity with forces or stress. The results can be
         differentiated (again) in training mode, or if ``data.pos`` or ``data.cell`` requires a gradient; otherwise they
         are detached. With ``std``, there are standard deviations of energies and forces, too, without a backward pass.
+        The data may be prepared, see :meth:`prepare`.
 
         Raises:
             MFPyGError: for an unknown fidelity or element, a property of a fidelity without a head for it, standard
@@ -264,48 +270,35 @@ class MultiFidelityPotential(Potential):
                 some, Hessians, which only :meth:`forward` predicts, or forces in inference mode.
         """
         with default_torch_settings(keep_inference=True):
+            self.check_wanted(wanted)
+            if std:
+                self.check_std(wanted)
+            if isinstance(data, PreparedData):
+                return self._predict(data, wanted, std)
             data = without_inference_tensors(data)
-            return self.with_baselines(self._predict(data, wanted, std), data)
+            prepared = prepare_data(self, data, wanted)
+            predictions = self._predict(prepared, wanted, std)
+            if not self.training:  # in training the loss is checked
+                atoms = prepared.atoms
+                check_apart(list(predictions.values()), atoms.pos, atoms.topology, atoms.lattice, prepared.order)
+            return self.with_baselines(predictions, data)
 
-    def _predict(self, data: Data, wanted: Mapping[str, str], std: bool) -> dict[str, Prediction]:
-        self.check_wanted(wanted)
-        if std:
-            self.check_std(wanted)
-        weight = next(self.parameters())
-        check_usable(weight, data, with_gradients=any_wants(wanted, "FS"))
-        requires_grad = _requires_grad(data)
-        differentiable = torch.is_grad_enabled() and (self.training or requires_grad)
-        species = self.species_number(data.z)
-        self.warn_untrained(data.z, wanted)
-        dtype = weight.dtype
-        largest, order = check_positions(data), spatial_order(data)
-        if order is not None:  # before centering, which takes stored edges to number the atoms as they come
-            data, species = in_order(data, order), species[order]
-        if largest > CENTER_BEYOND:
-            data = centered(data, dtype)
-        topology, lattice = find_topology(data, self.cutoff, self.engine, dtype)
-        if any_wants(wanted, "S"):
-            check_volumes(lattice, topology.n_graphs)
-        if any_wants(wanted, "D"):
-            check_molecules(lattice)
-        system = System(data.pos.to(dtype), species, topology, lattice)
-        if any(heads_of(letters) for letters in wanted.values()):
-            system.charge = total_charges(data, topology.n_graphs, dtype)
-            system.mass = masses(data.z, dtype)
-        through_compiler = self.compiled and not requires_grad and not std and topology.edge_index.shape[1] > 0
-        if self.isolated == "reference":
-            system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
-        if through_compiler:
+    def _differentiable(self, prepared: PreparedData) -> bool:
+        return torch.is_grad_enabled() and (self.training or prepared.requires_grad)
+
+    def _predict(self, prepared: PreparedData, wanted: Mapping[str, str], std: bool) -> dict[str, Prediction]:
+        system, differentiable = prepared.system, self._differentiable(prepared)
+        n_edges = system.topology.edge_index.shape[1]
+        if self.compiled and not prepared.requires_grad and not std and n_edges:
             predictions = self._compiler(self, system, wanted, differentiable)
         else:
             predictions = evaluate(self, system, wanted, differentiable, std)
         if self.isolated == "reference":
-            predictions = {name: p.without_last(len(self.species)) for name, p in predictions.items()}
-        if not self.training:  # in training the loss is checked
-            check_apart(list(predictions.values()), data.pos.to(dtype), topology, lattice, order)
-        if order is None:
+            n_species = len(self.backbone.species)  # type: ignore[arg-type]
+            predictions = {name: p.without_last(n_species) for name, p in predictions.items()}
+        if prepared.order is None:
             return predictions
-        return {name: p.of_atoms(torch.argsort(order)) for name, p in predictions.items()}
+        return {name: p.of_atoms(torch.argsort(prepared.order)) for name, p in predictions.items()}
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_edges_suffice(fidelity)
@@ -334,8 +327,3 @@ class MultiFidelityPotential(Potential):
             MFPyGError: for unknown elements, which are listed.
         """
         return species_number(z, self.backbone.species)  # type: ignore[arg-type]
-
-
-def _requires_grad(data: Data) -> bool:
-    cell = getattr(data, "cell", None)
-    return data.pos.requires_grad or (cell is not None and cell.requires_grad)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
+from torch import Tensor
 from torch_geometric.data import Batch
 
 from mfpyg.datasets.batches import Assembler, BatchLoader, BatchPlan
 from mfpyg.datasets.chunks import Track
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.spec import open_dataset, parse_specs
+from mfpyg.device import beside, fits
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity, further_letters
 from mfpyg.graph import RadiusGraph
@@ -73,7 +76,28 @@ class ConformationData(lightning.LightningDataModule):
         def shares(epoch: int) -> list[np.ndarray]:
             return [self._share(batch, rank, world_size) for batch in plan(epoch)]
 
-        return BatchLoader(self.dataset, plan=shares, epoch=epoch)
+        return BatchLoader(self.dataset, plan=shares, epoch=epoch, assemble=self._assemble)
+
+    @property
+    def _device(self) -> torch.device:
+        return torch.device("cpu") if self.trainer is None else self.trainer.strategy.root_device
+
+    @functools.cached_property
+    def _assembler(self) -> Assembler:
+        """Assembler of batches, with the data set in the memory of a GPU if it fits there."""
+        size = sum(column.nbytes for _, column in self.dataset._data if isinstance(column, Tensor))
+        return Assembler(self.dataset, self._device if fits(self._device, size) else None)
+
+    def _assemble(self, chosen: np.ndarray) -> Batch:
+        with beside(self._device):
+            return self._assembler(chosen)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Copy a batch from pinned memory while a GPU computes the step before."""
+        if device.type != "cuda" or batch.pos.is_cuda:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        with beside(device):
+            return batch.pin_memory().to(device, non_blocking=True)
 
     def _units(self, rows: np.ndarray) -> Units:
         return Units(len(rows), pair_numbers(self.dataset, rows))

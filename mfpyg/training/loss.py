@@ -10,12 +10,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from mfpyg.evaluation.metrics import ENERGY_DIFFERENCE, difference_errors, error_sums, label_errors, pair_errors
+from mfpyg.evaluation.metrics import (
+    ENERGY_DIFFERENCE,
+    difference_errors,
+    error_sums,
+    label_errors,
+    labelled_pairs,
+    labelled_rows,
+    pair_errors,
+)
 from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import Potential, Prediction
 from mfpyg.models.hessian import predict_with_products
-from mfpyg.properties import BY_NAME, ENERGY, FORCES, HESSIAN, Property
+from mfpyg.properties import BY_NAME, ENERGY, FORCES, HESSIAN
 from mfpyg.training.directions import random_directions
 
 
@@ -38,11 +46,26 @@ class _SumOverProcesses(torch.autograd.Function):
         return gradients[0] * dist.get_world_size()
 
 
+def several_processes() -> bool:
+    """True in a distributed run of more than one process."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def sum_over_processes(local: Tensor) -> Tensor:
     """Sum of a tensor over all processes of a distributed run; the tensor itself in a single process."""
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if several_processes():
         return _SumOverProcesses.apply(local)
     return local
+
+
+Entries = Mapping[tuple[str, str], Tensor]
+"""Indices of the graphs or atoms with a label, (n,) int64, for each ``(fidelity, name of the property)``.
+
+Of pairs, those of the first and second members, (2, n); of :data:`HIERARCHICALITY`, those of graphs with an energy or a
+derivative of it as a label.
+"""
+
+HIERARCHICALITY = "hierarchicality"
 
 
 class MultiFidelityLoss(nn.Module):
@@ -89,71 +112,130 @@ class MultiFidelityLoss(nn.Module):
         self.register_buffer("_w", torch.tensor(list(self.weights.values()), dtype=torch.float64), persistent=False)
         self.hierarchicality, self.directions, self.seed = hierarchicality, directions, seed
 
-    def predict(self, potential: Potential, batch: Batch, *moment: int) -> dict[str, Prediction]:
-        """Predict what is compared with the labels of a batch.
+    def entries(self, batch: Batch) -> Entries:
+        """Find the labelled entries of a batch; their numbers are read from the device, unlike in all that follows."""
+        labels = [(f.name, p.name) for f in self.fidelities for p in f.properties]
+        found = {key: self._entries(*key, batch) for key in dict.fromkeys([*labels, *self.weights])}
+        for f in self.fidelities:
+            masks = [batch[p.mask][:, self.columns[f.name]] for p in f.properties if p.head == ENERGY.head]
+            labelled = torch.stack([*masks, torch.zeros_like(batch.energy_mask[:, 0])]).any(dim=0)
+            found[f.name, HIERARCHICALITY] = labelled.nonzero().flatten()
+        return found
+
+    def _entries(self, fidelity: str, prop: str, batch: Batch) -> Tensor:
+        column = self.columns[fidelity]
+        if prop == ENERGY_DIFFERENCE:
+            both = batch.energy_mask[:, [column, self.columns[self._base[fidelity]]]]
+            return both.all(dim=1).nonzero().flatten()
+        if prop == DIRECTIONAL_FORCE:
+            return labelled_pairs(batch, column)
+        return labelled_rows(BY_NAME[prop], batch, column).nonzero().flatten()
+
+    def wanted(self, entries: Entries) -> dict[str, str]:
+        """What is compared with the labels of a batch, ``{fidelity: letters}``.
 
         Energies and forces always, the rest only if the batch has a label: a network need not be able to predict
-        stresses of molecules. Hessians along directions that depend on the moment, such as the epoch and the step;
-        those of validation do not change.
+        stresses of molecules.
+        """
+        compared = {key for key, rows in entries.items() if rows.shape[-1]}
+        return {
+            f.name: "".join(p.letter for p in f.properties if p in (ENERGY, FORCES) or (f.name, p.name) in compared)
+            or "E"
+            for f in self.fidelities
+        }
+
+    def predict(
+        self,
+        potential: Potential,
+        batch: Batch,
+        *moment: int,
+        entries: Entries | None = None,
+        prepared: Any = None,
+    ) -> dict[str, Prediction]:
+        """Predict what is compared with the labels of a batch, see :meth:`wanted`.
+
+        Hessians along directions that depend on the moment, such as the epoch and the step; those of validation do not
+        change.
+
+        Args:
+            potential: potential.
+            batch: batch with labels.
+            moment: numbers that directions depend on.
+            entries: result of :meth:`entries`, if known.
+            prepared: result of the potential's ``prepare``, if known.
 
         Raises:
             MFPyGError: as :meth:`mfpyg.models.MultiFidelityPotential.predict`.
         """
-        wanted = {
-            f.name: "".join(p.letter for p in f.properties if self._compared(p, f.name, batch)) or "E"
-            for f in self.fidelities
-        }
+        wanted = self.wanted(self.entries(batch) if entries is None else entries)
         columns = [self.columns[name] for name, letters in wanted.items() if "H" in letters]
         if not columns:
-            return potential.predict(batch, wanted)
+            return potential.predict(batch if prepared is None else prepared, wanted)
         directions = random_directions(batch, self.directions, self.seed, *moment)
         graphs = batch[HESSIAN.mask][:, columns].any(dim=1)
         return predict_with_products(potential, batch, wanted, graphs, directions)
-
-    def _compared(self, property: Property, fidelity: str, batch: Batch) -> bool:
-        return property in (ENERGY, FORCES) or bool(batch[property.mask][:, self.columns[fidelity]].any())
 
     @property
     def labels(self) -> list[tuple[str, str, int]]:
         """Fidelity, property and column of each label, in the order of ``weights``, without pairs."""
         return [(name, prop, self.columns[name]) for name, prop in self.weights if prop in BY_NAME]
 
-    def labelled(self, sums: Tensor) -> dict[tuple[str, str], bool]:
-        """Whether the batch has a label for each kind of heads, from the sums over all processes, (n_labels, 3).
+    def labelled(self, sums: Tensor, entries: Entries | None = None) -> dict[tuple[str, str], bool]:
+        """Whether the batch, over all processes, has a label for each kind of heads.
+
+        Args:
+            sums: sums over all processes, (n_labels, 3).
+            entries: result of :meth:`entries`, if known; a single process then need not read the sums.
 
         Returns:
             ``{(fidelity, head): …}`` for the head ``energy`` and the others that are trained, such as ``charges``.
         """
+        known = entries is not None and not several_processes()
+        counts = [entries[key].shape[-1] for key in self.weights] if known else sums[:, 0].tolist()  # type: ignore[index]
         found = {(f.name, ENERGY.head): False for f in self.fidelities}
-        for (name, prop), n in zip(self.weights, sums[:, 0].tolist(), strict=True):
+        for (name, prop), n in zip(self.weights, counts, strict=True):
             head = name, BY_NAME[prop].head if prop in BY_NAME else ENERGY.head
             found[head] = found.get(head, False) or n > 0
         return found
 
-    def forward(self, predictions: Mapping[str, Prediction], batch: Batch) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, predictions: Mapping[str, Prediction], batch: Batch, entries: Entries | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Loss of a batch and its error sums, both over all processes.
+
+        Args:
+            predictions: result of :meth:`predict`.
+            batch: batch with labels.
+            entries: result of :meth:`entries`, if known.
 
         Returns:
             The loss, and (n_labels, 3) float64 as :meth:`sums` gives them.
         """
-        local = torch.cat([self.sums(predictions, batch), self._hierarchicality_sums(predictions, batch)])
-        total = sum_over_processes(local)
-        sums, hierarchicality = total.split([len(self.weights), len(self.fidelities)])
-        regulariser = hierarchicality[:, 1] / hierarchicality[:, 0].clamp(min=1)
-        return self.error(sums).sum() + self.hierarchicality * regulariser.sum(), sums.detach()
+        entries = self.entries(batch) if entries is None else entries
+        hierarchicality = [
+            error_sums(predictions[f.name].hierarchicality[entries[f.name, HIERARCHICALITY]].double())
+            for f in self.fidelities
+        ]
+        total = sum_over_processes(torch.cat([self.sums(predictions, batch, entries), torch.stack(hierarchicality)]))
+        sums, regulariser = total.split([len(self.weights), len(self.fidelities)])
+        mean = regulariser[:, 1] / regulariser[:, 0].clamp(min=1)
+        return self.error(sums).sum() + self.hierarchicality * mean.sum(), sums.detach()
 
-    def sums(self, predictions: Mapping[str, Prediction], batch: Batch) -> Tensor:
+    def sums(self, predictions: Mapping[str, Prediction], batch: Batch, entries: Entries | None = None) -> Tensor:
         """Count, Σ|e| and Σe² of each label, in the order of ``weights``: (n_labels, 3) float64."""
-        return torch.stack([error_sums(self._errors(predictions, batch, name, prop)) for name, prop in self.weights])
+        entries = self.entries(batch) if entries is None else entries
+        return torch.stack([error_sums(self._errors(predictions, batch, *key, entries[key])) for key in self.weights])
 
-    def _errors(self, predictions: Mapping[str, Prediction], batch: Batch, fidelity: str, prop: str) -> Tensor:
+    def _errors(
+        self, predictions: Mapping[str, Prediction], batch: Batch, fidelity: str, prop: str, rows: Tensor
+    ) -> Tensor:
         prediction, column = predictions[fidelity], self.columns[fidelity]
         if prop == ENERGY_DIFFERENCE:
             base = self._base[fidelity]
-            return difference_errors(prediction, predictions[base], batch, column, self.columns[base])
+            return difference_errors(prediction, predictions[base], batch, column, self.columns[base], rows)
         if prop == DIRECTIONAL_FORCE:
-            return pair_errors(prediction, batch, column)
-        return label_errors(BY_NAME[prop], prediction, batch, column)
+            return pair_errors(prediction, batch, column, rows)
+        return label_errors(BY_NAME[prop], prediction, batch, column, rows)
 
     def error(self, sums: Tensor) -> Tensor:
         """w (RMSE + MAE) of each label from its sums; zero without labels. (n_labels, 3) -> (n_labels,)."""
@@ -162,12 +244,3 @@ class MultiFidelityLoss(nn.Module):
         positive = mean_square > 0  # the root has no finite gradient at zero
         rmse = torch.where(positive, mean_square, torch.ones_like(mean_square)).sqrt() * positive
         return self._w * (rmse + sums[:, 1] / n)
-
-    def _hierarchicality_sums(self, predictions: Mapping[str, Prediction], batch: Batch) -> Tensor:
-        rows = []
-        for f in self.fidelities:
-            column = self.columns[f.name]
-            masks = [batch[p.mask][:, column] for p in f.properties if p.head == ENERGY.head]
-            labelled = torch.stack([*masks, torch.zeros_like(batch.energy_mask[:, column])]).any(dim=0)
-            rows.append(error_sums(predictions[f.name].hierarchicality[labelled].double()))
-        return torch.stack(rows)

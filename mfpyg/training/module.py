@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -12,29 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
+from mfpyg.device import beside, waits
 from mfpyg.errors import MFPyGError
-from mfpyg.evaluation.diagnosis import fault_of_data, fault_of_predictions
+from mfpyg.evaluation.diagnosis import fault_of_data
 from mfpyg.evaluation.metrics import mae_and_rmse
 from mfpyg.models import MultiFidelityPotential, Potential, Prediction
 from mfpyg.settings import OptimSettings
-from mfpyg.training.loss import MultiFidelityLoss, sum_over_processes
-from mfpyg.training.optimizer import Diverged, average_over, fault_of_gradients, first_cause, skip_unlabelled
+from mfpyg.training.faults import Compared, Fault, Flags, failure, find_fault
+from mfpyg.training.loss import Entries, MultiFidelityLoss, several_processes, sum_over_processes
+from mfpyg.training.optimizer import average_over, fault_of_gradients, skip_unlabelled, squared_norm
+from mfpyg.training.ready import Ready, make_ready
 from mfpyg.training.stage import Place, Stage, Step, train_only
-
-
-@dataclass
-class _AccumulatedBatch:
-    """Batch whose gradient is part of the next optimiser step.
-
-    Attributes:
-        potential, loss, batch: arguments of :meth:`MultiFidelityModule.compare`.
-        labelled: result of :meth:`MultiFidelityLoss.labelled`.
-    """
-
-    potential: MultiFidelityPotential
-    loss: MultiFidelityLoss
-    batch: Batch
-    labelled: dict[tuple[str, str], bool]
 
 
 class MultiFidelityModule(lightning.LightningModule):
@@ -76,9 +63,11 @@ class MultiFidelityModule(lightning.LightningModule):
         self._n_steps = 1
         self._optimizer: torch.optim.Optimizer | None = None
         self._sums: dict[str, Tensor] = {}
-        self._window: list[_AccumulatedBatch] = []
+        self._window: list[Compared] = []
         """Batches since the last optimiser step."""
-        self._val_fault: tuple[str, bool] | None = None
+        self._ready: Ready | None = None
+        self._steps, self._validated = Flags[list[Compared]](), Flags[Batch]()
+        self._val_fault: Fault | None = None
         train_only(potential, stage.trained(potential))
 
     @property
@@ -104,13 +93,40 @@ class MultiFidelityModule(lightning.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._n_steps = int(self.trainer.num_training_batches)
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Add the labels of the stage; on a GPU, prepare the step while the one before is being computed."""
+        training = self.trainer.training
+        with beside(self.device):
+            batch = self.stage.with_labels(batch) if training else batch
+            if waits(self.device):
+                loss = self.stage.train_loss if training else self.loss
+                self._ready = make_ready(
+                    self.stage.network(self.potential) if training else self.potential, loss, batch
+                )
+        if self._ready is not None and self.device.type == "cuda":
+            self._ready.used_by(torch.cuda.current_stream(self.device))
+        return batch
+
+    def _take_ready(self, batch: Batch) -> Ready | None:
+        ready, self._ready = self._ready, None
+        return ready if ready is not None and ready.batch is batch else None
+
+    @property
+    def _later(self) -> bool:
+        """Whether faults are looked for once in so many steps, while the optimiser skips steps on the device.
+
+        Several processes wait for each other in every step already, for Lightning to tell all of a signal to one.
+        """
+        skips = getattr(self._optimizer, "_step_supports_amp_scaling", False)  # fused ones
+        return skips and waits(self.device) and not several_processes()
+
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
+        ready = self._take_ready(batch)
         potential, loss, batch = self.stage.compared(self.potential, batch, self._step(batch_number))
-        value, sums = self.compare(potential, loss, batch, batch_number)
-        labels = list(self.stage.train_loss.weights)
-        of_all = sums.new_zeros(len(labels), sums.shape[1])
-        of_all[[labels.index(label) for label in loss.weights]] = sums
-        self._add("train", of_all)
+        value, sums = self.compare(potential, loss, batch, batch_number, ready)
+        rows = dict(zip(loss.weights, sums, strict=True))
+        none = sums.new_zeros(sums.shape[1])
+        self._add("train", torch.stack([rows.get(label, none) for label in self.stage.train_loss.weights]))
         return value
 
     def optimizer_step(self, epoch: int, batch_idx: int, *arguments: Any, **more: Any) -> None:
@@ -122,29 +138,46 @@ class MultiFidelityModule(lightning.LightningModule):
         return Step(self.epoch, batch_number, self._n_steps)
 
     def compare(
-        self, potential: Potential, loss: MultiFidelityLoss, batch: Batch, batch_number: int
+        self,
+        potential: Potential,
+        loss: MultiFidelityLoss,
+        batch: Batch,
+        batch_number: int,
+        ready: Ready | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Loss of a potential on a batch of this number in the epoch, and the error sums.
 
         Raises:
-            MFPyGError: if the loss is not finite, naming the conformation that causes it.
+            MFPyGError: if the loss is not finite, naming the conformation that causes it; on a GPU some steps later.
         """
         assert isinstance(potential, MultiFidelityPotential)
-        predictions = self._predicted(potential, loss, batch, self.compiled, self.epoch, batch_number)
-        value, sums = loss(predictions, batch)
-        if not torch.isfinite(value):
-            what = "NaN" if value.isnan() else "infinite"
-            raise self._failure(f"the loss became {what}", self._fault(potential, loss, batch, predictions))
-        self._window.append(_AccumulatedBatch(potential, loss, batch, loss.labelled(sums)))
+        moment, when = (self.epoch, batch_number), self._when()
+        entries = loss.entries(batch) if ready is None or ready.batch is not batch else ready.entries
+        predictions = self._predicted(potential, loss, batch, entries, ready, self.compiled, *moment)
+        value, sums = loss(predictions, batch, entries)
+        labelled = loss.labelled(sums, entries)
+        self._window.append(Compared(potential, loss, batch, moment, when, labelled, value.detach()))
+        if not self._later:
+            self._check_loss(self._window[-1], predictions)
         return value, sums
 
     def _predicted(
-        self, potential: Potential, loss: MultiFidelityLoss, batch: Batch, compiled: bool = False, *moment: int
+        self,
+        potential: Potential,
+        loss: MultiFidelityLoss,
+        batch: Batch,
+        entries: Entries,
+        ready: Ready | None = None,
+        compiled: bool = False,
+        *moment: int,
     ) -> dict[str, Prediction]:
+        usable = ready is not None and ready.batch is batch and ready.network is potential
+        prepared = ready.prepared if usable else None  # type: ignore[union-attr]
         before, potential.compiled = potential.compiled, compiled
         try:
-            return loss.predict(potential, batch, *moment)
+            return loss.predict(potential, batch, *moment, entries=entries, prepared=prepared)
         except MFPyGError as error:  # which only has the index of the graph
+            self._look_back()  # at earlier steps
             fault = fault_of_data(potential, batch, loss.labels, self.molecules)
             if fault is None:
                 raise
@@ -152,23 +185,69 @@ class MultiFidelityModule(lightning.LightningModule):
         finally:
             potential.compiled = before
 
+    def _check_loss(self, of: Compared, predictions: Mapping[str, Prediction]) -> None:
+        """Check that a loss is finite; on a CPU right after it was computed.
+
+        Raises:
+            MFPyGError: if not.
+        """
+        if not torch.isfinite(of.value):
+            what = "NaN" if of.value.isnan() else "infinite"
+            fault = self._fault(of.potential, of.loss, of.batch, predictions)
+            raise self._failure(f"the loss became {what}", fault, of.when)
+
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Drop gradients of fidelities without labels, which must not affect clipping, and check the others.
 
         Raises:
-            MFPyGError: if the gradient is not finite.
+            MFPyGError: if the gradient is not finite; on a GPU some steps later, none of which is made.
         """
         window, self._window = self._window, []  # free the batches before the next one is computed
+        self._drop_unlabelled(window)
+        if not self._later:
+            self._check_gradient(window)
+            return
+        values = [of.value for of in window]
+        wrong = ~torch.isfinite(torch.stack([*values, squared_norm(window[-1].potential).to(values[0])])).all()
+        assert self._optimizer is not None
+        self._optimizer.found_inf = self._steps.add(window, wrong).float()  # type: ignore[attr-defined]
+        if self._steps.due or window[-1].moment[1] + 1 == self._n_steps:  # before validation
+            self._look_back()
+
+    def _drop_unlabelled(self, window: Sequence[Compared]) -> None:
         last = window[-1]
         if len(window) < self.optim.accumulate:  # at the end of an epoch; Lightning divides by the full number
             average_over(last.potential, len(window), self.optim.accumulate)
-        labelled = {name: any(of.labelled[name] for of in window) for name in last.labelled}
-        skip_unlabelled(last.potential, labelled)
-        fault = fault_of_gradients(last.potential)
+        skip_unlabelled(last.potential, {name: any(of.labelled[name] for of in window) for name in last.labelled})
+
+    def _check_gradient(self, window: Sequence[Compared]) -> None:
+        fault = fault_of_gradients(window[-1].potential)
         if fault is not None:
             faults = (self._fault(of.potential, of.loss, of.batch, None) for of in window)
             found = next((one for one in faults if one is not None), None)
-            raise self._failure("the gradient became NaN or infinite", found or (fault, False))
+            raise self._failure("the gradient became NaN or infinite", found or (fault, False), window[-1].when)
+
+    def _look_back(self) -> None:
+        """Look at the steps since the last time, and repeat the first that failed with the checks made on a CPU.
+
+        No step has moved the weights since.
+
+        Raises:
+            MFPyGError: if a loss or a gradient was not finite.
+        """
+        window = self._steps.read()
+        if window is None:
+            return
+        self.zero_grad()
+        for of in window:
+            entries = of.loss.entries(of.batch)
+            predictions = self._predicted(of.potential, of.loss, of.batch, entries, None, self.compiled, *of.moment)
+            value, _ = of.loss(predictions, of.batch, entries)
+            self._check_loss(dataclasses.replace(of, value=value.detach()), predictions)
+            (value / self.optim.accumulate).backward()
+        self._drop_unlabelled(window)
+        self._check_gradient(window)
+        raise self._failure("the loss or its gradient became NaN or infinite", None, window[-1].when)
 
     def _add(self, split: str, sums: Tensor) -> None:
         if split not in self._sums:
@@ -180,13 +259,26 @@ class MultiFidelityModule(lightning.LightningModule):
         self._sums[split] = sums + before
 
     def validation_step(self, batch: Batch, batch_number: int) -> None:
-        predictions = self._predicted(self.potential, self.loss, batch)
-        sums = self.loss.sums(predictions, batch)
-        if self._val_fault is None and not torch.isfinite(sums).all():
+        ready = self._take_ready(batch)
+        entries = self.loss.entries(batch) if ready is None else ready.entries
+        predictions = self._predicted(self.potential, self.loss, batch, entries, ready)
+        sums = self.loss.sums(predictions, batch, entries)
+        if self._later:
+            self._validated.add(batch, ~torch.isfinite(sums).all())
+            if self._validated.due:
+                self._look_at_validated()
+        elif self._val_fault is None and not torch.isfinite(sums).all():
             self._val_fault = self._fault(self.potential, self.loss, batch, predictions)
         self._add("val", sums)
 
+    def _look_at_validated(self) -> None:
+        batch = self._validated.read()
+        if batch is not None and self._val_fault is None:
+            predictions = self._predicted(self.potential, self.loss, batch, self.loss.entries(batch))
+            self._val_fault = self._fault(self.potential, self.loss, batch, predictions)
+
     def on_validation_epoch_end(self) -> None:
+        self._look_at_validated()
         # The sums of training steps are over all processes already.
         self._sums["val"] = sum_over_processes(self._sums["val"])
         self.logged = set()
@@ -214,36 +306,19 @@ class MultiFidelityModule(lightning.LightningModule):
         self.log_dict({**values, **seen}, batch_size=1)
 
     def _fault(
-        self,
-        potential: Potential,
-        loss: MultiFidelityLoss,
-        batch: Batch,
-        predictions: Mapping[str, Prediction] | None,
-    ) -> tuple[str, bool] | None:
-        """Description of non-finite values in a batch, and whether they are in the data."""
-        fault = fault_of_data(potential, batch, loss.labels, self.molecules)
-        if fault is not None:
-            return fault, True
-        fault = fault_of_predictions(predictions or loss.predict(potential, batch), batch, self.molecules)
-        return None if fault is None else (fault, False)
+        self, potential: Potential, loss: MultiFidelityLoss, batch: Batch, predictions: Mapping[str, Prediction] | None
+    ) -> Fault | None:
+        return find_fault(potential, loss, batch, predictions, self.molecules)
 
-    def _failure(self, what: str, fault: tuple[str, bool] | None) -> MFPyGError:
-        """Error that ends the run: what happened, when, and why.
-
-        All processes must call it, as their findings are gathered.
-        """
-        fault = first_cause(fault)
-        because = "" if fault is None else f": {fault[0]}"
-        if fault is not None and fault[1]:
-            return MFPyGError(f"{what}{self._when()}{because}")
-        advice = "lower optim.lr or optim.clip" if self.optim.clip else "lower optim.lr, or set optim.clip"
-        return Diverged(f"{what}{self._when()}{because}; {advice}")
+    def _failure(self, what: str, fault: Fault | None, when: str | None = None) -> MFPyGError:
+        return failure(what, self._when() if when is None else when, fault, self.optim.clip)
 
     def _when(self) -> str:
         lr = self.stage.lr if self._optimizer is None else self._optimizer.param_groups[0]["lr"]
         return f" in epoch {self.epoch}, step {self.step}, at learning rate {lr:.3g}"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._look_back()
         unfinished = "train" in self._sums
         checkpoint["mfpyg"] = self.metadata
         checkpoint["progress"] = {"epochs": self.epoch + (not unfinished), "sums": dict(self._sums)}

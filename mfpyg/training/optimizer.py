@@ -113,17 +113,21 @@ def makes_step(trainer: lightning.Trainer, batch_number: int) -> bool:
     return n % trainer.accumulate_grad_batches == 0 or n == trainer.num_training_batches
 
 
+def squared_norm(potential: MultiFidelityPotential) -> Tensor:
+    """Square of the norm of the gradient, (); of nothing where no parameter has one."""
+    norms = [torch.linalg.vector_norm(p.grad) for p in potential.parameters() if p.grad is not None]
+    return torch.stack(norms).square().sum() if norms else next(potential.parameters()).new_zeros(())
+
+
 def fault_of_gradients(potential: MultiFidelityPotential) -> str | None:
     """Description of a gradient that is not finite, or whose square is not (Adam needs it); ``None`` if all are."""
+    if torch.isfinite(squared_norm(potential)):
+        return None
     found = {name: p.grad for name, p in potential.named_parameters() if p.grad is not None}
-    if not found:
-        return None
-    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in found.values()])
-    if torch.isfinite(norms.square().sum()):
-        return None
     for name, gradient in found.items():
         if not torch.isfinite(gradient).all():
             return f"that of {name}{_owner(potential, name)} is not finite"
+    norms = torch.stack([torch.linalg.vector_norm(gradient) for gradient in found.values()])
     return f"its norm is {float(torch.linalg.vector_norm(norms.double())):.1e}"
 
 

@@ -99,12 +99,20 @@ class Stage:
         """All losses of the stage, whose tensors are moved to the device."""
         return [self.loss, self.train_loss]
 
+    def network(self, potential: Potential) -> MultiFidelityPotential:
+        """Network whose predictions are compared with the labels of training batches."""
+        assert isinstance(potential, MultiFidelityPotential)
+        return potential
+
+    def with_labels(self, batch: Batch) -> Batch:
+        """Training batch with the labels of ``train_loss``, which on a GPU is made before the step."""
+        return batch
+
     def compared(
         self, potential: Potential, batch: Batch, step: Step
     ) -> tuple[MultiFidelityPotential, MultiFidelityLoss, Batch]:
         """Network, loss and batch of a training step; the labels of the loss must be among those of ``train_loss``."""
-        assert isinstance(potential, MultiFidelityPotential)
-        return potential, self.loss, batch
+        return self.network(potential), self.loss, batch
 
     def after_step(self, potential: Potential, step: Step) -> None:
         """Called after each step of the optimiser."""

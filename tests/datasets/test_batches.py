@@ -157,11 +157,26 @@ def test_loader_gives_the_batches_of_pyg(dataset: InMemoryDataset, batch_size: i
 
 def test_batch_of_any_conformations_is_that_of_pyg(dataset: InMemoryDataset) -> None:
     assemble, random = Assembler(dataset), np.random.default_rng(0)
+    on_device = Assembler(dataset, torch.device("cpu"))
     for n in (1, 2, 30):
         rows = random.integers(0, len(dataset), n)
         rows[-1] = rows[0]  # one stands there twice
         for given in (rows, rows.tolist(), torch.from_numpy(rows)):
             assert_same_batch(assemble(given), of_pyg(dataset, rows))
+        assert_same_batch(on_device(rows), of_pyg(dataset, rows))
+
+
+def test_batch_on_a_device_is_assembled_without_reading_from_it(dataset: InMemoryDataset) -> None:
+    """On ``meta``, there is nothing to read; all sizes are those on the CPU."""
+    rows = np.arange(0, len(dataset), 3)
+    found, expected = Assembler(dataset, torch.device("meta"))(rows), Assembler(dataset)(rows)
+    assert list(found.keys()) == list(expected.keys())
+    if not Assembler(dataset)._by_indexing:
+        pytest.skip("assembled by PyG's collate, on the CPU")
+    for key in expected.keys():  # noqa: SIM118
+        assert found[key].is_meta, key
+        assert found[key].shape == expected[key].shape, key
+        assert found[key].dtype == expected[key].dtype, key
 
 
 def test_each_conformation_alone_is_a_batch(minichno: MiniCHNO) -> None:

@@ -18,13 +18,24 @@ from mfpyg.cli import train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.datasets.splits import make_splits
 from mfpyg.settings import SplitSettings
+from mfpyg.training import faults
+from mfpyg.training import module as training_module
 from mfpyg.training import run as training_run
+from mfpyg.training.callbacks import RunCheckpoint
 from mfpyg.training.loss import MultiFidelityLoss
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.schedule import Schedule
 
 TINY = ["--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--batch-size=64"]
 MAIN = ["--fidelities", "dz:EF", "cc:E"]
+
+
+@pytest.fixture(autouse=True, params=["cpu", "gpu"])
+def _device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test also as on a GPU, where faults are looked for some steps later, with the same outcome."""
+    if request.param == "gpu":
+        monkeypatch.setattr(training_module, "waits", lambda device: True)
+        monkeypatch.setattr(faults, "READ_EVERY", 4)
 
 
 def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -109,32 +120,63 @@ class InfiniteSlope(torch.autograd.Function):
         return torch.full_like(x, math.inf)
 
 
-@pytest.mark.parametrize("clip", [None, "0.1"])
+@pytest.mark.parametrize(("clip", "bad"), [(None, 12), ("0.1", 20)])
 def test_an_infinite_gradient_of_a_finite_loss_moves_nothing(
-    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, clip: str | None
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, clip: str | None, bad: int
 ) -> None:
-    folder, weights, steps = tmp_path / "run", [], [0]
+    """Of the second and the last batch of an epoch; gradients of those that follow are finite."""
+    folder, weights, steps, batches = tmp_path / "run", [], [0], []
     forward, check = MultiFidelityLoss.forward, MultiFidelityModule.on_before_optimizer_step
 
-    def steep(self: MultiFidelityLoss, predictions: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        value, sums = forward(self, predictions, batch)
+    def steep(self: MultiFidelityLoss, predictions: Any, batch: Any, *others: Any) -> tuple[Tensor, Tensor]:
+        value, sums = forward(self, predictions, batch, *others)
         steps[0] += 1
-        return (value + InfiniteSlope.apply(predictions["cc"].energy) if steps[0] == 13 else value), sums
+        batches.extend([batch] if steps[0] == bad else [])
+        return (
+            value + InfiniteSlope.apply(predictions["cc"].energy) if batches and batch is batches[0] else value
+        ), sums
 
     def watched(self: MultiFidelityModule, optimizer: Any) -> None:
         potential = self.potential
-        weights[:] = [potential, {name: value.clone() for name, value in potential.state_dict().items()}]
+        if steps[0] <= bad:
+            weights[:] = [potential, {name: value.clone() for name, value in potential.state_dict().items()}]
         check(self, optimizer)
 
     monkeypatch.setattr(MultiFidelityLoss, "forward", steep)
     monkeypatch.setattr(MultiFidelityModule, "on_before_optimizer_step", watched)
     options = [] if clip is None else ["--optim.clip", clip]
     error = error_of(capsys, *MAIN, *TINY, "--epochs=3", "--out", folder, *options)
-    assert "the gradient became NaN or infinite in epoch 1, step 12, at learning rate" in error
+    assert f"the gradient became NaN or infinite in epoch 1, step {bad - 1}, at learning rate" in error
     assert "that of heads.1." in error or "that of backbone." in error
     potential, before = weights
     assert all(torch.equal(value, before[name]) for name, value in potential.state_dict().items())
     assert_sound(folder, 1)
+
+
+def test_no_checkpoint_within_an_epoch_is_of_weights_after_the_fault(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint is due after every step; the weights of the last one are those before the step that failed."""
+    folder, forward, saved = tmp_path / "run", MultiFidelityLoss.forward, []
+
+    def infinite(self: MultiFidelityLoss, predictions: Any, batch: Any, *others: Any) -> tuple[Tensor, Tensor]:
+        value, sums = forward(self, predictions, batch, *others)
+        return (value * math.inf if len(saved) == 1 else value), sums
+
+    save = RunCheckpoint._save_last
+
+    def watched(self: RunCheckpoint, trainer: Any) -> None:
+        save(self, trainer)
+        saved.append(trainer.global_step)
+
+    monkeypatch.setattr(MultiFidelityLoss, "forward", infinite)
+    monkeypatch.setattr(RunCheckpoint, "_save_last", watched)
+    error = error_of(capsys, *MAIN, *TINY, "--epochs=2", "--checkpoint-minutes=1e-9", "--out", folder)
+    assert "the loss became infinite in epoch 0, step 1, at learning rate" in error
+    assert saved == [1]
+    checkpoint = torch.load(folder / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 1
+    assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
 
 
 Change = Callable[[Any, Sequence[str], int, slice], None]
@@ -220,22 +262,15 @@ def test_bad_data_in_validation_are_named_before_anything_is_best(
 
 def test_a_validation_that_explodes_alone(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finite training losses, and a prediction that is NaN for a conformation of the validation, in epoch 2."""
-    folder, step = tmp_path / "run", MultiFidelityModule.validation_step
+    folder, predicted = tmp_path / "run", MultiFidelityModule._predicted
 
-    def exploding(self: MultiFidelityModule, batch: Any, number: int) -> None:
-        predict = self.potential.predict
+    def exploding(self: MultiFidelityModule, *arguments: Any) -> Any:
+        found = predicted(self, *arguments)
+        if self.current_epoch == 2 and not self.potential.training:
+            found["cc"].energy[5] = math.nan
+        return found
 
-        def predicted(*arguments: Any, **more: Any) -> Any:
-            found = predict(*arguments, **more)
-            if self.current_epoch == 2:
-                found["cc"].energy[5] = math.nan
-            return found
-
-        self.potential.predict = predicted  # type: ignore[method-assign]
-        step(self, batch, number)
-        del self.potential.predict
-
-    monkeypatch.setattr(MultiFidelityModule, "validation_step", exploding)
+    monkeypatch.setattr(MultiFidelityModule, "_predicted", exploding)
     error = error_of(capsys, *MAIN, *TINY, "--epochs=5", "--out", folder)
     assert "the val loss became NaN or infinite in epoch 2, step 30" in error
     assert "the predicted cc energy of" in error

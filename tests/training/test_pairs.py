@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ase.io
@@ -261,6 +262,8 @@ def data_of(marked: ExtXYZ, splits: dict[str, np.ndarray], batch_size: int) -> C
 
 class Processes:
     """What the loaders ask of a trainer."""
+
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
     current_epoch = 0
 

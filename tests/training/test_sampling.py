@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -217,6 +218,8 @@ def minichno() -> MiniCHNO:
 
 class Processes:
     """What the loaders ask of a trainer."""
+
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
     def __init__(self, world_size: int, rank: int, epoch: int = 0) -> None:
         self.world_size, self.global_rank, self.current_epoch = world_size, rank, epoch

@@ -358,7 +358,7 @@ def test_loss_of_the_difference_is_of_the_differences_of_the_labels(minichno: Mi
     potential, (base, stage) = staged(minichno, settings_of("delta", "dz:EF", "tz:EF", hierarchicality=0.0))
     potential = stage.start(base.start(potential))
     module = MultiFidelityModule(potential, stage)
-    (batch,) = staged_batches(stage, minichno, 10_000)
+    (batch,) = map(stage.with_labels, staged_batches(stage, minichno, 10_000))
     assert isinstance(potential, DeltaPotential)
     value, sums = module.compare(*stage.compared(potential, batch, Step(0, 0, 1)), 0)
     low, high = minichno.fidelities.index("dz"), minichno.fidelities.index("tz")

@@ -83,10 +83,11 @@ class DifferenceStage(Stage):
         assert isinstance(potential, DeltaPotential)
         return list(potential.difference.parameters())
 
-    def compared(
-        self, potential: Potential, batch: Batch, step: Step
-    ) -> tuple[MultiFidelityPotential, MultiFidelityLoss, Batch]:
+    def network(self, potential: Potential) -> MultiFidelityPotential:
         assert isinstance(potential, DeltaPotential)
+        return potential.difference
+
+    def with_labels(self, batch: Batch) -> Batch:
         target, base = self.inputs.column(self.target), self.inputs.column(self.base)
         batch = without_charge(batch)
         graphs = torch.arange(batch.num_graphs, device=batch.batch.device)
@@ -97,7 +98,12 @@ class DifferenceStage(Stage):
                 continue
             owner = graphs if property.per == "graph" else batch.batch
             batch[property.name], batch[property.mask] = with_difference(values, mask, target, base, owner)
-        return potential.difference, self.difference_loss, batch
+        return batch
+
+    def compared(
+        self, potential: Potential, batch: Batch, step: Step
+    ) -> tuple[MultiFidelityPotential, MultiFidelityLoss, Batch]:
+        return self.network(potential), self.difference_loss, batch
 
 
 def with_pair_difference(batch: Batch, target: int, base: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,48 @@
+"""What the data decide about a training step, read before the step, which then does not wait for its device."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+from torch_geometric.data import Batch
+
+from mfpyg.errors import MFPyGError
+from mfpyg.models import Potential
+from mfpyg.training.loss import Entries, MultiFidelityLoss
+
+
+class Ready(NamedTuple):
+    """A batch with what was read of its numbers.
+
+    Attributes:
+        batch: batch, with all labels.
+        network: potential that the data were prepared for.
+        entries: labelled entries.
+        prepared: result of the network's ``prepare``; ``None`` if it failed, as the prediction will.
+    """
+
+    batch: Batch
+    network: Potential
+    entries: Entries
+    prepared: Any
+
+    def used_by(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of all tensors until the work of a CUDA stream with them is done."""
+        self.batch.record_stream(stream)
+        for tensor in [*self.entries.values(), *getattr(self.prepared, "tensors", list)()]:
+            tensor.record_stream(stream)
+
+
+def make_ready(network: Potential, loss: MultiFidelityLoss, batch: Batch) -> Ready:
+    """Find the labels of a batch, check it and find its neighbours.
+
+    Of a batch with Hessians only the labels: their displaced copies are made in the step, which waits for them.
+    """
+    entries = loss.entries(batch)
+    wanted, prepared = loss.wanted(entries), None
+    if not any("H" in letters for letters in wanted.values()):
+        with contextlib.suppress(MFPyGError):  # the step finds the same, and says where
+            prepared = network.prepare(batch, wanted)
+    return Ready(batch, network, entries, prepared)
