@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from jobs import Job, our_job
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -6,8 +6,16 @@ import importlib.util
 
 from mfpyg.errors import MFPyGError, unknown_name
 
-ENGINES = ("auto", "torch", "torch-cluster", "vesin")
+ENGINES = ("auto", "torch", "torch-cluster", "vesin", "nvalchemi")
 """See :mod:`mfpyg.neighbors`."""
+
+_EXTRAS = {"torch-cluster": ("torch_cluster", "cluster"), "nvalchemi": ("nvalchemiops", "gpu")}
+"""Module of each optional engine, and the extra that installs it."""
+
+
+def is_installed(engine: str) -> bool:
+    """True if the package of an engine is installed."""
+    return engine not in _EXTRAS or importlib.util.find_spec(_EXTRAS[engine][0]) is not None
 
 
 def check_engine(engine: str) -> None:
@@ -18,5 +26,7 @@ def check_engine(engine: str) -> None:
     """
     if engine not in ENGINES:
         raise unknown_name("neighbour-list engine", engine, ENGINES)
-    if engine == "torch-cluster" and importlib.util.find_spec("torch_cluster") is None:
-        raise MFPyGError("engine 'torch-cluster' is not installed: pip install 'mfpyg[cluster]', or use engine 'torch'")
+    if not is_installed(engine):
+        raise MFPyGError(
+            f"engine {engine!r} is not installed: pip install 'mfpyg[{_EXTRAS[engine][1]}]', or use engine 'torch'"
+        )

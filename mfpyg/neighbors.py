@@ -4,7 +4,8 @@
 ``torch``          compares all pairs of a graph, including images, in blocks of bounded memory; CPU and CUDA
 ``torch-cluster``  molecules only
 ``vesin``          cell lists, in time proportional to the number of atoms; always computes on the CPU
-``auto``           ``vesin`` for large graphs on the CPU, else ``torch``
+``nvalchemi``      the same by the Warp kernels of nvalchemi-toolkit-ops, all graphs at once; CPU and CUDA
+``auto``           for large graphs ``vesin`` on the CPU and, if installed, ``nvalchemi`` on CUDA, else ``torch``
 =================  ===================================================================================================
 
 An edge runs from a source atom j to a target atom i, ``edge_index[:, e] = (j, i)``. Edges are sorted by target, source
@@ -18,13 +19,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mfpyg.engine import check_engine
+from mfpyg.engine import check_engine, is_installed
 from mfpyg.errors import MFPyGError
 from mfpyg.lattice import MARGIN, Images, Lattice, images_within
 
 _PAIRS_AT_ONCE = 1 << 20  # about a hundred bytes each; larger blocks are slower on a CPU
 _PAIRS_FOR_VESIN = 1 << 14
 """Average candidate pairs per graph above which vesin is faster: 128 atoms in a molecule, 30 in a crystal at 6.5 Å."""
+_ATOMS_FOR_NVALCHEMI = 1 << 10
+"""Average atoms per graph above which all pairs of a graph are more than one block."""
 
 
 def radius_graph(pos: Tensor, batch: Tensor, cutoff: float, engine: str = "auto") -> Tensor:
@@ -53,6 +56,8 @@ def radius_graph(pos: Tensor, batch: Tensor, cutoff: float, engine: str = "auto"
         return _molecules_torch(pos, batch, counts, cutoff)
     if engine == "vesin":
         return _molecules_vesin(pos, counts, cutoff)
+    if engine == "nvalchemi":
+        return _molecules_nvalchemi(pos, batch, counts, cutoff)
     return _molecules_torch_cluster(pos, batch, counts, cutoff)
 
 
@@ -76,13 +81,13 @@ def periodic_radius_graph(
     """
     check_engine(engine)
     if engine == "torch-cluster":
-        raise MFPyGError("engine 'torch-cluster' cannot do periodic cells; use engine 'auto', 'torch' or 'vesin'")
+        raise MFPyGError("engine 'torch-cluster' cannot do periodic cells; use engine 'auto' or 'torch'")
     lattice = Lattice(lattice.cell.detach().double(), lattice.pbc)
     images = images_within(pos.detach().double(), batch, lattice, cutoff)
     counts = torch.bincount(batch, minlength=len(lattice.cell))  # (n_graphs,)
     if engine == "auto":
         engine = _choose(pos, counts, images.of_graph)
-    candidates = _images_torch if engine == "torch" else _images_vesin
+    candidates = {"torch": _images_torch, "vesin": _images_vesin, "nvalchemi": _images_nvalchemi}[engine]
     parts = [
         _image_edges(images, batch, lattice, cutoff, *part) for part in candidates(images, counts, lattice, cutoff)
     ]
@@ -92,9 +97,14 @@ def periodic_radius_graph(
 
 
 def _choose(pos: Tensor, counts: Tensor, candidates: Tensor) -> str:
-    """Choose the engine for ``auto`` by the atoms of each graph and the candidates per atom."""
-    large = pos.device.type == "cpu" and int((counts * candidates).sum()) > _PAIRS_FOR_VESIN * len(counts)
-    return "vesin" if large else "torch"
+    """Choose the engine for ``auto`` by the atoms of each graph and, on the CPU, the candidates per atom.
+
+    On CUDA only sizes that are known without waiting for the device are used.
+    """
+    if pos.device.type == "cpu":
+        return "vesin" if int((counts * candidates).sum()) > _PAIRS_FOR_VESIN * len(counts) else "torch"
+    large = pos.device.type == "cuda" and len(pos) > _ATOMS_FOR_NVALCHEMI * len(counts)
+    return "nvalchemi" if large and is_installed("nvalchemi") else "torch"
 
 
 def _candidate_pairs(partners: Tensor, first: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -122,7 +132,7 @@ def _molecules_torch(pos: Tensor, batch: Tensor, counts: Tensor, cutoff: float) 
 
 def _within(pos: Tensor, source: Tensor, target: Tensor, cutoff: float) -> Tensor:
     near = (pos[source] - pos[target]).square().sum(dim=1) <= cutoff * cutoff
-    near &= source != target
+    near = (near & (source != target)).nonzero().squeeze(1)
     return torch.stack([source[near], target[near]])
 
 
@@ -138,10 +148,16 @@ def _molecules_vesin(pos: Tensor, counts: Tensor, cutoff: float) -> Tensor:
     edges, first = [], 0
     for points in pos.cpu().double().split(counts.tolist()):
         source, target, _ = _vesin(points, torch.zeros(3, 3), [False] * 3, cutoff)
-        order = torch.argsort(target * len(points) + source)
-        edges.append(torch.stack([source[order], target[order]]) + first)
+        edges.append(torch.stack([source, target]) + first)
         first += len(points)
     source, target = torch.cat(edges, dim=1).to(pos.device)
+    return _within(pos, source, target, cutoff)
+
+
+def _molecules_nvalchemi(pos: Tensor, batch: Tensor, counts: Tensor, cutoff: float) -> Tensor:
+    cell = torch.eye(3, dtype=torch.float64, device=pos.device).expand(len(counts), 3, 3)
+    pbc = torch.zeros(len(counts), 3, dtype=torch.bool, device=pos.device)
+    source, target, _ = _nvalchemi(pos.double(), batch, Lattice(cell, pbc), cutoff)
     return _within(pos, source, target, cutoff)
 
 
@@ -155,7 +171,7 @@ def _image_edges(
     shift = shift - images.wraps[source] + images.wraps[target]
     edge_vec = images.pos[source] - images.pos[target] + lattice.translations(shift, batch[target])
     near = edge_vec.square().sum(dim=1) <= cutoff * cutoff
-    near &= (source != target) | shift.any(dim=1)
+    near = (near & ((source != target) | shift.any(dim=1))).nonzero().squeeze(1)
     return torch.stack([source[near], target[near]]), shift[near].int()
 
 
@@ -178,17 +194,25 @@ def _images_vesin(
     graphs = zip(images.wrapped.cpu().split(counts.tolist()), lattice.completed().cpu(), lattice.pbc, strict=True)
     for points, cell, pbc in graphs:
         source, target, shift = _vesin(points, cell, pbc.tolist(), cutoff)
-        low, high = torch.aminmax(shift, dim=0) if len(shift) else (shift.new_zeros(3), shift.new_zeros(3))
-        key = target * len(points) + source
-        for direction, width in enumerate((high - low + 1).tolist()):
-            key = key * width + shift[:, direction] - low[direction]
-        for part in torch.argsort(key).split(_PAIRS_AT_ONCE):
+        for part in torch.arange(len(source)).split(_PAIRS_AT_ONCE):
             yield (source[part] + first).to(device), (target[part] + first).to(device), shift[part].to(device)
         first += len(points)
 
 
+def _images_nvalchemi(
+    images: Images, counts: Tensor, lattice: Lattice, cutoff: float
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    graphs, n_atoms = torch.arange(len(counts), device=counts.device), len(images.wrapped)
+    if n_atoms:
+        batch = torch.repeat_interleave(graphs, counts, output_size=n_atoms)  # (n_atoms,)
+        yield _nvalchemi(images.wrapped, batch, Lattice(lattice.completed(), lattice.pbc), cutoff)
+
+
+# Libraries. Each finds sources and targets, (n_pairs,), and shifts of the sources, (n_pairs, 3) int64, within
+# cutoff · MARGIN, sorted as edges are.
+
+
 def _vesin(points: Tensor, cell: Tensor, pbc: list[bool], cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Sources and targets, (n_pairs,), and shifts of the sources, (n_pairs, 3) int64, within cutoff · MARGIN."""
     from vesin import NeighborList
 
     if not len(points):
@@ -197,4 +221,45 @@ def _vesin(points: Tensor, cell: Tensor, pbc: list[bool], cutoff: float) -> tupl
     finder = NeighborList(cutoff=cutoff * MARGIN, full_list=True, n_threads=torch.get_num_threads())
     pairs, shift = finder.compute(points.numpy(), cell.double().numpy(), pbc, quantities="PS")
     target, source = torch.from_numpy(pairs.astype("int64")).unbind(1)
-    return source, target, torch.from_numpy(shift.astype("int64"))
+    return _sorted(source, target, torch.from_numpy(shift.astype("int64")), len(points))
+
+
+def _nvalchemi(pos: Tensor, batch: Tensor, lattice: Lattice, cutoff: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Search all graphs at once; positions (n_atoms, 3) float64 are in the cells in periodic directions."""
+    from nvalchemiops.torch.neighbors import batch_cell_list
+
+    pos, cell = _boxes(pos, batch, lattice)
+    width = None  # slots per atom; the library's estimate is for solids and liquids
+    while True:
+        neighbors, counts, shifts = batch_cell_list(
+            pos, cutoff * MARGIN, cell, lattice.pbc, batch.int(), max_neighbors=width, strategy="atom_centric"
+        )  # (n_atoms, width), (n_atoms,), (n_atoms, width, 3)
+        n_pairs, most = torch.stack([counts.sum(), counts.max().long()]).tolist()
+        if most <= neighbors.shape[1]:
+            break
+        width = most
+    atoms = torch.arange(len(pos), device=pos.device)
+    target = torch.repeat_interleave(atoms, counts, output_size=n_pairs)
+    slot = torch.arange(n_pairs, device=pos.device) - (counts.cumsum(0) - counts)[target]
+    return _sorted(neighbors[target, slot].long(), target, shifts[target, slot].long(), len(pos))
+
+
+def _boxes(pos: Tensor, batch: Tensor, lattice: Lattice) -> tuple[Tensor, Tensor]:
+    """Positions (n_atoms, 3) and cells (n_graphs, 3, 3) of which non-periodic directions enclose the atoms."""
+    fractional = torch.einsum("na,nak->nk", pos, torch.linalg.inv_ex(lattice.cell).inverse[batch])
+    index, none = batch.unsqueeze(1).expand(-1, 3), torch.zeros_like(lattice.cell[:, 0])
+    low = none.scatter_reduce(0, index, fractional, "amin", include_self=False)  # (n_graphs, 3)
+    high = none.scatter_reduce(0, index, fractional, "amax", include_self=False)
+    low, length = low.masked_fill(lattice.pbc, 0), (high - low).clamp(min=1).masked_fill(lattice.pbc, 1)
+    return pos - lattice.translations(low[batch], batch), lattice.cell * length.unsqueeze(2)
+
+
+def _sorted(source: Tensor, target: Tensor, shift: Tensor, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sort pairs by target, source and shift."""
+    key = target * n_atoms + source
+    if len(shift):
+        low, high = torch.aminmax(shift, dim=0)
+        for direction, width in enumerate(high - low + 1):
+            key = key * width + shift[:, direction] - low[direction]
+    order = torch.argsort(key)
+    return source[order], target[order], shift[order]

@@ -105,7 +105,8 @@ class TrainSettings:
     )
     engine: str = setting(
         "auto",
-        "neighbour search; auto: vesin for large graphs on a CPU, else torch; all of them find the same edges",
+        "neighbour search; auto: vesin for large graphs on a CPU, nvalchemi, if installed, on a GPU, else torch; "
+        "all of them find the same edges",
         choices=ENGINES,
     )
     repulsion: str = setting(

@@ -13,12 +13,19 @@ from torch_geometric.data import Batch, Data
 
 import mfpyg.graph
 import mfpyg.neighbors
-from mfpyg.engine import ENGINES, check_engine
+from mfpyg.engine import ENGINES, check_engine, is_installed
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import RadiusGraph, build_graph, radius_graph
 from mfpyg.models import HIPNN, MultiFidelityPotential
 
 CUTOFF = 3.0
+every_engine = pytest.mark.parametrize(
+    "engine",
+    [
+        pytest.param(name, marks=pytest.mark.skipif(not is_installed(name), reason=f"{name} is not installed"))
+        for name in ENGINES
+    ],
+)
 
 
 def _random_batch(sizes: Sequence[int], seed: int, width: float = 5.0) -> tuple[Tensor, Tensor]:
@@ -75,23 +82,19 @@ def test_no_edges(n_atoms: int) -> None:
     assert edge_index.dtype == torch.int64
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@every_engine
 def test_number_of_neighbours_is_not_capped(engine: str) -> None:
-    if engine == "torch-cluster":
-        pytest.importorskip("torch_cluster")
     pos, batch = _random_batch([70, 50], seed=2, width=CUTOFF / 2)
     _, target = radius_graph(pos, batch, CUTOFF, engine)
     assert torch.bincount(target).tolist() == [69] * 70 + [49] * 50
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@every_engine
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("cutoff", [1.5, 6.5])
 def test_a_pair_exactly_at_the_cutoff_is_an_edge_and_one_beyond_is_not(
     engine: str, dtype: torch.dtype, cutoff: float
 ) -> None:
-    if engine == "torch-cluster":
-        pytest.importorskip("torch_cluster")
     at = torch.tensor(cutoff, dtype=dtype)
     beyond = torch.nextafter(at, torch.tensor(10.0, dtype=dtype))
     batch = torch.zeros(2, dtype=torch.int64)
@@ -158,12 +161,18 @@ def test_unknown_engine_is_refused_with_the_closest_name() -> None:
     _refused("torch-clutser", r"unknown neighbour-list engine 'torch-clutser' .*did you mean 'torch-cluster'\?")
 
 
-def test_missing_engine_is_refused_with_the_way_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("engine", "module", "extra"),
+    [("torch-cluster", "torch_cluster", "cluster"), ("nvalchemi", "nvalchemiops", "gpu")],
+)
+def test_missing_engine_is_refused_with_the_way_to_install_it(
+    engine: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *args: None if name == "torch_cluster" else find_spec(name, *args)
+        importlib.util, "find_spec", lambda name, *args: None if name == module else find_spec(name, *args)
     )
-    _refused("torch-cluster", r"'torch-cluster' is not installed: pip install 'mfpyg\[cluster\]'")
+    _refused(engine, rf"'{engine}' is not installed: pip install 'mfpyg\[{extra}\]'")
     pos, batch = _random_batch([3], seed=0)
     check_engine("torch")
     assert radius_graph(pos, batch, CUTOFF, "torch").shape[0] == 2
@@ -203,12 +212,10 @@ def _refuse(*args: Any, **kwargs: Any) -> Tensor:
     raise AssertionError("edges were built though stored ones fit")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@every_engine
 def test_stored_edges_give_the_same_energies_and_forces(
     potential: MultiFidelityPotential, molecules: list[Data], engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if engine == "torch-cluster":
-        pytest.importorskip("torch_cluster")
     expected = potential(Batch.from_data_list(molecules))
     transform = RadiusGraph(CUTOFF, engine)
     stored = Batch.from_data_list([transform(molecule.clone()) for molecule in molecules])

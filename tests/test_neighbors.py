@@ -9,18 +9,23 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch_geometric.data import Batch, Data
 
 import mfpyg.graph
 import mfpyg.neighbors
+from mfpyg.engine import is_installed
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import Graph, RadiusGraph, build_graph, edges_of_each, radius_graph
 from mfpyg.lattice import Lattice
 from mfpyg.neighbors import periodic_radius_graph
 
 CUTOFF = 3.0
-ENGINES = ("auto", "torch", "vesin")
-every_engine = pytest.mark.parametrize("engine", ENGINES)
+NVALCHEMI = pytest.param(
+    "nvalchemi",
+    marks=pytest.mark.skipif(not is_installed("nvalchemi"), reason="nvalchemi-toolkit-ops is not installed"),
+)
+every_engine = pytest.mark.parametrize("engine", ["auto", "torch", "vesin", NVALCHEMI])
 
 CUBIC = [[4.1, 0.0, 0.0], [0.0, 4.1, 0.0], [0.0, 0.0, 4.1]]
 TRICLINIC = [[5.0, 0.0, 0.0], [-2.3, 4.0, 0.0], [1.1, 3.7, 3.5]]
@@ -107,8 +112,9 @@ def test_a_batch_may_mix_crystals_slabs_and_molecules(engine: str) -> None:
     assert _edges(Batch.from_data_list(graphs), CUTOFF, engine) == expected
 
 
+@pytest.mark.parametrize("engine", ["vesin", NVALCHEMI])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_vesin_finds_the_edges_of_torch(dtype: torch.dtype) -> None:
+def test_libraries_find_the_edges_of_torch(dtype: torch.dtype, engine: str) -> None:
     generator = torch.Generator().manual_seed(0)
     for seed in range(80):
         n_atoms = int(torch.randint(1, 30, (), generator=generator))
@@ -118,10 +124,10 @@ def test_vesin_finds_the_edges_of_torch(dtype: torch.dtype) -> None:
         if seed % 3 == 0:  # on a grid, where many pairs are exactly at the cutoff
             data.cell, data.pos = data.cell.round() + torch.eye(3) / 2, data.pos.round()
         data.cell, data.pos = data.cell.to(dtype), data.pos.to(dtype)
-        assert _edges(data, CUTOFF, "vesin") == _edges(data, CUTOFF, "torch")
+        assert _edges(data, CUTOFF, engine) == _edges(data, CUTOFF, "torch")
         batch = torch.zeros(n_atoms, dtype=torch.int64)
         molecule = radius_graph(data.pos, batch, CUTOFF, "torch")
-        assert torch.equal(radius_graph(data.pos, batch, CUTOFF, "vesin"), molecule)
+        assert torch.equal(radius_graph(data.pos, batch, CUTOFF, engine), molecule)
 
 
 @every_engine
@@ -168,6 +174,26 @@ def test_auto_takes_vesin_for_large_graphs_only(monkeypatch: pytest.MonkeyPatch)
     assert used == [400, 400]
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_auto_takes_nvalchemi_on_cuda_for_large_graphs_only(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mfpyg.neighbors, "is_installed", lambda engine: installed)
+    with FakeTensorMode():  # which has no numbers to wait for
+        for n_atoms, n_graphs, expected in [(2000, 1, "nvalchemi"), (2000, 2, "torch"), (64_000, 2, "nvalchemi")]:
+            pos = torch.empty(n_atoms, 3, device="cuda")
+            counts = torch.empty(n_graphs, dtype=torch.int64, device="cuda")
+            assert mfpyg.neighbors._choose(pos, counts, counts) == (expected if installed else "torch")
+
+
+@pytest.mark.parametrize("engine", ["torch", NVALCHEMI])
+def test_atoms_far_apart_and_far_from_the_origin(engine: str) -> None:
+    pos = 1e5 + torch.rand(300, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 9
+    pos[150:] += torch.tensor([0.0, 2e4, -3e6])
+    batch = torch.zeros(300, dtype=torch.int64)
+    expected = (torch.cdist(pos, pos, compute_mode="donot_use_mm_for_euclid_dist") <= CUTOFF).nonzero()
+    expected = expected[expected[:, 0] != expected[:, 1]]
+    assert radius_graph(pos, batch, CUTOFF, engine).flip(0).T.tolist() == expected.tolist()
+
+
 # Graphs
 
 
@@ -208,7 +234,7 @@ def test_without_pbc_it_is_the_molecule(pbc: list[bool] | None) -> None:
     assert _equal(build_graph(data, CUTOFF), build_graph(molecule, CUTOFF))
 
 
-@pytest.mark.parametrize("engine", ["torch", "vesin"])
+@every_engine
 def test_stored_edges_of_a_mixed_batch_are_used(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     graphs = [CRYSTALS[name] for name in ("molecule", "tiny", "slab", "triclinic")]
     expected = build_graph(Batch.from_data_list(graphs), CUTOFF)

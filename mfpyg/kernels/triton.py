@@ -65,27 +65,33 @@ def triton_sum(graph: Graph) -> TritonSum:
     source, target = graph.edge_index
     n_edges, n_atoms, n_blocks = len(source), graph.n_atoms, -(-graph.n_atoms // _TARGETS)
     number = torch.arange(n_edges, device=source.device)
+    place, order = ((target // _TARGETS * n_atoms + source) * _TARGETS + target % _TARGETS).sort(stable=True)
     # Edges from one source to one target, through several images in a small cell, are in different rows.
-    place = (target // _TARGETS * n_atoms + source) * _TARGETS + target % _TARGETS
-    place, order = place.sort(stable=True)
-    image = number - _runs(place, number)
-    row_of, again = (place // _TARGETS * max(n_edges, 1) + image).sort(stable=True)
-    order = order[again]
-    row = (row_of != row_of.roll(1)).index_fill_(0, number[:1], True).cumsum(0)  # 1, 1, …, 2, …
+    image = number - _first_of_run(place, number)
+    pair = _starts_run(place // _TARGETS).cumsum(0) - 1  # of a block and a source
+    rows = torch.zeros_like(number).scatter_reduce(0, pair, image + 1, "amax")  # of each pair
+    ends = rows.cumsum(0)
+    row = (ends - rows)[pair] + image  # of each edge
     table = number.new_full((n_edges, _TARGETS), -1, dtype=torch.int32)
-    table[row - 1, target[order] % _TARGETS] = order.int()
-    source_of_row = torch.zeros_like(number).index_copy_(0, row - 1, source[order])
+    table[row, target[order] % _TARGETS] = order.int()
+    source_of_row = torch.zeros_like(number).index_copy(0, row, source[order])
     firsts = torch.searchsorted(target[order] // _TARGETS, torch.arange(n_blocks + 1, device=source.device))
-    block_ptr = torch.cat([row.new_zeros(1), row])[firsts]
+    block_ptr = torch.cat([row, ends[-1:] if n_edges else ends.new_zeros(1)])[firsts]
     sources, by_source = source.sort(stable=True)
     source_ptr = torch.searchsorted(sources, torch.arange(n_atoms + 1, device=source.device))
     return TritonSum([table, source_of_row, block_ptr, by_source, source_ptr, target.contiguous()])
 
 
-def _runs(values: Tensor, number: Tensor) -> Tensor:
-    """Number of the first of each run of equal values, for each value."""
-    starts = (values != values.roll(1)).index_fill_(0, number[:1], True)
-    return (number * starts).cummax(0).values if len(values) else number
+def _starts_run(values: Tensor) -> Tensor:
+    """Whether each value differs from the one before, (n,) bool."""
+    starts = torch.ones_like(values, dtype=torch.bool)
+    starts[1:] = values[1:] != values[:-1]
+    return starts
+
+
+def _first_of_run(values: Tensor, number: Tensor) -> Tensor:
+    """Number of the first of each run of equal values, for each value, (n,) int64."""
+    return (number * _starts_run(values)).cummax(0).values if len(values) else number
 
 
 class _Triton:

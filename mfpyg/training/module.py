@@ -96,14 +96,15 @@ class MultiFidelityModule(lightning.LightningModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Add the labels of the stage; on a GPU, prepare the step while the one before is being computed."""
         training = self.trainer.training
-        batch = self.stage.with_labels(batch) if training else batch
-        if waits(self.device):
-            loss = self.stage.train_loss if training else self.loss
-            network = self.stage.network(self.potential) if training else self.potential
-            with beside(self.device):
-                self._ready = make_ready(network, loss, batch)
-            if self.device.type == "cuda":
-                self._ready.used_by(torch.cuda.current_stream(self.device))
+        with beside(self.device):
+            batch = self.stage.with_labels(batch) if training else batch
+            if waits(self.device):
+                loss = self.stage.train_loss if training else self.loss
+                self._ready = make_ready(
+                    self.stage.network(self.potential) if training else self.potential, loss, batch
+                )
+        if self._ready is not None and self.device.type == "cuda":
+            self._ready.used_by(torch.cuda.current_stream(self.device))
         return batch
 
     def _take_ready(self, batch: Batch) -> Ready | None:

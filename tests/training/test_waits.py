@@ -35,6 +35,7 @@ CASES = {
     "delta": ["--strategy=delta", "--epochs=4"],
     "meta": ["--strategy=meta", "--epochs=4"],
     "difference": ["--difference-weight=1"],
+    "stored edges": ["--edges=stored"],
 }
 
 
@@ -75,10 +76,14 @@ def test_the_scan_finds_what_waits(tmp_path: Path, scanned: Waits, monkeypatch: 
         assert any(name in line for line in scanned.found), name
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_weights_are_those_of_steps_that_wait(tmp_path: Path, case: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("options", [*CASES.values(), ["--fidelities", "dz:EFH", "cc:E"]])
+def test_weights_are_those_of_steps_that_wait(
+    tmp_path: Path, options: list[str], request: pytest.FixtureRequest
+) -> None:
+    """Also with Hessians, whose steps do wait."""
+
     def run(name: str) -> dict[str, Any]:
-        train.main([*OPTIONS, *CASES[case], "--out", str(tmp_path / name)])
+        train.main([*OPTIONS, *options, "--out", str(tmp_path / name)])
         return torch.load(tmp_path / name / "last.ckpt", weights_only=True)
 
     waiting = run("waiting")
