@@ -21,6 +21,7 @@ COMMON = {
 ADVANCED = {
     "split into training, validation and test": ("split.",),
     "labels and reference energies": ("label_fraction", "references"),
+    "known interactions": ("repulsion", "baseline"),
     "optimiser and schedule": ("optim.",),
     "loss": ("hierarchicality", "pair_weight", "difference_weight", "hessian_directions", "monitor"),
     "sampling of epochs": ("sampling.",),

@@ -98,7 +98,7 @@ def test_completion_in_bash(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     (tmp_path / "completion.bash").write_text(shown(capsys, "completion", "bash"))
     (tmp_path / "settings.yaml").touch()
     expected = {
-        "mfpyg-train --fidelities dz:EF cc:E --ba": "--backbone --batch-size",
+        "mfpyg-train --fidelities dz:EF cc:E --ba": "--backbone --batch-size --baseline",
         "mfpyg-train --backbone di": "dimenet++",
         "mfpyg-train --backbone schnet --model.n-f": "--model.n-features --model.n-filters",
         "mfpyg-train --model.vertex ": "true false",
