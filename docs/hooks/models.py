@@ -12,8 +12,6 @@ from mfpyg.pretrained.card import error_rows, level_rows, read_card
 def models_page() -> str:
     """Markdown of the cards of all models."""
     cards = {name: dataclasses.asdict(read_card(pretrained.FOLDER / f"{name}.yaml")) for name in pretrained.names()}
-    if not cards:
-        return "This version comes without a model.\n"
     lines: list[str] = []
     for name, card in cards.items():
         lines += [f"## {name} {{ #{name} }}", "", f"{card['title']}. Licence of the weights: {card['licence']}.", ""]

@@ -58,5 +58,3 @@ def test_page_of_the_documentation(shipped: Path) -> None:
     assert "## tiny-1 { #tiny-1 }" in page
     assert "| dz | forces | 6.25 | 5.5 to 7 | kcal/mol/Å | 1,500 |" in page
     assert [one for one in SHOWN if one not in page] == []
-    shipped.unlink()
-    assert module.models_page() == "This version comes without a model.\n"
