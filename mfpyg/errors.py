@@ -48,8 +48,9 @@ def shown(value: Any) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'hipnn'?"`` if a known name is close to ``name``, else an empty string."""
-    close = difflib.get_close_matches(name[:200], list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0][:60]}'?" if close else ""
+    lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(name[:200].lower(), list(lower), n=1, cutoff=0.6)
+    return f"; did you mean '{lower[close[0]][:60]}'?" if close else ""
 
 
 _MAX_LISTED = 20

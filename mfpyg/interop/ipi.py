@@ -11,14 +11,18 @@ from typing import Any, cast
 import numpy as np
 from ase import Atoms
 from ase.io import read
-from ipi.pes import Dummy_driver
-from ipi.utils.units import unit_to_internal, unit_to_user
 from numpy.typing import NDArray
 
 from mfpyg.errors import MFPyGError
 from mfpyg.inference.ensemble import Model
 from mfpyg.inference.frames import predict_frames
 from mfpyg.interop.ase import MFPyGCalculator
+
+try:
+    from ipi.pes import Dummy_driver
+    from ipi.utils.units import unit_to_internal, unit_to_user
+except ImportError as error:
+    raise ImportError(f"i-PI 3.3 or later is not installed ({error}); pip install 'mfpyg[ipi]'") from error
 
 Array = NDArray[np.float64]
 Answer = tuple[float, Array, Array, str]

@@ -13,12 +13,16 @@ import numpy as np
 import torch
 from ase import Atoms
 from numpy.typing import NDArray
-from openmm import PythonForce, State, System, unit
 
 from mfpyg.errors import MFPyGError
 from mfpyg.inference.ensemble import Model
 from mfpyg.interop.ase import MFPyGCalculator
 from mfpyg.units import energy_factor
+
+try:
+    from openmm import PythonForce, State, System, unit
+except ImportError as error:
+    raise ImportError(f"OpenMM 8.6 or later is not installed ({error}); pip install 'mfpyg[openmm]'") from error
 
 if TYPE_CHECKING:
     from openmm.app import Topology

@@ -12,14 +12,20 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
-from torch_sim.models.interface import ModelInterface
-from torch_sim.state import SimState
-from torch_sim.typing import MemoryScaling
 
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.ensemble import Ensemble, Model
 from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
 from mfpyg.units import KCAL_MOL_TO_EV
+
+try:
+    from torch_sim.models.interface import ModelInterface
+    from torch_sim.state import SimState
+    from torch_sim.typing import MemoryScaling
+except ImportError as error:
+    raise ImportError(
+        f"torch-sim 0.3 or later is not installed ({error}); pip install 'mfpyg[torchsim]', with Python 3.11 or later"
+    ) from error
 
 _SCALINGS: tuple[str, ...] = get_args(MemoryScaling)
 

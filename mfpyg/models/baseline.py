@@ -45,7 +45,10 @@ def add_baseline(name: str, baseline: Baseline, prediction: Prediction, data: Da
     """
     pbc = getattr(data, "pbc", None)
     if pbc is not None and pbc.any():
-        raise MFPyGError(f"fidelity '{name}' has a baseline, which is of molecules; expected no periodic graph")
+        raise MFPyGError(
+            f"fidelity '{name}' has a baseline, which supports molecules only, but a graph is periodic; set pbc to "
+            "False if it is a molecule in a box, or choose a fidelity without a baseline"
+        )
     batch, n_graphs = molecules_of(data)
     with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and data.pos.requires_grad):
         atoms, forces = baseline(data.z, data.pos.double(), batch, n_graphs)

@@ -40,14 +40,17 @@ class D3BJ:
             found = tad_dftd3.param.get_functional_params(method, damping="bj", dtype=torch.float64)
         except (KeyError, ValueError) as error:
             raise MFPyGError(
-                f"baseline d3bj has no parameters of '{method}'; expected a functional that D3(BJ) was fitted to, such "
-                "as d3bj:b3lyp, d3bj:pbe0 or d3bj:hf"
+                f"baseline d3bj has no parameters of '{method}'; expected a functional that D3(BJ) was fitted to, "
+                "without the suffix of the dispersion, such as d3bj:b3lyp, d3bj:pbe0 or d3bj:hf"
             ) from error
         self.method = method
         self.parameters = {name: found[name] for name in ("s6", "s8", "a1", "a2")}
         self.reference = tad_dftd3.reference.Reference(dtype=torch.float64)
         self._evaluate: Any = tad_dftd3.dftd3
         self._n_elements: int = tad_dftd3.defaults.MAX_ELEMENT
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method!r})"
 
     def __call__(self, z: Tensor, pos: Tensor, batch: Tensor, n_graphs: int) -> tuple[Tensor, Tensor]:
         """See :class:`mfpyg.models.baseline.Baseline`.

@@ -62,9 +62,10 @@ def with_inherited(settings: TrainSettings, described: Mapping[str, Any], added:
         if name not in (*old, *added):
             raise unknown_name("fidelity of baseline", name, [*old, *added])
         if name in old and before.get(name) != text:
+            found = f"the baseline {before[name]}" if name in before else "no baseline"
             raise MFPyGError(
-                f"{init} has the baseline {before.get(name, 'none')} of '{name}', but the settings say {text}; its "
-                f"weights fit no other, so leave {name}={text} out"
+                f"{init} was trained with {found} of '{name}', but the settings say {text}; its weights fit no other, "
+                f"so leave {name}={text} out"
             )
     return [f"{name}={text}" for name, text in {**before, **now}.items()]
 
@@ -93,7 +94,8 @@ def _subtract(dataset: ConformationDataset, name: str, baseline: Baseline) -> No
     pbc = getattr(data, "pbc", None)
     if pbc is not None and pbc[labelled].any():
         raise MFPyGError(
-            f"fidelity '{name}' has a baseline, which is of molecules, but periodic conformations; leave it out"
+            f"fidelity '{name}' has a baseline, which supports molecules only, but its data are periodic; set pbc to "
+            "False if they are molecules in boxes, or leave the baseline out"
         )
     for rows in labelled.nonzero().flatten().split(CHUNK):
         atoms, _, owner = rows_of(dataset.slices["z"], rows)

@@ -220,6 +220,7 @@ def test_resume_and_config_exclude_each_other(refused: Refused) -> None:
         ("optim: {lrr: 3}", "'optim.lrr'", "'optim.lr'"),
         ("backbone: hipn", "'hipn'", "'hipnn'"),
         ("preset: smal", "'smal'", "'small'"),
+        ("repulsion: ZBL", "'ZBL'", "'zbl'"),
     ],
 )
 def test_unknown_name_in_a_config_offers_the_one_meant(refused: Refused, text: str, found: str, meant: str) -> None:

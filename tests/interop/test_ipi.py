@@ -30,7 +30,7 @@ from ipi.utils.units import unit_to_internal, unit_to_user
 from mfpyg.interop.ipi import MFPyGDriver
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/ipi.md").read_text(encoding="utf-8")
-PES, INPUT, SOCKET, DRIVER, _, ASE_CLIENT = re.findall(r"```(?:python|xml|text)\n(.*?)```", PAGE, re.DOTALL)
+PES, _, INPUT, SOCKET, DRIVER, ASE_CLIENT = re.findall(r"```(?:python|xml|text)\n(.*?)```", PAGE, re.DOTALL)
 """Blocks of the page: the file for i-PI, its input, the part for a socket, and the commands."""
 
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -113,7 +113,8 @@ class Run:
         return self.processes[-1]
 
     def server(self, text: str, wait_for: str = "") -> subprocess.Popen:
-        (self.folder / "input.xml").write_text(text)
+        seeded = text.replace("<total_steps>", "<prng><seed>3</seed></prng><total_steps>")  # else from the time
+        (self.folder / "input.xml").write_text(seeded)
         process = self.start(program("i-pi"), "-V", "medium", "input.xml")
         deadline = time.monotonic() + 60
         while wait_for not in self.log(0):

@@ -111,7 +111,7 @@ def test_what_it_cannot_do_is_refused(make_potential: Potential) -> None:
     with pytest.raises(MFPyGError, match="no second derivatives"):
         hessian(model, data, "dz")
     crystal = Data(z=data.z, pos=data.pos, cell=5 * torch.eye(3)[None].double(), pbc=torch.ones(1, 3).bool())
-    with pytest.raises(MFPyGError, match="expected no periodic graph"):
+    with pytest.raises(MFPyGError, match="supports molecules only"):
         model(crystal)
     edges = torch.tensor([[0, 1], [1, 0]]), torch.tensor([[1.0, 0, 0], [-1.0, 0, 0]])
     with pytest.raises(MFPyGError, match="not available in LAMMPS"):
@@ -120,5 +120,6 @@ def test_what_it_cannot_do_is_refused(make_potential: Potential) -> None:
         baselines.make("d3bj:b3lyyp")
     with pytest.raises(MFPyGError, match="no parameters of element 104"):
         evaluated("b3lyp", Data(z=torch.tensor([104]), pos=torch.zeros(1, 3).double()))
+    assert repr(baselines.make("d3bj:b3lyp")) == "D3BJ('b3lyp')"
     with pytest.raises(MFPyGError, match=r"unknown baseline 'd3b' .*did you mean 'd3bj'"):
         baselines.make("d3b:b3lyp")

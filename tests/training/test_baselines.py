@@ -112,8 +112,8 @@ def test_resumed_and_further_trained_runs_keep_it(
     assert written["baseline"] == ["cc=springs:5", "mp2=springs:7"]
     assert {name: one.k for name, one in mfpyg.load(tmp_path / "further").baselines.items()} == {"cc": 5, "mp2": 7}
     for baseline, message in (
-        ("cc=springs:6", "has the baseline springs:5 of 'cc'"),
-        ("dz=springs:6", "has the baseline none of 'dz'"),
+        ("cc=springs:6", "trained with the baseline springs:5 of 'cc'"),
+        ("dz=springs:6", "trained with no baseline of 'dz'"),
         ("tz=springs:6", "unknown fidelity of baseline 'tz'"),
     ):
         with pytest.raises(SystemExit):
