@@ -86,7 +86,7 @@ def matmul_precision(precision: str) -> Iterator[None]:
 
 
 def _backends() -> list[Any]:
-    return [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    return [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
 
 
 @contextmanager
