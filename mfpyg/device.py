@@ -65,6 +65,11 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device, priority=-1)  # small work, before the large one of a step
 
 
+def stream_number(device: torch.device) -> int:
+    """Number of the current CUDA stream, 0 on a CPU. What one stream is given does not wait for what another one is."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
 def fits(device: torch.device, n_bytes: int) -> bool:
     """True if data of this size should be kept on the device: a GPU, half of whose free memory they fit into."""
     return device.type == "cuda" and n_bytes <= torch.cuda.mem_get_info(device)[0] // 2

@@ -70,12 +70,23 @@ def without_inference_tensors(data: Data) -> Data:
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
     """Context manager of a precision of float32 products, see :func:`torch.set_float32_matmul_precision`."""
-    before = torch.get_float32_matmul_precision()
+    try:
+        before: str | list[str] = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch does not say, if it was set by the attributes of its backends
+        before = [backend.fp32_precision for backend in _backends()]
     torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        if isinstance(before, str):
+            torch.set_float32_matmul_precision(before)
+        else:
+            for backend, precision in zip(_backends(), before, strict=True):
+                backend.fp32_precision = precision
+
+
+def _backends() -> list[Any]:
+    return [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from mfpyg.inference.frames import predict_frames
 from mfpyg.interop.ase import MFPyGCalculator, data_of
 from mfpyg.models import Potential
 from mfpyg.models.build import build_potential
-from mfpyg.torch_defaults import default_torch_settings
+from mfpyg.torch_defaults import default_torch_settings, matmul_precision
 
 SMALL: dict[str, dict[str, Any]] = {
     "hipnn": {"n_features": 8, "n_sensitivities": 6, "n_atom_layers": 1},
@@ -208,3 +208,16 @@ def test_data_on_another_device_are_refused_with_both(checkpoint: Callable[..., 
 
 def test_neutral_costs_nothing_where_nothing_is_set() -> None:
     assert default_torch_settings() is default_torch_settings()
+
+
+def test_a_precision_that_was_set_by_an_attribute_is_restored() -> None:
+    matmul = torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this version of torch has no such attribute")
+    try:
+        matmul.fp32_precision = "tf32"
+        with matmul_precision("highest"):
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision("highest")

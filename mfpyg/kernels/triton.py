@@ -1,12 +1,13 @@
 """Kernel ``triton``: the sum over neighbours on a GPU, without arrays of F numbers per edge.
 
 The programs are in :mod:`mfpyg.kernels.triton_programs`. They take float32 and float64; products of float32 matrices
-are exact unless :func:`torch.set_float32_matmul_precision` allows TF32.
+are exact unless :func:`torch.set_float32_matmul_precision`, or ``torch.backends.cuda.matmul``, allows TF32.
 ``TRITON_INTERPRET=1``, set before this module is imported, runs them on CPU tensors, for tests.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,7 +137,7 @@ def _sum(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], along: _Along | N
     flags = {"TANGENT": along is not None, "WITH_HQ": hq is not None}
     if n_blocks:
         arguments = s, y, q, hs, hy, q if hq is None else hq, *parts[:3], out, len(q)
-        programs.moments[n_blocks, tiles](*arguments, **sizes, **flags)
+        _launch(programs.moments, (n_blocks, tiles), arguments, {**sizes, **flags})
     return out
 
 
@@ -150,7 +151,7 @@ def _by_edges(
     flags = {"TANGENT": along is not None, "WITH_HQ": hq is not None}
     if n_blocks:
         arguments = s, y, q, g, hs, hy, q if hq is None else hq, *parts[:3], ds, dy, len(q), len(s)
-        programs.edge_gradient[n_blocks, tiles](*arguments, **sizes, **flags)
+        _launch(programs.edge_gradient, (n_blocks, tiles), arguments, {**sizes, **flags})
     return (ds[0], dy[0]) if tiles == 1 else (ds.sum(0), dy.sum(0))
 
 
@@ -162,8 +163,15 @@ def _by_sources(s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor],
     _, _, _, by_source, source_ptr, target = parts
     if len(q):
         arguments = s, y, g, hs, hy, by_source, target, source_ptr, dq
-        programs.source_gradient[len(q), tiles](*arguments, **sizes, TANGENT=along is not None)
+        constants = {**sizes, "TANGENT": along is not None}
+        _launch(programs.source_gradient, (len(q), tiles), arguments, constants)
     return dq
+
+
+def _launch(program: Any, grid: tuple[int, int], arguments: Sequence[Any], constants: Mapping[str, Any]) -> None:
+    """Run a program on the device of its first argument; Triton would take the current one."""
+    with torch.cuda.device_of(arguments[0]):
+        program[grid](*arguments, **constants)
 
 
 def _sizes(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor]) -> tuple[dict[str, Any], int]:
@@ -175,11 +183,17 @@ def _sizes(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor]) -> tuple[dict[s
     if not s.dtype == y.dtype == q.dtype:
         raise TypeError(f"arrays of different types: {[s.dtype, y.dtype, q.dtype]}")
     block = min(_FEATURES, max(16, triton.next_power_of_2(n_features)))
-    exact = q.dtype == torch.float64 or torch.get_float32_matmul_precision() == "highest"
+    exact = q.dtype == torch.float64 or not _allows_tf32()
     sizes = {"F": n_features, "N": n, "C": y.shape[1], "BN": max(16, triton.next_power_of_2(n)), "BF": block}
     return {**sizes, "T": _TARGETS, "PRECISION": "ieee" if exact else "tf32", "num_warps": _WARPS}, -(
         -n_features // block
     )
+
+
+def _allows_tf32() -> bool:
+    # The function raises an error if a precision was set by the attribute, which older versions of torch do not have.
+    of_cuda = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    return of_cuda == "tf32" if of_cuda else torch.get_float32_matmul_precision() != "highest"
 
 
 _moments = define_operators("moments_triton", "triton", _Triton, ("CPU", "CUDA"))

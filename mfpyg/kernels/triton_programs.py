@@ -65,10 +65,13 @@ def moments(
         j = tl.load(source + row)
         of_edges, of_source = _edge_rows(s, edge, there, nu, N), _source_rows(q, j, nu, f, N, F)
         message = _dot(of_edges, of_source, PRECISION)  # (T, BF)
+        # Targets without an edge from this source may be in another molecule, and 0 times a Q of NaN is NaN.
+        message = tl.where(there[:, None], message, 0.0)
         if TANGENT:
             tangent = _dot(_edge_rows(hs, edge, there, nu, N), of_source, PRECISION)
             if WITH_HQ:
                 tangent += _dot(of_edges, _source_rows(hq, j, nu, f, N, F), PRECISION)
+            tangent = tl.where(there[:, None], tangent, 0.0)
         added = ()
         for c in tl.static_range(C):
             direction = tl.load(y + edge * C + c, mask=there, other=0.0)[:, None]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mfpyg.device import stream_number
 from mfpyg.graph import EdgeTopology
 from mfpyg.lattice import Lattice
 from mfpyg.models.prediction import Prediction
@@ -65,7 +66,7 @@ def padded(system: System, elements: Tensor, cutoff: float) -> tuple[System, Gho
     enough = 2 + math.isqrt(max(_LEAST_EDGES, all_edges // 8))
     n, m = bucket(n_atoms + enough, _LEAST_ATOMS) - n_atoms, all_edges - n_edges
     n_graphs = bucket(topology.n_graphs + 1) - topology.n_graphs
-    place, edge_index = _ghosts(n, m, cutoff, pos.dtype, device)
+    place, edge_index = _ghosts(n, m, cutoff, pos.dtype, device, stream_number(device))
     by_edge = isinstance(topology, EdgeTopology)  # pos holds edge vectors
     shift, lattice = topology.edge_shift, system.lattice
     new = dataclasses.replace(
@@ -94,8 +95,10 @@ def padded(system: System, elements: Tensor, cutoff: float) -> tuple[System, Gho
 
 
 @functools.lru_cache(maxsize=32)  # of as many launches as all else
-def _ghosts(n: int, m: int, cutoff: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Positions of n ghosts, (n, 3), and m edges between them, (2, m) int64, sorted by target."""
+def _ghosts(
+    n: int, m: int, cutoff: float, dtype: torch.dtype, device: torch.device, stream: int
+) -> tuple[Tensor, Tensor]:
+    """Positions of n ghosts, (n, 3), and m edges between them, (2, m) int64, sorted by target; of one CUDA stream."""
     number, of_each = torch.arange(m, device=device), max(1, -(-m // n))
     target = number // of_each
     source = (target + 1 + number % of_each) % n

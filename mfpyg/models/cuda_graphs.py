@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mfpyg.device import stream_number
 from mfpyg.errors import MFPyGWarning
 
 MOST_EDGES = 100_000
@@ -46,7 +47,8 @@ class Replayed:
         if self._failed:
             return self.function(weights, tensors)
         where = tuple(weight.data_ptr() for weight in weights.values())
-        key = _stream_number(tensors[0].device), where, tuple(tensor.shape for tensor in tensors)
+        # On another stream, a replay could begin before the last one has ended.
+        key = stream_number(tensors[0].device), where, tuple(tensor.shape for tensor in tensors)
         if key not in self._graphs:
             self._graphs[key] = None
             if len(self._graphs) > _MOST_GRAPHS:
@@ -95,8 +97,3 @@ def _capture(function: Callable[[], list[Tensor]], device: torch.device) -> tupl
 @functools.lru_cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
-
-
-def _stream_number(device: torch.device) -> int:
-    """The current stream. On another one, a replay could begin before the last one has ended."""
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0

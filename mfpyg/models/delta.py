@@ -135,6 +135,7 @@ class DeltaPotential(Potential):
     def prepare(self, data: Data, wanted: Mapping[str, str]) -> PreparedSum:
         """See :meth:`MultiFidelityPotential.prepare`."""
         self.check_wanted(wanted)
+        self.check_preparable(wanted)
         self.warn_untrained(data.z, wanted)
         below, above = self._divided(wanted)
         return PreparedSum(self.base.prepare(data, below), self.difference.prepare(without_charge(data), above))
@@ -163,7 +164,7 @@ class DeltaPotential(Potential):
                     self._scale(result[name])
             else:  # some may have been computed for the target only
                 result[name] = low[name].only(letters)
-        return self.with_baselines(result, data)
+        return result if isinstance(data, PreparedSum) else self.with_baselines(result, data)
 
     def _divided(self, wanted: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
         """Properties to predict by the base and by the difference."""

@@ -168,6 +168,19 @@ class Potential(nn.Module):
                 "use ASE or torch-sim, or a potential without"
             )
 
+    def check_preparable(self, wanted: Iterable[str]) -> None:
+        """Check that fidelities can be predicted from prepared data: that they have no baseline.
+
+        Raises:
+            MFPyGError: for the first that has one.
+        """
+        for fidelity in wanted:
+            if fidelity in self.baselines:
+                raise MFPyGError(
+                    f"fidelity '{fidelity}' has a baseline, which is not added to predictions of prepared data; pass "
+                    "the data to predict as they are"
+                )
+
     def check_wanted(self, wanted: Mapping[str, str]) -> None:
         """Check that the potential has the fidelities in ``{fidelity: letters}``, and heads for them.
 

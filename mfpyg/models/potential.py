@@ -246,9 +246,11 @@ class MultiFidelityPotential(Potential):
             wanted: ``{fidelity: letters}`` of the properties that may be predicted.
 
         Raises:
-            MFPyGError: as :meth:`predict`, but for overlapping atoms: predictions are not checked for these.
+            MFPyGError: as :meth:`predict`, but for overlapping atoms: predictions are not checked for these; and for a
+                fidelity with a baseline.
         """
         self.check_wanted(wanted)
+        self.check_preparable(wanted)
         with default_torch_settings(keep_inference=True):
             prepared = prepare_data(self, without_inference_tensors(data), wanted)
             add_tables(self, prepared.system, self._differentiable(prepared))

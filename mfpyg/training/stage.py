@@ -99,9 +99,8 @@ class Stage:
         """All losses of the stage, whose tensors are moved to the device."""
         return [self.loss, self.train_loss]
 
-    def network(self, potential: Potential) -> MultiFidelityPotential:
-        """Network whose predictions are compared with the labels of training batches."""
-        assert isinstance(potential, MultiFidelityPotential)
+    def network(self, potential: Potential) -> Potential:
+        """Network whose predictions are compared with the labels of training batches, for which it prepares them."""
         return potential
 
     def with_labels(self, batch: Batch) -> Batch:
@@ -112,7 +111,9 @@ class Stage:
         self, potential: Potential, batch: Batch, step: Step
     ) -> tuple[MultiFidelityPotential, MultiFidelityLoss, Batch]:
         """Network, loss and batch of a training step; the labels of the loss must be among those of ``train_loss``."""
-        return self.network(potential), self.loss, batch
+        network = self.network(potential)
+        assert isinstance(network, MultiFidelityPotential)
+        return network, self.loss, batch
 
     def after_step(self, potential: Potential, step: Step) -> None:
         """Called after each step of the optimiser."""

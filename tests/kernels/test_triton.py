@@ -87,6 +87,49 @@ def test_tf32_where_torch_allows_it(make_batch: Batches, dtype: torch.dtype, all
         torch.set_float32_matmul_precision("highest")
 
 
+def test_tf32_where_an_attribute_of_torch_allows_it(make_batch: Batches) -> None:
+    """The function that tells the precision raises an error then."""
+    graph, matmul = _graph(make_batch([3]), torch.float32, 5.0), torch.backends.cuda.matmul
+    if not hasattr(matmul, "fp32_precision"):
+        pytest.skip("this version of torch has no such attribute")
+    arrays, parts = _random(graph, (8, 5, 9), torch.float32), prepare("triton", graph, 8, 5, 9).tensors()
+    try:
+        for precision in ("ieee", "tf32"):
+            matmul.fp32_precision = precision
+            assert triton_kernel._sizes(*arrays, parts)[0]["PRECISION"] == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_what_is_not_finite_stays_in_its_molecule(make_batch: Batches) -> None:
+    """Targets of several molecules are those of one program."""
+    graph = _graph(make_batch([4, 4, 4]), torch.float64, 5.0)
+    s, y, q = (array.detach() for array in _random(graph, (3, 2, 4), torch.float64))
+    q[5] = torch.nan
+    hs, hy, hq, g = torch.ones_like(s), torch.ones_like(y), q.clone(), torch.ones(12, 4, 3, dtype=torch.float64)
+    parts, operators = prepare("triton", graph, 3, 2, 4).tensors(), torch.ops.mfpyg
+    moments = operators.moments_triton(s, y, q, parts, False)
+    *_, tangent = operators.moments_triton_second(s, y, q, g, hs, hy, hq, parts, False)
+    for found in (moments, tangent):
+        expected = prepare("native", graph, 3, 2, 4)(s, y, q).isfinite()
+        assert torch.equal(found.isfinite(), expected)
+        assert expected[:4].all()
+        assert not expected.all()
+
+
+def test_programs_run_on_the_device_of_their_tensors(make_batch: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton takes the current device, which need not be that of the tensors."""
+    entered, device_of = [], torch.cuda.device_of
+    monkeypatch.setattr(torch.cuda, "device_of", lambda tensor: entered.append(tensor.device) or device_of(tensor))
+    graph = _graph(make_batch([3]), torch.float64, 5.0)
+    s, y, q = (array.detach() for array in _random(graph, (3, 2, 4), torch.float64))
+    parts, g, operators = prepare("triton", graph, 3, 2, 4).tensors(), q.new_ones(3, 4, 3), torch.ops.mfpyg
+    operators.moments_triton(s, y, q, parts, False)
+    operators.moments_triton_gradient(s, y, q, g, True, parts, False)
+    operators.moments_triton_second(s, y, q, g, s, y, q, parts, False)
+    assert len(entered) == 1 + 2 + 3
+
+
 def test_operators_are_what_the_compiler_is_told(make_batch: Batches) -> None:
     """Schemas, shapes of fake tensors, autograd, and a compiled call with symbolic sizes."""
     graph = _graph(make_batch([4, 2]), torch.float64, 5.0)

@@ -13,7 +13,7 @@ from torch_geometric.data import Batch, Data
 from mfpyg import backbones
 from mfpyg.graph import EdgeTopology
 from mfpyg.interop.ase import data_of
-from mfpyg.models import MultiFidelityPotential
+from mfpyg.models import MultiFidelityPotential, buckets
 from mfpyg.models.buckets import bucket, padded
 from mfpyg.models.derivatives import evaluate
 from mfpyg.models.prepare import prepare_data
@@ -153,3 +153,12 @@ def test_what_a_graph_captures_does_not_wait(name: str, make: Callable[[], Data]
         evaluate(one, system, wanted, False)
     assert scan.n_watched > 100
     assert scan.found == []
+
+
+def test_streams_do_not_share_ghosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of another one may not have been written yet."""
+    buckets._ghosts.cache_clear()
+    for stream in (1, 2, 1):
+        monkeypatch.setattr(buckets, "stream_number", lambda device, stream=stream: stream)
+        padded(chain(10, 30), torch.tensor([6, 7]), 4.0)
+    assert buckets._ghosts.cache_info()[:2] == (1, 2)  # hits and misses

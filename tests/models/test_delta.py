@@ -111,3 +111,14 @@ def test_difference_of_labels_is_there_where_both_are() -> None:
     assert torch.isnan(changed[2, 3]).all()
     assert changed.dtype == forces.dtype
     assert difference_name("cc", "dz") == "cc-dz"
+
+
+def test_predictions_of_prepared_data_would_lack_a_baseline(
+    delta: DeltaPotential, make_batch: Callable[..., Batch]
+) -> None:
+    batch, base, target = make_batch([3, 2]), delta.base_level, delta.target
+    delta.baselines = {target: lambda z, pos, batch, n_graphs: (pos[:, 0] + 1, pos)}
+    with pytest.raises(MFPyGError, match=f"fidelity '{target}' has a baseline"):
+        delta.prepare(batch, {target: "E"})
+    prepared = delta.predict(delta.prepare(batch, {base: "EF"}), {base: "EF"})
+    assert torch.equal(prepared[base].energy, delta.predict(batch, {base: "EF"})[base].energy)

@@ -553,3 +553,11 @@ def test_positions_that_are_not_finite_are_refused(make_potential: Potential) ->
     pos = torch.tensor([[0.0, 0, 0], [torch.nan, 0, 0]], dtype=torch.float64)
     with pytest.raises(MFPyGError, match="NaN or infinite"):
         make_potential()(Data(z=torch.tensor([1, 1]), pos=pos), fidelity="dz")
+
+
+def test_predictions_of_prepared_data_would_lack_a_baseline(make_potential: Potential, make_batch: Molecules) -> None:
+    potential = make_potential(fidelities=["dz", "cc"])
+    potential.baselines = {"cc": lambda z, pos, batch, n_graphs: (pos[:, 0] + 1, pos)}
+    potential.prepare(make_batch([3, 2]), {"dz": "EF"})
+    with pytest.raises(MFPyGError, match="fidelity 'cc' has a baseline, which is not added to predictions of prepared"):
+        potential.prepare(make_batch([3, 2]), {"dz": "EF", "cc": "E"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch_geometric.data import Batch
 from mfpyg.cli import train
 from mfpyg.graph import Topology
 from mfpyg.kernels.padded import PaddedSum
-from mfpyg.models import HIPNN, MultiFidelityPotential
+from mfpyg.models import HIPNN, DeltaPotential, MultiFidelityPotential
 from mfpyg.models.prepare import PreparedData
 from mfpyg.models.system import System
 from mfpyg.training import data as training_data
@@ -170,6 +171,20 @@ def test_predictions_of_prepared_data_are_those_of_the_data() -> None:
     for name in wanted:
         assert torch.equal(one[name].energy, two[name].energy)
     assert torch.equal(one["dz"].forces, two["dz"].forces)  # type: ignore[arg-type]
+
+
+def test_networks_of_other_types_are_prepared_for_in_the_step() -> None:
+    """Those of a strategy that says only in ``compared`` which network is trained."""
+    module, ready = ready_on("cpu")
+    network, loss = module.potential, module.loss
+    change = MultiFidelityPotential(copy.deepcopy(network.backbone), ["mp2-cc"])
+    both = DeltaPotential(network, change, "cc", "mp2")
+    assert module.stage.network(both) is both
+    other = make_ready(both, loss, ready.batch)
+    module._window.clear()
+    value, _ = module.compare(network, loss, ready.batch, 0, other)
+    expected, _ = module.compare(network, loss, ready.batch, 0)
+    assert torch.equal(value, expected)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
