@@ -7,6 +7,7 @@ members have the same held-out conformations, those of energies and forces are s
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import os
@@ -67,7 +68,8 @@ class Ensemble:
             member._warned = self.members[0]._warned
 
     def compile(self) -> None:
-        """Let predictions of all members go through ``torch.compile``, see :mod:`mfpyg.models.compiled`."""
+        """Let predictions of copies of all members go through ``torch.compile``, see :mod:`mfpyg.models.compiled`."""
+        self.members = copy.deepcopy(self.members)  # given potentials stay as they are
         for member in self.members:
             member.compiled = True
 

@@ -40,7 +40,7 @@ class MFPyGDriver(Dummy_driver):
             system is periodic if the template is.
         model: a potential, run folder, checkpoint or shipped model, such as ``"chno-1"``.
         fidelity: level of theory; optional if there is only one.
-        device, dtype: see :class:`mfpyg.interop.ase.MFPyGCalculator`.
+        device, dtype, compiled: see :class:`mfpyg.interop.ase.MFPyGCalculator`.
         verbosity: passed by i-PI, and ignored.
 
     Raises:
@@ -59,11 +59,12 @@ class MFPyGDriver(Dummy_driver):
         fidelity: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        compiled: bool = False,
         verbosity: Any = None,
     ) -> None:
         self.template = cast(Atoms, read(template))
         self.template.set_constraint()  # ASE would set forces to 0
-        self.calculator = MFPyGCalculator(model, fidelity, device=device, dtype=dtype)
+        self.calculator = MFPyGCalculator(model, fidelity, device=device, dtype=dtype, compiled=compiled)
         super().__init__()
 
     def compute_structure(self, cell: Array, pos: Array) -> Answer:

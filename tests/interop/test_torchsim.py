@@ -180,3 +180,10 @@ def test_weights_in_float32_do_not_see_where_the_origin_is(systems: list[Atoms])
     found, expected = (model(ts.io.atoms_to_state(frames, CPU, torch.float64)) for frames in (far, systems))
     for name in ("energy", "forces"):
         torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6)
+
+
+def test_compiled_members_are_copies() -> None:
+    one = potential("cc")
+    model = MFPyGModel(one, "cc", compiled=True)
+    assert [member.compiled for member in model.members] == [True]
+    assert not one.compiled
