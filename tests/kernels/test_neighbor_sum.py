@@ -89,7 +89,7 @@ def test_values_and_two_derivatives_equal_the_definition(
 @pytest.mark.parametrize("kernel", FAST)
 @pytest.mark.parametrize("components", [1, 4, 9])
 def test_gradcheck_and_gradgradcheck(make_batch: Batches, kernel: str, components: int) -> None:
-    graph = _graph(make_batch([4, 1, 3]))
+    graph = _graph(make_batch([4, 1, 3] if kernel != "triton" else [3, 1]))
     summed, arrays = prepare(kernel, graph, 3, 2, components), _arrays(graph, 3, 2, components, torch.float64)
     fast = kernel == "triton"  # along one random direction, as its interpreter is slow
     assert torch.autograd.gradcheck(summed, arrays, fast_mode=fast)
