@@ -15,6 +15,7 @@ from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.ensemble import Ensemble, Model
+from mfpyg.interop.verlet import VerletList
 from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
 from mfpyg.units import KCAL_MOL_TO_EV
 
@@ -44,6 +45,8 @@ class MFPyGModel(ModelInterface):
             conserve energy beyond float32 precision.
         compiled: whether to use ``torch.compile``, and on a GPU CUDA graphs, see :mod:`mfpyg.models.compiled`; the
             first predictions then take a minute or more.
+        skin: skin of the neighbour list in Å, for states with the same atoms as the one before; see
+            :class:`mfpyg.interop.verlet.VerletList`.
         compute_forces: whether to compute forces.
         compute_stress: whether to compute stresses, as needed for variable cells; NaN for systems that are not periodic
             in all three directions.
@@ -51,8 +54,8 @@ class MFPyGModel(ModelInterface):
             like the number of neighbours, or ``n_atoms`` for molecules, as torch-sim 0.3 needs a cell for the density.
 
     Raises:
-        MFPyGError: for a file that cannot be read, an unknown fidelity, none given although there are several, or an
-            unsupported dtype or scaling.
+        MFPyGError: for a file that cannot be read, an unknown fidelity, none given although there are several, an
+            unsupported dtype or scaling, or a negative skin.
 
     Example:
         >>> import torch_sim as ts                                                        # doctest: +SKIP
@@ -70,6 +73,7 @@ class MFPyGModel(ModelInterface):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         compiled: bool = False,
+        skin: float = 1.0,
         compute_forces: bool = True,
         compute_stress: bool = False,
         memory_scales_with: str = "n_atoms_x_density",
@@ -86,6 +90,13 @@ class MFPyGModel(ModelInterface):
         if memory_scales_with not in _SCALINGS:
             raise unknown_name("memory scaling", memory_scales_with, _SCALINGS)
         self._memory_scales_with = memory_scales_with
+        self._neighbours = self._make_list(skin)
+        self._systems: tuple[Tensor, Tensor] | None = None
+        """Atomic numbers and systems of the atoms of the last state."""
+
+    def _make_list(self, skin: float) -> VerletList:
+        first = self._ensemble.members[0]
+        return VerletList(first.cutoff, skin, first.dtype, first.engine)
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +144,7 @@ class MFPyGModel(ModelInterface):
 
     def _predict(self, state: Any) -> dict[str, Tensor]:
         data = data_of_state(state if isinstance(state, SimState) else SimState(**state))
+        self._add_edges(data)
         defined = bool(data.pbc.all())
         letters = "E" + "F" * self._compute_forces + "S" * (self._compute_stress and defined)
         prediction = self._ensemble.predict(data, {self.fidelity: letters})[0][self.fidelity]
@@ -143,6 +155,16 @@ class MFPyGModel(ModelInterface):
             undefined = torch.full_like(data.cell, torch.nan)
             result["stress"] = cast(Tensor, prediction.stress) * KCAL_MOL_TO_EV if defined else undefined
         return result
+
+    def _add_edges(self, data: Data) -> None:
+        """Add edges from the neighbour list, except to systems that were not those of the last state."""
+        before, self._systems = self._systems, (data.z, data.batch)
+        if before is None or before[0].device != data.z.device:
+            return
+        if self._neighbours.dtype != self.dtype:  # changed by ``to``
+            self._neighbours = self._make_list(self._neighbours.skin)
+        if all(torch.equal(a, b) for a, b in zip(before, self._systems, strict=True)):
+            self._neighbours.add_edges(data)
 
 
 def data_of_state(state: SimState) -> Data:

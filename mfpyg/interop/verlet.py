@@ -10,19 +10,19 @@ from torch_geometric.data import Data
 
 from mfpyg.centering import Offset, find_offset
 from mfpyg.errors import MFPyGError
-from mfpyg.graph import RadiusGraph
+from mfpyg.graph import RadiusGraph, molecules_of
 from mfpyg.lattice import MARGIN, Lattice, lattice_of
 from mfpyg.locality import in_order, spatial_order
 
 
 @dataclass
 class _Candidates:
-    """Pairs within cutoff + skin, and the system at the time of the search.
+    """Pairs within cutoff + skin, and the systems at the time of the search.
 
     Attributes:
-        z, pbc: atomic numbers and periodic directions.
+        z, pbc, batch: atomic numbers, periodic directions, and the system of each atom.
         pos: positions in Å, rounded to the dtype of the potential, (n_atoms, 3) float64.
-        lattice: cell in float64; ``None`` for molecules.
+        lattice: cells in float64; ``None`` for molecules.
         offset: offset subtracted from the positions before rounding, if any.
         order: order of the atoms of a large system, see :func:`mfpyg.locality.spatial_order`; ``None`` if small.
         edge_index, edge_shift: as in :class:`mfpyg.graph.RadiusGraph`, for positions without the offset, in this order.
@@ -31,6 +31,7 @@ class _Candidates:
 
     z: Tensor
     pbc: Tensor
+    batch: Tensor
     pos: Tensor
     lattice: Lattice | None
     offset: Offset | None
@@ -39,9 +40,14 @@ class _Candidates:
     edge_shift: Tensor
     last: tuple[Tensor, Tensor, Tensor] | None = None
 
+    def are_of(self, data: Data, batch: Tensor) -> bool:
+        """True if the data are the same systems, wherever their atoms are."""
+        pairs = (self.z, data.z), (self.pbc, data.pbc), (self.batch, batch)
+        return all(torch.equal(before, now) for before, now in pairs)
+
 
 class VerletList:
-    """Edges of a system within a cutoff, identical to those of a new search, which is done only when necessary.
+    """Edges of systems within a cutoff, identical to those of a new search, which is done only when necessary.
 
     Candidates within cutoff + skin are kept and compared with the cutoff in every step. They are sufficient as long as
     no atom has moved by more than half the skin. If the cell changes, x → x D, a pair that is not a candidate is at
@@ -81,16 +87,18 @@ class VerletList:
         well; it is constant between searches.
 
         Args:
-            data: from :func:`mfpyg.interop.ase.data_of`; its ``pos`` is centered if it is far from the origin.
+            data: one system, or several with ``batch``, with ``cell`` and ``pbc``; its ``pos`` is centered if it is far
+                from the origin.
 
         Raises:
             MFPyGError: as :func:`mfpyg.lattice.lattice_of` and :func:`mfpyg.neighbors.periodic_radius_graph`.
         """
-        lattice = lattice_of(data, 1, self.dtype)
+        batch, n_graphs = molecules_of(data)
+        lattice = lattice_of(data, n_graphs, self.dtype)
         if lattice is not None:  # all engines compare distances of periodic systems in float64
             lattice = Lattice(lattice.cell.double(), lattice.pbc)
         candidates = self._candidates
-        if candidates is not None and not (torch.equal(candidates.z, data.z) and torch.equal(candidates.pbc, data.pbc)):
+        if candidates is not None and not candidates.are_of(data, batch):
             candidates = None
         if candidates is not None:
             exact, pos = self._positions(data, candidates.offset, lattice)
@@ -99,7 +107,7 @@ class VerletList:
         if candidates is None:
             offset = None if self.dtype == torch.float64 else find_offset(data)
             exact, pos = self._positions(data, offset, lattice)
-            candidates = self._candidates = self._find(data, pos.double(), lattice, offset)
+            candidates = self._candidates = self._find(data, batch, pos.double(), lattice, offset)
         data.pos = exact
         data.edge_index, data.edge_shift = self._within(candidates, pos, lattice)
         data.edge_cutoff, data.edge_order = self._edge_cutoff, candidates.order
@@ -110,22 +118,28 @@ class VerletList:
         pos = exact.to(self.dtype)
         return exact, pos if lattice is None else pos.double()
 
-    def _find(self, data: Data, pos: Tensor, lattice: Lattice | None, offset: Offset | None) -> _Candidates:
+    def _find(
+        self, data: Data, batch: Tensor, pos: Tensor, lattice: Lattice | None, offset: Offset | None
+    ) -> _Candidates:
         self.searches += 1
         cell = data.cell if lattice is None else lattice.cell
-        system = Data(z=data.z, pos=pos, cell=cell, pbc=data.pbc)
+        system = Data(z=data.z, pos=pos, cell=cell, pbc=data.pbc, batch=batch)
         order = spatial_order(system)
         found = self._search(system if order is None else in_order(system, order))
-        return _Candidates(data.z, data.pbc, pos, lattice, offset, order, found.edge_index, found.edge_shift)
+        lattice = None if lattice is None else Lattice(lattice.cell.clone(), lattice.pbc)
+        edges = found.edge_index, found.edge_shift  # positions and cells are copied, as integrators change theirs
+        return _Candidates(data.z, data.pbc, batch, pos.clone(), lattice, offset, order, *edges)
 
     def _sufficient(self, candidates: _Candidates, pos: Tensor, lattice: Lattice | None) -> bool:
         """True if every pair within the cutoff is certainly a candidate."""
-        start, smallest, before = candidates.pos, 1.0, candidates.lattice
+        start, smallest, before, batch = candidates.pos, 1.0, candidates.lattice, candidates.batch
         if lattice is not None and before is not None and not torch.equal(before.cell, lattice.cell):
-            deformation = torch.linalg.solve(before.completed()[0], lattice.completed()[0])
-            start, smallest = start @ deformation, float(torch.linalg.svdvals(deformation)[-1])
+            deformation = torch.linalg.solve(before.completed(), lattice.completed())  # (n_graphs, 3, 3)
+            start = torch.einsum("na,nak->nk", start, deformation[batch])
+            smallest = float(torch.linalg.svdvals(deformation).amin())
             if candidates.offset is not None:  # it is not deformed, which shifts all atoms by the same vector
-                start = start + (pos - start).mean(dim=0)
+                shift = pos.new_zeros(len(lattice.cell), 3).index_add(0, batch, pos - start)
+                start = start + (shift / torch.bincount(batch).clamp(min=1).unsqueeze(1))[batch]
         moved = float((pos - start).square().sum(dim=1).amax()) ** 0.5
         return smallest * self._reach - 2 * moved >= MARGIN * self.cutoff
 
@@ -136,7 +150,7 @@ class VerletList:
             pos = pos[candidates.order]
         edge_vec = pos[source] - pos[target]  # (n_candidates, 3)
         if lattice is not None:
-            edge_vec = edge_vec + lattice.translations(candidates.edge_shift, torch.zeros_like(target))
+            edge_vec = edge_vec + lattice.translations(candidates.edge_shift, candidates.batch[target])
         near = edge_vec.square().sum(dim=1) <= self.cutoff * self.cutoff
         last = candidates.last
         if last is None or not torch.equal(last[0], near):

@@ -187,3 +187,33 @@ def test_compiled_members_are_copies() -> None:
     model = MFPyGModel(one, "cc", compiled=True)
     assert [member.compiled for member in model.members] == [True]
     assert not one.compiled
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("systems", [molecules(), crystals()], ids=["molecules", "crystals"])
+def test_neighbours_are_kept_from_step_to_step(systems: list[Atoms], dtype: torch.dtype) -> None:
+    """Results are those of a new search; positions and cells are changed in place, as by integrators."""
+    one, generator = potential(), torch.Generator().manual_seed(0)
+    model = MFPyGModel(one, "cc", dtype=dtype, skin=0.8)
+    state = ts.io.atoms_to_state(systems, CPU, dtype)
+    velocities = 0.05 * torch.randn(state.positions.shape, generator=generator, dtype=dtype)
+    for _ in range(30):
+        state.positions.add_(velocities)
+        if systems[0].pbc.all():
+            state.cell.mul_(1.002)
+        found, expected = model(state), MFPyGModel(one, "cc", dtype=dtype)(state)
+        for name, values in expected.items():
+            assert torch.equal(found[name], values), name
+    assert 2 <= model._neighbours.searches <= 20
+
+
+def test_other_systems_are_searched_anew() -> None:
+    one = potential()
+    model, first, second = MFPyGModel(one, "cc"), molecules()[:2], molecules()[1:]
+    for systems in (first, first, second, second, first):
+        state = ts.io.atoms_to_state(systems, CPU, torch.float64)
+        assert torch.equal(model(state)["forces"], MFPyGModel(one, "cc")(state)["forces"])
+    assert model._neighbours.searches == 2
+    model.to(torch.float32)
+    for _ in range(2):
+        assert model(ts.io.atoms_to_state(first, CPU, torch.float32))["forces"].dtype == torch.float32
