@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import triton
@@ -40,8 +40,8 @@ class TritonSum:
     """
 
     parts: list[Tensor]
-    whole_network: bool = False
-    key: None = None
+    whole_network: ClassVar[bool] = False
+    key: ClassVar[None] = None
 
     def __call__(self, sensitivity: Tensor, harmonics: Tensor, transformed: Tensor) -> Tensor:
         """(n_edges, n), (n_edges, n_components), (n_atoms, n, F) -> (n_atoms, n_components, F)."""
