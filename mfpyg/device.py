@@ -1,4 +1,4 @@
-"""Choice of the device to compute on, and work on a GPU that is done beside other work."""
+"""Choice of the device to compute on, and CUDA streams."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def choose_device(accelerator: str, devices: int = 1) -> torch.device:
 
 
 def waits(device: torch.device) -> bool:
-    """True if reading a number from the device waits for all work that it was given, as on a GPU."""
+    """True if reading a number from the device waits for all its earlier work, as on a GPU."""
     return device.type != "cpu"
 
 
@@ -45,11 +45,11 @@ def captures(device: torch.device) -> bool:
 
 
 @contextmanager
-def beside(device: torch.device) -> Iterator[None]:
-    """Context manager for work on a CUDA stream of its own, without effect on a CPU.
+def side_stream(device: torch.device) -> Iterator[None]:
+    """Context manager for work on a second CUDA stream; without effect on a CPU.
 
-    The host can wait for such work without waiting for that of the current stream, which goes on meanwhile; what the
-    current stream is given later waits for it, on the device. Memory that the current stream is to use must be passed
+    The host can wait for such work without waiting for the current stream, which continues meanwhile; later work of the
+    current stream waits for it, on the device. Memory that the current stream is to use must be passed
     to ``record_stream``, see :meth:`torch.Tensor.record_stream`.
     """
     if device.type != "cuda":
@@ -66,7 +66,7 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def stream_number(device: torch.device) -> int:
-    """Number of the current CUDA stream, 0 on a CPU. What one stream is given does not wait for what another one is."""
+    """Number of the current CUDA stream, 0 on a CPU. Streams do not wait for each other."""
     return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mfpyg.device import beside, captures, fits, waits
+from mfpyg.device import captures, fits, side_stream, waits
 
 
 def test_only_a_cpu_is_not_waited_for() -> None:
@@ -26,7 +26,7 @@ def test_data_fit_into_half_of_the_free_memory_of_a_gpu(monkeypatch: pytest.Monk
 
 
 def test_beside_changes_nothing_on_a_cpu() -> None:
-    with beside(torch.device("cpu")):
+    with side_stream(torch.device("cpu")):
         assert torch.ones(2).sum() == 2
 
 
@@ -34,7 +34,7 @@ def test_beside_changes_nothing_on_a_cpu() -> None:
 def test_what_is_done_beside_is_there_afterwards() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     before = torch.cuda.current_stream(device)
-    with beside(device):
+    with side_stream(device):
         assert torch.cuda.current_stream(device) != before
         made = torch.arange(1 << 20, device=device)
     made.record_stream(before)

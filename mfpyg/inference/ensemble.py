@@ -68,8 +68,8 @@ class Ensemble:
             member._warned = self.members[0]._warned
 
     def compile(self) -> None:
-        """Let predictions of copies of all members go through ``torch.compile``, see :mod:`mfpyg.models.compiled`."""
-        self.members = copy.deepcopy(self.members)  # given potentials stay as they are
+        """Predict with copies of all members through ``torch.compile``, see :mod:`mfpyg.models.compiled`."""
+        self.members = copy.deepcopy(self.members)  # potentials of the user are not changed
         for member in self.members:
             member.compiled = True
 

@@ -115,8 +115,8 @@ def _check_exportable(potential: Potential) -> HIPNN:
         )
     if potential.repulsion is not None or potential.baselines:
         raise MFPyGError(
-            "the potential has a repulsion or a baseline, which is not exported to hippynn, and its weights are wrong "
-            "without; train one without"
+            "the potential has a repulsion or a baseline, which hippynn does not support, and its weights are wrong "
+            "without it; train a potential without one"
         )
     if potential.further:
         raise MFPyGError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mfpyg.graph import Graph
 from mfpyg.kernels.compilation import function
-from mfpyg.kernels.operators import contiguous_like, define_operators
+from mfpyg.kernels.operators import Along, Factors, contiguous_like, define_operators
 
 _EDGES_PER_CHUNK = 2048
 """Edges whose messages fit into the private cache of a core; the targets of larger molecules are split into chunks."""
@@ -132,33 +132,26 @@ class _Native:
     """Moments and derivatives by ``moments.c``; the option is whether the chunks are closed."""
 
     @staticmethod
-    def moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], option: bool) -> Tensor:
+    def moments(factors: Factors, parts: list[Tensor], option: bool) -> Tensor:
+        _, y, q = factors
         moments = q.new_empty(q.shape[0], y.shape[1], q.shape[2])
-        call_kernel("moments", parts, option, [s, y, q], [moments])
+        call_kernel("moments", parts, option, [*factors], [moments])
         return moments
 
     @staticmethod
     def gradient(
-        s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
+        factors: Factors, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        outputs = contiguous_like([s, y, q] if with_q else [s, y])
-        call_kernel("moments_gradient", parts, option, [s, y, q, g], outputs if with_q else [*outputs, None])
-        return outputs[0], outputs[1], outputs[2] if with_q else q.new_empty(0)
+        outputs = contiguous_like(factors if with_q else factors[:2])
+        call_kernel("moments_gradient", parts, option, [*factors, g], outputs if with_q else [*outputs, None])
+        return outputs[0], outputs[1], outputs[2] if with_q else g.new_empty(0)
 
     @staticmethod
     def second(
-        s: Tensor,
-        y: Tensor,
-        q: Tensor,
-        g: Tensor,
-        hs: Tensor,
-        hy: Tensor,
-        hq: Tensor | None,
-        parts: list[Tensor],
-        option: bool,
+        factors: Factors, g: Tensor, along: Along, parts: list[Tensor], option: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        outputs = contiguous_like([s, y, q, g])
-        call_kernel("moments_second", parts, option, [s, y, q, g, hs, hy, hq], outputs)
+        outputs = contiguous_like([*factors, g])
+        call_kernel("moments_second", parts, option, [*factors, g, *along], outputs)
         return outputs[0], outputs[1], outputs[2], outputs[3]
 
 

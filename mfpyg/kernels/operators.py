@@ -13,37 +13,35 @@ _LIBRARY = torch.library.Library("mfpyg", "DEF")
 # inspect their arguments in every call.
 
 
+Factors = tuple[Tensor, Tensor, Tensor]
+"""Sensitivities s (n_edges, n), harmonics y (n_edges, n_components), transformed features q (n_atoms, n, F)."""
+
+Along = tuple[Tensor, Tensor, Tensor | None]
+"""Direction (hs, hy, hq) of a derivative with respect to the factors; ``None``: not along q."""
+
+
 class Implementation(Protocol):
     """Moments of a kernel and their derivatives.
 
-    Shapes are s (n_edges, n), y (n_edges, n_components), q (n_atoms, n, F) and g (n_atoms, n_components, F), the
-    gradient with respect to the moments. ``parts`` are index tables of the graph, ``option`` is one choice of the
-    kernel.
+    ``g`` (n_atoms, n_components, F) is the gradient with respect to the moments, ``parts`` are index tables of the
+    graph, and ``option`` is one choice of the kernel.
     """
 
     @staticmethod
-    def moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], option: bool) -> Tensor:
+    def moments(factors: Factors, parts: list[Tensor], option: bool) -> Tensor:
         """Moments A, (n_atoms, n_components, F)."""
 
     @staticmethod
     def gradient(
-        s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
+        factors: Factors, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Derivatives of <g, A> with respect to s, y and q; the last is empty unless ``with_q``."""
 
     @staticmethod
     def second(
-        s: Tensor,
-        y: Tensor,
-        q: Tensor,
-        g: Tensor,
-        hs: Tensor,
-        hy: Tensor,
-        hq: Tensor | None,
-        parts: list[Tensor],
-        option: bool,
+        factors: Factors, g: Tensor, along: Along, parts: list[Tensor], option: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Derivatives of <(hs, hy, hq), gradient> with respect to s, y, q and g."""
+        """Derivatives of <along, gradient> with respect to s, y, q and g."""
 
 
 def define_operators(
@@ -59,22 +57,19 @@ def define_operators(
         implementation: the functions that compute them.
         devices: dispatch keys, such as ``"CPU"`` and ``"CUDA"``.
     """
-    given, tables = "Tensor s, Tensor y, Tensor q", "Tensor[] parts, bool option"
-    of_second = f"{given}, Tensor g, Tensor hs, Tensor hy, Tensor? hq, {tables}"
+    factors, tables = "Tensor s, Tensor y, Tensor q", "Tensor[] parts, bool option"
     schemas = {
-        name: (f"({given}, {tables}) -> Tensor", implementation.moments),
-        f"{name}_gradient": (
-            f"({given}, Tensor g, bool with_q, {tables}) -> (Tensor, Tensor, Tensor)",
-            implementation.gradient,
-        ),
-        f"{name}_second": (f"({of_second}) -> (Tensor, Tensor, Tensor, Tensor)", implementation.second),
+        name: f"({factors}, {tables}) -> Tensor",
+        f"{name}_gradient": f"({factors}, Tensor g, bool with_q, {tables}) -> (Tensor, Tensor, Tensor)",
+        f"{name}_second": f"({factors}, Tensor g, Tensor hs, Tensor hy, Tensor? hq, {tables}) "
+        "-> (Tensor, Tensor, Tensor, Tensor)",
     }
-    fakes = (_fake_moments, _fake_gradient, _fake_second)
-    for (operator, (schema, function)), fake in zip(schemas.items(), fakes, strict=True):
+    ours, fakes = _functions(implementation), _functions(_Fake)
+    for (operator, schema), function, fake in zip(schemas.items(), ours, fakes, strict=True):
         _LIBRARY.define(operator + schema, tags=torch.Tag.pt2_compliant_tag)
         for device in devices:
             _LIBRARY.impl(operator, function, device)
-        torch.library.register_fake(f"mfpyg::{operator}", fake, lib=_LIBRARY)  # type: ignore[arg-type]
+        torch.library.register_fake(f"mfpyg::{operator}", fake, lib=_LIBRARY)
     moments, gradient, second = (getattr(torch.ops.mfpyg, operator) for operator in schemas)
 
     def moments_backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
@@ -101,33 +96,36 @@ def define_operators(
     return moments  # type: ignore[no-any-return]
 
 
+def _functions(implementation: type[Implementation]) -> list[Callable[..., Any]]:
+    """Functions with the arguments of the operators' schemas."""
+    return [
+        lambda s, y, q, *others: implementation.moments((s, y, q), *others),
+        lambda s, y, q, *others: implementation.gradient((s, y, q), *others),
+        lambda s, y, q, g, hs, hy, hq, *others: implementation.second((s, y, q), g, (hs, hy, hq), *others),
+    ]
+
+
 def contiguous_like(arrays: Sequence[Tensor]) -> list[Tensor]:
     """Uninitialized contiguous tensors with the shapes and types of others."""
     return [torch.empty_like(array, memory_format=torch.contiguous_format) for array in arrays]
 
 
-def _fake_moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], option: bool) -> Tensor:
-    return q.new_empty(q.shape[0], y.shape[1], q.shape[2])
+class _Fake:
+    """Shapes of the results."""
 
+    @staticmethod
+    def moments(factors: Factors, parts: list[Tensor], option: bool) -> Tensor:
+        _, y, q = factors
+        return q.new_empty(q.shape[0], y.shape[1], q.shape[2])
 
-def _fake_gradient(
-    s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
-) -> tuple[Tensor, ...]:
-    return tuple(contiguous_like([s, y, q] if with_q else [s, y, q.new_empty(0)]))
+    @staticmethod
+    def gradient(factors: Factors, g: Tensor, with_q: bool, parts: list[Tensor], option: bool) -> Any:
+        s, y, q = factors
+        return tuple(contiguous_like([s, y, q if with_q else q.new_empty(0)]))
 
-
-def _fake_second(
-    s: Tensor,
-    y: Tensor,
-    q: Tensor,
-    g: Tensor,
-    hs: Tensor,
-    hy: Tensor,
-    hq: Tensor | None,
-    parts: list[Tensor],
-    option: bool,
-) -> tuple[Tensor, ...]:
-    return tuple(contiguous_like([s, y, q, g]))
+    @staticmethod
+    def second(factors: Factors, g: Tensor, along: Along, parts: list[Tensor], option: bool) -> Any:
+        return tuple(contiguous_like([*factors, g]))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

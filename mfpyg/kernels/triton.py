@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mfpyg.graph import Graph
 from mfpyg.kernels import triton_programs as programs
-from mfpyg.kernels.operators import contiguous_like, define_operators
+from mfpyg.kernels.operators import Along, Factors, contiguous_like, define_operators
 
 _TARGETS = 16
 """Targets of a program, the smallest side of a matrix that tensor cores take."""
@@ -99,73 +99,70 @@ class _Triton:
     """Moments and derivatives by :mod:`mfpyg.kernels.triton_programs`."""
 
     @staticmethod
-    def moments(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], option: bool) -> Tensor:
-        return _sum(s, y, q, parts)
+    def moments(factors: Factors, parts: list[Tensor], option: bool) -> Tensor:
+        return _sum(_contiguous(factors), parts)
 
     @staticmethod
     def gradient(
-        s: Tensor, y: Tensor, q: Tensor, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
+        factors: Factors, g: Tensor, with_q: bool, parts: list[Tensor], option: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ds, dy = _by_edges(s, y, q, g, parts)
-        return ds, dy, _by_sources(s, y, q, g, parts) if with_q else q.new_empty(0)
+        factors, g = _contiguous(factors), g.contiguous()
+        ds, dy = _by_edges(factors, g, parts)
+        return ds, dy, _by_sources(factors, g, parts) if with_q else g.new_empty(0)
 
     @staticmethod
     def second(
-        s: Tensor,
-        y: Tensor,
-        q: Tensor,
-        g: Tensor,
-        hs: Tensor,
-        hy: Tensor,
-        hq: Tensor | None,
-        parts: list[Tensor],
-        option: bool,
+        factors: Factors, g: Tensor, along: Along, parts: list[Tensor], option: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        along = hs.contiguous(), hy.contiguous(), None if hq is None else hq.contiguous()
-        ds, dy = _by_edges(s, y, q, g, parts, along)
-        return ds, dy, _by_sources(s, y, q, g, parts, along), _sum(s, y, q, parts, along)
+        factors, g, along = _contiguous(factors), g.contiguous(), _contiguous(along)
+        ds, dy = _by_edges(factors, g, parts, along)
+        return ds, dy, _by_sources(factors, g, parts, along), _sum(factors, parts, along)
 
 
-_Along = tuple[Tensor, Tensor, Tensor | None]
+def _contiguous(arrays: Any) -> Any:
+    return tuple(None if array is None else array.contiguous() for array in arrays)
 
 
-def _sum(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor], along: _Along | None = None) -> Tensor:
-    s, y, q = s.contiguous(), y.contiguous(), q.contiguous()
-    hs, hy, hq = along or (s, y, None)
-    sizes, tiles = _sizes(s, y, q, parts)
+def _sum(factors: Factors, parts: list[Tensor], along: Along | None = None) -> Tensor:
+    _, y, q = factors
+    sizes, tiles = _sizes(factors, parts)
     out, n_blocks = q.new_empty(len(q), y.shape[1], q.shape[2]), len(parts[2]) - 1
-    flags = {"TANGENT": along is not None, "WITH_HQ": hq is not None}
     if n_blocks:
-        arguments = s, y, q, hs, hy, q if hq is None else hq, *parts[:3], out, len(q)
-        _launch(programs.moments, (n_blocks, tiles), arguments, {**sizes, **flags})
+        arguments = *factors, *_given(factors, along), *parts[:3], out, len(q)
+        _launch(programs.moments, (n_blocks, tiles), arguments, {**sizes, **_flags(along)})
     return out
 
 
-def _by_edges(
-    s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], along: _Along | None = None
-) -> tuple[Tensor, Tensor]:
-    s, y, q, g = s.contiguous(), y.contiguous(), q.contiguous(), g.contiguous()
-    hs, hy, hq = along or (s, y, None)
-    sizes, tiles = _sizes(s, y, q, parts)
+def _by_edges(factors: Factors, g: Tensor, parts: list[Tensor], along: Along | None = None) -> tuple[Tensor, Tensor]:
+    s, y, q = factors
+    sizes, tiles = _sizes(factors, parts)
     ds, dy, n_blocks = s.new_empty(tiles, *s.shape), y.new_empty(tiles, *y.shape), len(parts[2]) - 1
-    flags = {"TANGENT": along is not None, "WITH_HQ": hq is not None}
     if n_blocks:
-        arguments = s, y, q, g, hs, hy, q if hq is None else hq, *parts[:3], ds, dy, len(q), len(s)
-        _launch(programs.edge_gradient, (n_blocks, tiles), arguments, {**sizes, **flags})
+        arguments = *factors, g, *_given(factors, along), *parts[:3], ds, dy, len(q), len(s)
+        _launch(programs.edge_gradient, (n_blocks, tiles), arguments, {**sizes, **_flags(along)})
     return (ds[0], dy[0]) if tiles == 1 else (ds.sum(0), dy.sum(0))
 
 
-def _by_sources(s: Tensor, y: Tensor, q: Tensor, g: Tensor, parts: list[Tensor], along: _Along | None = None) -> Tensor:
-    s, y, g = s.contiguous(), y.contiguous(), g.contiguous()
-    hs, hy, _ = along or (s, y, None)
-    sizes, tiles = _sizes(s, y, q, parts)
+def _by_sources(factors: Factors, g: Tensor, parts: list[Tensor], along: Along | None = None) -> Tensor:
+    s, y, q = factors
+    sizes, tiles = _sizes(factors, parts)
     (dq,) = contiguous_like([q])
     _, _, _, by_source, source_ptr, target = parts
     if len(q):
-        arguments = s, y, g, hs, hy, by_source, target, source_ptr, dq
+        arguments = s, y, g, *_given(factors, along)[:2], by_source, target, source_ptr, dq
         constants = {**sizes, "TANGENT": along is not None}
         _launch(programs.source_gradient, (len(q), tiles), arguments, constants)
     return dq
+
+
+def _given(factors: Factors, along: Along | None) -> Factors:
+    """The direction; the factors in the place of what it lacks, which the programs do not read."""
+    hs, hy, hq = along or factors
+    return hs, hy, factors[2] if hq is None else hq
+
+
+def _flags(along: Along | None) -> dict[str, bool]:
+    return {"TANGENT": along is not None, "WITH_HQ": along is not None and along[2] is not None}
 
 
 def _launch(program: Any, grid: tuple[int, int], arguments: Sequence[Any], constants: Mapping[str, Any]) -> None:
@@ -174,8 +171,9 @@ def _launch(program: Any, grid: tuple[int, int], arguments: Sequence[Any], const
         program[grid](*arguments, **constants)
 
 
-def _sizes(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor]) -> tuple[dict[str, Any], int]:
+def _sizes(factors: Factors, parts: list[Tensor]) -> tuple[dict[str, Any], int]:
     """Constants of the programs, and the number of tiles of features."""
+    s, y, q = factors
     n_atoms, n, n_features = q.shape
     n_edges, of_graph = len(parts[0]), len(parts[4]) - 1
     if not len(s) == len(y) == n_edges or n_atoms != of_graph:
@@ -185,9 +183,8 @@ def _sizes(s: Tensor, y: Tensor, q: Tensor, parts: list[Tensor]) -> tuple[dict[s
     block = min(_FEATURES, max(16, triton.next_power_of_2(n_features)))
     exact = q.dtype == torch.float64 or not _allows_tf32()
     sizes = {"F": n_features, "N": n, "C": y.shape[1], "BN": max(16, triton.next_power_of_2(n)), "BF": block}
-    return {**sizes, "T": _TARGETS, "PRECISION": "ieee" if exact else "tf32", "num_warps": _WARPS}, -(
-        -n_features // block
-    )
+    options = {"T": _TARGETS, "PRECISION": "ieee" if exact else "tf32", "num_warps": _WARPS}
+    return {**sizes, **options}, -(-n_features // block)
 
 
 def _allows_tf32() -> bool:

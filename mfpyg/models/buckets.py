@@ -1,4 +1,4 @@
-"""Systems padded to few sizes, so that CUDA graphs, each of which is for one size, can be replayed."""
+"""Padding of systems to few sizes, so that CUDA graphs, which are for one size each, can be replayed."""
 
 from __future__ import annotations
 

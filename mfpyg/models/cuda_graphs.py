@@ -1,7 +1,7 @@
-"""Replay of the kernels of a function on a GPU, without the time in which Python and torch launch them one by one.
+"""Replay of the kernels of a function as CUDA graphs, without the time of launching them one by one.
 
-``torch.compile(mode="reduce-overhead")`` would do this too, but refuses calls from other threads than the first, and
-checks all guards of the compiled function in every call.
+``torch.compile(mode="reduce-overhead")`` does this too, but keeps its graphs in a variable of the thread that imported
+it and fails in others.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """London dispersion D3 with damping of Becke and Johnson as a baseline, by the package ``tad-dftd3``.
 
 (Grimme, Antony, Ehrlich, Krieg, J. Chem. Phys. 132, 154104 (2010); Grimme, Ehrlich, Goerigk, J. Comput. Chem. 32, 1456
-(2011); Friede, Ehlert, Grimme, Mewes, J. Chem. Phys. 161, 062501 (2024), the package.) Pairs only, as most programs
-mean by D3(BJ): without the three-body term.
+(2011); Friede, Ehlert, Grimme, Mewes, J. Chem. Phys. 161, 062501 (2024), the package.) Two-body terms only, as in
+most programs.
 """
 
 from __future__ import annotations

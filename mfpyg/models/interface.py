@@ -71,9 +71,9 @@ class Potential(nn.Module):
         raise NotImplementedError
 
     def prepare(self, data: Data, wanted: Mapping[str, str]) -> Any:
-        """Do all that reads numbers from the device; :meth:`predict` takes the result in place of the data.
+        """Do the part of a prediction that reads numbers from the device; :meth:`predict` takes the result as its data.
 
-        By default, this is nothing.
+        By default, these are the data.
         """
         return data
 
@@ -165,7 +165,7 @@ class Potential(nn.Module):
         if fidelity in self.baselines:
             raise MFPyGError(
                 f"fidelity '{fidelity}' has a baseline, which is not available in LAMMPS, as it has no cutoff; "
-                "use ASE or torch-sim, or a potential without"
+                "use ASE or torch-sim, or a potential without one"
             )
 
     def check_preparable(self, wanted: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
-"""All of a prediction whose sizes depend on the numbers in the data: checks, centering, and the search for neighbours.
+"""Preparation of a prediction: checks, centering, and the search for neighbours.
 
-These read numbers from the device, and so wait for all that it was given to do. What follows, the network and its
-derivatives, does not: a training on a GPU prepares each batch while the step before is still being computed.
+These read numbers from the device, and so wait for all its earlier work; the network and its derivatives do not. A
+training on a GPU prepares each batch while the step before is still being computed.
 """
 
 from __future__ import annotations

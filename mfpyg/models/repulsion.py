@@ -1,4 +1,4 @@
-r"""Screened nuclear repulsion of Ziegler, Biersack and Littmark (ZBL), between atoms closer than any bond is long.
+r"""Screened nuclear repulsion of Ziegler, Biersack and Littmark (ZBL), at distances shorter than bonds.
 
 A network that was never trained on short distances may predict an attraction there, by which atoms fuse in dynamics.
 The pair energy is added to the energies of all fidelities, which learn the difference of their labels to it,
@@ -27,13 +27,13 @@ SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.0281
 """c and d of φ(x) = Σ c exp(−d x)."""
 
 LENGTH, POWER = 0.46850, 0.23
-"""Of the screening length, in Å."""
+"""Numerator in Å and exponent of the screening length a."""
 
 OUTER = 0.65
 """Outer radius in units of the sum of the covalent radii; the shortest bond by this measure, N≡N, is 0.77 long.
 
-With 0.75 it would be 90 kcal/mol/Å for C≡C compressed to 1.10 Å, as in training data, which the network would have to
-undo.
+With 0.75 there would be a force of 50 kcal/mol/Å in C≡C compressed to 1.10 Å, as in the bundled data, which the network
+would have to cancel.
 """
 
 INNER = 0.35

@@ -1,7 +1,6 @@
 """Labels without the baselines of their levels, which the network is trained on.
 
-They are subtracted once, before training, and not evaluated in each step, which does not depend on them: D3 would take
-another 15 to 35 % of a step of the presets' networks.
+They are subtracted once, before training: they depend on the geometries only, which every epoch repeats.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ CHUNK = 4096
 
 
 def check_baselines(settings: TrainSettings, fidelities: Sequence[Fidelity]) -> None:
-    """Check that baselines are of known levels, whose labels are energies and forces, and can be created.
+    """Check that the levels of baselines are known, without stresses and Hessians, and that baselines can be created.
 
     Raises:
         MFPyGError: for the first that is not.
@@ -71,7 +70,7 @@ def with_inherited(settings: TrainSettings, described: Mapping[str, Any], added:
 
 
 def without_baselines(settings: TrainSettings, dataset: ConformationDataset) -> ConformationDataset:
-    """Data set whose energies and forces are those left after the baselines of the settings.
+    """Data set without the baselines of the settings in its energies and forces.
 
     Raises:
         MFPyGError: if a conformation with such labels is periodic, or a baseline does not know an element.

@@ -16,7 +16,7 @@ from mfpyg.datasets.batches import Assembler, BatchLoader, BatchPlan
 from mfpyg.datasets.chunks import Track
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.datasets.spec import open_dataset, parse_specs
-from mfpyg.device import beside, fits
+from mfpyg.device import fits, side_stream
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity, further_letters
 from mfpyg.graph import RadiusGraph
@@ -89,14 +89,14 @@ class ConformationData(lightning.LightningDataModule):
         return Assembler(self.dataset, self._device if fits(self._device, size) else None)
 
     def _assemble(self, chosen: np.ndarray) -> Batch:
-        with beside(self._device):
+        with side_stream(self._device):
             return self._assembler(chosen)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Copy a batch from pinned memory while a GPU computes the step before."""
         if device.type != "cuda" or batch.pos.is_cuda:
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        with beside(device):
+        with side_stream(device):
             return batch.pin_memory().to(device, non_blocking=True)
 
     def _units(self, rows: np.ndarray) -> Units:

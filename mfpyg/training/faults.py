@@ -1,4 +1,4 @@
-"""Numbers that are not finite in a training: which steps had them, and what they come from."""
+"""Steps of a training with numbers that are not finite, and their causes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mfpyg.training.optimizer import Diverged, first_cause
 Item = TypeVar("Item")
 
 Fault = tuple[str, bool]
-"""What is not finite, and whether it is in the data."""
+"""Description of numbers that are not finite, and whether they are in the data."""
 
 READ_EVERY = 32
 """Steps after which flags on a GPU are read. Their batches are kept until then."""

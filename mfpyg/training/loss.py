@@ -132,7 +132,7 @@ class MultiFidelityLoss(nn.Module):
         return labelled_rows(BY_NAME[prop], batch, column).nonzero().flatten()
 
     def wanted(self, entries: Entries) -> dict[str, str]:
-        """What is compared with the labels of a batch, ``{fidelity: letters}``.
+        """Properties that are compared with the labels of a batch, ``{fidelity: letters}``.
 
         Energies and forces always, the rest only if the batch has a label: a network need not be able to predict
         stresses of molecules.
@@ -152,7 +152,7 @@ class MultiFidelityLoss(nn.Module):
         entries: Entries | None = None,
         prepared: Any = None,
     ) -> dict[str, Prediction]:
-        """Predict what is compared with the labels of a batch, see :meth:`wanted`.
+        """Predict the properties of :meth:`wanted`.
 
         Hessians along directions that depend on the moment, such as the epoch and the step; those of validation do not
         change.

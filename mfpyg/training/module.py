@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Batch
 
-from mfpyg.device import beside, waits
+from mfpyg.device import side_stream, waits
 from mfpyg.errors import MFPyGError
 from mfpyg.evaluation.diagnosis import fault_of_data
 from mfpyg.evaluation.metrics import mae_and_rmse
@@ -96,7 +96,7 @@ class MultiFidelityModule(lightning.LightningModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Add the labels of the stage; on a GPU, prepare the step while the one before is being computed."""
         training = self.trainer.training
-        with beside(self.device):
+        with side_stream(self.device):
             batch = self.stage.with_labels(batch) if training else batch
             if waits(self.device):
                 loss = self.stage.train_loss if training else self.loss

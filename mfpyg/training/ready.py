@@ -1,4 +1,4 @@
-"""What the data decide about a training step, read before the step, which then does not wait for its device."""
+"""Labels and neighbours of a batch, found before the training step, which then does not wait for its device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mfpyg.training.loss import Entries, MultiFidelityLoss
 
 
 class Ready(NamedTuple):
-    """A batch with what was read of its numbers.
+    """Batch with its labelled entries, checked and with its neighbours.
 
     Attributes:
         batch: batch, with all labels.

@@ -79,10 +79,10 @@ def test_tables_have_each_edge_once_and_no_size_that_depends_on_their_entries(ma
 def test_tf32_where_torch_allows_it(make_batch: Batches, dtype: torch.dtype, allowed: str, used: str) -> None:
     graph = _graph(make_batch([3]), dtype, 5.0)
     arrays, parts = _random(graph, (8, 5, 9), dtype), prepare("triton", graph, 8, 5, 9).tensors()
-    assert triton_kernel._sizes(*arrays, parts)[0]["PRECISION"] == "ieee"
+    assert triton_kernel._sizes(arrays, parts)[0]["PRECISION"] == "ieee"
     torch.set_float32_matmul_precision(allowed)
     try:
-        assert triton_kernel._sizes(*arrays, parts)[0]["PRECISION"] == used
+        assert triton_kernel._sizes(arrays, parts)[0]["PRECISION"] == used
     finally:
         torch.set_float32_matmul_precision("highest")
 
@@ -96,7 +96,7 @@ def test_tf32_where_an_attribute_of_torch_allows_it(make_batch: Batches) -> None
     try:
         for precision in ("ieee", "tf32"):
             matmul.fp32_precision = precision
-            assert triton_kernel._sizes(*arrays, parts)[0]["PRECISION"] == precision
+            assert triton_kernel._sizes(arrays, parts)[0]["PRECISION"] == precision
     finally:
         torch.set_float32_matmul_precision("highest")
 
