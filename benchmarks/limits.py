@@ -6,7 +6,7 @@ operations of the larger of FLOPs over peak and bytes over bandwidth.
 
     python benchmarks/limits.py [--cases train-256 liquid-2000] [--gpu H100] [--tf32]
 
-needs no GPU: it counts on the CPU. ``speed.py --device cuda`` compares measured times with these.
+needs no GPU: it counts on the CPU. ``speed.py --device cuda`` prints which part of its times these are.
 """
 
 from __future__ import annotations
@@ -119,6 +119,12 @@ def count(step: Callable[[], Any]) -> Count:
     with Count() as counted:
         step()
     return counted
+
+
+def least_ms(job: Job, folder: Path, gpu: str) -> float | None:
+    """Least time of a step of our side in float32 on a GPU of this name; ``None`` for one that is not in CARDS."""
+    card = next((card for name, card in CARDS.items() if name in gpu), None)
+    return None if card is None else 1e3 * count(step_of(job, folder)).seconds(card.float32, card.bandwidth)
 
 
 def main() -> None:

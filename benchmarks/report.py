@@ -33,10 +33,9 @@ def exponents(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a row a case."""
-    lines = [
-        "| case | hippynn (kernel) ms | mfpyg ms | times faster | hippynn MiB | mfpyg MiB | times less |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    heads = ["case", "hippynn (kernel) ms", "mfpyg ms", "times faster", "hippynn MiB", "mfpyg MiB", "times less"]
+    heads += ["needed at least"] * any("least_ms" in row for row in rows)
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for row in rows:
         theirs, ours = row["hippynn"], row["mfpyg"]
         how = ", ".join(filter(None, [theirs["kernel"], theirs["pairs"]]))
@@ -45,7 +44,11 @@ def table(rows: list[dict[str, Any]]) -> str:
         both = theirs["ms"] is not None and ours["ms"] is not None
         ratio = [f"{theirs[key] / ours[key]:.1f}" if both else "" for key in ("ms", "peak_mib")]
         mib = [f"{side['peak_mib']:.0f}" if side["ms"] is not None else "" for side in (theirs, ours)]
-        lines.append(f"| {row['case']} | {left} | {right} | {ratio[0]} | {mib[0]} | {mib[1]} | {ratio[1]} |")
+        cells = [row["case"], left, right, ratio[0], *mib, ratio[1]]
+        if "least_ms" in row:
+            known = row["least_ms"] is not None and ours["ms"] is not None
+            cells.append(f"{row['least_ms'] / ours['ms']:.0%}" if known else "")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -21,6 +21,8 @@ overhead-N      of mfpyg alone: a step of ``mfpyg-train``'s own training, and ho
 mfpyg runs as its users get it: training steps on a CPU compiled, as ``mfpyg-train`` does in long runs, nothing else,
 unless ``--compile`` says otherwise.
 
+On a GPU the last column is the part of our time that :mod:`limits` finds necessary.
+
 Memory is the most that was resident while measuring, less what was resident after imports (compilers included).
 """
 
@@ -33,6 +35,7 @@ import tempfile
 from pathlib import Path
 
 from jobs import our_job
+from limits import least_ms
 from overhead import measure_overhead
 from report import exponents, machine, table
 from turns import measure
@@ -91,6 +94,8 @@ def main() -> None:
                 beside.append(measure_overhead(job))
             else:
                 rows.append(measure(job, options.peer_kernel, Path(folder)))
+                if job.device == "cuda":
+                    rows[-1]["least_ms"] = least_ms(job, Path(folder), where["gpu"])
     grows = exponents(rows)
     if rows:
         print(table(rows))
