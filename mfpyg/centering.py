@@ -49,11 +49,16 @@ class Offset:
         batch, n_graphs = molecules_of(data)
         lattice = lattice_of(data, n_graphs, torch.float64)
         result = copy.copy(data)
-        result.pos = _subtract(data.pos, self, batch, lattice)
+        result.pos = self.subtract(data.pos, batch, lattice)
         if lattice is not None and getattr(data, "edge_shift", None) is not None:
             source, target = data.edge_index
             result.edge_shift = data.edge_shift + (self.wraps[source] - self.wraps[target]).to(data.edge_shift.dtype)
         return result
+
+    def subtract(self, pos: Tensor, batch: Tensor, lattice: Lattice | None) -> Tensor:
+        """Positions (n_atoms, 3) without the offset, in float64; ``batch`` holds the graph of each atom."""
+        moved = pos.double() - self.origin[batch]
+        return moved if lattice is None else moved - lattice.translations(self.wraps, batch)
 
 
 def largest_coordinate(pos: Tensor) -> float:
@@ -96,13 +101,13 @@ def find_offset(data: Data) -> Offset | None:
     n_atoms = torch.bincount(batch, minlength=n_graphs).clamp(min=1).unsqueeze(1)
     origin = pos.new_zeros(n_graphs, 3).index_add_(0, batch, pos) / n_atoms
     offset = Offset(origin, torch.zeros_like(pos, dtype=torch.int64))
-    after = _largest_per_graph(_subtract(pos, offset, batch, lattice), batch, n_graphs)
+    after = _largest_per_graph(offset.subtract(pos, batch, lattice), batch, n_graphs)
     if lattice is not None and (after > CENTER_BEYOND).any():
         unwrapped = (after > CENTER_BEYOND)[batch].unsqueeze(1) & lattice.pbc[batch]  # (n_atoms, 3)
         inverse = torch.linalg.inv(lattice.completed())[batch]
         images = torch.einsum("na,nak->nk", pos - origin[batch], inverse).round()
         offset.wraps = torch.where(unwrapped, images, 0.0).long()
-        after = _largest_per_graph(_subtract(pos, offset, batch, lattice), batch, n_graphs)
+        after = _largest_per_graph(offset.subtract(pos, batch, lattice), batch, n_graphs)
     gains = (before > CENTER_BEYOND) & (after < before / 2)
     if not gains.any():
         return None
@@ -112,8 +117,3 @@ def find_offset(data: Data) -> Offset | None:
 def _largest_per_graph(pos: Tensor, batch: Tensor, n_graphs: int) -> Tensor:
     """Largest absolute coordinate of each graph, (n_graphs,)."""
     return pos.new_zeros(n_graphs).scatter_reduce_(0, batch, pos.abs().amax(dim=1), "amax")
-
-
-def _subtract(pos: Tensor, offset: Offset, batch: Tensor, lattice: Lattice | None) -> Tensor:
-    moved = pos.double() - offset.origin[batch]
-    return moved if lattice is None else moved - lattice.translations(offset.wraps, batch)

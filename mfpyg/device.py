@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from mfpyg.errors import MFPyGError
 
@@ -37,6 +38,28 @@ def choose_device(accelerator: str, devices: int = 1) -> torch.device:
 def waits(device: torch.device) -> bool:
     """True if reading a number from the device waits for all its earlier work, as on a GPU."""
     return device.type != "cpu"
+
+
+class Later:
+    """A number on a device, to be read later, which then waits for no work that was queued after it.
+
+    Args:
+        number: tensor of one element.
+    """
+
+    def __init__(self, number: Tensor) -> None:
+        if number.device.type != "cuda":
+            self._number, self._copied = number.clone(), None
+            return
+        self._number = torch.empty(number.shape, dtype=number.dtype, device="cpu", pin_memory=True)
+        self._number.copy_(number, non_blocking=True)
+        self._copied = torch.cuda.current_stream(number.device).record_event()
+
+    def read(self) -> float:
+        """Wait for the number."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return float(self._number)
 
 
 def captures(device: torch.device) -> bool:

@@ -100,7 +100,7 @@ def replayed_here(monkeypatch: pytest.MonkeyPatch, compile_soon: None) -> list[i
 
     The list gets the number of replays of each graph.
     """
-    from mfpyg.models import compiled, cuda_graphs
+    from mfpyg.models import cuda_graphs, prepare
 
     replays: list[int] = []
 
@@ -118,7 +118,7 @@ def replayed_here(monkeypatch: pytest.MonkeyPatch, compile_soon: None) -> list[i
         outputs = function()
         return Imitation(function, outputs), outputs
 
-    monkeypatch.setattr(compiled, "captures", lambda device: True)
+    monkeypatch.setattr(prepare, "captures", lambda device: True)
     monkeypatch.setattr(cuda_graphs, "_capture", capture)
     return replays
 

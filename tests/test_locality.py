@@ -188,12 +188,12 @@ def test_dynamics_keep_the_order_between_searches(limit: Callable[[int], None], 
         atoms.positions += random.normal(0, 0.06, atoms.positions.shape)
         limit(20)
         forces, energies = calculator.get_forces(atoms), calculator.get_property("energies", atoms)
-        orders.append(calculator.neighbours._candidates.order)  # type: ignore[union-attr]
+        orders.append(calculator.steps.neighbours._candidates.order)  # type: ignore[union-attr]
         limit(10**9)
         fresh = MFPyGCalculator(potential)
         tolerance = {"rtol": 1e-10, "atol": 1e-10} if not shift else {"rtol": 1e-3, "atol": 1e-3}
         np.testing.assert_allclose(forces, fresh.get_property("forces", atoms), **tolerance)
         np.testing.assert_allclose(energies, fresh.get_property("energies", atoms), **tolerance)
-    assert len({id(order) for order in orders}) == calculator.neighbours.searches
-    assert 1 < calculator.neighbours.searches < 12
+    assert len({id(order) for order in orders}) == calculator.steps.neighbours.searches
+    assert 1 < calculator.steps.neighbours.searches < 12
     assert None not in orders

@@ -127,13 +127,15 @@ class Ensemble:
         return self.calibrations[fidelity].quantiles if fidelity in self.calibrations else None
 
     def predict(
-        self, data: Data, wanted: Mapping[str, str], std: bool = False
+        self, data: Data | Sequence[Any], wanted: Mapping[str, str], std: bool = False
     ) -> tuple[dict[str, Prediction], dict[str, Prediction] | None]:
         """Mean and standard deviation of the predictions of the members.
 
         Args:
-            data, wanted: as in :meth:`mfpyg.models.Potential.predict`; Hessians are computed by
-                :func:`mfpyg.models.hessian.hessian`.
+            data: as in :meth:`mfpyg.models.Potential.predict`; or those prepared by each member, see
+                :meth:`mfpyg.models.Potential.prepare`.
+            wanted: as in :meth:`mfpyg.models.Potential.predict`; Hessians, of data that are not prepared, are computed
+                by :func:`mfpyg.models.hessian.hessian`.
             std: whether to predict the standard deviations of a single member, see
                 :mod:`mfpyg.models.last_layer`; those of several cost nothing.
 
@@ -144,10 +146,11 @@ class Ensemble:
         Raises:
             MFPyGError: as :meth:`mfpyg.models.Potential.predict` and :func:`mfpyg.models.hessian.hessian`.
         """
+        of_each = [data] * len(self.members) if isinstance(data, Data) else list(data)
         if len(self.members) == 1:
-            found = _predict(self.members[0], data, wanted, std)
+            found = _predict(self.members[0], of_each[0], wanted, std)
             return found, {n: _of_one(found[n], wanted[n]) for n in wanted if self.has_std(n)} if std else None
-        predictions = [_predict(member, data, wanted) for member in self.members]
+        predictions = [_predict(*one, wanted) for one in zip(self.members, of_each, strict=True)]
         means = {name: _reduce([p[name] for p in predictions], lambda x: x.mean(dim=0)) for name in wanted}
         spread = {name: _reduce([p[name] for p in predictions], lambda x: x.std(dim=0)) for name in wanted}
         for name in wanted.keys() & self.calibrations.keys():
@@ -191,7 +194,7 @@ def _mean(members: np.ndarray) -> np.ndarray:
     return np.stack([np.fmax.reduce(members[:, 0]), members[:, 1].mean(axis=0)])
 
 
-def _predict(member: Potential, data: Data, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
+def _predict(member: Potential, data: Any, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
     without = _without_hessians(wanted)
     predictions = predict_with_std(member, data, without) if std else member.predict(data, without)
     for name, letters in wanted.items():

@@ -24,7 +24,7 @@ from mfpyg.datasets.frames import frame_of_atoms, total_charge
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.ensemble import Ensemble, Model
 from mfpyg.interop.results import results_of
-from mfpyg.interop.verlet import VerletList
+from mfpyg.interop.steps import Steps
 from mfpyg.models import Potential
 from mfpyg.properties import BY_NAME, ENERGY, FORCES, HEADS, HESSIAN, PROPERTIES, STRESS, heads_of, in_order
 from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
@@ -116,7 +116,7 @@ class MFPyGCalculator(Calculator):
             compiled=bool(compiled),
         )
         self.implemented_properties = self._implemented()
-        self.neighbours = self._make_list()
+        self.steps = Steps(self.ensemble, self.parameters["skin"])
         self._requested: set[str] = set()
         self._requested_before: set[str] = set()
 
@@ -127,10 +127,6 @@ class MFPyGCalculator(Calculator):
         of_one = [ENERGY.name, FORCES.name] if self.ensemble.has_std(self.parameters["fidelity"]) else []
         with_std = names if len(self.ensemble.members) > 1 else of_one
         return names + [f"{name}_std" for name in with_std if name != "free_energy"]
-
-    def _make_list(self) -> VerletList:
-        first = self.ensemble.members[0]
-        return VerletList(first.cutoff, self.parameters["skin"], first.dtype, first.engine)
 
     def set(self, **changes: Any) -> dict[str, Any]:
         """Change ``fidelity`` or ``skin``, and discard the results.
@@ -146,7 +142,7 @@ class MFPyGCalculator(Calculator):
         with self._lock:
             changed = super().set(**changes)
             if "skin" in changed:
-                self.neighbours = self._make_list()
+                self.steps = Steps(self.ensemble, self.parameters["skin"])
             if changed:
                 self.implemented_properties = self._implemented()
                 self.reset()
@@ -212,13 +208,10 @@ class MFPyGCalculator(Calculator):
             self.results, self._requested_before, self._requested = {}, self._requested, set()
         letters = self._letters(properties, self.atoms.pbc)
         data, fidelity = data_of(self.atoms), self.parameters["fidelity"]
-        if self.parameters["device"] != "cpu":
-            data = data.to(self.parameters["device"])
         if heads_of(letters):
             data.charge = torch.tensor([_charge_of(self.atoms)], dtype=torch.float64)
-        self.neighbours.add_edges(data)
         std = any(name.endswith("_std") for name in {*properties, *self._requested_before})
-        mean, spread = self.ensemble.predict(data, {fidelity: letters}, std)
+        mean, spread = self.steps.predict(data, {fidelity: letters}, std)
         self.results.update(results_of(mean[fidelity]))
         self.results["free_energy"] = self.results["energy"]
         if spread is not None and fidelity in spread:

@@ -15,7 +15,7 @@ from torch_geometric.data import Data
 
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.ensemble import Ensemble, Model
-from mfpyg.interop.verlet import VerletList
+from mfpyg.interop.steps import Steps
 from mfpyg.torch_defaults import default_torch_settings, with_default_torch_settings
 from mfpyg.units import KCAL_MOL_TO_EV
 
@@ -90,13 +90,9 @@ class MFPyGModel(ModelInterface):
         if memory_scales_with not in _SCALINGS:
             raise unknown_name("memory scaling", memory_scales_with, _SCALINGS)
         self._memory_scales_with = memory_scales_with
-        self._neighbours = self._make_list(skin)
-        self._systems: tuple[Tensor, Tensor] | None = None
-        """Atomic numbers and systems of the atoms of the last state."""
-
-    def _make_list(self, skin: float) -> VerletList:
-        first = self._ensemble.members[0]
-        return VerletList(first.cutoff, skin, first.dtype, first.engine)
+        self._steps = Steps(self._ensemble, skin)
+        self._systems: _Systems | None = None
+        """Systems of the last state."""
 
     @property
     def device(self) -> torch.device:
@@ -143,28 +139,60 @@ class MFPyGModel(ModelInterface):
             return self._predict(state)
 
     def _predict(self, state: Any) -> dict[str, Tensor]:
-        data = data_of_state(state if isinstance(state, SimState) else SimState(**state))
-        self._add_edges(data)
-        defined = bool(data.pbc.all())
-        letters = "E" + "F" * self._compute_forces + "S" * (self._compute_stress and defined)
-        prediction = self._ensemble.predict(data, {self.fidelity: letters})[0][self.fidelity]
+        state = state if isinstance(state, SimState) else SimState(**state)
+        before = self._systems
+        known = before is not None and before.are_of(state)
+        systems = before if known and before is not None else _Systems(state)
+        self._systems = systems
+        letters = "E" + "F" * self._compute_forces + "S" * (self._compute_stress and systems.periodic)
+        # The search with a skin is for states that come again.
+        predictor = self._steps if known else self._ensemble
+        prediction = predictor.predict(systems.at(state), {self.fidelity: letters})[0][self.fidelity]
         result = {"energy": prediction.energy * KCAL_MOL_TO_EV}
         if self._compute_forces:
             result["forces"] = cast(Tensor, prediction.forces) * KCAL_MOL_TO_EV
         if self._compute_stress:
-            undefined = torch.full_like(data.cell, torch.nan)
-            result["stress"] = cast(Tensor, prediction.stress) * KCAL_MOL_TO_EV if defined else undefined
+            undefined = torch.full_like(state.cell, torch.nan)
+            result["stress"] = cast(Tensor, prediction.stress) * KCAL_MOL_TO_EV if systems.periodic else undefined
         return result
 
-    def _add_edges(self, data: Data) -> None:
-        """Add edges from the neighbour list, except to systems that were not those of the last state."""
-        before, self._systems = self._systems, (data.z, data.batch)
-        if before is None or before[0].device != data.z.device:
-            return
-        if self._neighbours.dtype != self.dtype:  # changed by ``to``
-            self._neighbours = self._make_list(self._neighbours.skin)
-        if all(torch.equal(a, b) for a, b in zip(before, self._systems, strict=True)):
-            self._neighbours.add_edges(data)
+
+class _Systems:
+    """Systems of a state, wherever their atoms are.
+
+    Attributes:
+        periodic: True if they are periodic in all directions.
+    """
+
+    def __init__(self, state: SimState) -> None:
+        self._given = state.atomic_numbers, state.system_idx, state.pbc
+        self._versions = _versions(self._given)
+        data = data_of_state(state)
+        self._z, self._batch, self._pbc = data.z.clone(), data.batch.clone(), data.pbc
+        self.periodic = bool(data.pbc.all())
+
+    def are_of(self, state: SimState) -> bool:
+        """True if a state has the same systems; a GPU is not waited for if its tensors are the same."""
+        given = state.atomic_numbers, state.system_idx, state.pbc
+        if all(a is b for a, b in zip(given, self._given, strict=True)) and _versions(given) == self._versions:
+            return True
+        if state.positions.device != self._z.device:
+            return False
+        data = data_of_state(state)
+        pairs = (data.z, self._z), (data.batch, self._batch), (data.pbc, self._pbc)
+        same = all(torch.equal(a, b) for a, b in pairs)
+        if same:
+            self._given, self._versions = given, _versions(given)
+        return same
+
+    def at(self, state: SimState) -> Data:
+        """Graphs with the positions and cells of a state."""
+        return Data(z=self._z, pos=state.positions, batch=self._batch, cell=state.row_vector_cell, pbc=self._pbc)
+
+
+def _versions(values: tuple[Any, ...]) -> list[Any]:
+    """Numbers that change when tensors are changed in place; those of inference mode, which have none, never agree."""
+    return [None if not isinstance(v, Tensor) else object() if v.is_inference() else v._version for v in values]
 
 
 def data_of_state(state: SimState) -> Data:

@@ -5,8 +5,9 @@ forces (and stresses) are recorded once with ``make_fx`` and symbolic sizes, and
 set of wanted fidelities, in about ten seconds, for all sizes of later batches. In training the compiler differentiates
 the record again. Neighbour lists are built outside.
 
-On a GPU small systems are padded to few sizes (:mod:`mfpyg.models.buckets`), and from the second time on the compiled
-kernels of a size are replayed as a CUDA graph (:mod:`mfpyg.models.cuda_graphs`), except in training.
+On a GPU small systems are padded to few sizes (:mod:`mfpyg.models.buckets`, in :mod:`mfpyg.models.prepare`), and from
+the second time on the compiled kernels of a size are replayed as a CUDA graph (:mod:`mfpyg.models.cuda_graphs`), except
+in training.
 """
 
 from __future__ import annotations
@@ -24,11 +25,9 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental import _config
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
-from mfpyg.device import captures
 from mfpyg.errors import MFPyGError, MFPyGWarning
 from mfpyg.lattice import Lattice
-from mfpyg.models.buckets import padded
-from mfpyg.models.cuda_graphs import MOST_EDGES, Replayed
+from mfpyg.models.cuda_graphs import Replayed
 from mfpyg.models.derivatives import Network, Variables, derive, energies, evaluate
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.system import System
@@ -78,10 +77,14 @@ class Compiler:
         system: System,
         wanted: Mapping[str, str],
         differentiable: bool,
+        replay: bool = False,
     ) -> dict[str, Prediction]:
-        """See :func:`mfpyg.models.derivatives.evaluate`; positions and cells must not require a gradient."""
+        """See :func:`mfpyg.models.derivatives.evaluate`; positions and cells must not require a gradient.
+
+        With ``replay``, the compiled function is replayed as a CUDA graph.
+        """
         with _lock:
-            return self._predict(potential, system, wanted, differentiable)
+            return self._predict(potential, system, wanted, differentiable, replay)
 
     def _predict(
         self,
@@ -89,13 +92,8 @@ class Compiler:
         system: System,
         wanted: Mapping[str, str],
         differentiable: bool,
+        replay: bool,
     ) -> dict[str, Prediction]:
-        given, ghosts = system, None
-        if not differentiable and _is_replayed(system):
-            system, ghosts = padded(system, potential.backbone.species, potential.cutoff)  # type: ignore[arg-type]
-        if system.prepared is None and hasattr(potential.backbone, "prepare"):
-            graph = system.topology.at(system.pos, system.lattice)
-            system.prepared = potential.backbone.prepare(graph)  # type: ignore[operator]
         inputs = _weights(potential), flattened(system)
         key = _key(potential, system, inputs[1], wanted, differentiable)
         records = self._records.setdefault(key, [])
@@ -105,7 +103,7 @@ class Compiler:
                 if record is None:
                     record = _record_prediction(potential, system, inputs, wanted, differentiable)
                     records.append(record)
-                function = record.function if ghosts is None else record.replayed
+                function = record.replayed if replay else record.function
                 outputs = function(*inputs) if function is not None else None
             except (MFPyGError, MemoryError, torch.OutOfMemoryError):
                 raise
@@ -114,16 +112,7 @@ class Compiler:
                 text = f"torch.compile failed, continuing without it ({reason})"
                 warnings.warn(text, MFPyGWarning, stacklevel=4)
                 self._records[key], outputs = [_Record(None, {})], None
-        if outputs is None:
-            return evaluate(potential, given, wanted, differentiable)
-        predictions = _named(outputs, wanted)
-        return predictions if ghosts is None else {name: ghosts.removed_from(p) for name, p in predictions.items()}
-
-
-def _is_replayed(system: System) -> bool:
-    """True if a prediction of the system is to be replayed; tables of ``prepared`` could not be padded."""
-    small = system.topology.edge_index.shape[1] <= MOST_EDGES
-    return small and system.prepared is None and captures(system.pos.device)
+        return evaluate(potential, system, wanted, differentiable) if outputs is None else _named(outputs, wanted)
 
 
 @dataclass

@@ -35,6 +35,11 @@ class PreparedSum:
         """All tensors that a prediction uses."""
         return self.base.tensors() + self.difference.tensors()
 
+    def moved(self, data: Data) -> PreparedSum | None:
+        """See :meth:`mfpyg.models.prepare.PreparedData.moved`."""
+        base, difference = self.base.moved(data), self.difference.moved(data)
+        return None if base is None or difference is None else PreparedSum(base, difference)
+
 
 class DeltaPotential(Potential):
     """Sum of two networks, E_target = E_base + ΔE, and likewise for all other properties.

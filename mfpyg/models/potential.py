@@ -19,7 +19,7 @@ from mfpyg.models.heads import FurtherHead, Head, make_further_head, make_head
 from mfpyg.models.interface import Potential
 from mfpyg.models.last_layer import LastLayer, LastLayers
 from mfpyg.models.prediction import Prediction
-from mfpyg.models.prepare import PreparedData, add_tables, prepare_data
+from mfpyg.models.prepare import PreparedData, complete, prepare_data
 from mfpyg.models.repulsion import ZBL
 from mfpyg.models.system import System, check_apart, species_number, with_isolated_atoms
 from mfpyg.option_groups import REPULSIONS
@@ -253,7 +253,7 @@ class MultiFidelityPotential(Potential):
         self.check_preparable(wanted)
         with default_torch_settings(keep_inference=True):
             prepared = prepare_data(self, without_inference_tensors(data), wanted)
-            add_tables(self, prepared.system, self._differentiable(prepared))
+            complete(self, prepared, self._differentiable(prepared))
         return prepared
 
     def predict(self, data: Data | PreparedData, wanted: Mapping[str, str], std: bool = False) -> dict[str, Prediction]:
@@ -289,18 +289,28 @@ class MultiFidelityPotential(Potential):
         return torch.is_grad_enabled() and (self.training or prepared.requires_grad)
 
     def _predict(self, prepared: PreparedData, wanted: Mapping[str, str], std: bool) -> dict[str, Prediction]:
-        system, differentiable = prepared.system, self._differentiable(prepared)
-        n_edges = system.topology.edge_index.shape[1]
-        if self.compiled and not prepared.requires_grad and not std and n_edges:
-            predictions = self._compiler(self, system, wanted, differentiable)
-        else:
-            predictions = evaluate(self, system, wanted, differentiable, std)
+        predictions = self._evaluate(prepared, wanted, self._differentiable(prepared), std)
         if self.isolated == "reference":
             n_species = len(self.backbone.species)  # type: ignore[arg-type]
             predictions = {name: p.without_last(n_species) for name, p in predictions.items()}
         if prepared.order is None:
             return predictions
         return {name: p.of_atoms(torch.argsort(prepared.order)) for name, p in predictions.items()}
+
+    def _evaluate(
+        self, prepared: PreparedData, wanted: Mapping[str, str], differentiable: bool, std: bool
+    ) -> dict[str, Prediction]:
+        """Predictions of all atoms of the prepared system but ghosts."""
+        n_edges = prepared.system.topology.edge_index.shape[1]
+        if self.compiled and not prepared.requires_grad and not std and n_edges:
+            if prepared.system.prepared is None and prepared.ghosts is None:
+                complete(self, prepared, differentiable)
+            replay = prepared.ghosts is not None
+            predictions = self._compiler(self, prepared.system, wanted, differentiable, replay)
+        else:
+            predictions = evaluate(self, prepared.system, wanted, differentiable, std)
+        ghosts = prepared.ghosts
+        return predictions if ghosts is None else {name: ghosts.removed_from(p) for name, p in predictions.items()}
 
     def predict_edges(self, z: Tensor, edge_index: Tensor, edge_vec: Tensor, fidelity: str) -> Prediction:
         self.check_edges_suffice(fidelity)
@@ -317,8 +327,8 @@ class MultiFidelityPotential(Potential):
         system = System(vectors[near], species, topology, None)
         if self.isolated == "reference":
             system = with_isolated_atoms(system, self.backbone.species)  # type: ignore[arg-type]
-        predict = self._compiler if self.compiled and len(near) else evaluate
-        prediction = predict(self, system, {fidelity: "EF"}, False)[fidelity].of_edges(near, len(edge_vec))
+        prepared = PreparedData(system, system, None, requires_grad=False, as_given=False)
+        prediction = self._evaluate(prepared, {fidelity: "EF"}, False, False)[fidelity].of_edges(near, len(edge_vec))
         if self.isolated == "reference":
             prediction = dataclasses.replace(prediction.without_last(len(self.species)), forces=prediction.forces)
         return prediction

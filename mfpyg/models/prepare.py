@@ -6,6 +6,7 @@ training on a GPU prepares each batch while the step before is still being compu
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,10 +16,14 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from mfpyg.centering import CENTER_BEYOND, centered
+from mfpyg.device import captures
 from mfpyg.graph import find_topology
+from mfpyg.lattice import Lattice
 from mfpyg.locality import in_order, spatial_order
+from mfpyg.models.buckets import Ghosts, padded
 from mfpyg.models.charges import masses, total_charges
 from mfpyg.models.compiled import flattened
+from mfpyg.models.cuda_graphs import MOST_EDGES
 from mfpyg.models.derivatives import any_wants
 from mfpyg.models.system import (
     System,
@@ -37,6 +42,7 @@ class _Network(Protocol):
     backbone: nn.Module
     engine: str
     isolated: str
+    compiled: bool
 
     @property
     def cutoff(self) -> float: ...
@@ -54,19 +60,44 @@ class PreparedData:
 
     Attributes:
         atoms: atoms and neighbours.
-        system: the same, with isolated atoms appended if the network needs them, and the backbone's ``prepared``.
+        system: the same, with ghosts before them and isolated atoms after them if these are needed, and the backbone's
+            ``prepared``.
         order: order of the atoms, see :mod:`mfpyg.locality`; ``None``: as they come.
         requires_grad: whether positions or cells require a gradient.
+        as_given: whether positions and edges are those of the data.
+        ghosts: ghosts of a system that is to be replayed as a CUDA graph, see :mod:`mfpyg.models.buckets`.
     """
 
     atoms: System
     system: System
     order: Tensor | None
     requires_grad: bool
+    as_given: bool
+    ghosts: Ghosts | None = None
 
     def tensors(self) -> list[Tensor]:
         """All tensors that a prediction uses."""
         return flattened(self.system) if self.order is None else [self.order, *flattened(self.system)]
+
+    def moved(self, data: Data) -> PreparedData | None:
+        """The same atoms with the same edges, at the positions and with the cells of other data.
+
+        ``None`` if the edges or the origin were not those of the data.
+        """
+        if not self.as_given:
+            return None
+        pos = (data.pos if self.order is None else data.pos[self.order]).to(self.atoms.pos.dtype)
+        lattice, ghosts = self.atoms.lattice, self.ghosts
+        if lattice is not None:
+            lattice = Lattice(data.cell.to(pos.dtype), lattice.pbc)
+        atoms = dataclasses.replace(self.atoms, pos=pos, lattice=lattice)
+        system = dataclasses.replace(
+            self.system, pos=_put(pos, self.system.pos, 0 if ghosts is None else ghosts.n_atoms)
+        )
+        if lattice is not None and system.lattice is not None:
+            cell = _put(lattice.cell, system.lattice.cell, 0 if ghosts is None else ghosts.n_graphs)
+            system.lattice = Lattice(cell, system.lattice.pbc)
+        return dataclasses.replace(self, atoms=atoms, system=system)
 
 
 def prepare_data(network: _Network, data: Data, wanted: Mapping[str, str]) -> PreparedData:
@@ -90,6 +121,7 @@ def prepare_data(network: _Network, data: Data, wanted: Mapping[str, str]) -> Pr
     largest, order = check_positions(data), spatial_order(data)
     if order is not None:  # before centering, which takes stored edges to number the atoms as they come
         data, species = in_order(data, order), species[order]
+    given = data
     if largest > CENTER_BEYOND:
         data = centered(data, dtype)
     topology, lattice = find_topology(data, network.cutoff, network.engine, dtype)
@@ -104,13 +136,28 @@ def prepare_data(network: _Network, data: Data, wanted: Mapping[str, str]) -> Pr
     system = atoms
     if network.isolated == "reference":
         system = with_isolated_atoms(atoms, network.backbone.species)  # type: ignore[arg-type]
-    return PreparedData(atoms, system, order, requires_grad)
+    as_given = data is given and topology.edge_index is getattr(data, "edge_index", None)
+    return PreparedData(atoms, system, order, requires_grad, as_given)
 
 
-def add_tables(network: _Network, system: System, differentiable: bool) -> None:
-    """Add the backbone's ``prepared``, index tables of its kernels, where it has some."""
+def complete(network: _Network, prepared: PreparedData, differentiable: bool) -> None:
+    """Add the backbone's index tables; before, ghosts to small systems whose prediction can be replayed on a GPU."""
+    system = prepared.system
+    if is_replayed(network, system) and not differentiable and not prepared.requires_grad:
+        prepared.system, prepared.ghosts = padded(system, network.backbone.species, network.cutoff)  # type: ignore[arg-type]
     if hasattr(network.backbone, "prepare"):
         with torch.no_grad():
-            graph = system.topology.at(system.pos, system.lattice)
+            graph = prepared.system.topology.at(prepared.system.pos, prepared.system.lattice)
         graph.by_weights = differentiable
-        system.prepared = network.backbone.prepare(graph)  # type: ignore[operator]
+        prepared.system.prepared = network.backbone.prepare(graph)  # type: ignore[operator]
+
+
+def is_replayed(network: _Network, system: System) -> bool:
+    """True if predictions of a system, without gradients, are to be replayed as CUDA graphs."""
+    n_edges = system.topology.edge_index.shape[1]
+    return network.compiled and captures(system.pos.device) and 0 < n_edges <= MOST_EDGES
+
+
+def _put(new: Tensor, into: Tensor, first: int) -> Tensor:
+    """Rows of a tensor with some replaced, from the first on."""
+    return new if len(new) == len(into) else torch.cat([into[:first], new, into[first + len(new) :]])

@@ -146,7 +146,7 @@ def test_name_parameters_and_set(random_potential: Potentials) -> None:
     }
     high = atoms.get_potential_energy()
     calculator.set(fidelity="dz", skin=0.5)
-    assert calculator.neighbours.skin == 0.5
+    assert calculator.steps.neighbours.skin == 0.5
     assert abs(atoms.get_potential_energy() - high) > 1e-3
     with pytest.raises(MFPyGError, match="'dtype' cannot be set"):
         calculator.set(dtype="float32")
@@ -562,7 +562,7 @@ def test_energy_is_conserved(formaldehyde: tuple[MultiFidelityPotential, Atoms])
     print(f"drift {drift:.1e} kcal/mol/atom/ps, spread {np.std(total) / KCAL_MOL / len(atoms):.1e} kcal/mol/atom")
     assert abs(drift) < 0.01
     assert 100 < atoms.get_temperature() < 1000  # something moved
-    assert atoms.calc.neighbours.searches < 100
+    assert atoms.calc.steps.neighbours.searches < 100
 
 
 def test_relaxation_and_vibrations(formaldehyde: tuple[MultiFidelityPotential, Atoms], tmp_path: Path) -> None:
@@ -684,7 +684,7 @@ def test_dynamics_far_away_are_those_near_the_origin(random_potential: Potential
         atoms.set_velocities(velocities)
         VelocityVerlet(atoms, 0.5 * ase.units.fs).run(60)
         runs.append((atoms.positions - offset, atoms.get_total_energy()))
-        searches.append(calculator.neighbours.searches)
+        searches.append(calculator.steps.neighbours.searches)
     np.testing.assert_allclose(runs[1][0], runs[0][0], atol=2e-5)
     assert runs[1][1] == pytest.approx(runs[0][1], abs=2e-5)
     assert abs(searches[1] - searches[0]) <= 1  # and no more of them

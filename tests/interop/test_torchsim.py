@@ -204,7 +204,7 @@ def test_neighbours_are_kept_from_step_to_step(systems: list[Atoms], dtype: torc
         found, expected = model(state), MFPyGModel(one, "cc", dtype=dtype)(state)
         for name, values in expected.items():
             assert torch.equal(found[name], values), name
-    assert 2 <= model._neighbours.searches <= 20
+    assert 2 <= model._steps.neighbours.searches <= 20
 
 
 def test_other_systems_are_searched_anew() -> None:
@@ -213,7 +213,7 @@ def test_other_systems_are_searched_anew() -> None:
     for systems in (first, first, second, second, first):
         state = ts.io.atoms_to_state(systems, CPU, torch.float64)
         assert torch.equal(model(state)["forces"], MFPyGModel(one, "cc")(state)["forces"])
-    assert model._neighbours.searches == 2
+    assert model._steps.neighbours.searches == 2
     model.to(torch.float32)
     for _ in range(2):
         assert model(ts.io.atoms_to_state(first, CPU, torch.float32))["forces"].dtype == torch.float32

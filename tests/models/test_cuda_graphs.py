@@ -19,7 +19,7 @@ from torch_geometric.data import Batch
 
 from mfpyg.errors import MFPyGWarning
 from mfpyg.interop.ase import MFPyGCalculator
-from mfpyg.models import MultiFidelityPotential, compiled, cuda_graphs
+from mfpyg.models import MultiFidelityPotential, cuda_graphs, prepare
 from mfpyg.models.cuda_graphs import Replayed
 
 Batches = Callable[..., Batch]
@@ -160,16 +160,25 @@ def test_neither_large_systems_nor_trainings_are_replayed(
     potential, batch = make_potential(0, **TINY), make_batch([9, 5])
     potential.compiled = True
     with monkeypatch.context() as patch:
-        patch.setattr(compiled, "MOST_EDGES", 10)
+        patch.setattr(prepare, "MOST_EDGES", 10)
         for _ in range(3):
             potential(batch)
     potential.train()
     for _ in range(2):
         assert potential(batch).energy.requires_grad
-    prepared = potential.eval().prepare(batch, {"dz": "EF"})  # whose tables cannot be padded
-    for _ in range(2):
-        potential.predict(prepared, {"dz": "EF"})
     assert replayed_here == []
+
+
+def test_prepared_data_are_replayed(make_batch: Batches, make_potential: Potential, replayed_here: list[int]) -> None:
+    plain, batch = make_potential(0, **TINY), make_batch([9, 5])
+    potential = copy.deepcopy(plain)
+    potential.compiled = True
+    prepared, expected = potential.prepare(batch, {"dz": "EF"}), plain.predict(batch, {"dz": "EF"})["dz"]
+    for _ in range(3):
+        found = potential.predict(prepared, {"dz": "EF"})["dz"]
+        torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-9)
+        torch.testing.assert_close(found.energy, expected.energy, rtol=1e-12, atol=1e-9)
+    assert replayed_here == [2]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
