@@ -57,8 +57,9 @@ class Steps:
         self._kept: _Kept | None = None
 
     def _make_list(self, skin: float) -> VerletList:
-        first = self.ensemble.members[0]
-        return VerletList(first.cutoff, skin, first.dtype, first.engine, self.ensemble.device)
+        first, device = self.ensemble.members[0], self.ensemble.device
+        vanish = all(member.vanishes_beyond_cutoff for member in self.ensemble.members)
+        return VerletList(first.cutoff, skin, first.dtype, first.engine, device, may_be_longer=vanish)
 
     def predict(self, data: Data, wanted: Mapping[str, str], std: bool = False) -> Result:
         """Predict as :meth:`mfpyg.inference.ensemble.Ensemble.predict`.

@@ -77,9 +77,9 @@ class VerletList:
     σ ≥ 1 − ‖D − I‖ is the smallest singular value of D, and d the largest displacement relative to x D; the candidates
     are sufficient as long as this is not less than the cutoff.
 
-    On a GPU, waiting for the results of comparisons takes longer than the prediction of a small system. There, up to
-    :data:`mfpyg.models.cuda_graphs.MOST_EDGES` candidates are all edges, as those beyond the cutoff have no effect, and
-    :class:`mfpyg.interop.slack.Slack` decides when to search.
+    On a GPU, waiting for the results of comparisons takes longer than the prediction of a small system. There,
+    :class:`mfpyg.interop.slack.Slack` decides when to search, and up to :data:`mfpyg.models.cuda_graphs.MOST_EDGES`
+    candidates are all edges if those beyond the cutoff have no effect.
 
     Far from the origin an offset (see :mod:`mfpyg.centering`) is subtracted from the positions. It is constant between
     searches, so that no atom jumps to another image. A list may be used by several threads.
@@ -90,6 +90,7 @@ class VerletList:
         dtype: dtype of the potential, to which positions and cells are rounded before distances are compared.
         engine: see :mod:`mfpyg.neighbors`.
         device: device of the edges; default: that of the data.
+        may_be_longer: whether edges longer than the cutoff have no effect.
 
     Attributes:
         searches: number of searches so far.
@@ -105,10 +106,12 @@ class VerletList:
         dtype: torch.dtype,
         engine: str = "auto",
         device: torch.device | None = None,
+        may_be_longer: bool = False,
     ) -> None:
         if not 0 <= skin < float("inf"):
             raise MFPyGError(f"skin is {skin}, expected a distance in Å, 0 or more")
         self.cutoff, self.skin, self.dtype, self.device = cutoff, skin, dtype, device
+        self._may_be_longer = may_be_longer
         self.searches = 0
         self._reach = MARGIN * cutoff + skin
         self._search = RadiusGraph(self._reach, engine)
@@ -224,7 +227,7 @@ class VerletList:
     def _within(self, candidates: _Candidates, pos: Tensor, lattice: Lattice | None) -> tuple[Tensor, Tensor]:
         """Candidates within the cutoff, or all of them; the tensors of the last call if the edges are the same."""
         edge_index, edge_shift, device = candidates.edge_index, candidates.edge_shift, candidates.edge_index.device
-        if waits(device) and edge_index.shape[1] <= MOST_EDGES:
+        if self._may_be_longer and waits(device) and edge_index.shape[1] <= MOST_EDGES:
             return edge_index, edge_shift
         pos, batch = pos.to(device), candidates.batch.to(device)
         source, target = edge_index

@@ -7,7 +7,7 @@ import linecache
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,11 @@ class Backbone(nn.Module):
         cutoff: interaction range in Å.
         blocks: modules that map a state to the next.
         feature_sizes: width of each level: the number of species, then one for each block.
+        vanishes_beyond_cutoff: whether edges longer than the cutoff have no effect. In simulations on a GPU, more edges
+            than necessary are then kept, so that steps do not wait for a new comparison with the cutoff.
     """
 
+    vanishes_beyond_cutoff: ClassVar[bool] = False
     species: Tensor
     blocks: nn.ModuleList
     feature_sizes: tuple[int, ...]

@@ -93,6 +93,10 @@ class DeltaPotential(Potential):
         return max(self.base.cutoff, self.difference.cutoff)
 
     @property
+    def vanishes_beyond_cutoff(self) -> bool:
+        return self.base.vanishes_beyond_cutoff and self.difference.vanishes_beyond_cutoff
+
+    @property
     def species(self) -> tuple[int, ...]:
         return self.base.species
 

@@ -130,6 +130,8 @@ class DimeNetBackbone(Backbone):
         cutoff: in Å.
     """
 
+    vanishes_beyond_cutoff: ClassVar[bool] = True
+
     def __init__(
         self,
         species: Sequence[int],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -116,6 +116,8 @@ class HIPNN(Backbone):
         cusp: c of :class:`~mfpyg.models.interaction.Interaction`.
         kernel: kernel for the sum over neighbours, see :mod:`mfpyg.kernels`.
     """
+
+    vanishes_beyond_cutoff: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -70,6 +70,11 @@ class Potential(nn.Module):
         """Supported atomic numbers."""
         raise NotImplementedError
 
+    @property
+    def vanishes_beyond_cutoff(self) -> bool:
+        """True if edges longer than the cutoff have no effect, see :class:`mfpyg.models.Backbone`."""
+        return False
+
     def prepare(self, data: Data, wanted: Mapping[str, str]) -> Any:
         """Do the part of a prediction that reads numbers from the device; :meth:`predict` takes the result as its data.
 

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from e3nn import o3
@@ -252,6 +252,8 @@ class MACE(Backbone):
         n_neighbours: average number of neighbours of an atom, by which sums are divided.
         cutoff: in Å.
     """
+
+    vanishes_beyond_cutoff: ClassVar[bool] = True
 
     def __init__(
         self,

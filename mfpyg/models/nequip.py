@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from e3nn import o3
@@ -159,6 +159,8 @@ class NequIP(Backbone):
         n_neighbours: average number of neighbours of an atom.
         cutoff: in Å.
     """
+
+    vanishes_beyond_cutoff: ClassVar[bool] = True
 
     def __init__(
         self,

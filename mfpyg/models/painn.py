@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +132,8 @@ class PaiNN(Backbone):
         n_radial: number of radial basis functions.
         cutoff: in Å.
     """
+
+    vanishes_beyond_cutoff: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -109,6 +109,10 @@ class MultiFidelityPotential(Potential):
         return float(self.backbone.cutoff)  # type: ignore[arg-type]
 
     @property
+    def vanishes_beyond_cutoff(self) -> bool:
+        return bool(getattr(self.backbone, "vanishes_beyond_cutoff", False))
+
+    @property
     def species(self) -> tuple[int, ...]:
         """Supported atomic numbers."""
         return tuple(self.backbone.species.tolist())  # type: ignore[operator, union-attr]

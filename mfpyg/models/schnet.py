@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor, nn
 from torch_geometric.nn.models import SchNet
@@ -55,6 +55,8 @@ class SchNetBackbone(Backbone):
         cutoff: in Å.
     """
 
+    vanishes_beyond_cutoff: ClassVar[bool] = True
+
     def __init__(
         self,
         species: Sequence[int],
@@ -72,4 +74,5 @@ class SchNetBackbone(Backbone):
         self.feature_sizes = (len(self.species), *[n_features] * n_interactions)
 
     def embed(self, graph: Graph) -> State:
-        return State(self.embedding(graph.z), graph.edge_index, graph.edge_dist, self.expansion(graph.edge_dist))
+        dist = graph.edge_dist.clamp(max=self.cutoff)  # beyond, the envelope of PyG's layers is not zero
+        return State(self.embedding(graph.z), graph.edge_index, dist, self.expansion(dist))

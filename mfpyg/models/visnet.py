@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,8 @@ class ViSNetBackbone(Backbone):
         vertex: whether edge features depend on the geometry around the target as well.
         cutoff: in Å.
     """
+
+    vanishes_beyond_cutoff: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from mfpyg.graph import RadiusGraph
 from mfpyg.models.hessian import hessian
 from mfpyg.properties import FORCES
 from mfpyg.testing.subject import Law, Subject, changed, copies, error_of, least, slope_of, slopes_of
@@ -74,7 +75,10 @@ def _unit_shifts(n_atoms: int) -> Tensor:
 
 
 def continuity(s: Subject) -> list[Law]:
-    """Compare an atom just inside and just outside the cutoff of another, on the scale of one well inside."""
+    """Compare an atom just inside and just outside the cutoff of another, on the scale of one well inside.
+
+    Where the backbone says that longer edges have no effect, compare also predictions with and without such edges.
+    """
     direction = torch.randn(3, dtype=torch.float64)
     direction = direction / direction.norm()
     near = s.cluster(4)
@@ -89,6 +93,12 @@ def continuity(s: Subject) -> list[Law]:
     for p, value in outer.items():
         error = error_of(inner[p], value, torch.cat([well[p] - value, value]))
         laws.append(Law(f"{p.name} continuous at the cutoff", error, 1e-5 if p is FORCES else 1e-6))
+    if s.potential.vanishes_beyond_cutoff:
+        beyond = at(1.1)
+        expected, more = s.properties(beyond), RadiusGraph(1.3 * s.cutoff)(changed(beyond))
+        more.edge_cutoff.fill_(s.cutoff)
+        for p, value in s.properties(more).items():
+            laws.append(Law(f"{p.name} independent of edges beyond the cutoff", error_of(value, expected[p]), 1e-6))
     return laws
 
 

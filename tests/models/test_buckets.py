@@ -19,7 +19,7 @@ from mfpyg.models.derivatives import evaluate
 from mfpyg.models.prepare import prepare_data
 from mfpyg.models.system import System, with_isolated_atoms
 from tests.models.test_backbones import NAMES, SMALL
-from tests.training.waits import Waits
+from tests.waits import Waits
 
 pytestmark = pytest.mark.usefixtures("without_torchscript")
 FIELDS = ("energy", "forces", "atomic_energies", "hierarchicality", "stress", "dipole", "charges")

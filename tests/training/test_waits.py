@@ -23,10 +23,10 @@ from mfpyg.training import data as training_data
 from mfpyg.training import module as training_module
 from mfpyg.training.module import MultiFidelityModule
 from mfpyg.training.ready import Ready, make_ready
+from tests.waits import Waits
 
 from .conftest import stage_of
 from .test_loss import make_loss, molecule
-from .waits import Waits
 
 TINY = ["--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--model.kernel=padded"]
 OPTIONS = ["--fidelities", "dz:EF", "cc:E", *TINY, "--epochs=2", "--batch-size=64", "--compile=off"]
