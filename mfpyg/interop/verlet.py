@@ -184,8 +184,19 @@ class VerletList:
             inverse = torch.linalg.inv(lattice.completed())
             start = Lattice(lattice.cell.clone(), lattice.pbc)  # integrators change positions and cells in place
         candidates = _Candidates(
-            *(data.z, data.pbc, batch, first, pos.double().clone(), start, inverse, bool(data.pbc.all()), offset),
-            *(order, found.edge_index, found.edge_shift, Slack(self.skin) if slack is None else slack.renewed()),
+            z=data.z,
+            pbc=data.pbc,
+            batch=batch,
+            first=first,
+            pos=pos.double().clone(),
+            lattice=start,
+            inverse=inverse,
+            periodic=bool(data.pbc.all()),
+            offset=offset,
+            order=order,
+            edge_index=found.edge_index,
+            edge_shift=found.edge_shift,
+            slack=Slack(self.skin) if slack is None else slack.renewed(),
         )
         return candidates, exact, pos, lattice
 
