@@ -68,7 +68,7 @@ def _assert_as_new(ensemble: Ensemble, found: Any, data: Data, letters: str) -> 
     plain = Data(z=data.z, pos=data.pos, batch=data.batch, cell=data.cell, pbc=data.pbc)
     for ours, new in zip(found, ensemble.predict(plain, {"cc": letters}), strict=True):
         if new is None:
-            continue
+            continue  # no standard deviations
         for name in ("energy", "forces", "stress", "atomic_energies"):
             if (value := getattr(new["cc"], name)) is not None:
                 torch.testing.assert_close(getattr(ours["cc"], name), value, rtol=1e-10, atol=1e-8, equal_nan=True)
@@ -114,6 +114,24 @@ def test_steps_do_not_wait(
     assert sorted(set(scan.found)) == []
     assert scan.n_watched > 2_000
     assert n_scanned > 30
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_steps_replay_one_graph(as_on_a_gpu: None, replayed_here: list[int], name: str) -> None:
+    """Between searches the padded system, its ghosts and isolated atoms stay, and only positions and cells change."""
+    torch.manual_seed(0)
+    plain = MultiFidelityPotential(make("hipnn", tensor_order=0, n_interactions=1), ["cc"], isolated="reference")
+    plain = plain.double().eval()
+    compiled, letters = copy.deepcopy(plain), "EFS" if name == "crystals" else "EF"
+    compiled.compiled = True
+    steps, ensemble, trajectory = Steps(Ensemble(compiled), 0.8), Ensemble(plain), Trajectory(SYSTEMS[name], 0.005)
+    for _ in range(25):
+        data = trajectory.next()
+        given = copy.copy(data)
+        found, _ = steps.predict(data, {"cc": letters})
+        _assert_as_new(ensemble, (found, None), given, letters)
+    assert len(replayed_here) <= steps.neighbours.searches <= 3
+    assert sum(replayed_here) >= 20
 
 
 def test_the_scan_finds_what_waits(random_potential: Make) -> None:
