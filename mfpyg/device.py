@@ -1,4 +1,4 @@
-"""Choice of the device to compute on, and CUDA streams."""
+"""Devices: their choice, CUDA streams, and numbers that are read from them."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ class Later:
         if self._copied is not None:
             self._copied.synchronize()
         return float(self._number)
+
+
+def version_of(tensor: Tensor) -> object:
+    """Number that changes when a tensor is changed in place; those of inference mode have none, and never agree."""
+    return object() if tensor.is_inference() else tensor._version
 
 
 def captures(device: torch.device) -> bool:

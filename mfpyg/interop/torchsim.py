@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from mfpyg.device import version_of
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.inference.ensemble import Ensemble, Model
 from mfpyg.interop.steps import Steps
@@ -191,8 +192,7 @@ class _Systems:
 
 
 def _versions(values: tuple[Any, ...]) -> list[Any]:
-    """Numbers that change when tensors are changed in place; those of inference mode, which have none, never agree."""
-    return [None if not isinstance(v, Tensor) else object() if v.is_inference() else v._version for v in values]
+    return [version_of(value) if isinstance(value, Tensor) else None for value in values]
 
 
 def data_of_state(state: SimState) -> Data:

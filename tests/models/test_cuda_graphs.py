@@ -65,6 +65,17 @@ def test_results_are_not_overwritten(replayed_here: list[int]) -> None:
     assert [float(one[0]) for one in given] == [0, 1, 2, 3]  # nor are the inputs
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_inputs_that_change_in_place_are_copied(replayed_here: list[int], inference: bool) -> None:
+    with torch.inference_mode(inference):
+        function, weights, given = Replayed(Counted()), {"w": torch.tensor(2.0)}, ones(3)
+        for number in range(5):
+            given[0].fill_(number)
+            assert torch.equal(function(weights, given)[0], torch.full((3,), 2.0 * number))
+            assert torch.equal(function(weights, given)[0], torch.full((3,), 2.0 * number))
+    assert replayed_here == [9]
+
+
 def test_weights_are_read_where_they_are(replayed_here: list[int]) -> None:
     function, weight = Replayed(Counted()), torch.tensor(2.0)
     for _ in range(3):
