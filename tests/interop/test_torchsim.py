@@ -217,3 +217,33 @@ def test_other_systems_are_searched_anew() -> None:
     model.to(torch.float32)
     for _ in range(2):
         assert model(ts.io.atoms_to_state(first, CPU, torch.float32))["forces"].dtype == torch.float32
+
+
+def _assert_as_new(model: MFPyGModel, state: ts.SimState) -> None:
+    found, new = model(state), MFPyGModel(potential("cc"), compute_stress=model.compute_stress)(state)
+    for name, values in new.items():
+        torch.testing.assert_close(found[name], values, atol=1e-9, rtol=1e-9, equal_nan=True)
+
+
+@pytest.mark.parametrize("systems", [molecules(), crystals()], ids=["molecules", "crystals"])
+def test_states_of_inference_mode(systems: list[Atoms]) -> None:
+    model = MFPyGModel(potential("cc"), compute_stress=True)
+    with torch.inference_mode():
+        state = ts.io.atoms_to_state(systems, CPU, torch.float64)
+    for _ in range(4):
+        with torch.inference_mode():
+            state.positions += 1e-3
+            state.cell *= 1.0001
+        _assert_as_new(model, state)
+
+
+def test_gradients_between_steps() -> None:
+    state, model = ts.io.atoms_to_state(molecules(), CPU, torch.float64), MFPyGModel(potential("cc"))
+    for _ in range(3):
+        forces = model(state)["forces"]
+    state.positions.requires_grad_()
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(model(state)["energy"].sum(), state.positions)
+        torch.testing.assert_close(-gradient, forces, atol=1e-9, rtol=1e-9)
+    state.positions = state.positions.detach()
+    assert not model(state)["energy"].requires_grad
