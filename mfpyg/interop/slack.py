@@ -22,7 +22,8 @@ class Slack:
 
     Reading it waits for all earlier work of a GPU. In slow motion, that of the step before is read instead, which is
     known by then, and the list is renewed when less than half is left. Where that was not enough, results must be
-    replaced by NaN (:meth:`mfpyg.interop.steps.Steps.predict` does), and the next step raises an error.
+    replaced by NaN (:meth:`mfpyg.interop.steps.Steps.predict` does), and the next step raises an error. After that, and
+    where another simulation of the same systems begins (``slow_steps`` is set to 0), each slack is read again.
 
     Attributes:
         skin: skin in Å.
@@ -52,6 +53,7 @@ class Slack:
         if self.pending is not None:
             before, self.pending = self.pending.read(), None
             if before < 0:
+                self.slow_steps = 0
                 raise MFPyGError(
                     f"an atom suddenly moved by about {self.skin / 4:g} Å or more in one step, too far for the skin of "
                     "the neighbour list; use smaller steps, or a larger skin"

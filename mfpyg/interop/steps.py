@@ -15,6 +15,7 @@ from mfpyg.inference.ensemble import Ensemble
 from mfpyg.interop.verlet import VerletList
 from mfpyg.models.prediction import Prediction
 from mfpyg.properties import HESSIAN
+from mfpyg.torch_defaults import without_inference_tensors
 
 Result = tuple[dict[str, Prediction], dict[str, Prediction] | None]
 
@@ -83,7 +84,7 @@ class Steps:
         of = tuple(wanted.items()), None if charge is None else tuple(charge.tolist())
         sufficient = neighbours.add_edges(data)
         data = data.to(device)
-        if std or not self._can_prepare(wanted):
+        if std or not self._can_prepare(data, wanted):
             return _masked(self.ensemble.predict(data, wanted, std), sufficient)
         prepared = self._prepared(data, wanted, of)
         result = self.ensemble.predict(prepared, wanted)
@@ -91,7 +92,9 @@ class Steps:
             return self.ensemble.predict(data, wanted)  # finds overlapping atoms
         return _masked(result, sufficient)
 
-    def _can_prepare(self, wanted: Mapping[str, str]) -> bool:
+    def _can_prepare(self, data: Data, wanted: Mapping[str, str]) -> bool:
+        if data.pos.requires_grad or data.cell.requires_grad:
+            return False
         baselines = any(name in member.baselines for name in wanted for member in self.ensemble.members)
         return not baselines and not any(HESSIAN.letter in letters for letters in wanted.values())
 
@@ -99,6 +102,7 @@ class Steps:
         """Those of the last step at new positions, or new ones."""
         kept = self._kept
         if kept is not None and kept.edge_index is data.edge_index and kept.of == of:
+            data = without_inference_tensors(data)
             moved = [one.moved(data) if hasattr(one, "moved") else None for one in kept.prepared]
             if all(one is not None for one in moved):
                 return moved

@@ -142,8 +142,8 @@ class MFPyGModel(ModelInterface):
     def _predict(self, state: Any) -> dict[str, Tensor]:
         state = state if isinstance(state, SimState) else SimState(**state)
         before = self._systems
-        known = before is not None and before.are_of(state)
-        systems = before if known and before is not None else _Systems(state)
+        systems = before if before is not None and before.are_of(state) else _Systems(state)
+        known = before is not None and systems.are(before)
         self._systems = systems
         letters = "E" + "F" * self._compute_forces + "S" * (self._compute_stress and systems.periodic)
         # The search with a skin is for states that come again.
@@ -169,22 +169,18 @@ class _Systems:
         self._given = state.atomic_numbers, state.system_idx, state.pbc
         self._versions = _versions(self._given)
         data = data_of_state(state)
-        self._z, self._batch, self._pbc = data.z.clone(), data.batch.clone(), data.pbc
+        self._z, self._batch, self._pbc = data.z.clone(), data.batch.clone(), data.pbc.clone()
         self.periodic = bool(data.pbc.all())
 
     def are_of(self, state: SimState) -> bool:
-        """True if a state has the same systems; a GPU is not waited for if its tensors are the same."""
+        """True if a state has the same tensors, unchanged; others may have equal values, which takes a GPU's time."""
         given = state.atomic_numbers, state.system_idx, state.pbc
-        if all(a is b for a, b in zip(given, self._given, strict=True)) and _versions(given) == self._versions:
-            return True
-        if state.positions.device != self._z.device:
-            return False
-        data = data_of_state(state)
-        pairs = (data.z, self._z), (data.batch, self._batch), (data.pbc, self._pbc)
-        same = all(torch.equal(a, b) for a, b in pairs)
-        if same:
-            self._given, self._versions = given, _versions(given)
-        return same
+        return all(a is b for a, b in zip(given, self._given, strict=True)) and _versions(given) == self._versions
+
+    def are(self, others: _Systems) -> bool:
+        """True if the systems are the same."""
+        pairs = (self._z, others._z), (self._batch, others._batch), (self._pbc, others._pbc)
+        return all(a is b or (a.device == b.device and torch.equal(a, b)) for a, b in pairs)
 
     def at(self, state: SimState) -> Data:
         """Graphs with the positions and cells of a state."""

@@ -26,9 +26,8 @@ class _Candidates:
         z, pbc, batch: atomic numbers, periodic directions, and the system of each atom.
         first: first atom of each system.
         pos: positions in Å, rounded to the dtype of the potential, (n_atoms, 3) float64.
-        lattice: cells in float64; ``None`` for molecules.
-        inverse: inverse cells, (n_graphs, 3, 3) float64; ``None`` for molecules.
-        periodic: True if all systems are periodic in all directions.
+        cell: cells with unit vectors in directions without periods, (n_graphs, 3, 3) float64; ``None`` for molecules.
+        inverse: inverse of these cells; ``None`` for molecules.
         offset: offset subtracted from the positions before rounding, if any.
         order: order of the atoms of a large system, see :func:`mfpyg.locality.spatial_order`; ``None`` if small.
         edge_index, edge_shift: as in :class:`mfpyg.graph.RadiusGraph`, for positions without the offset, in this order;
@@ -42,9 +41,8 @@ class _Candidates:
     batch: Tensor
     first: Tensor
     pos: Tensor
-    lattice: Lattice | None
+    cell: Tensor | None
     inverse: Tensor | None
-    periodic: bool
     offset: Offset | None
     order: Tensor | None
     edge_index: Tensor
@@ -53,19 +51,23 @@ class _Candidates:
     last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def are_of(self, data: Data) -> bool:
-        """True if the data are the same systems, wherever their atoms are."""
+        """True if the data are the same systems, wherever their atoms are.
+
+        Other tensors with equal values may be those of another simulation, whose atoms may be anywhere.
+        """
         batch = getattr(data, "batch", None)
         pairs = [(self.z, data.z), (self.pbc, data.pbc)]
         if batch is not None:
             pairs.append((self.batch, batch))
         elif len(self.first) != 1:
             return False
-        same_device = data.z.device == self.z.device
-        return same_device and all(before is now or torch.equal(before, now) for before, now in pairs)
-
-    def completed(self, lattice: Lattice) -> Tensor:
-        """Cells of a later step with unit vectors in directions without periods, (n_graphs, 3, 3)."""
-        return lattice.cell if self.periodic else lattice.completed()
+        if all(before is now for before, now in pairs):
+            return True
+        if data.z.device != self.z.device or not all(torch.equal(before, now) for before, now in pairs):
+            return False
+        self.z, self.pbc, self.slack.slow_steps = data.z, data.pbc, 0
+        self.batch = self.batch if batch is None else batch
+        return True
 
 
 class VerletList:
@@ -160,7 +162,7 @@ class VerletList:
         if candidates is None or not waits(data.pos.device):
             lattice = lattice_of(data, n_graphs if candidates is None else len(candidates.first), self.dtype)
             return None if lattice is None else Lattice(lattice.cell.double(), lattice.pbc)
-        return None if candidates.lattice is None else Lattice(data.cell.to(self.dtype).double(), candidates.pbc)
+        return None if candidates.cell is None else Lattice(data.cell.to(self.dtype).double(), candidates.pbc)
 
     def _rounded(self, exact: Tensor, lattice: Lattice | None) -> Tensor:
         pos = exact.to(self.dtype)
@@ -179,19 +181,15 @@ class VerletList:
         order = spatial_order(system)
         found = self._search(system if order is None else in_order(system, order))
         first = torch.searchsorted(batch, torch.arange(n_graphs, device=batch.device))
-        inverse, start = None, None
-        if lattice is not None:
-            inverse = torch.linalg.inv(lattice.completed())
-            start = Lattice(lattice.cell.clone(), lattice.pbc)  # integrators change positions and cells in place
+        cell = None if lattice is None else lattice.completed().clone()  # integrators change cells in place
         candidates = _Candidates(
             z=data.z,
             pbc=data.pbc,
             batch=batch,
             first=first,
             pos=pos.double().clone(),
-            lattice=start,
-            inverse=inverse,
-            periodic=bool(data.pbc.all()),
+            cell=cell,
+            inverse=None if cell is None else torch.linalg.inv(cell),
             offset=offset,
             order=order,
             edge_index=found.edge_index,
@@ -203,14 +201,15 @@ class VerletList:
     def _move(self, candidates: _Candidates, data: Data, lattice: Lattice | None) -> tuple[Tensor, Tensor, Tensor]:
         """Positions of known systems, exact and rounded to the dtype of the potential, and the slack."""
         batch, offset, start = candidates.batch, candidates.offset, candidates.pos
-        if lattice is None or candidates.inverse is None or candidates.lattice is None:
+        if lattice is None or candidates.cell is None or candidates.inverse is None:
             exact = data.pos if offset is None else offset.subtract(data.pos, batch, None)
             pos = self._rounded(exact, None)
             return exact, pos, self._slack(pos.double() - start)
         cells, smallest = Lattice(data.cell.double(), lattice.pbc), None
         exact = data.pos.double() if offset is None else offset.subtract(data.pos, batch, cells)
-        if waits(exact.device) or not torch.equal(candidates.lattice.cell, lattice.cell):
-            deformation = candidates.inverse @ candidates.completed(lattice)  # (n_graphs, 3, 3)
+        cell = torch.where(lattice.pbc.unsqueeze(2), lattice.cell, candidates.cell)
+        if waits(exact.device) or not torch.equal(candidates.cell, cell):
+            deformation = candidates.inverse @ cell  # (n_graphs, 3, 3)
             start = torch.einsum("na,nak->nk", start, deformation[batch])
             strain = deformation - torch.eye(3, dtype=torch.float64, device=exact.device)
             smallest = 1 - strain.square().sum(dim=(1, 2)).amax().sqrt()
@@ -233,7 +232,7 @@ class VerletList:
         """Part of the skin that is left after displacements (n_atoms, 3) in Å, () float64."""
         reach = self._reach if smallest is None else self._reach * smallest
         left = reach - 2 * moved.square().sum(dim=1).amax().sqrt() - MARGIN * self.cutoff
-        return left / max(self.skin, 1e-12)
+        return left.detach() / max(self.skin, 1e-12)
 
     def _within(self, candidates: _Candidates, pos: Tensor, lattice: Lattice | None) -> tuple[Tensor, Tensor]:
         """Candidates within the cutoff, or all of them; the tensors of the last call if the edges are the same."""

@@ -8,6 +8,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from mfpyg.errors import MFPyGError
+from mfpyg.interop import slack, verlet
 from mfpyg.interop.ase import data_of
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.units import KCAL_MOL_TO_EV
@@ -217,3 +218,57 @@ def test_other_systems_are_searched_anew() -> None:
     model.to(torch.float32)
     for _ in range(2):
         assert model(ts.io.atoms_to_state(first, CPU, torch.float32))["forces"].dtype == torch.float32
+
+
+def _assert_as_new(model: MFPyGModel, state: ts.SimState) -> None:
+    found, new = model(state), MFPyGModel(potential("cc"), compute_stress=model.compute_stress)(state)
+    for name, values in new.items():
+        torch.testing.assert_close(found[name], values, atol=1e-9, rtol=1e-9, equal_nan=True)
+
+
+def test_another_conformer_after_slow_motion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a batcher replaces a relaxed molecule by the next one, on a GPU, where moves are known a step later."""
+    monkeypatch.setattr(slack, "waits", lambda device: True)
+    monkeypatch.setattr(verlet, "waits", lambda device: True)
+    model, generator = MFPyGModel(potential("cc")), torch.Generator().manual_seed(0)
+    for _ in range(3):
+        state = ts.io.atoms_to_state(molecules(), CPU, torch.float64)
+        state.positions += 0.2 * torch.randn(state.positions.shape, generator=generator, dtype=torch.float64)
+        for _ in range(14):
+            state.positions += 1e-3
+            _assert_as_new(model, state)
+    assert model._steps.neighbours.searches == 3
+
+
+def test_periodic_directions_changed_in_place() -> None:
+    state, model = ts.io.atoms_to_state(crystals(), CPU, torch.float64), MFPyGModel(potential("cc"))
+    state.pbc = torch.tensor([True, True, True])
+    for direction in (0, 2):
+        for _ in range(3):
+            _assert_as_new(model, state)
+        state.pbc[direction] = False
+    _assert_as_new(model, state)
+
+
+@pytest.mark.parametrize("systems", [molecules(), crystals()], ids=["molecules", "crystals"])
+def test_states_of_inference_mode(systems: list[Atoms]) -> None:
+    model = MFPyGModel(potential("cc"), compute_stress=True)
+    with torch.inference_mode():
+        state = ts.io.atoms_to_state(systems, CPU, torch.float64)
+    for _ in range(4):
+        with torch.inference_mode():
+            state.positions += 1e-3
+            state.cell *= 1.0001
+        _assert_as_new(model, state)
+
+
+def test_gradients_between_steps() -> None:
+    state, model = ts.io.atoms_to_state(molecules(), CPU, torch.float64), MFPyGModel(potential("cc"))
+    for _ in range(3):
+        forces = model(state)["forces"]
+    state.positions.requires_grad_()
+    for _ in range(3):
+        (gradient,) = torch.autograd.grad(model(state)["energy"].sum(), state.positions)
+        torch.testing.assert_close(-gradient, forces, atol=1e-9, rtol=1e-9)
+    state.positions = state.positions.detach()
+    assert not model(state)["energy"].requires_grad
