@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from mfpyg.device import Later
 from mfpyg.errors import MFPyGError
 from mfpyg.interop import slack, verlet
 from mfpyg.interop.ase import data_of
 from mfpyg.models import HIPNN, MultiFidelityPotential
 from mfpyg.units import KCAL_MOL_TO_EV
+from tests.waits import Waits
 
 ts = pytest.importorskip("torch_sim")
 
@@ -23,11 +27,11 @@ CPU = torch.device("cpu")
 
 
 def potential(
-    *fidelities: str, species: tuple[int, ...] = (1, 6, 7, 8), seed: int = 0, n_interactions: int = 2
+    *fidelities: str, species: tuple[int, ...] = (1, 6, 7, 8), seed: int = 0, **options: Any
 ) -> MultiFidelityPotential:
     torch.manual_seed(seed)
-    sizes = {"n_features": 8, "n_sensitivities": 6, "n_interactions": n_interactions, "n_atom_layers": 1}
-    backbone = HIPNN(species, cutoff=4.0, **sizes)
+    sizes = {"n_features": 8, "n_sensitivities": 6, "n_interactions": 2, "n_atom_layers": 1}
+    backbone = HIPNN(species, cutoff=4.0, **{**sizes, **options})
     found = MultiFidelityPotential(backbone, fidelities or ["dz", "cc"]).double().eval()
     for level in found.heads.modules():
         if isinstance(level, torch.nn.Linear):
@@ -206,6 +210,31 @@ def test_neighbours_are_kept_from_step_to_step(systems: list[Atoms], dtype: torc
         for name, values in expected.items():
             assert torch.equal(found[name], values), name
     assert 2 <= model._steps.neighbours.searches <= 20
+
+
+def test_dynamics_do_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of torch-sim's own integrator, but for the first ones and those with a search."""
+    for module in (slack, verlet):
+        monkeypatch.setattr(module, "waits", lambda device: True)
+    scan, model = Waits(), MFPyGModel(potential("cc", kernel="padded"), memory_scales_with="n_atoms")
+    monkeypatch.setattr(Later, "read", scan.not_watching(Later.read))
+    forward, steps = model.forward, [0]
+
+    def scanned(state: Any, **options: Any) -> Any:
+        searches, before = model._steps.neighbours.searches, len(scan.found)
+        steps[0], scan.watching = steps[0] + 1, steps[0] > 12
+        found = forward(state, **options)
+        scan.watching = False
+        if model._steps.neighbours.searches > searches:
+            del scan.found[before:]
+        return found
+
+    monkeypatch.setattr(model, "forward", scanned)
+    integrator = getattr(ts, "Integrator", ts).nve
+    with scan:
+        ts.integrate(molecules(), model, integrator=integrator, n_steps=30, temperature=300, timestep=0.0002)
+    assert sorted(set(scan.found)) == []
+    assert scan.n_watched > 1000
 
 
 def test_other_systems_are_searched_anew() -> None:
