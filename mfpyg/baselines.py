@@ -1,9 +1,9 @@
 """Registry of baselines for ``--baseline``, built-in and third-party; importable without torch.
 
-A baseline gives energies and forces of molecules that need not be learnt. It is named by a text such as ``d3bj:b3lyp``,
-a registered name and a method; ``factory(method)`` creates a :class:`mfpyg.models.baseline.Baseline`. Third-party
-baselines are added with :func:`register` or, to be available in every command, by an entry point of an installed
-package in the group ``mfpyg.baselines``::
+A baseline gives energies and forces of molecules that need not be learnt. It is named by a text such as ``d3bj:b3lyp``
+or ``tblite:GFN2-xTB``, a registered name and a method; ``factory(method)`` creates a
+:class:`mfpyg.models.baseline.Baseline`. Third-party baselines are added with :func:`register` or, to be available in
+every command, by an entry point of an installed package in the group ``mfpyg.baselines``::
 
     [project.entry-points."mfpyg.baselines"]
     mine = "my_package:MyBaseline"
@@ -25,7 +25,11 @@ class _NoOptions:
     pass
 
 
-registry = Registry("baseline", "method", Plugin, [Plugin("d3bj", "mfpyg.models.dispersion:D3BJ", _NoOptions)])
+_BUILT_IN = [
+    Plugin("d3bj", "mfpyg.models.dispersion:D3BJ", _NoOptions),
+    Plugin("tblite", "mfpyg.models.xtb:XTB", _NoOptions),
+]
+registry = Registry("baseline", "method", Plugin, _BUILT_IN)
 names, register = registry.names, registry.register
 
 

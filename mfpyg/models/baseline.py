@@ -19,7 +19,10 @@ from mfpyg.models.prediction import Prediction
 
 
 class Baseline(Protocol):
-    """Energies and forces of molecules; created by ``factory(method)``."""
+    """Energies and forces of molecules; created by ``factory(method)``.
+
+    It may have an attribute ``neutral``: True if molecules with a total charge are to be refused.
+    """
 
     def __call__(self, z: Tensor, pos: Tensor, batch: Tensor, n_graphs: int) -> tuple[Tensor, Tensor]:
         """Energies and forces.
@@ -37,18 +40,37 @@ class Baseline(Protocol):
         """
 
 
-def add_baseline(name: str, baseline: Baseline, prediction: Prediction, data: Data) -> Prediction:
-    """Prediction of the fidelity ``name`` with its baseline.
+def check_baseline(name: str, baseline: Baseline, pbc: Tensor | None, charge: Tensor | None) -> None:
+    """Check that a baseline supports graphs.
+
+    Args:
+        name: fidelity.
+        baseline: its baseline.
+        pbc: periodic directions, (n_graphs, 3) bool.
+        charge: total charges in e, (n_graphs,).
 
     Raises:
-        MFPyGError: if a graph is periodic, or second derivatives are needed that the baseline does not have.
+        MFPyGError: if a graph is periodic, or has a charge and the baseline is of neutral molecules.
     """
-    pbc = getattr(data, "pbc", None)
     if pbc is not None and pbc.any():
         raise MFPyGError(
             f"fidelity '{name}' has a baseline, which supports molecules only, but a graph is periodic; set pbc to "
             "False if it is a molecule in a box, or choose a fidelity without a baseline"
         )
+    if getattr(baseline, "neutral", False) and charge is not None and charge.any():
+        raise MFPyGError(
+            f"fidelity '{name}' has the baseline {baseline}, which supports neutral molecules only, but a graph has a "
+            f"total charge of {float(charge[charge != 0][0]):g}; leave it out, or choose a fidelity without a baseline"
+        )
+
+
+def add_baseline(name: str, baseline: Baseline, prediction: Prediction, data: Data) -> Prediction:
+    """Prediction of the fidelity ``name`` with its baseline.
+
+    Raises:
+        MFPyGError: as :func:`check_baseline`; if second derivatives are needed that the baseline does not have.
+    """
+    check_baseline(name, baseline, getattr(data, "pbc", None), getattr(data, "charge", None))
     batch, n_graphs = molecules_of(data)
     with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and data.pos.requires_grad):
         atoms, forces = baseline(data.z, data.pos.double(), batch, n_graphs)

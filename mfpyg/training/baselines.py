@@ -14,7 +14,7 @@ from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
 from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.fidelity import Fidelity
-from mfpyg.models.baseline import Baseline
+from mfpyg.models.baseline import Baseline, check_baseline
 from mfpyg.properties import listed
 from mfpyg.settings import TrainSettings
 
@@ -90,12 +90,8 @@ def without_baselines(settings: TrainSettings, dataset: ConformationDataset) -> 
 def _subtract(dataset: ConformationDataset, name: str, baseline: Baseline) -> None:
     data, column = dataset._data, dataset.fidelities.index(name)
     labelled = (data.energy_mask | data.forces_mask)[:, column]
-    pbc = getattr(data, "pbc", None)
-    if pbc is not None and pbc[labelled].any():
-        raise MFPyGError(
-            f"fidelity '{name}' has a baseline, which supports molecules only, but its data are periodic; set pbc to "
-            "False if they are molecules in boxes, or leave the baseline out"
-        )
+    pbc, charge = (getattr(data, key, None) for key in ("pbc", "charge"))
+    check_baseline(name, baseline, *(None if of is None else of[labelled] for of in (pbc, charge)))
     for rows in labelled.nonzero().flatten().split(CHUNK):
         atoms, _, owner = rows_of(dataset.slices["z"], rows)
         energies, forces = baseline(data.z[atoms], data.pos[atoms].double(), owner, len(rows))

@@ -1,0 +1,95 @@
+"""Extended tight binding (xTB) as a baseline, by the package ``tblite``.
+
+(Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019), GFN2-xTB; Grimme, Bannwarth, Shushkov, J. Chem.
+Theory Comput. 13, 1989 (2017), GFN1-xTB.) What is left of energies and forces is smaller and easier to learn.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.units import BOHR_TO_ANGSTROM, HARTREE_TO_KCAL_MOL
+
+METHODS = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
+
+_ACCURACY = 0.01
+"""Of tblite's self-consistent charges, as of labels: forces are −dE/dx to 1e-5 eV/Å."""
+
+
+class XTB:
+    """Energies and forces of neutral molecules in their lowest spin by an xTB method.
+
+    Second derivatives are not available.
+
+    Args:
+        method: one of :data:`METHODS`.
+
+    Raises:
+        MFPyGError: for an unknown method, or if ``tblite`` is not installed.
+    """
+
+    neutral: ClassVar[bool] = True
+    """See :class:`mfpyg.models.baseline.Baseline`."""
+
+    def __init__(self, method: str) -> None:
+        known = {name.lower(): name for name in METHODS}
+        if method.lower() not in known:
+            raise unknown_name("method of tblite", method, METHODS)
+        try:
+            import threadpoolctl  # noqa: F401
+            from tblite.interface import Calculator
+        except ImportError as error:
+            raise MFPyGError(
+                f"baseline tblite:{method} needs the package tblite, which is not installed; pip install 'mfpyg[label]'"
+            ) from error
+        self.method = known[method.lower()]
+        self._calculator: Any = Calculator
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method!r})"
+
+    def __call__(self, z: Tensor, pos: Tensor, batch: Tensor, n_graphs: int) -> tuple[Tensor, Tensor]:
+        """See :class:`mfpyg.models.baseline.Baseline`.
+
+        Raises:
+            MFPyGError: for a molecule that has no parameters or whose charges do not converge.
+        """
+        energies, forces = np.zeros(len(z)), np.zeros((len(z), 3))
+        numbers, places = z.cpu().numpy(), pos.detach().double().cpu().numpy() / BOHR_TO_ANGSTROM
+        sizes = torch.bincount(batch, minlength=n_graphs).tolist()
+        with _threads().limit(limits=1, user_api="openmp"):
+            start = 0
+            for graph, size in enumerate(sizes):
+                atoms = slice(start, start + size)
+                if size:
+                    energies[atoms], forces[atoms] = self._of_one(graph, numbers[atoms], places[atoms])
+                start += size
+        return torch.from_numpy(energies).to(pos.device), torch.from_numpy(forces).to(pos.device)
+
+    def _of_one(self, graph: int, numbers: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            calculator = self._calculator(self.method, numbers, places, uhf=int(numbers.sum()) % 2)
+            calculator.set("verbosity", 0)
+            calculator.set("accuracy", _ACCURACY)
+            found = calculator.singlepoint()
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise MFPyGError(
+                f"{self.method} of graph {graph} failed ({reason}); leave it out, or the baseline"
+            ) from error
+        force = -found.get("gradient") * HARTREE_TO_KCAL_MOL / BOHR_TO_ANGSTROM
+        return found.get("energies") * HARTREE_TO_KCAL_MOL, force
+
+
+@functools.lru_cache
+def _threads() -> Any:
+    """Control of the threads of OpenMP; more than one make small molecules many times slower."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
