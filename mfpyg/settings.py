@@ -118,7 +118,7 @@ class TrainSettings:
     baseline: list[str] = setting(
         [],
         "energies and forces of a fidelity that are subtracted from its labels and added to its predictions, such as "
-        "cc=d3bj:b3lyp; d3bj:FUNCTIONAL is the dispersion D3(BJ)",
+        "cc=d3bj:b3lyp; d3bj:FUNCTIONAL is the dispersion D3(BJ), tblite:GFN2-xTB all of a GFN2-xTB calculation",
     )
     compile: str = setting(
         "auto",
