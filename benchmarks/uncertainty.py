@@ -151,6 +151,7 @@ def draw(
     axes[0].set_ylabel("observed coverage")
     axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
