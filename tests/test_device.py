@@ -25,13 +25,13 @@ def test_data_fit_into_half_of_the_free_memory_of_a_gpu(monkeypatch: pytest.Monk
     assert not fits(torch.device("cpu"), 1)
 
 
-def test_beside_changes_nothing_on_a_cpu() -> None:
+def test_a_side_stream_changes_nothing_on_a_cpu() -> None:
     with side_stream(torch.device("cpu")):
         assert torch.ones(2).sum() == 2
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
-def test_what_is_done_beside_is_there_afterwards() -> None:
+def test_work_of_a_side_stream_is_there_afterwards() -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     before = torch.cuda.current_stream(device)
     with side_stream(device):

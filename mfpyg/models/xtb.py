@@ -1,7 +1,7 @@
 """Extended tight binding (xTB) as a baseline, by the package ``tblite``.
 
 (Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019), GFN2-xTB; Grimme, Bannwarth, Shushkov, J. Chem.
-Theory Comput. 13, 1989 (2017), GFN1-xTB.) What is left of energies and forces is smaller and easier to learn.
+Theory Comput. 13, 1989 (2017), GFN1-xTB.) The difference to the labels is smaller than these, and easier to learn.
 """
 
 from __future__ import annotations

@@ -23,8 +23,10 @@ from mfpyg.kernels.padded import PaddedSum
 from mfpyg.models import HIPNN, MultiFidelityPotential
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-TRITON = pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")
-FAST = ("padded", "native", pytest.param("triton", marks=TRITON))
+FAST = (
+    *("padded", "native"),
+    pytest.param("triton", marks=pytest.mark.skipif(not find_spec("triton"), reason="triton is not installed")),
+)
 Batches = Callable[..., Batch]
 
 
@@ -84,10 +86,8 @@ def test_values_and_two_derivatives_equal_the_definition(
         _assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "components"),
-    [*((kernel, n) for kernel in ("padded", "native") for n in (1, 4, 9)), pytest.param("triton", 9, marks=TRITON)],
-)
+@pytest.mark.parametrize("kernel", FAST)
+@pytest.mark.parametrize("components", [1, 4, 9])
 def test_gradcheck_and_gradgradcheck(make_batch: Batches, kernel: str, components: int) -> None:
     graph = _graph(make_batch([4, 1, 3] if kernel != "triton" else [3, 1]))
     summed, arrays = prepare(kernel, graph, 3, 2, components), _arrays(graph, 3, 2, components, torch.float64)

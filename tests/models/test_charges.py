@@ -195,11 +195,18 @@ def test_slope_of_the_dipole(make_batch: Batches) -> None:
 
 
 @pytest.mark.usefixtures("compile_soon")
-def test_compiled_predictions_are_the_same(make_batch: Batches) -> None:
+@pytest.mark.parametrize(
+    ("options", "wanted", "training"),
+    [({"isolated": "reference"}, {"dz": "FDQ", "cc": "Q"}, False), ({}, {"dz": "FD", "cc": "DQ"}, True)],
+    ids=["evaluation", "training"],
+)
+def test_compiled_predictions_are_the_same(
+    make_batch: Batches, options: dict[str, Any], wanted: dict[str, str], training: bool
+) -> None:
     ions = make_batch([7, 5, 1, 1, 2, 1])  # not as many as elements or coordinates, which torch would take for the same
     ions.charge = torch.tensor([0, 1, -1, 2, 0, 0])
     tiny = {"n_interactions": 1, "n_features": 4, "n_sensitivities": 3}  # compiles faster
-    potential, wanted = _potential(sizes=tiny, isolated="reference").train(), {"dz": "FD", "cc": "DQ"}
+    potential = _potential(sizes=tiny, **options).train(training)
     compiled = copy.deepcopy(potential)
     compiled.compiled = True
     with warnings.catch_warnings():

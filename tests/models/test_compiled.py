@@ -114,7 +114,7 @@ def test_stresses_of_any_number_of_crystals_are_the_same(make_potential: Potenti
     pos = torch.tensor([[0.0, 0, 0], [1.5, 1.4, 1.6], [3.0, 0.2, 2.0]], dtype=torch.float64)
     cell = torch.tensor([[[4.0, 0, 0], [0.3, 4.2, 0], [0, 0.2, 4.4]]], dtype=torch.float64)
     crystal = Data(z=torch.tensor([6, 8, 1]), pos=pos, cell=cell, pbc=torch.ones(1, 3, dtype=torch.bool))
-    potential = make_potential(1, **TINY)
+    potential = make_potential(**TINY)
     for n in (5, 6):
         batch = Batch.from_data_list([crystal] * n)
         batch.pos = batch.pos + 0.01 * torch.arange(3 * n, dtype=torch.float64)[:, None] ** 2
@@ -185,14 +185,14 @@ def test_recording_leaves_the_weights_alone(make_batch: Batches, make_potential:
 @pytest.mark.usefixtures("compile_soon")
 def test_threads_take_turns(make_batch: Batches, make_potential: Potential) -> None:
     """Also while it is being recorded, when other tensors are in place of the weights."""
-    plain = [make_potential(0, ["dz"], seed=seed, kernel="native", **TINY) for seed in range(2)]
+    plain = [make_potential(2, ["dz", "cc"], seed=seed, kernel="native", **TINY) for seed in range(2)]
     potentials = [copy.deepcopy(potential) for potential in plain]
     for potential in potentials:
         potential.compiled = True
     tasks = [(number % 2, make_batch([n, 12, 4, 1, 1])) for number, n in enumerate((9, 5, 12, 3))]
 
     def forces(of: list[MultiFidelityPotential], task: tuple[int, Batch]) -> torch.Tensor:
-        found = of[task[0]].predict(task[1], {"dz": "EF"})["dz"].forces
+        found = of[task[0]].predict(task[1], WANTED)["dz"].forces
         assert found is not None
         return found
 

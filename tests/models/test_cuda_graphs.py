@@ -148,7 +148,7 @@ def test_dynamics_of_benzene_replay_one_graph_or_two(
 
 def test_batches_and_ensembles(make_batch: Batches, make_potential: Potential, replayed_here: list[int]) -> None:
     """Each network replays its own graphs, and batches of other sizes others."""
-    plain = [make_potential(0, ["dz"], seed=seed, **TINY) for seed in range(2)]
+    plain = [make_potential(1, ["dz", "cc"], seed=seed, **TINY) for seed in range(2)]
     potentials = [copy.deepcopy(potential) for potential in plain]
     for potential in potentials:
         potential.compiled = True
@@ -156,10 +156,11 @@ def test_batches_and_ensembles(make_batch: Batches, make_potential: Potential, r
         for sizes in ([9, 5, 1], [12, 2]):
             batch = make_batch(sizes, seed)
             for ours, theirs in zip(potentials, plain, strict=True):
-                found, expected = (one.predict(batch, {"dz": "EF"})["dz"] for one in (ours, theirs))
-                torch.testing.assert_close(found.forces, expected.forces, rtol=0, atol=1e-9)
-                torch.testing.assert_close(found.energy, expected.energy, rtol=1e-12, atol=1e-9)
-                assert found.atomic_energies.shape == (sum(sizes),)
+                found, expected = (one.predict(batch, {"dz": "EF", "cc": "E"}) for one in (ours, theirs))
+                torch.testing.assert_close(found["dz"].forces, expected["dz"].forces, rtol=0, atol=1e-9)
+                for name in ("dz", "cc"):
+                    torch.testing.assert_close(found[name].energy, expected[name].energy, rtol=1e-12, atol=1e-9)
+                    assert found[name].atomic_energies.shape == (sum(sizes),)
     assert replayed_here == [2] * len(replayed_here)
     assert len(replayed_here) == 4
 

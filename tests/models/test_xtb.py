@@ -72,7 +72,7 @@ def test_what_it_does_not_support_is_refused(make_potential: Callable[..., Multi
 
 @pytest.mark.slow
 def test_a_training_learns_what_is_left(tmp_path: Path) -> None:
-    """After two epochs, energies are better than those of a training without."""
+    """After two epochs, forces are better than those of a training without."""
     options = ["--fidelities", "dz:EF", "cc:E", "--epochs=2", "--compile=off", "--model.n-features=8"]
     method = "tblite:GFN2-xTB"
     train.main([*options, "--out", str(tmp_path / "plain")])

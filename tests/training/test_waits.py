@@ -77,7 +77,7 @@ def test_the_scan_finds_what_waits(tmp_path: Path, scanned: Waits, monkeypatch: 
         assert any(name in line for line in scanned.found), name
 
 
-@pytest.mark.parametrize("options", [CASES["mfl"], CASES["delta"], ["--fidelities", "dz:EFHD", "cc:E"]])
+@pytest.mark.parametrize("options", [*CASES.values(), ["--fidelities", "dz:EFH", "cc:E"]])
 def test_weights_are_those_of_steps_that_wait(
     tmp_path: Path, options: list[str], request: pytest.FixtureRequest
 ) -> None:
