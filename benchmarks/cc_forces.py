@@ -12,7 +12,7 @@ bundled ones, or others (``--dataset``). All programs train on the same conforma
 row
 =================================== ==================================================================================
 BACKBONE, BACKBONE/STRATEGY         trained by mfpyg-train, with one of its strategies (``mfl`` unless named)
-BACKBONE/xtb, BACKBONE/xtb+mfl      difference to computed GFN2-xTB, learnt from the target alone, and from all levels
+BACKBONE/xtb, BACKBONE/xtb+mfl      GFN2-xTB as the baseline: of the target alone, and of all levels
 chno-1, chno-1/finetuned            potential that comes with the package, as it is, and trained further on the target
 gfn2-xtb, ani-1ccx                  as they are
 mace-torch, mace-torch@ROW          MACE at convergence, and in the time of another row
@@ -101,11 +101,10 @@ def main() -> None:
     setting = Setting(data, options.preset or default_preset([options.dataset]), options.epochs, extra)
     rows = available([row_of(name, setting, options) for name in options.rows])
     try:
-        seconds = {row.name: row.prepare() for row in rows}
         with ThreadPoolExecutor(options.jobs) as pool:
             for later in (False, True):
                 cases = [case for row in rows if is_later(row) == later for case in cases_of(row, options)]
-                list(pool.map(lambda case: run(case, options.out, seconds[case.row.name]), cases))
+                list(pool.map(lambda case: run(case, options.out), cases))
     except Failure as failure:
         sys.exit(str(failure))
     results = {row.name: [result(case, options.out) for case in cases_of(row, options)] for row in rows}
@@ -193,7 +192,7 @@ def epochs_of(case: Case, out: Path) -> int:
     return max(2, round(float(np.mean(times)) / min(own)))
 
 
-def run(case: Case, out: Path, prepared: float) -> None:
+def run(case: Case, out: Path) -> None:
     """Train and predict, unless it is done."""
     path, row = path_of(case, out), case.row
     if path.is_file():
@@ -208,7 +207,7 @@ def run(case: Case, out: Path, prepared: float) -> None:
         found["epochs"] = epochs_of(case, out)
         print(f"{case.name}: {found['epochs']} epochs", file=sys.stderr, flush=True)
         command = row.train(folder, found["epochs"], case.seed)
-        found["training_s"] = prepared + processor_seconds(command, folder / "train.log")
+        found["training_s"] = processor_seconds(command, folder / "train.log")
         found["command"] = command
     predictions = folder / "predictions.npz"
     references = [] if row.trained else ["--references", str(data.path("references"))]

@@ -69,14 +69,14 @@ class BenchmarkData:
         """Path of a file."""
         return self.folder / f"{name}.xyz"
 
-    def spec(self, part: str, fidelities: Iterable[Fidelity], suffix: str = "") -> str:
+    def spec(self, part: str, fidelities: Iterable[Fidelity]) -> str:
         """File of a part as a data set of mfpyg, with those of the levels that have labels in it."""
         levels = [
             f"{f.name}={f.name}_energy?{f',{f.name}_forces?' if 'F' in f.labels else ''}@eV"
             for f in fidelities
             if len(self._labelled(self.parts[part], f.name))
         ]
-        return ":".join([str(self.path(part + suffix)), *levels])
+        return ":".join([str(self.path(part)), *levels])
 
     def write(self) -> None:
         """Write all files; those for training on a single level are named as in ``cc-train``."""

@@ -73,19 +73,6 @@ def xtb_model(path: str, level: str) -> Model:
     return Model(program.make(0, 1), predict)
 
 
-def mfpyg_and_xtb_model(path: str, level: str) -> Model:
-    """Difference to GFN2-xTB, and GFN2-xTB."""
-    from ase.calculators.mixing import SumCalculator
-
-    difference, xtb = mfpyg_model(path, level), xtb_model("", "")
-
-    def predict(frames: Sequence[Atoms]) -> Found:
-        for one, two in zip(difference.predict(frames), xtb.predict(frames), strict=True):
-            yield one[0] + two[0], one[1] + two[1]
-
-    return Model(SumCalculator([difference.calculator, xtb.calculator]), predict, difference.n_parameters)
-
-
 def mace_model(path: str, level: str) -> Model:
     import torch
     from mace import data
@@ -138,7 +125,6 @@ def ani_model(path: str, level: str) -> Model:
 
 PROGRAMS = {
     "mfpyg": mfpyg_model,
-    "mfpyg+xtb": mfpyg_and_xtb_model,
     "xtb": xtb_model,
     "mace": mace_model,
     "ani": ani_model,

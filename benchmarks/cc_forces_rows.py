@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import ase.io
 from cc_forces_data import BenchmarkData
-from process import processor_seconds
 
 import mfpyg
 from mfpyg import backbones
@@ -22,7 +19,7 @@ CHNO = "chno-1"
 """Potential that comes with the package."""
 
 STRATEGIES = ("mfl", "tl", "delta", "xtb", "xtb+mfl")
-"""Strategies of mfpyg-train, and the difference to GFN2-xTB, of the target alone and of all levels."""
+"""Strategies of mfpyg-train, and GFN2-xTB as the baseline, of the target alone and of all levels."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +62,6 @@ class Row:
         """Why the row has to be left out, or nothing."""
         return ""
 
-    def prepare(self) -> float:
-        """Write files that all runs need; returns the processor seconds that this takes, or took."""
-        return 0.0
-
     def epochs(self) -> int:
         """Epochs of the longest training."""
         raise NotImplementedError
@@ -81,12 +74,12 @@ class Row:
         """Command of the predictions, without the files."""
         raise NotImplementedError
 
-    def training(self, run: Path, epochs: int, seed: int, suffix: str, *options: str) -> list[str]:
-        """Command of a training by mfpyg-train on the files of this suffix, with its own options."""
+    def training(self, run: Path, epochs: int, seed: int, *options: str) -> list[str]:
+        """Command of a training by mfpyg-train with its own options."""
         data, command = self.setting.data, [sys.executable, "-m", "mfpyg.cli.train", *options]
         levels = [one for one in data.fidelities if str(one) in options]
         command += ["--preset", self.setting.preset, "--epochs", str(epochs), "--seed", str(seed), "--split.files"]
-        command += [f"{part}={data.spec(part, levels, suffix)}" for part in data.parts]
+        command += [f"{part}={data.spec(part, levels)}" for part in data.parts]
         command += ["--threads", "1", "--accelerator", "cpu", "--out", str(run / "model")]
         return [*command, *self.setting.extra]
 
@@ -111,46 +104,20 @@ class Trained(Row):
     def _of_xtb(self) -> bool:
         return self.strategy.startswith("xtb")
 
-    def prepare(self) -> float:
-        return write_differences(self.setting.data) if self._of_xtb else 0.0
-
     def epochs(self) -> int:
         return self.setting.epochs or int(defaults(self.setting.preset, self.backbone)["epochs"])
 
     def train(self, run: Path, epochs: int, seed: int) -> list[str]:
         levels = self.setting.levels[-1:] if self.strategy == "xtb" else self.setting.levels
         options = ["--fidelities", *levels, "--backbone", self.backbone]
-        options += ["--strategy", "mfl" if self._of_xtb else self.strategy]
-        return self.training(run, epochs, seed, "-difference" if self._of_xtb else "", *options)
+        if self._of_xtb:
+            options += ["--baseline", *(f"{level.partition(':')[0]}=tblite:GFN2-xTB" for level in levels)]
+        else:
+            options += ["--strategy", self.strategy]
+        return self.training(run, epochs, seed, *options)
 
     def predict(self, run: Path) -> list[str]:
-        program = "mfpyg+xtb" if self._of_xtb else "mfpyg"
-        return self.prediction(program, "--model", str(run / "model"), "--level", self.setting.data.target)
-
-
-def write_differences(data: BenchmarkData) -> float:
-    """Write ``train-difference.xyz`` and ``val-difference.xyz``, labels less those of GFN2-xTB.
-
-    Returns:
-        Processor seconds of computing the latter.
-    """
-    record = data.folder / "difference.json"
-    if record.is_file():
-        return float(json.loads(record.read_text())["seconds"])
-    seconds = 0.0
-    for part in data.parts:
-        command = [sys.executable, "-m", "mfpyg.cli.label", str(data.path(part)), "-o", str(data.path(f"{part}-xtb"))]
-        command += ["--level", "xtb=tblite:GFN2-xTB:EF", "--jobs", "1"]
-        seconds += processor_seconds(command, data.folder / f"{part}-xtb.log")
-        frames = ase.io.read(data.path(f"{part}-xtb"), ":")
-        for frame in frames:
-            for one in data.fidelities:
-                for values, key in ((frame.info, "energy"), (frame.arrays, "forces")):
-                    if f"{one.name}_{key}" in values:
-                        values[f"{one.name}_{key}"] = values[f"{one.name}_{key}"] - values[f"xtb_{key}"]
-        ase.io.write(data.path(f"{part}-difference"), frames, format="extxyz")
-    record.write_text(json.dumps({"seconds": seconds}))
-    return seconds
+        return self.prediction("mfpyg", "--model", str(run / "model"), "--level", self.setting.data.target)
 
 
 @dataclass(frozen=True)
@@ -175,7 +142,7 @@ class Pretrained(Row):
         return self.setting.epochs or int(defaults(self.setting.preset, "hipnn")["epochs"])
 
     def train(self, run: Path, epochs: int, seed: int) -> list[str]:
-        return self.training(run, epochs, seed, "", "--init", CHNO, "--fidelities", *self.setting.levels[-1:])
+        return self.training(run, epochs, seed, "--init", CHNO, "--fidelities", *self.setting.levels[-1:])
 
     def predict(self, run: Path) -> list[str]:
         model = str(run / "model") if self.finetuned else CHNO

@@ -11,7 +11,7 @@ every command, by an entry point of an installed package in the group ``mfpyg.ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,16 @@ def make(text: str) -> Any:
     """
     name, _, method = text.partition(":")
     return registry.find(name).load()(method)
+
+
+def make_all(of_fidelities: Mapping[str, str]) -> dict[str, Any]:
+    """Create the baselines of fidelities, ``{"cc": "d3bj:b3lyp"}``; those with the same text share one.
+
+    Raises:
+        MFPyGError: as :func:`make`.
+    """
+    made = {text: make(text) for text in dict.fromkeys(of_fidelities.values())}
+    return {name: made[text] for name, text in of_fidelities.items()}
 
 
 def parse(texts: Iterable[str]) -> dict[str, str]:

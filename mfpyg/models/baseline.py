@@ -7,6 +7,7 @@ The network is trained on labels from which the baseline has been subtracted onc
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -64,24 +65,41 @@ def check_baseline(name: str, baseline: Baseline, pbc: Tensor | None, charge: Te
         )
 
 
-def add_baseline(name: str, baseline: Baseline, prediction: Prediction, data: Data) -> Prediction:
-    """Prediction of the fidelity ``name`` with its baseline.
+def add_baselines(
+    predictions: Mapping[str, Prediction], baselines: Mapping[str, Baseline], data: Data
+) -> dict[str, Prediction]:
+    """Predictions with the baselines of their fidelities; one that several fidelities share is evaluated once.
 
     Raises:
         MFPyGError: as :func:`check_baseline`; if second derivatives are needed that the baseline does not have.
     """
+    evaluated: dict[int, tuple[Tensor, Tensor]] = {}
+    result = dict(predictions)
+    for name, prediction in predictions.items():
+        if name in baselines:
+            key = id(baselines[name])
+            if key not in evaluated:
+                evaluated[key] = _evaluate(name, baselines[name], data)
+            result[name] = _add(prediction, *evaluated[key], data)
+    return result
+
+
+def _evaluate(name: str, baseline: Baseline, data: Data) -> tuple[Tensor, Tensor]:
+    """Energies of atoms and forces of the baseline of the fidelity ``name``."""
     check_baseline(name, baseline, getattr(data, "pbc", None), getattr(data, "charge", None))
     batch, n_graphs = molecules_of(data)
     with torch.inference_mode(False), torch.set_grad_enabled(torch.is_grad_enabled() and data.pos.requires_grad):
         atoms, forces = baseline(data.z, data.pos.double(), batch, n_graphs)
     if torch.is_grad_enabled() and data.pos.requires_grad and not forces.requires_grad:
         raise MFPyGError(f"the baseline of '{name}' has no second derivatives; leave Hessians and gradients out")
-    energy = prediction.energy + atoms.new_zeros(n_graphs).index_add(0, batch, atoms)
-    if prediction.forces is not None:
-        forces = prediction.forces + forces.to(prediction.forces.dtype)
+    return atoms, forces
+
+
+def _add(prediction: Prediction, atoms: Tensor, forces: Tensor, data: Data) -> Prediction:
+    batch, n_graphs = molecules_of(data)
     return dataclasses.replace(
         prediction,
-        energy=energy,
+        energy=prediction.energy + atoms.new_zeros(n_graphs).index_add(0, batch, atoms),
         atomic_energies=prediction.atomic_energies + atoms,
-        forces=None if prediction.forces is None else forces,
+        forces=None if prediction.forces is None else prediction.forces + forces.to(prediction.forces.dtype),
     )

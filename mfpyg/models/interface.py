@@ -16,7 +16,7 @@ from torch_geometric.utils import scatter
 
 from mfpyg.errors import MFPyGError, MFPyGWarning, unknown_name
 from mfpyg.graph import molecules_of
-from mfpyg.models.baseline import Baseline, add_baseline
+from mfpyg.models.baseline import Baseline, add_baselines
 from mfpyg.models.calibration import HeldOut
 from mfpyg.models.hessian import hessian
 from mfpyg.models.prediction import Prediction
@@ -157,8 +157,7 @@ class Potential(nn.Module):
 
     def with_baselines(self, predictions: dict[str, Prediction], data: Data) -> dict[str, Prediction]:
         """Predictions of the network, with the baselines of their fidelities added."""
-        found = self.baselines
-        return {n: add_baseline(n, found[n], p, data) if n in found else p for n, p in predictions.items()}
+        return add_baselines(predictions, self.baselines, data)
 
     def check_edges_suffice(self, fidelity: str) -> None:
         """Check that a fidelity can be predicted from edges within the cutoff: that it has no baseline.

@@ -9,6 +9,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+
 from mfpyg import baselines
 from mfpyg.datasets.batches import rows_of
 from mfpyg.datasets.conformations import ConformationDataset
@@ -75,25 +77,31 @@ def without_baselines(settings: TrainSettings, dataset: ConformationDataset) -> 
     Raises:
         MFPyGError: if a conformation with such labels is periodic, or a baseline does not know an element.
     """
-    of_levels = {name: text for name, text in baselines.parse(settings.baseline).items() if name in dataset.fidelities}
-    if not of_levels:
+    levels_of: dict[str, list[str]] = {}
+    for name, text in baselines.parse(settings.baseline).items():
+        if name in dataset.fidelities:
+            levels_of.setdefault(text, []).append(name)
+    if not levels_of:
         return dataset
     result = copy.copy(dataset)
     result._data, result._data_list = copy.copy(dataset._data), None
     for key in ("energy", "forces"):
         result._data[key] = result._data[key].clone()
-    for name, text in of_levels.items():
-        _subtract(result, name, baselines.make(text))
+    for text, names in levels_of.items():
+        _subtract(result, names, baselines.make(text))
     return result
 
 
-def _subtract(dataset: ConformationDataset, name: str, baseline: Baseline) -> None:
-    data, column = dataset._data, dataset.fidelities.index(name)
-    labelled = (data.energy_mask | data.forces_mask)[:, column]
+def _subtract(dataset: ConformationDataset, names: Sequence[str], baseline: Baseline) -> None:
+    """Subtract a baseline from the labels of fidelities; geometries with labels of several are evaluated once."""
+    data, columns = dataset._data, torch.tensor([dataset.fidelities.index(name) for name in names])
+    labelled = (data.energy_mask | data.forces_mask)[:, columns]
     pbc, charge = (getattr(data, key, None) for key in ("pbc", "charge"))
-    check_baseline(name, baseline, *(None if of is None else of[labelled] for of in (pbc, charge)))
-    for rows in labelled.nonzero().flatten().split(CHUNK):
+    for name, of_level in zip(names, labelled.T, strict=True):
+        check_baseline(name, baseline, *(None if of is None else of[of_level] for of in (pbc, charge)))
+    for rows in labelled.any(dim=1).nonzero().flatten().split(CHUNK):
         atoms, _, owner = rows_of(dataset.slices["z"], rows)
         energies, forces = baseline(data.z[atoms], data.pos[atoms].double(), owner, len(rows))
-        data.energy[rows, column] -= energies.new_zeros(len(rows)).index_add(0, owner, energies)
-        data.forces[atoms, column] -= forces.to(data.forces.dtype)  # a missing label is NaN, and stays one
+        # A missing label is NaN, and stays one.
+        data.energy[rows[:, None], columns] -= energies.new_zeros(len(rows)).index_add(0, owner, energies)[:, None]
+        data.forces[atoms[:, None], columns] -= forces.to(data.forces.dtype)[:, None]

@@ -18,6 +18,7 @@ from mfpyg.cli import train
 from mfpyg.datasets import MiniCHNO
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import parse_fidelities
+from mfpyg.models import MultiFidelityPotential
 from mfpyg.settings import TrainSettings
 from mfpyg.training.baselines import check_baselines, without_baselines
 
@@ -74,6 +75,35 @@ def test_labels_are_those_without_it_and_others_are_left_alone() -> None:
             torch.testing.assert_close(before.forces[:, cc] - after.forces[:, cc], forces.float(), atol=1e-4, rtol=0)
     assert n_labelled > 5
     assert left.fingerprint == full.fingerprint
+
+
+def test_one_of_two_levels_is_evaluated_once_for_each_geometry(
+    make_potential: Callable[..., MultiFidelityPotential], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, evaluated = MiniCHNO(), list[int]()
+
+    class Counted(Springs):
+        def __call__(self, z: Tensor, pos: Tensor, batch: Tensor, n_graphs: int) -> tuple[Tensor, Tensor]:
+            evaluated.append(n_graphs)
+            return super().__call__(z, pos, batch, n_graphs)
+
+    monkeypatch.setattr(baselines, "make", Counted)
+    both = without_baselines(TrainSettings(baseline=["dz=5", "cc=5"]), full)
+    assert sum(evaluated) == len(full)
+    for name in ("dz", "cc"):
+        alone, column = without_baselines(TrainSettings(baseline=[f"{name}=5"]), full), full.fidelities.index(name)
+        for key in ("energy", "forces"):
+            expected, found = alone._data[key][:, column], both._data[key][:, column]
+            torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+    potential = make_potential(fidelities=["dz", "cc"])
+    potential.baselines = baselines.make_all({"dz": "5", "cc": "5"})
+    evaluated.clear()
+    found = potential.predict(full[0], {"dz": "EF", "cc": "EF"})
+    assert evaluated == [1]
+    for name in ("dz", "cc"):
+        torch.testing.assert_close(found[name].energy, potential.predict(full[0], {name: "E"})[name].energy)
+        torch.testing.assert_close(found[name].forces, potential.predict(full[0], {name: "EF"})[name].forces)
 
 
 @pytest.mark.slow
