@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -15,19 +14,18 @@ from mfpyg.graph import EdgeTopology, Graph
 from mfpyg.models.backbone import Backbone, check_backbone, private_copies, remove_template_files, reset, through
 from mfpyg.models.compiled import Compiler
 from mfpyg.models.derivatives import evaluate
-from mfpyg.models.heads import FurtherHead, Head, make_further_head, make_head
-from mfpyg.models.interface import Potential
+from mfpyg.models.fidelity_heads import FidelityHeads
+from mfpyg.models.heads import make_head
 from mfpyg.models.last_layer import LastLayer, LastLayers
 from mfpyg.models.prediction import Prediction
 from mfpyg.models.prepare import PreparedData, complete, prepare_data
 from mfpyg.models.repulsion import ZBL
 from mfpyg.models.system import System, check_apart, species_number, with_isolated_atoms
 from mfpyg.option_groups import REPULSIONS
-from mfpyg.properties import heads_of, of_heads
 from mfpyg.torch_defaults import default_torch_settings, without_inference_tensors
 
 
-class MultiFidelityPotential(Potential):
+class MultiFidelityPotential(FidelityHeads):
     """Properties of several levels of theory from one pass through a shared backbone.
 
     Args:
@@ -126,118 +124,6 @@ class MultiFidelityPotential(Potential):
         levels = [self.backbone.one_hot(graph), *shared]
         numbers = {name: self.fidelities.index(name) for name in fidelities}
         return {name: [*levels, *through(self.private[i], state)[0]] for name, i in numbers.items()}  # type: ignore[arg-type]
-
-    def head(self, fidelity: str) -> Head:
-        """Output layers of a fidelity.
-
-        Raises:
-            MFPyGError: for an unknown fidelity.
-        """
-        self.check_fidelity(fidelity)
-        return self.heads[self.fidelities.index(fidelity)]  # type: ignore[return-value]
-
-    @property
-    def further(self) -> dict[str, str]:  # type: ignore[override]
-        """Letters of the properties with heads of their own, ``{fidelity: letters}``."""
-        heads = zip(self.fidelities, self.further_heads, strict=True)
-        return {name: of_heads(of) for name, of in heads if len(of)}  # type: ignore[arg-type]
-
-    def further_head(self, fidelity: str, kind: str) -> FurtherHead:
-        """Output layers of a fidelity for other properties, see :data:`mfpyg.properties.HEADS`.
-
-        Raises:
-            MFPyGError: for a fidelity without.
-        """
-        self.check_wanted({fidelity: of_heads((kind,))})
-        return self.further_heads[self.fidelities.index(fidelity)][kind]  # type: ignore[index, return-value]
-
-    def add_properties(self, fidelity: str, letters: str) -> None:
-        """Add heads with new weights for properties that a fidelity does not have yet.
-
-        Raises:
-            MFPyGError: for an unknown fidelity.
-        """
-        self.check_fidelity(fidelity)
-        heads: nn.ModuleDict = self.further_heads[self.fidelities.index(fidelity)]  # type: ignore[assignment]
-        for kind in heads_of(letters):
-            if kind not in heads:
-                head = make_further_head(kind, self.backbone.feature_sizes)  # type: ignore[arg-type]
-                heads[kind] = head.to(next(self.parameters()))
-        self._compiler = Compiler()
-
-    def keep_properties(self, fidelity: str, letters: str) -> None:
-        """Remove the heads of a fidelity that predict none of these properties, except that of its energy.
-
-        Raises:
-            MFPyGError: for an unknown fidelity.
-        """
-        self.check_fidelity(fidelity)
-        heads: nn.ModuleDict = self.further_heads[self.fidelities.index(fidelity)]  # type: ignore[assignment]
-        for kind in set(heads) - set(heads_of(letters)):
-            del heads[kind]
-        self._compiler = Compiler()
-
-    def reference(self, fidelity: str) -> Tensor:
-        return self.head(fidelity).reference
-
-    def rename(self, fidelity: str) -> None:
-        """Rename the only fidelity of the potential; its weights do not change.
-
-        Raises:
-            MFPyGError: if there are several fidelities.
-        """
-        if len(self.fidelities) != 1:
-            raise MFPyGError(f"fidelities are {', '.join(self.fidelities)}, expected a single one to rename")
-        self.fidelities, self._compiler = (fidelity,), Compiler()
-
-    def add_fidelity(self, fidelity: str, like: str, fresh: bool = False) -> None:
-        """Add a fidelity with its own head and, if the other one has them, private blocks and further heads.
-
-        Args:
-            fidelity: name of the new fidelity.
-            like: fidelity whose heads, reference energies and private blocks are copied.
-            fresh: whether to draw new weights for the copies.
-
-        Raises:
-            MFPyGError: if ``like`` is unknown, or the fidelity exists already.
-        """
-        if fidelity in self.fidelities:
-            raise MFPyGError(f"there is a fidelity '{fidelity}' already; choose another name for the new one")
-        self.check_fidelity(like)
-        number = self.fidelities.index(like)
-        for parts in (self.heads, self.private, self.further_heads):
-            if parts:
-                parts.append(copy.deepcopy(parts[number]))
-        if fresh:
-            self.heads[-1].reset_parameters()  # type: ignore[operator]
-            reset(self.private[-1:])
-            reset(self.further_heads[-1])
-        self.fidelities, self._compiler = (*self.fidelities, fidelity), Compiler()
-
-    def parts_of(self, fidelities: Sequence[str]) -> nn.ModuleList:
-        """Heads, further ones too, and private blocks of the given fidelities.
-
-        Raises:
-            MFPyGError: for an unknown fidelity.
-        """
-        for name in fidelities:
-            self.check_fidelity(name)
-        numbers = [self.fidelities.index(name) for name in fidelities]
-        every = (self.heads, self.private, self.further_heads)
-        return nn.ModuleList(parts[i] for parts in every if parts for i in numbers)
-
-    def keep_only(self, fidelity: str) -> None:
-        """Remove the heads, further ones too, and private blocks of all other fidelities.
-
-        Raises:
-            MFPyGError: for an unknown fidelity.
-        """
-        self.check_fidelity(fidelity)
-        number = self.fidelities.index(fidelity)
-        self.heads = nn.ModuleList([self.heads[number]])
-        self.private = nn.ModuleList([self.private[number]] if self.private else [])
-        self.further_heads = nn.ModuleList([self.further_heads[number]])
-        self.fidelities, self._compiler = (fidelity,), Compiler()  # compiled functions take the removed weights
 
     def has_std(self, fidelity: str) -> bool:
         return fidelity in self.uncertainty
