@@ -68,11 +68,12 @@ def _grow(settings: GrowSettings, out: Path, retry: bool) -> None:
     def note(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    def compute(jobs: Sequence[LabelJob], store: LabelStore) -> None:
-        if jobs:
-            done = count(1)
-            with progress_bar("labels", len(jobs)) as update:
-                compute_labels(jobs, store, settings.jobs, threads=1, shown=lambda job: update(next(done)))
+    def compute(jobs: Sequence[LabelJob], store: LabelStore) -> dict[str, str]:
+        if not jobs:
+            return {}
+        done = count(1)
+        with progress_bar("labels", len(jobs)) as update:
+            return compute_labels(jobs, store, settings.jobs, threads=1, shown=lambda job: update(next(done)))
 
     def train(job: Job) -> None:
         with StudyProgress(console, [job]) as progress:

@@ -132,8 +132,7 @@ def _compute(jobs: Sequence[LabelJob], store: LabelStore, options: Any, cluster:
             from mfpyg.labeling.pool import compute_labels
 
             at_a_time = options.jobs or max(_cores() // options.threads, 1)
-            compute_labels(jobs, store, at_a_time, options.threads, show)
-            return {}
+            return compute_labels(jobs, store, at_a_time, options.threads, show)
     except KeyboardInterrupt:
         queue = "; jobs stay in the queue (see squeue)" if cluster else ""
         print(f"{NAME}: stopped; {done} of {len(jobs)} labels are done{queue}; the same command continues")

@@ -31,7 +31,7 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 def compute_labels(
     jobs: Sequence[LabelJob], store: LabelStore, at_a_time: int, threads: int, shown: Shown = lambda job: None
-) -> None:
+) -> dict[str, str]:
     """Compute the labels of all jobs, or store why they cannot be computed.
 
     Args:
@@ -41,11 +41,15 @@ def compute_labels(
         threads: threads of each process.
         shown: called when a job has ended.
 
+    Returns:
+        Why jobs have neither, by key: something stopped their processes, and a later call computes them.
+
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with all processes stopped.
     """
     waiting = deque(jobs)
     workers: list[_Worker] = []
+    lost: dict[str, str] = {}
     place = os.environ.get("PYSCF_TMPDIR") or None
     with (
         tempfile.TemporaryDirectory(prefix="mfpyg-label-", dir=place) as scratch,
@@ -63,7 +67,11 @@ def compute_labels(
                     alive, done = worker.answered(), worker.job
                     assert done is not None
                     if not alive and store.read(done.key) is None:
-                        store.fail(done, worker.how_it_ended())
+                        reason = worker.how_it_ended()
+                        if worker.was_stopped:
+                            lost[done.key] = reason
+                        else:
+                            store.fail(done, reason)
                     if alive and waiting:
                         worker.give(waiting.popleft())
                     else:
@@ -74,6 +82,7 @@ def compute_labels(
         finally:
             for worker in workers:
                 worker.stop()
+    return lost
 
 
 @dataclass
@@ -112,6 +121,11 @@ class _Worker:
         """Read an answer; ``False`` if the process has ended instead."""
         assert self.process.stdout is not None
         return bool(self.process.stdout.readline())
+
+    @property
+    def was_stopped(self) -> bool:
+        """True if it was ended by SIGTERM, as all processes are where a job of a cluster is cancelled."""
+        return self.process.returncode == -signal.SIGTERM
 
     def how_it_ended(self) -> str:
         code = self.process.wait()

@@ -23,9 +23,8 @@ from mfpyg.labeling.program import LabelError, Program
 from mfpyg.labeling.store import LabelStore
 from mfpyg.properties import PROPERTIES
 
-Compute = Callable[[Sequence[LabelJob], LabelStore], Mapping[str, str] | None]
-"""Computes jobs and stores the results, as :func:`mfpyg.labeling.pool.compute_labels` does; may return why jobs have
-none by their keys."""
+Compute = Callable[[Sequence[LabelJob], LabelStore], Mapping[str, str]]
+"""Computes jobs and stores the results, as :func:`mfpyg.labeling.pool.compute_labels` does."""
 
 
 LEVELS = "levels"
@@ -136,7 +135,7 @@ def label_file(
         plan = _plan(list(frames_of(source, input_format)), levels, programs, source)
         if format_of(target) == "hdf5":
             _check_molecules(plan.frames, source, target)
-        lost = compute(_missing(plan.jobs.values(), store, retry), store) or {}
+        lost = compute(_missing(plan.jobs.values(), store, retry), store)
         return _assemble(plan, source, target, levels, programs, store, lost)
 
 

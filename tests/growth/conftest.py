@@ -53,7 +53,7 @@ class Growing:
             frame.positions = (frame.positions + 0.05 * random.normal(size=frame.positions.shape)).round(8)
         ase.io.write("geometries.xyz", frames, format="extxyz")
 
-    def compute(self, jobs: Sequence[Any], store: Any) -> None:
+    def compute(self, jobs: Sequence[Any], store: Any) -> dict[str, str]:
         for job in jobs:
             if self.stop_after is not None and len(self.computed) >= self.stop_after:
                 raise KeyboardInterrupt
@@ -64,6 +64,7 @@ class Growing:
             program = job.level.open()
             labels = program.compute(job.atoms(), job.charge, job.multiplicity, job.letters)
             store.write(job, labels, program.version, self.seconds[job.level.name])
+        return {}
 
     def train(self, job: Any) -> None:
         from mfpyg.cli import train

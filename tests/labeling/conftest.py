@@ -37,6 +37,9 @@ class Springs(Calculator):
         time.sleep(self.pause)
         if formula == "He":
             os.kill(os.getpid(), signal.SIGKILL)
+        if formula == "Xe" and not Path("xenon").exists():
+            Path("xenon").touch()
+            os.kill(os.getpid(), signal.SIGTERM)
         if formula == "Ne":
             raise RuntimeError("no neon\\nat all")
         if formula == "Ar" and not Path("argon").exists():

@@ -105,6 +105,18 @@ def test_failures_are_named_and_left_out(labelling: Any) -> None:
     assert "Ar" not in labelling.output
 
 
+def test_what_was_stopped_has_not_failed(labelling: Any) -> None:
+    """The first process that computes xenon is ended from outside."""
+    labelling.write(["H2O", "Xe", "CO2"])
+    assert labelling("--level", A) == 0
+    assert "failed: frame 1 (Xe): a: its process was ended by SIGTERM\n" in labelling.output
+    assert [str(frame.symbols) for frame in ase.io.read("out.xyz", ":")] == ["H2O", "CO2"]
+    assert labelling("--level", A) == 0
+    assert "failed:" not in labelling.output
+    assert [str(frame.symbols) for frame in ase.io.read("out.xyz", ":")] == ["H2O", "Xe", "CO2"]
+    assert len(labelling.computed) == 4
+
+
 def test_nothing_but_failures(labelling: Any) -> None:
     labelling.write(["Ne", "Ne"])
     assert labelling("--level", A) == 2
