@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--budget", default="2h", help="processor time of all labels")
     parser.add_argument("--pool", type=int, default=4500, help="geometries to choose from")
     parser.add_argument("--test", type=int, default=2, help="test geometries per molecule and kind of sampling")
-    parser.add_argument("--epochs", type=int, default=50, help="epochs of each round")
+    parser.add_argument("--epochs", type=int, default=25, help="epochs of each round")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()

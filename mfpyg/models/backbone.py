@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         """Compute tables of a graph that all layers use, which are then in ``graph.prepared``; ``None`` if not needed.
 
         For predictions to be compiled, tensors whose sizes depend on more than the numbers of atoms and edges must be
-        created here.
+        created here; and for steps on a GPU not to wait, numbers that are read from the device.
         """
         return None
 

@@ -16,6 +16,7 @@ from torch_geometric.nn.models.dimenet import BesselBasisLayer
 
 from mfpyg.graph import Graph
 from mfpyg.models.backbone import Backbone
+from mfpyg.models.by_element import ByElement, by_element
 from mfpyg.models.symmetric_contraction import SymmetricContraction
 from mfpyg.torch_defaults import with_default_torch_settings
 
@@ -281,19 +282,20 @@ class MACE(Backbone):
             self.blocks.append(block)
         self.feature_sizes = (n_species, *[n_features] * n_interactions)
 
+    def prepare(self, graph: Graph) -> ByElement:
+        return by_element(self.one_hot(graph))
+
     def embed(self, graph: Graph) -> State:
         """The state before the first block, with invariant features only."""
-        one_hot = self.one_hot(graph)
-        order = torch.argsort(one_hot.argmax(dim=1), stable=True)  # (n_atoms,)
-        place = torch.empty_like(order).index_copy_(0, order, torch.arange(graph.n_atoms, device=order.device))
-        features = one_hot @ self.embedding.weight  # (n_atoms, C)
+        atoms = graph.prepared if isinstance(graph.prepared, ByElement) else self.prepare(graph)
+        features = self.one_hot(graph) @ self.embedding.weight  # (n_atoms, C)
         unit = graph.edge_vec / graph.edge_dist.unsqueeze(1)
         return State(
             features,
-            features.index_select(0, order).unsqueeze(1),
-            place,
-            one_hot.detach().sum(dim=0).long().tolist(),
-            place[graph.edge_index],
+            features.index_select(0, atoms.order).unsqueeze(1),
+            atoms.place,
+            atoms.counts,
+            atoms.place[graph.edge_index],
             o3.spherical_harmonics(self.harmonics, unit, normalize=False, normalization="component"),
             self.radial(graph.edge_dist) * math.sqrt(2 / self.cutoff**3),  # PyG's basis has another prefactor
         )

@@ -29,7 +29,7 @@ from .conftest import stage_of
 from .test_loss import make_loss, molecule
 
 TINY = ["--model.n-features=6", "--model.n-atom-layers=1", "--model.n-sensitivities=5", "--model.kernel=padded"]
-OPTIONS = ["--fidelities", "dz:EF", "cc:E", *TINY, "--epochs=2", "--batch-size=64", "--compile=off"]
+OPTIONS = ["--fidelities", "dz:EF", "cc:E", "--epochs=2", "--batch-size=64", "--compile=off"]
 CASES = {
     "mfl": ["--optim.clip=1", "--optim.ema=0.9", "--optim.accumulate=2", "--head.isolated=reference"],
     "dipole": ["--fidelities", "dz:EFD", "cc:E"],
@@ -37,7 +37,13 @@ CASES = {
     "meta": ["--strategy=meta", "--epochs=4"],
     "difference": ["--difference-weight=1"],
     "stored edges": ["--edges=stored"],
+    "mace": ["--backbone=mace", "--model.n-features=4", "--model.radial-width=8", "--model.l-max=2"],
 }
+
+
+def network(options: list[str]) -> list[str]:
+    """Options of the network, unless there is another one."""
+    return [] if "--backbone=mace" in options else TINY
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def scanned(monkeypatch: pytest.MonkeyPatch, as_on_a_gpu: None) -> Waits:
 @pytest.mark.parametrize("case", CASES)
 def test_steps_do_not_wait(tmp_path: Path, scanned: Waits, case: str) -> None:
     with scanned:
-        train.main([*OPTIONS, *CASES[case], "--out", str(tmp_path / "run")])
+        train.main([*OPTIONS, *network(CASES[case]), *CASES[case], "--out", str(tmp_path / "run")])
     assert scanned.n_watched > 10_000
     assert scanned.found == []
 
@@ -72,7 +78,7 @@ def test_the_scan_finds_what_waits(tmp_path: Path, scanned: Waits, monkeypatch: 
     """Without the preparation, the same steps wait for labels, positions, elements and neighbours."""
     monkeypatch.setattr(MultiFidelityModule, "_take_ready", lambda self, batch: None)
     with scanned:
-        train.main([*OPTIONS, "--epochs=1", "--out", str(tmp_path / "run")])
+        train.main([*OPTIONS, *TINY, "--epochs=1", "--out", str(tmp_path / "run")])
     for name in ("loss.py", "centering.py", "models/system.py", "neighbors.py", "kernels/padded.py"):
         assert any(name in line for line in scanned.found), name
 
@@ -84,7 +90,7 @@ def test_weights_are_those_of_steps_that_wait(
     """Also with Hessians, whose steps do wait."""
 
     def run(name: str) -> dict[str, Any]:
-        train.main([*OPTIONS, *options, "--out", str(tmp_path / name)])
+        train.main([*OPTIONS, *network(options), *options, "--out", str(tmp_path / name)])
         return torch.load(tmp_path / name / "last.ckpt", weights_only=True)
 
     waiting = run("waiting")
