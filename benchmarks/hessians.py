@@ -35,7 +35,7 @@ from mfpyg import settings
 from mfpyg.datasets import MiniCHNO
 from mfpyg.graph import RadiusGraph
 from mfpyg.models import HIPNN, MultiFidelityPotential, Prediction
-from mfpyg.models.hessian import predict_with_products
+from mfpyg.models.hessian import displaced_copies, predict_with_products
 from mfpyg.models.prediction import Products
 
 WAYS = {"without": "auto", "differences": "auto", "central": "auto", "exact": "padded", "definition": "definition"}
@@ -136,7 +136,8 @@ class Step:
             return self.compared(self.potential.predict(self.batch, {"dz": "EF"})["dz"])
         directions = torch.stack([direction, -direction][: 1 + (self.way == "central")])
         graphs = torch.ones(self.batch.num_graphs, dtype=torch.bool, device=directions.device)
-        prediction = predict_with_products(self.potential, self.batch, {"dz": "EFH"}, graphs, directions)["dz"]
+        displaced = displaced_copies(self.batch, graphs, directions, self.potential.dtype)
+        prediction = predict_with_products(self.potential, displaced, {"dz": "EFH"})["dz"]
         assert isinstance(prediction.hessian, Products)
         values = prediction.hessian.values
         product = values[0] if len(values) == 1 else (values[0] - values[1]) / 2

@@ -31,7 +31,7 @@ def label_errors(
     """
     predicted, labels = getattr(prediction, property.name), batch[property.name]
     if predicted is None:
-        assert not (batch[property.mask][:, column].any() if rows is None else len(rows))
+        assert not (batch[property.mask][:, column].any() if rows is None else rows.shape[-1])
         return prediction.energy.new_zeros(0, dtype=torch.float64)
     if isinstance(predicted, Products):
         return product_errors(predicted, batch, column)
@@ -100,7 +100,9 @@ def labelled_rows(property: Property, batch: Batch, column: int) -> Tensor:
     return mask[batch.batch] if property.per == "atom" else mask
 
 
-def product_errors(products: Products, batch: Batch, column: int) -> Tensor:
+def product_errors(
+    products: Products, batch: Batch, column: int, rows: Tensor | None = None, atoms: Tensor | None = None
+) -> Tensor:
     r"""Errors of products of Hessians with random vectors v, divided by √(3n), n being the atoms of the graph.
 
     If the components of v are independent, with zero mean and unit variance, the mean square of
@@ -115,19 +117,25 @@ def product_errors(products: Products, batch: Batch, column: int) -> Tensor:
         products: predicted products H v.
         batch: batch with labels H' in the rows of ``hessian``, and ``hessian_mask`` (n_graphs, T).
         column: index of the fidelity among the T of the data set.
+        rows, atoms: results of :func:`hessian_rows`, (3, n_rows), and of :func:`hessian_atoms`, if known.
 
     Returns:
         In kcal/mol/Å², (n_directions · 3 Σ n,) float64 of the graphs with labels.
     """
-    rows, first, second = hessian_rows(batch, column)
+    of_labels, first, second = hessian_rows(batch, column) if rows is None else rows
+    chosen = hessian_atoms(batch, column) if atoms is None else atoms
     place = torch.full((len(batch.z),), -1, device=batch.z.device)
     place[products.atoms] = torch.arange(len(products.atoms), device=batch.z.device)
     v = products.directions.double()[:, place[second]]  # (k, n_rows, 3)
-    terms = torch.einsum("rab,krb->kra", batch.hessian[rows].double(), v)
+    terms = torch.einsum("rab,krb->kra", batch.hessian[of_labels].double(), v)
     labels = terms.new_zeros(len(v), len(batch.z), 3).index_add_(1, first, terms)
-    chosen = batch.hessian_mask[batch.batch, column].nonzero().flatten()
-    n_atoms = torch.bincount(batch.batch, minlength=batch.num_graphs)[batch.batch[chosen], None]  # (N, 1)
+    n_atoms = batch.ptr.diff()[batch.batch[chosen], None]  # (N, 1)
     return ((products.values[:, place[chosen]].double() - labels[:, chosen]) / (3 * n_atoms).sqrt()).flatten()
+
+
+def hessian_atoms(batch: Batch, column: int) -> Tensor:
+    """Atoms of the graphs whose Hessian is a label of a fidelity, (N,) int64."""
+    return batch.hessian_mask[batch.batch, column].nonzero().flatten()
 
 
 def hessian_rows(batch: Batch, column: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,8 +13,10 @@ same prediction, and no third derivatives, which cost more (``benchmarks/hessian
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -44,8 +46,11 @@ class Predictor(Protocol):
     def dtype(self) -> torch.dtype:
         """Dtype of the weights."""
 
-    def predict(self, data: Data, wanted: Mapping[str, str]) -> dict[str, Prediction]:
-        """Predict properties except Hessians, ``{fidelity: letters}``."""
+    def prepare(self, data: Data, wanted: Mapping[str, str]) -> Any:
+        """Do the part of a prediction that reads numbers from the device."""
+
+    def predict(self, data: Any, wanted: Mapping[str, str]) -> dict[str, Prediction]:
+        """Predict properties except Hessians, ``{fidelity: letters}``, of a ``Data``, or of prepared data."""
 
 
 @with_default_torch_settings
@@ -90,8 +95,63 @@ def hessian(potential: Predictor, data: Data, fidelity: str) -> Tensor:
     return torch.cat([rows.new_empty(0, 3, 3), *(block.flatten(0, 1) for block in blocks)])
 
 
+@dataclass
+class Displaced:
+    """Graphs, followed by copies of some of them that are displaced along vectors.
+
+    Attributes:
+        data: ``Data`` without edges, or the result of the potential's ``prepare`` for it.
+        atoms: numbers of the atoms of the graphs that are copied, (N,) int64.
+        directions: k vectors v as rounded, (k, N, 3), in the dtype of the potential.
+        step: h of the displacements h v, in Å.
+        n_graphs, n_atoms: numbers of graphs and atoms without the copies.
+    """
+
+    data: Any
+    atoms: Tensor
+    directions: Tensor
+    step: float
+    n_graphs: int
+    n_atoms: int
+
+    def prepared(self, potential: Predictor, wanted: Mapping[str, str]) -> Displaced:
+        """The same with data prepared for the predictions of ``wanted``.
+
+        Raises:
+            MFPyGError: as the potential's ``prepare``.
+        """
+        return dataclasses.replace(self, data=potential.prepare(self.data, _without_hessians(wanted)))
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors that a prediction of prepared data uses."""
+        return [self.atoms, self.directions, *self.data.tensors()]
+
+
+def displaced_copies(batch: Data, graphs: Tensor, directions: Tensor, dtype: torch.dtype) -> Displaced:
+    """Displace copies of graphs along vectors; numbers are read from the device.
+
+    Args:
+        batch: ``Batch``, see :meth:`mfpyg.models.Potential.forward`.
+        graphs: whether each graph is copied, (n_graphs,) bool.
+        directions: k vectors v, of which those of these graphs are used, (k, n_atoms, 3); their components should be of
+            the order of one.
+        dtype: of the potential.
+
+    Raises:
+        MFPyGError: for directions of another shape.
+    """
+    _check_directions(directions, len(batch.z))
+    owner, n_graphs = molecules_of(batch)
+    atoms = graphs[owner].nonzero().flatten()
+    pos = batch.pos.to(torch.promote_types(batch.pos.dtype, dtype))
+    step = STEPS.get(dtype, STEPS[torch.float32])
+    displaced = pos[atoms] + step * directions[:, atoms].to(pos)  # (k, N, 3)
+    v = ((displaced - pos[atoms]) / step).to(dtype)
+    return Displaced(_with_copies(batch, pos, graphs, displaced), atoms, v, step, n_graphs, len(batch.z))
+
+
 def predict_with_products(
-    potential: Predictor, batch: Data, wanted: Mapping[str, str], graphs: Tensor, directions: Tensor
+    potential: Predictor, displaced: Displaced, wanted: Mapping[str, str]
 ) -> dict[str, Prediction]:
     r"""Predictions in which Hessians are products with vectors, differentiable by weights in training mode.
 
@@ -103,35 +163,29 @@ def predict_with_products(
 
     Args:
         potential: potential; goes through ``torch.compile`` if it is ``compiled``.
-        batch: ``Batch``, see :meth:`mfpyg.models.Potential.forward`.
+        displaced: graphs and their displaced copies.
         wanted: ``{fidelity: letters}``, some with an H.
-        graphs: whether products are wanted for each graph, (n_graphs,) bool.
-        directions: k vectors v, of which those of these graphs are used, (k, n_atoms, 3); their components should be of
-            the order of one.
 
     Returns:
-        Predictions whose ``hessian`` is :class:`Products`, where wanted.
+        Predictions of the graphs, whose ``hessian`` is :class:`Products`, where wanted.
 
     Raises:
-        MFPyGError: for directions of another shape, and as :meth:`mfpyg.models.MultiFidelityPotential.predict`.
+        MFPyGError: as :meth:`mfpyg.models.MultiFidelityPotential.predict`.
     """
-    _check_directions(directions, len(batch.z))
-    owner, n_graphs = molecules_of(batch)
-    atoms, n_atoms = graphs[owner].nonzero().flatten(), len(batch.z)
-    pos = batch.pos.to(torch.promote_types(batch.pos.dtype, potential.dtype))
-    step = STEPS.get(potential.dtype, STEPS[torch.float32])
-    displaced = pos[atoms] + step * directions[:, atoms].to(pos)  # (k, N, 3)
-    v = ((displaced - pos[atoms]) / step).to(potential.dtype)  # as rounded
-    letters = {name: in_order({*of.replace("H", "F"), "E"}) for name, of in wanted.items()}
-    every = potential.predict(_with_copies(batch, pos, graphs, displaced), letters)
+    atoms, v, n_atoms = displaced.atoms, displaced.directions, displaced.n_atoms
     predictions = {}
-    for name, prediction in every.items():
-        predictions[name] = prediction.first(n_graphs, n_atoms).only(wanted[name])
+    for name, prediction in potential.predict(displaced.data, _without_hessians(wanted)).items():
+        predictions[name] = prediction.first(displaced.n_graphs, n_atoms).only(wanted[name])
         if "H" in wanted[name]:
             assert prediction.forces is not None
             before, after = prediction.forces[:n_atoms][atoms], prediction.forces[n_atoms:].view(v.shape)
-            predictions[name].hessian = Products(atoms, v, (before - after) / step)
+            predictions[name].hessian = Products(atoms, v, (before - after) / displaced.step)
     return predictions
+
+
+def _without_hessians(wanted: Mapping[str, str]) -> dict[str, str]:
+    """Properties that are predicted of graphs and their copies, ``{fidelity: letters}``."""
+    return {name: in_order({*letters.replace("H", "F"), "E"}) for name, letters in wanted.items()}
 
 
 def _check_sizes(sizes: Sequence[int]) -> None:

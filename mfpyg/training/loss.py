@@ -14,15 +14,19 @@ from mfpyg.evaluation.metrics import (
     ENERGY_DIFFERENCE,
     difference_errors,
     error_sums,
+    hessian_atoms,
+    hessian_rows,
     label_errors,
     labelled_pairs,
     labelled_rows,
     pair_errors,
+    product_errors,
 )
 from mfpyg.evaluation.pairs import DIRECTIONAL_FORCE
 from mfpyg.fidelity import Fidelity
 from mfpyg.models import Potential, Prediction
-from mfpyg.models.hessian import predict_with_products
+from mfpyg.models.hessian import Displaced, displaced_copies, predict_with_products
+from mfpyg.models.prediction import Products
 from mfpyg.properties import BY_NAME, ENERGY, FORCES, HESSIAN
 from mfpyg.training.directions import random_directions
 
@@ -61,11 +65,13 @@ def sum_over_processes(local: Tensor) -> Tensor:
 Entries = Mapping[tuple[str, str], Tensor]
 """Indices of the graphs or atoms with a label, (n,) int64, for each ``(fidelity, name of the property)``.
 
-Of pairs, those of the first and second members, (2, n); of :data:`HIERARCHICALITY`, those of graphs with an energy or a
-derivative of it as a label.
+Of pairs, those of the first and second members, (2, n); of Hessians, the results of
+:func:`mfpyg.evaluation.metrics.hessian_rows`, (3, n), and of :data:`HESSIAN_ATOMS`, those of the atoms of these graphs;
+of :data:`HIERARCHICALITY`, those of graphs with an energy or a derivative of it as a label.
 """
 
 HIERARCHICALITY = "hierarchicality"
+HESSIAN_ATOMS = "hessian_atoms"
 
 
 class MultiFidelityLoss(nn.Module):
@@ -120,6 +126,8 @@ class MultiFidelityLoss(nn.Module):
             masks = [batch[p.mask][:, self.columns[f.name]] for p in f.properties if p.head == ENERGY.head]
             labelled = torch.stack([*masks, torch.zeros_like(batch.energy_mask[:, 0])]).any(dim=0)
             found[f.name, HIERARCHICALITY] = labelled.nonzero().flatten()
+            if HESSIAN in f.properties:
+                found[f.name, HESSIAN_ATOMS] = hessian_atoms(batch, self.columns[f.name])
         return found
 
     def _entries(self, fidelity: str, prop: str, batch: Batch) -> Tensor:
@@ -129,6 +137,8 @@ class MultiFidelityLoss(nn.Module):
             return both.all(dim=1).nonzero().flatten()
         if prop == DIRECTIONAL_FORCE:
             return labelled_pairs(batch, column)
+        if prop == HESSIAN.name:
+            return torch.stack(hessian_rows(batch, column))
         return labelled_rows(BY_NAME[prop], batch, column).nonzero().flatten()
 
     def wanted(self, entries: Entries) -> dict[str, str]:
@@ -162,18 +172,34 @@ class MultiFidelityLoss(nn.Module):
             batch: batch with labels.
             moment: numbers that directions depend on.
             entries: result of :meth:`entries`, if known.
-            prepared: result of the potential's ``prepare``, if known.
+            prepared: result of :meth:`prepare`, if known.
 
         Raises:
             MFPyGError: as :meth:`mfpyg.models.MultiFidelityPotential.predict`.
         """
         wanted = self.wanted(self.entries(batch) if entries is None else entries)
-        columns = [self.columns[name] for name, letters in wanted.items() if "H" in letters]
-        if not columns:
-            return potential.predict(batch if prepared is None else prepared, wanted)
+        data = self._inputs(potential, batch, wanted, *moment) if prepared is None else prepared
+        if isinstance(data, Displaced):
+            return predict_with_products(potential, data, wanted)
+        return potential.predict(data, wanted)
+
+    def prepare(self, potential: Potential, batch: Batch, entries: Entries, *moment: int) -> Any:
+        """Do the part of :meth:`predict` that reads numbers from the device.
+
+        Raises:
+            MFPyGError: as the potential's ``prepare``.
+        """
+        wanted = self.wanted(entries)
+        data = self._inputs(potential, batch, wanted, *moment)
+        return data.prepared(potential, wanted) if isinstance(data, Displaced) else potential.prepare(data, wanted)
+
+    def _inputs(self, potential: Potential, batch: Batch, wanted: Mapping[str, str], *moment: int) -> Batch | Displaced:
+        """The batch, or with Hessians, the batch and its displaced copies."""
+        masks = [batch[HESSIAN.mask][:, self.columns[name]] for name, letters in wanted.items() if "H" in letters]
+        if not masks:
+            return batch
         directions = random_directions(batch, self.directions, self.seed, *moment)
-        graphs = batch[HESSIAN.mask][:, columns].any(dim=1)
-        return predict_with_products(potential, batch, wanted, graphs, directions)
+        return displaced_copies(batch, torch.stack(masks).any(dim=0), directions, potential.dtype)
 
     @property
     def labels(self) -> list[tuple[str, str, int]]:
@@ -224,17 +250,19 @@ class MultiFidelityLoss(nn.Module):
     def sums(self, predictions: Mapping[str, Prediction], batch: Batch, entries: Entries | None = None) -> Tensor:
         """Count, Σ|e| and Σe² of each label, in the order of ``weights``: (n_labels, 3) float64."""
         entries = self.entries(batch) if entries is None else entries
-        return torch.stack([error_sums(self._errors(predictions, batch, *key, entries[key])) for key in self.weights])
+        return torch.stack([error_sums(self._errors(predictions, batch, entries, *key)) for key in self.weights])
 
     def _errors(
-        self, predictions: Mapping[str, Prediction], batch: Batch, fidelity: str, prop: str, rows: Tensor
+        self, predictions: Mapping[str, Prediction], batch: Batch, entries: Entries, fidelity: str, prop: str
     ) -> Tensor:
-        prediction, column = predictions[fidelity], self.columns[fidelity]
+        prediction, column, rows = predictions[fidelity], self.columns[fidelity], entries[fidelity, prop]
         if prop == ENERGY_DIFFERENCE:
             base = self._base[fidelity]
             return difference_errors(prediction, predictions[base], batch, column, self.columns[base], rows)
         if prop == DIRECTIONAL_FORCE:
             return pair_errors(prediction, batch, column, rows)
+        if isinstance(prediction.hessian, Products) and prop == HESSIAN.name:
+            return product_errors(prediction.hessian, batch, column, rows, entries[fidelity, HESSIAN_ATOMS])
         return label_errors(BY_NAME[prop], prediction, batch, column, rows)
 
     def error(self, sums: Tensor) -> Tensor:

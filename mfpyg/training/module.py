@@ -90,22 +90,25 @@ class MultiFidelityModule(lightning.LightningModule):
         self._optimizer = self.stage.optimizer(self.potential)
         return self._optimizer
 
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Add the labels of the stage."""
+        with side_stream(self.device):
+            return self.stage.with_labels(batch) if self.trainer.training else batch
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._n_steps = int(self.trainer.num_training_batches)
+        self._make_ready(self.stage.network(self.potential), self.stage.train_loss, batch, self.epoch, batch_idx)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Add the labels of the stage; on a GPU, prepare the step while the one before is being computed."""
-        training = self.trainer.training
-        with side_stream(self.device):
-            batch = self.stage.with_labels(batch) if training else batch
-            if waits(self.device):
-                loss = self.stage.train_loss if training else self.loss
-                self._ready = make_ready(
-                    self.stage.network(self.potential) if training else self.potential, loss, batch
-                )
-        if self._ready is not None and self.device.type == "cuda":
-            self._ready.used_by(torch.cuda.current_stream(self.device))
-        return batch
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._make_ready(self.potential, self.loss, batch)
+
+    def _make_ready(self, network: Potential, loss: MultiFidelityLoss, batch: Batch, *moment: int) -> None:
+        """On a GPU, prepare a step while the one before is being computed."""
+        if waits(self.device):
+            with side_stream(self.device):
+                self._ready = make_ready(network, loss, batch, *moment)
+            if self.device.type == "cuda":
+                self._ready.used_by(torch.cuda.current_stream(self.device))
 
     def _take_ready(self, batch: Batch) -> Ready | None:
         ready, self._ready = self._ready, None

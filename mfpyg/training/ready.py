@@ -20,7 +20,7 @@ class Ready(NamedTuple):
         batch: batch, with all labels.
         network: potential that the data were prepared for.
         entries: labelled entries.
-        prepared: result of the network's ``prepare``; ``None`` if it failed, as the prediction will.
+        prepared: result of the loss's ``prepare``; ``None`` if it failed, as the prediction will.
     """
 
     batch: Batch
@@ -35,14 +35,9 @@ class Ready(NamedTuple):
             tensor.record_stream(stream)
 
 
-def make_ready(network: Potential, loss: MultiFidelityLoss, batch: Batch) -> Ready:
-    """Find the labels of a batch, check it and find its neighbours.
-
-    Of a batch with Hessians only the labels: their displaced copies are made in the step, which waits for them.
-    """
-    entries = loss.entries(batch)
-    wanted, prepared = loss.wanted(entries), None
-    if not any("H" in letters for letters in wanted.values()):
-        with contextlib.suppress(MFPyGError):  # the step finds the same, and says where
-            prepared = network.prepare(batch, wanted)
+def make_ready(network: Potential, loss: MultiFidelityLoss, batch: Batch, *moment: int) -> Ready:
+    """Find the labels of a batch, check it and find its neighbours, see :meth:`MultiFidelityLoss.prepare`."""
+    entries, prepared = loss.entries(batch), None
+    with contextlib.suppress(MFPyGError):  # the step finds the same, and says where
+        prepared = loss.prepare(network, batch, entries, *moment)
     return Ready(batch, network, entries, prepared)

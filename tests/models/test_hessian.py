@@ -12,7 +12,7 @@ from torch_geometric.data import Batch, Data
 
 from mfpyg.errors import MFPyGError
 from mfpyg.models import DeltaPotential, MultiFidelityPotential, hessian
-from mfpyg.models.hessian import MAX_ATOMS, predict_with_products
+from mfpyg.models.hessian import MAX_ATOMS, displaced_copies, predict_with_products
 from mfpyg.models.prediction import Products
 
 from .test_backbones import NAMES, make
@@ -133,7 +133,8 @@ def test_large_graphs_are_refused() -> None:
 def products(potential: MultiFidelityPotential, batch: Data, v: Tensor) -> Tensor:
     """H v of all graphs, without the first-order error of a one-sided difference."""
     graphs = torch.ones(int(batch.batch.max()) + 1, dtype=torch.bool)
-    both = [predict_with_products(potential, batch, {"dz": "EH"}, graphs, w)["dz"].hessian for w in (v, -v)]
+    copies = [displaced_copies(batch, graphs, w, potential.dtype) for w in (v, -v)]
+    both = [predict_with_products(potential, displaced, {"dz": "EH"})["dz"].hessian for displaced in copies]
     assert all(isinstance(one, Products) for one in both)
     return (both[0].values - both[1].values) / 2  # type: ignore[union-attr]
 
@@ -178,7 +179,9 @@ def test_products_of_some_graphs_leave_the_rest_as_it_is(make_batch: Batches) ->
     potential, batch = potential_of("hipnn"), make_batch([4, 5, 3], seed=2)
     v, graphs = torch.ones(2, 12, 3), torch.tensor([False, True, False])
     for letters in ("EFH", "EH"):
-        (found,) = predict_with_products(potential, batch, {"dz": letters}, graphs, v).values()
+        (found,) = predict_with_products(
+            potential, displaced_copies(batch, graphs, v, v.dtype), {"dz": letters}
+        ).values()
         expected = potential.predict(batch, {"dz": letters.replace("H", "")})["dz"]
         for field in ("energy", "forces", "atomic_energies", "hierarchicality"):
             one, other = getattr(found, field), getattr(expected, field)
@@ -205,7 +208,8 @@ def test_products_in_single_precision(make_batch: Batches) -> None:
     blocks = torch.block_diag(*matrices(hessian.hessian(potential, batch, "dz"), batch))
     batch.pos = batch.pos.float()
     graphs = torch.ones(2, dtype=torch.bool)
-    found = predict_with_products(potential.float(), batch, {"dz": "EH"}, graphs, v)["dz"].hessian
+    displaced = displaced_copies(batch, graphs, v, torch.float32)
+    found = predict_with_products(potential.float(), displaced, {"dz": "EH"})["dz"].hessian
     assert isinstance(found, Products)
     assert found.values.dtype == found.directions.dtype == torch.float32
     assert relative(found.directions.double(), v) < 1e-3
@@ -226,9 +230,9 @@ def test_products_can_be_compiled(make_batch: Batches) -> None:
 
 
 def test_bad_directions_are_named(make_batch: Batches) -> None:
-    potential, batch, graphs = potential_of("hipnn"), make_batch([4, 5]), torch.ones(2, dtype=torch.bool)
+    batch, graphs = make_batch([4, 5]), torch.ones(2, dtype=torch.bool)
     with pytest.raises(MFPyGError, match=r"shape \(9, 3\), expected \(k, 9, 3\)"):
-        predict_with_products(potential, batch, {"dz": "EH"}, graphs, torch.ones(9, 3))
+        displaced_copies(batch, graphs, torch.ones(9, 3), torch.float64)
 
 
 def test_potentials_predict_hessians_when_called(make_batch: Batches) -> None:

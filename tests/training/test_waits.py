@@ -33,6 +33,7 @@ OPTIONS = ["--fidelities", "dz:EF", "cc:E", "--epochs=2", "--batch-size=64", "--
 CASES = {
     "mfl": ["--optim.clip=1", "--optim.ema=0.9", "--optim.accumulate=2", "--head.isolated=reference"],
     "dipole": ["--fidelities", "dz:EFD", "cc:E"],
+    "hessian": ["--fidelities", "dz:EFH", "cc:E", "--hessian-directions=2"],
     "delta": ["--strategy=delta", "--epochs=4"],
     "meta": ["--strategy=meta", "--epochs=4"],
     "difference": ["--difference-weight=1"],
@@ -57,9 +58,9 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def scanned(monkeypatch: pytest.MonkeyPatch, as_on_a_gpu: None) -> Waits:
     """Operators of training and validation steps that wait, except those that prepare them and the looks back."""
     scan = Waits()
-    prepare, look = MultiFidelityModule.on_after_batch_transfer, MultiFidelityModule._look_back
+    prepare, look = MultiFidelityModule._make_ready, MultiFidelityModule._look_back
     advance, validate = lightning_loop._TrainingEpochLoop.advance, MultiFidelityModule.validation_step
-    monkeypatch.setattr(MultiFidelityModule, "on_after_batch_transfer", scan.watching_after(prepare))
+    monkeypatch.setattr(MultiFidelityModule, "_make_ready", scan.watching_after(prepare))
     monkeypatch.setattr(MultiFidelityModule, "_look_back", scan.not_watching(look))
     monkeypatch.setattr(lightning_loop._TrainingEpochLoop, "advance", scan.watching_until(advance))
     monkeypatch.setattr(MultiFidelityModule, "validation_step", scan.watching_until(validate))
@@ -83,12 +84,10 @@ def test_the_scan_finds_what_waits(tmp_path: Path, scanned: Waits, monkeypatch: 
         assert any(name in line for line in scanned.found), name
 
 
-@pytest.mark.parametrize("options", [*CASES.values(), ["--fidelities", "dz:EFH", "cc:E"]])
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 def test_weights_are_those_of_steps_that_wait(
     tmp_path: Path, options: list[str], request: pytest.FixtureRequest
 ) -> None:
-    """Also with Hessians, whose steps do wait."""
-
     def run(name: str) -> dict[str, Any]:
         train.main([*OPTIONS, *network(options), *options, "--out", str(tmp_path / name)])
         return torch.load(tmp_path / name / "last.ckpt", weights_only=True)
