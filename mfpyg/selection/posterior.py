@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve, solve_triangular
+from scipy.linalg import cho_factor, cho_solve
 
 ENERGY_NOISE, FORCE_NOISE = 1e-3, 1.0
 """η of energies in Å², and of forces, where the forces have a mean variance of B before any label.
@@ -134,5 +134,5 @@ class Posterior:
         """V with Vᵀ V the reduction of the covariance, (m, T d)."""
         product = rows @ self.covariance
         factor = np.linalg.cholesky(product @ rows.T + np.eye(len(rows)))
-        explained: np.ndarray = solve_triangular(factor, product, lower=True)
+        explained: np.ndarray = np.linalg.solve(factor, product)
         return explained
