@@ -53,9 +53,9 @@ RANDOM = {"method": "random"}
 WAYS = (
     Way("multi-fidelity choice", ("xtb", "dz", "cc")),
     Way("random frames", ("xtb", "dz", "cc"), RANDOM),
-    Way("multi-fidelity choice, no dz", ("xtb", "cc")),
     Way("random frames, no dz", ("xtb", "cc"), RANDOM),
     Way("cc energies alone, random frames", ("cc",), RANDOM),
+    Way("multi-fidelity choice, no dz", ("xtb", "cc")),
 )
 DELTA = "Δ-learning from xtb, random frames"
 

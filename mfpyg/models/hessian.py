@@ -124,7 +124,7 @@ class Displaced:
 
     def tensors(self) -> list[Tensor]:
         """All tensors that a prediction of prepared data uses."""
-        return [self.atoms, self.directions, *self.data.tensors()]
+        return [self.atoms, self.directions, *getattr(self.data, "tensors", list)()]
 
 
 def displaced_copies(batch: Data, graphs: Tensor, directions: Tensor, dtype: torch.dtype) -> Displaced:
