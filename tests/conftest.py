@@ -185,7 +185,8 @@ def untrained(tmp_path: Path) -> Callable[..., Path]:
         from mfpyg.training.inputs import Inputs
 
         values = s.defaults("small", "hipnn")
-        values.update(fidelities=list(fidelities), seed=seed, precision=changes.pop("precision", 32))
+        values.update(fidelities=list(fidelities), seed=seed)
+        values.update({key: changes.pop(key) for key in ("precision", "baseline") if key in changes})
         values["model"].update(n_features=6, n_atom_layers=1, n_sensitivities=5)
         values["head"].update(changes)
         settings, dataset = s.from_dict(values), MiniCHNO(properties=further_letters(parse_fidelities(fidelities)))

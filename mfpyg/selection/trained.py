@@ -16,13 +16,14 @@ from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity, further_letters, parse_fidelities
 from mfpyg.models import Potential
 from mfpyg.settings import from_dict
+from mfpyg.training.baselines import without_baselines
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.labels import labelled_rows, with_labels_kept
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained potential with its data.
+    """A trained potential with its data, both without baselines: what the network was trained on.
 
     Attributes:
         potential: potential in evaluation mode.
@@ -75,6 +76,7 @@ def open_trained(path: Path, moved: Sequence[str] | None = None, track: Track = 
             "same data with --dataset, and further ones with --labelled"
         )
     splits = {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
-    kept = with_labels_kept(settings, fidelities, dataset, splits)
+    left = without_baselines(settings, with_labels_kept(settings, fidelities, dataset, splits))
     potential = potential_of(checkpoint, str(path))
-    return Trained(potential, trained_labels(described), kept, splits["train"], splits["val"])
+    potential.baselines = {}
+    return Trained(potential, trained_labels(described), left, splits["train"], splits["val"])

@@ -130,6 +130,23 @@ def test_labels_of_one_molecule_in_several_data_sets_are_joined(untrained: Any, 
         np.testing.assert_allclose(grams.of[key], rows.T @ rows)
 
 
+def test_errors_of_levels_are_those_of_what_their_baselines_leave(
+    selecting: Any, shaken: Any, untrained: Any, tmp_path: Path
+) -> None:
+    untrained("dz:EF", "cc:E", baseline=["dz=d3bj:b3lyp", "cc=d3bj:b3lyp"], precision=64)
+    trained, potential, full = open_trained(tmp_path / "model.ckpt"), mfpyg.load(tmp_path / "model.ckpt"), MiniCHNO()
+    row = int(full._data.energy_mask.all(dim=1).nonzero()[0])
+    for name in ("dz", "cc"):
+        error, left = (
+            of(full[row], name).energy - dataset[row].energy[:, dataset.fidelities.index(name)]
+            for of, dataset in ((potential, full), (trained.potential, trained.dataset))
+        )
+        torch.testing.assert_close(left, error, rtol=0, atol=1e-9)
+        assert (potential(full[row], name).energy - trained.potential(full[row], name).energy).abs() > 0.01
+    shaken(ROWS)
+    assert selecting(*OPTIONS, "--budget=60") == 0, selecting.errors
+
+
 @pytest.mark.parametrize("fitted", [False, True])
 def test_uncertain_frames_come_first(shaken: Any, untrained: Any, tmp_path: Path, fitted: bool) -> None:
     """By the standard deviations of forces; without any, by those of the last layer, which differ by a factor."""
