@@ -12,7 +12,7 @@ take half an hour, and some other labels come with the repository:
 
     mkdir -p runs/grow && tar xf benchmarks/grow-labels.tar.xz -C runs/grow
 
-All but "Δ-learning" are growths with the same number of rounds and epochs, from the same pool of geometries.
+All but "Δ-learning" are growths with the same number of rounds, from the same pool of geometries.
 """
 
 from __future__ import annotations
@@ -42,17 +42,28 @@ ROUNDS, TEST_SEED, POOL_SEED = 4, 11, 10
 
 @dataclass(frozen=True)
 class Way:
-    """A way to spend the budget."""
+    """A way to spend the budget.
+
+    Attributes:
+        name: name in the table.
+        levels: names of its levels.
+        select, train: options of mfpyg-select and mfpyg-train.
+        epochs: factor of the number of epochs, where there are fewer geometries.
+    """
 
     name: str
     levels: Sequence[str]
     select: dict[str, Any] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    epochs: int = 1
 
 
 RANDOM = {"method": "random"}
+BASELINE = {"baseline": ["dz=tblite:GFN2-xTB", "cc=tblite:GFN2-xTB"]}
 WAYS = (
     Way("multi-fidelity choice", ("xtb", "dz", "cc")),
     Way("random frames", ("xtb", "dz", "cc"), RANDOM),
+    Way("random frames, xtb as baseline", ("dz", "cc"), RANDOM, BASELINE, epochs=4),
     Way("random frames, no dz", ("xtb", "cc"), RANDOM),
     Way("cc energies alone, random frames", ("cc",), RANDOM),
     Way("multi-fidelity choice, no dz", ("xtb", "cc")),
@@ -118,8 +129,8 @@ class Benchmark:
         settings = {
             "out": str(folder), "pool": str(self.pool()), "levels": {name: LEVELS[name] for name in way.levels},
             "everywhere": [name for name in way.levels if name == "xtb"],
-            "budget": self.options.budget, "rounds": ROUNDS,
-            "train": {"preset": "small", "epochs": self.options.epochs}, "test": [self.test()], "seed": seed,
+            "budget": self.options.budget, "rounds": ROUNDS, "test": [self.test()], "seed": seed,
+            "train": {"preset": "small", "epochs": way.epochs * self.options.epochs, **way.train},
             "jobs": self.options.jobs, "select": way.select, "target": "cc",
         }  # fmt: skip
         config = folder.with_suffix(".yaml")
