@@ -11,7 +11,8 @@ every command, by an entry point of an installed package in the group ``mfpyg.ba
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,23 +35,18 @@ names, register = registry.names, registry.register
 
 
 def make(text: str) -> Any:
-    """Create a baseline from a text such as ``d3bj:b3lyp``.
+    """Create a baseline from a text such as ``d3bj:b3lyp``, once for all potentials of the process.
 
     Raises:
         MFPyGError: for an unknown baseline or method, or if a package that it needs is not installed.
     """
     name, _, method = text.partition(":")
-    return registry.find(name).load()(method)
+    return _made(registry.find(name), method)
 
 
-def make_all(of_fidelities: Mapping[str, str]) -> dict[str, Any]:
-    """Create the baselines of fidelities, ``{"cc": "d3bj:b3lyp"}``; those with the same text share one.
-
-    Raises:
-        MFPyGError: as :func:`make`.
-    """
-    made = {text: make(text) for text in dict.fromkeys(of_fidelities.values())}
-    return {name: made[text] for name, text in of_fidelities.items()}
+@functools.cache
+def _made(plugin: Plugin, method: str) -> Any:
+    return plugin.load()(method)
 
 
 def parse(texts: Iterable[str]) -> dict[str, str]:

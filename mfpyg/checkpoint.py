@@ -248,7 +248,7 @@ def potential_of(checkpoint: Mapping[str, Any], name: str) -> Potential:
     potential.trained_species = {name: tuple(z) for name, z in (described.get("trained_species") or {}).items()}
     potential.methods = methods_of(described)
     of_levels = baselines.parse(settings.baseline).items()
-    potential.baselines = baselines.make_all({name: text for name, text in of_levels if name in potential.fidelities})
+    potential.baselines = {name: baselines.make(text) for name, text in of_levels if name in potential.fidelities}
     if checkpoint.get("uncertainty") is not None:
         load_uncertainty(potential, checkpoint["uncertainty"])
     return potential.eval()

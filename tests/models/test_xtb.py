@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import mfpyg
 from mfpyg import baselines
 from mfpyg.cli import train
 from mfpyg.errors import MFPyGError
+from mfpyg.inference.ensemble import Ensemble
 from mfpyg.labeling.calculators import TBLite
 from mfpyg.models import MultiFidelityPotential
 from mfpyg.models.hessian import hessian
+from mfpyg.models.xtb import XTB
 from mfpyg.units import EV_TO_KCAL_MOL
 
 pytest.importorskip("tblite", reason="tblite is not installed: pip install 'mfpyg[label]'")
@@ -53,6 +56,27 @@ def test_forces_are_derivatives_of_energies() -> None:
             pos[atom, axis] += step
             values.append(baseline(data.z, pos, alone, 1)[0].sum().item())
         assert forces[atom, axis].item() == pytest.approx((values[1] - values[0]) / (2 * h), abs=2e-3)
+
+
+def test_members_of_an_ensemble_share_a_calculation(
+    make_potential: Callable[..., MultiFidelityPotential], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also compiled ones; other positions, and the same ones in place, are computed anew."""
+    computed: list[int] = []
+    alone = XTB._of_one
+    monkeypatch.setattr(XTB, "_of_one", lambda self, graph, *of: computed.append(graph) or alone(self, graph, *of))
+    members = [make_potential(fidelities=["dz", "cc"]) for _ in range(3)]
+    for member in members:
+        member.baselines = {name: baselines.make("tblite:GFN2-xTB") for name in ("dz", "cc")}
+    batch, ensemble = Batch.from_data_list([data_of("H2O"), data_of("CH4")]), Ensemble(members)
+    first, _ = ensemble.predict(batch, {"dz": "EF", "cc": "EF"})
+    assert computed == [0, 1]
+    batch.pos[0] += 0.1
+    second, _ = ensemble.predict(batch, {"dz": "EF"})
+    assert computed == [0, 1, 0, 1]
+    assert (second["dz"].energy - first["dz"].energy)[0].abs() > 0.1
+    assert baselines.make("tblite:GFN1-xTB") is not members[0].baselines["dz"]
+    assert copy.deepcopy(members[0]).baselines["cc"] is members[0].baselines["cc"]
 
 
 def test_what_it_does_not_support_is_refused(make_potential: Callable[..., MultiFidelityPotential]) -> None:

@@ -97,7 +97,7 @@ def test_one_of_two_levels_is_evaluated_once_for_each_geometry(
             torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
     potential = make_potential(fidelities=["dz", "cc"])
-    potential.baselines = baselines.make_all({"dz": "5", "cc": "5"})
+    potential.baselines = dict.fromkeys(("dz", "cc"), Counted("5"))
     evaluated.clear()
     found = potential.predict(full[0], {"dz": "EF", "cc": "EF"})
     assert evaluated == [1]
