@@ -20,6 +20,7 @@ from mfpyg.errors import MFPyGError, unknown_name
 from mfpyg.labeling.program import LabelError, Program, about_centre_of_mass, hessian_of, settings_from
 from mfpyg.properties import PROPERTIES, in_order
 from mfpyg.strict_yaml import read_yaml
+from mfpyg.xtb_methods import ACCURACY, method_named
 
 _ORDER = "FSEDQ"
 """Order in which properties are requested: with the forces, most programs compute the rest."""
@@ -60,7 +61,7 @@ class CalculatorProgram(Program):
 
 @dataclass(frozen=True)
 class _TBLiteSettings:
-    accuracy: float = 0.01
+    accuracy: float = ACCURACY
     electronic_temperature: float = 300.0
     max_iterations: int = 250
 
@@ -72,7 +73,6 @@ class TBLite(CalculatorProgram):
     """
 
     letters = "EFSHDQ"
-    METHODS = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
 
     def __init__(self, method: str, settings: Mapping[str, Any]) -> None:
         super().__init__(method, settings)
@@ -85,10 +85,7 @@ class TBLite(CalculatorProgram):
 
     @classmethod
     def parse(cls, method: str, given: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
-        known = {name.lower(): name for name in cls.METHODS}
-        if method.lower() not in known:
-            raise unknown_name("method of tblite", method, cls.METHODS)
-        return known[method.lower()], settings_from(_TBLiteSettings, given, method)
+        return method_named(method), settings_from(_TBLiteSettings, given, method)
 
     def make(self, charge: int, multiplicity: int) -> Any:
         return self._class(method=self.method, charge=charge, multiplicity=multiplicity, verbosity=0, **self.settings)

@@ -13,13 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mfpyg.errors import MFPyGError, unknown_name
+from mfpyg.errors import MFPyGError
 from mfpyg.units import BOHR_TO_ANGSTROM, HARTREE_TO_KCAL_MOL
-
-METHODS = ("GFN2-xTB", "GFN1-xTB", "IPEA1-xTB")
-
-_ACCURACY = 0.01
-"""Of tblite's self-consistent charges, as of labels: forces are −dE/dx to 1e-5 eV/Å."""
+from mfpyg.xtb_methods import ACCURACY, method_named
 
 
 class XTB:
@@ -28,7 +24,7 @@ class XTB:
     Second derivatives are not available. The last result is kept, for the other members of an ensemble.
 
     Args:
-        method: one of :data:`METHODS`.
+        method: one of :data:`mfpyg.xtb_methods.METHODS`.
 
     Raises:
         MFPyGError: for an unknown method, or if ``tblite`` is not installed.
@@ -38,9 +34,7 @@ class XTB:
     """See :class:`mfpyg.models.baseline.Baseline`."""
 
     def __init__(self, method: str) -> None:
-        known = {name.lower(): name for name in METHODS}
-        if method.lower() not in known:
-            raise unknown_name("method of tblite", method, METHODS)
+        self.method = method_named(method)
         try:
             import threadpoolctl  # noqa: F401
             from tblite.interface import Calculator
@@ -48,7 +42,6 @@ class XTB:
             raise MFPyGError(
                 f"baseline tblite:{method} needs the package tblite, which is not installed; pip install 'mfpyg[label]'"
             ) from error
-        self.method = known[method.lower()]
         self._calculator: Any = Calculator
         self._last: tuple[list[Tensor], tuple[Tensor, Tensor]] | None = None
 
@@ -85,7 +78,7 @@ class XTB:
         try:
             calculator = self._calculator(self.method, numbers, places, uhf=int(numbers.sum()) % 2)
             calculator.set("verbosity", 0)
-            calculator.set("accuracy", _ACCURACY)
+            calculator.set("accuracy", ACCURACY)
             found = calculator.singlepoint()
         except RuntimeError as error:
             reason = " ".join(str(error).split())
