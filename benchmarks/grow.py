@@ -12,7 +12,8 @@ take half an hour, and some other labels come with the repository:
 
     mkdir -p runs/grow && tar xf benchmarks/grow-labels.tar.xz -C runs/grow
 
-All but "Δ-learning" are growths with the same number of rounds, from the same pool of geometries.
+All but "Δ-learning" are growths with the same number of rounds and about the same number of steps, from the same pool
+of geometries. The budget is that of labels, GFN2-xTB included; as a baseline this is a part of the training.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Way:
         name: name in the table.
         levels: names of its levels.
         select, train: options of mfpyg-select and mfpyg-train.
-        epochs: factor of the number of epochs, where there are fewer geometries.
+        epochs: factor of the number of epochs: with fewer geometries an epoch has fewer steps.
     """
 
     name: str
@@ -63,9 +64,9 @@ BASELINE = {"baseline": ["dz=tblite:GFN2-xTB", "cc=tblite:GFN2-xTB"]}
 WAYS = (
     Way("multi-fidelity choice", ("xtb", "dz", "cc")),
     Way("random frames", ("xtb", "dz", "cc"), RANDOM),
-    Way("random frames, xtb as baseline", ("dz", "cc"), RANDOM, BASELINE, epochs=4),
+    Way("random frames, xtb as baseline", ("dz", "cc"), RANDOM, BASELINE, epochs=6),
     Way("random frames, no dz", ("xtb", "cc"), RANDOM),
-    Way("cc energies alone, random frames", ("cc",), RANDOM),
+    Way("cc energies alone, random frames", ("cc",), RANDOM, epochs=2),
     Way("multi-fidelity choice, no dz", ("xtb", "cc")),
 )
 DELTA = "Δ-learning from xtb, random frames"

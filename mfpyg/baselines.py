@@ -11,7 +11,6 @@ every command, by an entry point of an installed package in the group ``mfpyg.ba
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -41,12 +40,13 @@ def make(text: str) -> Any:
         MFPyGError: for an unknown baseline or method, or if a package that it needs is not installed.
     """
     name, _, method = text.partition(":")
-    return _made(registry.find(name), method)
+    plugin = registry.find(name)
+    if text not in _made or _made[text][0] is not plugin:
+        _made[text] = plugin, plugin.load()(method)
+    return _made[text][1]
 
 
-@functools.cache
-def _made(plugin: Plugin, method: str) -> Any:
-    return plugin.load()(method)
+_made: dict[str, tuple[Plugin, Any]] = {}
 
 
 def parse(texts: Iterable[str]) -> dict[str, str]:

@@ -11,10 +11,10 @@ ACCURACY = 0.01
 
 
 def method_named(name: str) -> str:
-    """Method of this name, in whatever case.
+    """Canonical name of a method, ignoring case.
 
     Raises:
-        MFPyGError: for an unknown one.
+        MFPyGError: for an unknown method.
     """
     known = {method.lower(): method for method in METHODS}
     if name.lower() not in known:

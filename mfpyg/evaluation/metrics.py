@@ -19,8 +19,8 @@ def label_errors(
 ) -> Tensor:
     """Predicted minus labelled components of a property, (n_labelled_components,) float64.
 
-    Entries without a label are left out before any arithmetic: NaN times zero is still NaN, also in the gradient. If
-    Hessians are predicted along random directions, see :func:`product_errors`.
+    Entries without a label are left out before any arithmetic: NaN times zero is still NaN, also in the gradient. Of
+    Hessians along random directions, see :func:`product_errors`.
 
     Args:
         property: property with a prediction, or without any label in the batch.
@@ -33,8 +33,6 @@ def label_errors(
     if predicted is None:
         assert not (batch[property.mask][:, column].any() if rows is None else rows.shape[-1])
         return prediction.energy.new_zeros(0, dtype=torch.float64)
-    if isinstance(predicted, Products):
-        return product_errors(predicted, batch, column)
     if property.per == "pair":
         raise ValueError("whole Hessians are compared by mfpyg.evaluation.hessians")
     rows = labelled_rows(property, batch, column) if rows is None else rows

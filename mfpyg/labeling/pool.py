@@ -42,7 +42,7 @@ def compute_labels(
         shown: called when a job has ended.
 
     Returns:
-        Why jobs have neither, by key: something stopped their processes, and a later call computes them.
+        Reasons why jobs have no result, by key: their processes were stopped from outside; a later call computes them.
 
     Raises:
         KeyboardInterrupt: after Ctrl-C or SIGTERM, with all processes stopped.
@@ -131,7 +131,8 @@ class _Worker:
         code = self.process.wait()
         if code < 0:
             memory = "; perhaps it ran out of memory" if -code == signal.SIGKILL else ""
-            return f"its process was ended by {signal.Signals(-code).name}{memory}"
+            again = "; the same command computes it" if self.was_stopped else ""
+            return f"its process was ended by {signal.Signals(-code).name}{memory}{again}"
         lines = self.log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
         return f"its process ended with status {code}: {lines[-1].strip()[:300]}"
 

@@ -36,7 +36,7 @@ class ByElement:
 
 
 def by_element(one_hot: Tensor) -> ByElement:
-    """Sort atoms by their element, (n_atoms, n_species); the counts are read from the device."""
+    """Order of atoms by element, from one-hot species (n_atoms, n_species); the counts are read from the device."""
     order = torch.argsort(one_hot.argmax(dim=1), stable=True)
     place = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
     return ByElement(order, place, one_hot.detach().sum(dim=0).long().tolist())

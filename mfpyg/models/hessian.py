@@ -193,7 +193,7 @@ def _check_sizes(sizes: Sequence[int]) -> None:
     if largest > MAX_ATOMS:
         raise MFPyGError(
             f"graph {sizes.index(largest)} has {largest} atoms, expected at most {MAX_ATOMS} for a whole Hessian; use "
-            "mfpyg.models.hessian.predict_with_products for its products with vectors"
+            "displaced_copies and predict_with_products of mfpyg.models.hessian for its products with vectors"
         )
 
 

@@ -7,6 +7,7 @@ Theory Comput. 13, 1989 (2017), GFN1-xTB.) The difference to the labels is small
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,7 +44,7 @@ class XTB:
                 f"baseline tblite:{method} needs the package tblite, which is not installed; pip install 'mfpyg[label]'"
             ) from error
         self._calculator: Any = Calculator
-        self._last: tuple[list[Tensor], tuple[Tensor, Tensor]] | None = None
+        self._last: tuple[tuple[np.ndarray, ...], tuple[np.ndarray, np.ndarray]] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> XTB:
         return self  # copies of a potential share it
@@ -57,22 +58,26 @@ class XTB:
         Raises:
             MFPyGError: for a molecule that has no parameters or whose charges do not converge.
         """
-        inputs = [z, pos.detach(), batch]
-        if self._last is not None and all(map(_equal, inputs, self._last[0])):
-            return self._last[1]
-        energies, forces = np.zeros(len(z)), np.zeros((len(z), 3))
-        numbers, places = z.cpu().numpy(), pos.detach().double().cpu().numpy() / BOHR_TO_ANGSTROM
-        sizes = torch.bincount(batch, minlength=n_graphs).tolist()
+        places = pos.detach().double().cpu().numpy() / BOHR_TO_ANGSTROM
+        inputs = z.cpu().numpy().copy(), places, batch.cpu().numpy().copy()
+        last = self._last  # other threads may replace it
+        if last is None or not all(map(np.array_equal, inputs, last[0])):
+            last = inputs, self._of_batch(*inputs, n_graphs)
+            self._last = last
+        energies, forces = (torch.tensor(values, device=pos.device) for values in last[1])
+        return energies, forces
+
+    def _of_batch(
+        self, numbers: np.ndarray, places: np.ndarray, batch: np.ndarray, n_graphs: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        energies, forces = np.zeros(len(numbers)), np.zeros((len(numbers), 3))
+        ends = np.searchsorted(batch, np.arange(n_graphs + 1)).tolist()
         with _threads().limit(limits=1, user_api="openmp"):
-            start = 0
-            for graph, size in enumerate(sizes):
-                atoms = slice(start, start + size)
-                if size:
+            for graph, (start, end) in enumerate(itertools.pairwise(ends)):
+                if end > start:
+                    atoms = slice(start, end)
                     energies[atoms], forces[atoms] = self._of_one(graph, numbers[atoms], places[atoms])
-                start += size
-        result = torch.from_numpy(energies).to(pos.device), torch.from_numpy(forces).to(pos.device)
-        self._last = [tensor.clone() for tensor in inputs], result
-        return result
+        return energies, forces
 
     def _of_one(self, graph: int, numbers: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
@@ -87,10 +92,6 @@ class XTB:
             ) from error
         force = -found.get("gradient") * HARTREE_TO_KCAL_MOL / BOHR_TO_ANGSTROM
         return found.get("energies") * HARTREE_TO_KCAL_MOL, force
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.device == other.device and torch.equal(one, other)
 
 
 @functools.lru_cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,9 @@ from mfpyg.selection.trained import Trained
 
 CANDIDATES, TARGETS, LABELLED = 2_000, 1_000, 1_000
 """Maximum numbers of candidates, of those whose forces are wanted, and of labelled conformations; otherwise random."""
+
+Left = Callable[[np.ndarray], ConformationDataset]
+"""Data with what baselines leave of the labels of some conformations."""
 
 OFFSET = 0.1
 """Variance of the coefficients of elements in Å², in the units of :data:`mfpyg.selection.posterior.ENERGY_NOISE`."""
@@ -116,9 +119,8 @@ class _Model:
         metric = sum(one.of("F").T @ one.of("F") for one in wanted) / sum(len(one.of("F")) for one in wanted)
         constant = np.diag(metric) == 0
         scale = np.sqrt(np.where(constant, OFFSET, 1 / np.trace(metric)))
-        of_training, held_out = (
-            self._labels(trained.dataset, rows, scale) for rows in (trained.train, trained.held_out)
-        )
+        of_training = self._labels(trained.dataset, trained.train, scale, trained.without_baselines)
+        held_out = self._labels(trained.dataset, trained.held_out, scale)
         _replace_by_errors(held_out, trained, self.names)
         levels, self.about = level_covariance(self.names, of_training, held_out, constant)
         further = [(self._labels(one, np.arange(len(one)), scale), one) for one in labelled]
@@ -126,8 +128,11 @@ class _Model:
         self.posterior = Posterior(levels, grams, self.names.index(self.target), scale[:, None] * metric * scale)
         return [_scaled(one, scale) for one in features]
 
-    def _labels(self, dataset: ConformationDataset, rows: np.ndarray, scale: np.ndarray) -> LabelledMolecules:
+    def _labels(
+        self, dataset: ConformationDataset, rows: np.ndarray, scale: np.ndarray, left: Left | None = None
+    ) -> LabelledMolecules:
         chosen = _some(rows, LABELLED, self.rng)
+        dataset = dataset if left is None else left(chosen)
         potential = self.trained.potential
         found = features_of_rows(potential, dataset, chosen, self.target, jacobian=True, show=self.show)
         scaled = [_scaled(one, scale) for one in found]

@@ -15,7 +15,7 @@ from mfpyg.datasets.spec import open_dataset, parse_specs, recorded_specs
 from mfpyg.errors import MFPyGError
 from mfpyg.fidelity import Fidelity, further_letters, parse_fidelities
 from mfpyg.models import Potential
-from mfpyg.settings import from_dict
+from mfpyg.settings import TrainSettings, from_dict
 from mfpyg.training.baselines import without_baselines
 from mfpyg.training.folder import RunFolder
 from mfpyg.training.labels import labelled_rows, with_labels_kept
@@ -23,20 +23,26 @@ from mfpyg.training.labels import labelled_rows, with_labels_kept
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained potential with its data, both without baselines: what the network was trained on.
+    """A trained potential with its data.
 
     Attributes:
+        settings: settings of the training.
         potential: potential in evaluation mode.
         letters: letters of the labels that each of its levels was trained on.
         dataset: data with the labels that were there in training.
         train, held_out: numbers of the conformations for training and validation, (n,) int64.
     """
 
+    settings: TrainSettings
     potential: Potential
     letters: Mapping[str, str]
     dataset: ConformationDataset
     train: np.ndarray
     held_out: np.ndarray
+
+    def without_baselines(self, rows: np.ndarray) -> ConformationDataset:
+        """Data with what baselines leave of the labels of conformations, (n,) int64: what the network learnt."""
+        return without_baselines(self.settings, self.dataset, rows)
 
     def with_label(self, fidelity: str) -> np.ndarray:
         """Numbers of the conformations of the training with a label of a level; all of them if none has one."""
@@ -76,7 +82,6 @@ def open_trained(path: Path, moved: Sequence[str] | None = None, track: Track = 
             "same data with --dataset, and further ones with --labelled"
         )
     splits = {name: rows.numpy().astype(np.int64) for name, rows in described["splits"].items()}
-    left = without_baselines(settings, with_labels_kept(settings, fidelities, dataset, splits))
+    kept = with_labels_kept(settings, fidelities, dataset, splits)
     potential = potential_of(checkpoint, str(path))
-    potential.baselines = {}
-    return Trained(potential, trained_labels(described), left, splits["train"], splits["val"])
+    return Trained(settings, potential, trained_labels(described), kept, splits["train"], splits["val"])

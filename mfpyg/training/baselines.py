@@ -9,7 +9,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from mfpyg import baselines
 from mfpyg.datasets.batches import rows_of
@@ -71,8 +73,15 @@ def with_inherited(settings: TrainSettings, described: Mapping[str, Any], added:
     return [f"{name}={text}" for name, text in {**before, **now}.items()]
 
 
-def without_baselines(settings: TrainSettings, dataset: ConformationDataset) -> ConformationDataset:
+def without_baselines(
+    settings: TrainSettings, dataset: ConformationDataset, rows: np.ndarray | None = None
+) -> ConformationDataset:
     """Data set without the baselines of the settings in its energies and forces.
+
+    Args:
+        settings: settings of a training.
+        dataset: labelled data.
+        rows: conformations whose labels are needed, (n,) int64; default: all.
 
     Raises:
         MFPyGError: if a conformation with such labels is periodic, or a baseline does not know an element.
@@ -87,15 +96,18 @@ def without_baselines(settings: TrainSettings, dataset: ConformationDataset) -> 
     result._data, result._data_list = copy.copy(dataset._data), None
     for key in ("energy", "forces"):
         result._data[key] = result._data[key].clone()
+    chosen = torch.ones(len(result._data.energy), dtype=torch.bool)
+    if rows is not None:
+        chosen = torch.zeros_like(chosen).index_fill_(0, torch.from_numpy(rows), True)
     for text, names in levels_of.items():
-        _subtract(result, names, baselines.make(text))
+        _subtract(result, names, baselines.make(text), chosen)
     return result
 
 
-def _subtract(dataset: ConformationDataset, names: Sequence[str], baseline: Baseline) -> None:
+def _subtract(dataset: ConformationDataset, names: Sequence[str], baseline: Baseline, chosen: Tensor) -> None:
     """Subtract a baseline from the labels of fidelities; geometries with labels of several are evaluated once."""
     data, columns = dataset._data, torch.tensor([dataset.fidelities.index(name) for name in names])
-    labelled = (data.energy_mask | data.forces_mask)[:, columns]
+    labelled = (data.energy_mask | data.forces_mask)[:, columns] & chosen[:, None]
     pbc, charge = (getattr(data, key, None) for key in ("pbc", "charge"))
     for name, of_level in zip(names, labelled.T, strict=True):
         check_baseline(name, baseline, *(None if of is None else of[of_level] for of in (pbc, charge)))

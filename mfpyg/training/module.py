@@ -65,6 +65,7 @@ class MultiFidelityModule(lightning.LightningModule):
         self._sums: dict[str, Tensor] = {}
         self._window: list[Compared] = []
         """Batches since the last optimiser step."""
+        self._to_compare: tuple[MultiFidelityPotential, MultiFidelityLoss, Batch] | None = None
         self._ready: Ready | None = None
         self._steps, self._validated = Flags[list[Compared]](), Flags[Batch]()
         self._val_fault: Fault | None = None
@@ -97,18 +98,20 @@ class MultiFidelityModule(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._n_steps = int(self.trainer.num_training_batches)
-        self._make_ready(self.stage.network(self.potential), self.stage.train_loss, batch, self.epoch, batch_idx)
+        if waits(self.device):
+            self._to_compare = self.stage.compared(self.potential, batch, self._step(batch_idx))
+            self._make_ready(*self._to_compare, self.epoch, batch_idx)
 
     def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._make_ready(self.potential, self.loss, batch)
+        if waits(self.device):
+            self._make_ready(self.potential, self.loss, batch)
 
     def _make_ready(self, network: Potential, loss: MultiFidelityLoss, batch: Batch, *moment: int) -> None:
-        """On a GPU, prepare a step while the one before is being computed."""
-        if waits(self.device):
-            with side_stream(self.device):
-                self._ready = make_ready(network, loss, batch, *moment)
-            if self.device.type == "cuda":
-                self._ready.used_by(torch.cuda.current_stream(self.device))
+        """Prepare a step on a GPU while the one before is being computed."""
+        with side_stream(self.device):
+            self._ready = make_ready(network, loss, batch, *moment)
+        if self.device.type == "cuda":
+            self._ready.used_by(torch.cuda.current_stream(self.device))
 
     def _take_ready(self, batch: Batch) -> Ready | None:
         ready, self._ready = self._ready, None
@@ -124,9 +127,9 @@ class MultiFidelityModule(lightning.LightningModule):
         return skips and waits(self.device) and not several_processes()
 
     def training_step(self, batch: Batch, batch_number: int) -> Tensor:
-        ready = self._take_ready(batch)
-        potential, loss, batch = self.stage.compared(self.potential, batch, self._step(batch_number))
-        value, sums = self.compare(potential, loss, batch, batch_number, ready)
+        found, self._to_compare = self._to_compare, None
+        potential, loss, batch = found or self.stage.compared(self.potential, batch, self._step(batch_number))
+        value, sums = self.compare(potential, loss, batch, batch_number, self._take_ready(batch))
         rows = dict(zip(loss.weights, sums, strict=True))
         none = sums.new_zeros(sums.shape[1])
         self._add("train", torch.stack([rows.get(label, none) for label in self.stage.train_loss.weights]))

@@ -100,7 +100,7 @@ class Stage:
         return [self.loss, self.train_loss]
 
     def network(self, potential: Potential) -> Potential:
-        """Network whose predictions are compared with the labels of training batches, for which it prepares them."""
+        """Network whose predictions are compared with the labels of training batches."""
         return potential
 
     def with_labels(self, batch: Batch) -> Batch:
@@ -110,7 +110,10 @@ class Stage:
     def compared(
         self, potential: Potential, batch: Batch, step: Step
     ) -> tuple[MultiFidelityPotential, MultiFidelityLoss, Batch]:
-        """Network, loss and batch of a training step; the labels of the loss must be among those of ``train_loss``."""
+        """Network, loss and batch of a training step; the labels of the loss must be among those of ``train_loss``.
+
+        On a GPU, it is called while the step before is being computed.
+        """
         network = self.network(potential)
         assert isinstance(network, MultiFidelityPotential)
         return network, self.loss, batch

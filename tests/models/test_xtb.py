@@ -61,7 +61,7 @@ def test_forces_are_derivatives_of_energies() -> None:
 def test_members_of_an_ensemble_share_a_calculation(
     make_potential: Callable[..., MultiFidelityPotential], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also compiled ones; other positions, and the same ones in place, are computed anew."""
+    """Positions that have changed in place are computed anew."""
     computed: list[int] = []
     alone = XTB._of_one
     monkeypatch.setattr(XTB, "_of_one", lambda self, graph, *of: computed.append(graph) or alone(self, graph, *of))

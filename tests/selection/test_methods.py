@@ -130,19 +130,22 @@ def test_labels_of_one_molecule_in_several_data_sets_are_joined(untrained: Any, 
         np.testing.assert_allclose(grams.of[key], rows.T @ rows)
 
 
-def test_errors_of_levels_are_those_of_what_their_baselines_leave(
+def test_levels_are_compared_by_what_their_baselines_leave(
     selecting: Any, shaken: Any, untrained: Any, tmp_path: Path
 ) -> None:
-    untrained("dz:EF", "cc:E", baseline=["dz=d3bj:b3lyp", "cc=d3bj:b3lyp"], precision=64)
-    trained, potential, full = open_trained(tmp_path / "model.ckpt"), mfpyg.load(tmp_path / "model.ckpt"), MiniCHNO()
-    row = int(full._data.energy_mask.all(dim=1).nonzero()[0])
+    untrained("dz:EF", "cc:E", baseline=["dz=d3bj:b3lyp", "cc=d3bj:pbe"], precision=64)
+    trained, full = open_trained(tmp_path / "model.ckpt"), MiniCHNO()
+    one, other = trained.train[full._data.energy_mask.all(dim=1)[trained.train].numpy()][:2].tolist()
+    left = trained.without_baselines(np.array([one]))
+    bare = mfpyg.load(tmp_path / "model.ckpt")
+    bare.baselines = {}
     for name in ("dz", "cc"):
-        error, left = (
-            of(full[row], name).energy - dataset[row].energy[:, dataset.fidelities.index(name)]
-            for of, dataset in ((potential, full), (trained.potential, trained.dataset))
-        )
-        torch.testing.assert_close(left, error, rtol=0, atol=1e-9)
-        assert (potential(full[row], name).energy - trained.potential(full[row], name).energy).abs() > 0.01
+        column = full.fidelities.index(name)
+        dispersion = trained.potential(full[one], name).energy - bare(full[one], name).energy
+        assert dispersion.abs() > 0.01
+        found = full[one].energy[:, column] - left[one].energy[:, left.fidelities.index(name)]
+        torch.testing.assert_close(found, dispersion, rtol=0, atol=1e-9)
+        assert torch.equal(left[other].energy[:, left.fidelities.index(name)], full[other].energy[:, column])
     shaken(ROWS)
     assert selecting(*OPTIONS, "--budget=60") == 0, selecting.errors
 

@@ -36,6 +36,7 @@ CASES = {
     "hessian": ["--fidelities", "dz:EFH", "cc:E", "--hessian-directions=2"],
     "delta": ["--strategy=delta", "--epochs=4"],
     "meta": ["--strategy=meta", "--epochs=4"],
+    "meta with hessians": ["--strategy=meta", "--epochs=4", "--fidelities", "dz:EFH", "cc:E"],
     "difference": ["--difference-weight=1"],
     "stored edges": ["--edges=stored"],
     "mace": ["--backbone=mace", "--model.n-features=4", "--model.radial-width=8", "--model.l-max=2"],
@@ -58,9 +59,11 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def scanned(monkeypatch: pytest.MonkeyPatch, as_on_a_gpu: None) -> Waits:
     """Operators of training and validation steps that wait, except those that prepare them and the looks back."""
     scan = Waits()
-    prepare, look = MultiFidelityModule._make_ready, MultiFidelityModule._look_back
+    transfer, prepare = MultiFidelityModule.on_after_batch_transfer, MultiFidelityModule._make_ready
+    look = MultiFidelityModule._look_back
     advance, validate = lightning_loop._TrainingEpochLoop.advance, MultiFidelityModule.validation_step
-    monkeypatch.setattr(MultiFidelityModule, "_make_ready", scan.watching_after(prepare))
+    monkeypatch.setattr(MultiFidelityModule, "on_after_batch_transfer", scan.watching_after(transfer))
+    monkeypatch.setattr(MultiFidelityModule, "_make_ready", scan.not_watching(prepare))
     monkeypatch.setattr(MultiFidelityModule, "_look_back", scan.not_watching(look))
     monkeypatch.setattr(lightning_loop._TrainingEpochLoop, "advance", scan.watching_until(advance))
     monkeypatch.setattr(MultiFidelityModule, "validation_step", scan.watching_until(validate))
