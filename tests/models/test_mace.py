@@ -17,6 +17,7 @@ from torch_geometric.data import Batch, Data
 from mfpyg.errors import MFPyGError
 from mfpyg.graph import build_graph
 from mfpyg.models import MultiFidelityPotential
+from mfpyg.models.by_element import by_element
 from mfpyg.models.mace import MACE, Block, Linear, SelfConnection
 from mfpyg.models.symmetric_contraction import SymmetricContraction, symmetric_basis
 from mfpyg.settings import from_dict
@@ -102,6 +103,18 @@ def test_constants_keep_their_digits() -> None:
 def test_degrees_of_features_above_those_of_sums_are_refused() -> None:
     with pytest.raises(MFPyGError, match=r"model\.l_hidden 3 is above model\.l_max 2"):
         from_dict({"backbone": "mace", "fidelities": ["dz:EF"], "model": {"l_max": 2, "l_hidden": 3}}).check()
+
+
+def test_atoms_by_element() -> None:
+    species = torch.tensor([2, 0, 2, 1, 0, 2])
+    atoms = by_element(torch.nn.functional.one_hot(species, 4).float())
+    assert species[atoms.order].tolist() == [0, 0, 1, 2, 2, 2]
+    assert atoms.order[atoms.place].tolist() == list(range(6))
+    assert atoms.counts == [2, 1, 3, 0]
+    again = atoms.with_tensors(atoms.tensors())
+    assert torch.equal(again.order, atoms.order)
+    assert torch.equal(again.place, atoms.place)
+    assert again.counts == atoms.counts
 
 
 # Layers of mace-torch 0.3.16, see mace_reference.py
