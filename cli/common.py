@@ -131,16 +131,16 @@ def quiet_frameworks() -> None:
 
 @contextmanager
 def threads(number: int | None) -> Iterator[None]:
-    """Run with a number of torch threads.
+    """Import torch, and run with a number of its threads.
 
     Args:
         number: number of threads, also for Lightning, which reads ``OMP_NUM_THREADS``; ``None``: unchanged.
     """
+    with interrupt.uninterrupted():  # a KeyboardInterrupt in its initialisation would abort the process
+        import torch
     if number is None:
         yield
         return
-    import torch
-
     before, environment = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
     torch.set_num_threads(number)
     os.environ["OMP_NUM_THREADS"] = str(number)

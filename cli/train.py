@@ -13,7 +13,6 @@ from mfpyg.cli.common import quiet_frameworks, run, threads
 from mfpyg.cli.train_options import NAME, default_out, new_data, parse
 from mfpyg.datasets.spec import recorded_specs
 from mfpyg.errors import INTERRUPT_STATUS
-from mfpyg.interrupt import uninterrupted
 from mfpyg.settings import TrainSettings
 from mfpyg.training.check import check_same_references, check_settings, given_references
 from mfpyg.training.distributed import check_processes, is_main_process, launch, run_as_worker, this_process
@@ -70,8 +69,6 @@ def _set_environment(n_processes: int) -> None:
 def _train(settings: TrainSettings, folder: RunFolder, resume: bool) -> None:
     from rich.console import Console
 
-    with uninterrupted():  # a KeyboardInterrupt in its initialisation would abort the process
-        import torch  # noqa: F401
     from mfpyg.training.run import Interrupted, final_table, train
 
     quiet_frameworks()
