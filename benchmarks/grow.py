@@ -8,7 +8,7 @@ for all:
     python benchmarks/grow.py --budget 2h --jobs 2 --out runs/grow
 
 prints a table. What is there already is not repeated; the pool of the defaults, the test with its forces, which
-take half an hour, and most other labels of one seed come with the repository:
+take half an hour, and about half of the other labels of one seed come with the repository:
 
     mkdir -p runs/grow && tar xf benchmarks/grow-labels.tar.xz -C runs/grow
 
