@@ -33,8 +33,11 @@ registry = Registry("baseline", "method", Plugin, _BUILT_IN)
 names, register = registry.names, registry.register
 
 
+_made: dict[str, tuple[Plugin, Any]] = {}
+
+
 def make(text: str) -> Any:
-    """Create a baseline from a text such as ``d3bj:b3lyp``, once for all potentials of the process.
+    """Return the baseline of a text such as ``d3bj:b3lyp``; it is created once per process, and shared.
 
     Raises:
         MFPyGError: for an unknown baseline or method, or if a package that it needs is not installed.
@@ -44,9 +47,6 @@ def make(text: str) -> Any:
     if text not in _made or _made[text][0] is not plugin:
         _made[text] = plugin, plugin.load()(method)
     return _made[text][1]
-
-
-_made: dict[str, tuple[Plugin, Any]] = {}
 
 
 def parse(texts: Iterable[str]) -> dict[str, str]:

@@ -96,6 +96,7 @@ def _evaluate(name: str, baseline: Baseline, data: Data) -> tuple[Tensor, Tensor
 
 
 def _add(prediction: Prediction, atoms: Tensor, forces: Tensor, data: Data) -> Prediction:
+    """Prediction plus energies of atoms, (n_atoms,), and forces, (n_atoms, 3)."""
     batch, n_graphs = molecules_of(data)
     return dataclasses.replace(
         prediction,

@@ -146,7 +146,7 @@ def displaced_copies(batch: Data, graphs: Tensor, directions: Tensor, dtype: tor
     pos = batch.pos.to(torch.promote_types(batch.pos.dtype, dtype))
     step = STEPS.get(dtype, STEPS[torch.float32])
     displaced = pos[atoms] + step * directions[:, atoms].to(pos)  # (k, N, 3)
-    v = ((displaced - pos[atoms]) / step).to(dtype)
+    v = ((displaced - pos[atoms]) / step).to(dtype)  # as rounded
     return Displaced(_with_copies(batch, pos, graphs, displaced), atoms, v, step, n_graphs, len(batch.z))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,6 @@ from mfpyg.selection.trained import Trained
 
 CANDIDATES, TARGETS, LABELLED = 2_000, 1_000, 1_000
 """Maximum numbers of candidates, of those whose forces are wanted, and of labelled conformations; otherwise random."""
-
-Left = Callable[[np.ndarray], ConformationDataset]
-"""Data with what baselines leave of the labels of some conformations."""
 
 OFFSET = 0.1
 """Variance of the coefficients of elements in Å², in the units of :data:`mfpyg.selection.posterior.ENERGY_NOISE`."""
@@ -119,7 +116,7 @@ class _Model:
         metric = sum(one.of("F").T @ one.of("F") for one in wanted) / sum(len(one.of("F")) for one in wanted)
         constant = np.diag(metric) == 0
         scale = np.sqrt(np.where(constant, OFFSET, 1 / np.trace(metric)))
-        of_training = self._labels(trained.dataset, trained.train, scale, trained.without_baselines)
+        of_training = self._labels(trained.dataset, trained.train, scale, without_baselines=True)
         held_out = self._labels(trained.dataset, trained.held_out, scale)
         _replace_by_errors(held_out, trained, self.names)
         levels, self.about = level_covariance(self.names, of_training, held_out, constant)
@@ -129,10 +126,10 @@ class _Model:
         return [_scaled(one, scale) for one in features]
 
     def _labels(
-        self, dataset: ConformationDataset, rows: np.ndarray, scale: np.ndarray, left: Left | None = None
+        self, dataset: ConformationDataset, rows: np.ndarray, scale: np.ndarray, without_baselines: bool = False
     ) -> LabelledMolecules:
         chosen = _some(rows, LABELLED, self.rng)
-        dataset = dataset if left is None else left(chosen)
+        dataset = self.trained.without_baselines(chosen) if without_baselines else dataset
         potential = self.trained.potential
         found = features_of_rows(potential, dataset, chosen, self.target, jacobian=True, show=self.show)
         scaled = [_scaled(one, scale) for one in found]
